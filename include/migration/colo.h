@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: what the rest of QEMU calls, and what takes part in a checkpoint.
+ *
+ * Base code reaches the subsystem only through this header, include/net/colo.h
+ * and include/block/replication.h.  Without CONFIG_REPLICATION the functions
+ * come from migration/colo-stubs.c.
+ *
+ * Words (epoch, cut, commit, release) are those of docs/devel/colo.rst.
+ */
+
+#ifndef QEMU_MIGRATION_COLO_H
+#define QEMU_MIGRATION_COLO_H
+
+#include "qemu/queue.h"
+#include "qapi/qapi-types-run-state.h"
+
+typedef struct MigrationState MigrationState;
+
+/* Events that netfilters get through NetFilterClass.handle_event */
+enum {
+    COLO_EVENT_CHECKPOINT = 1,
+    COLO_EVENT_FAILOVER,
+};
+
+/*
+ * ColoParticipant: something that takes part in a checkpoint of the primary.
+ *
+ * Every callback is optional and runs under the BQL, in the migration thread
+ * (arm, cut, commit, open) or in the thread that registers (arm, when a
+ * session is already under way).  None of them may wait for the peer.
+ */
+typedef struct ColoParticipant ColoParticipant;
+struct ColoParticipant {
+    /*
+     * A session begins, or the participant came late to one: @epoch is what
+     * the primary executes from now on, and nothing that it produces may be
+     * seen before the commit of the cut that ends the epoch.
+     */
+    void (*arm)(ColoParticipant *p, uint64_t epoch);
+    /* The VM stands still: what it produces from now on belongs to @epoch */
+    void (*cut)(ColoParticipant *p, uint64_t epoch);
+    /* The secondary has all of cut @cut: epochs before @cut may be seen */
+    void (*commit)(ColoParticipant *p, uint64_t cut);
+    /* The session is over and this side lives on: hold nothing any more */
+    void (*open)(ColoParticipant *p);
+
+    QTAILQ_ENTRY(ColoParticipant) next;
+};
+
+/*
+ * colo_participant_register: join every session from now on
+ * colo_participant_unregister: leave; nothing is called afterwards
+ *
+ * BQL held.  @p stays the caller's and has to live until it is unregistered.
+ */
+void colo_participant_register(ColoParticipant *p);
+void colo_participant_unregister(ColoParticipant *p);
+
+/*
+ * colo_request_checkpoint_queue_full: a bounded queue of output is full
+ *
+ * Asks the primary for a checkpoint at once; any thread.
+ */
+void colo_request_checkpoint_queue_full(void);
+
+/* Is COLO compiled in, with all it needs?  Any thread. */
+bool colo_supported(void);
+
+/*
+ * colo_caps_check: may x-colo be combined with these capabilities?
+ *
+ * @caps: indexed by MigrationCapability.  Returns false with @errp set when
+ * it cannot, or when COLO is not compiled in.
+ */
+bool colo_caps_check(const bool *caps, Error **errp);
+
+/*
+ * Sides.  migrate_start_colo_process() is the primary's whole session: called
+ * by the migration thread with the BQL held and the VM stopped after a
+ * complete first migration, returns (BQL held) when the session is over, with
+ * the VM in the state the user expects.
+ */
+void migrate_start_colo_process(MigrationState *s);
+bool migration_in_colo_state(void);
+
+/*
+ * The secondary: colo_incoming_prepare() runs before the first byte of guest
+ * state arrives (returns 0 or -errno), colo_incoming_start() once it is
+ * loaded; the latter takes over the incoming migration state and returns at
+ * once.  BQL held.
+ */
+int colo_incoming_prepare(void);
+void colo_incoming_start(void);
+bool migration_incoming_in_colo_state(void);
+
+/* Defined by the base (migration/migration.c) */
+bool migration_incoming_colo_enabled(void);
+int migration_incoming_enable_colo(void);
+void migration_incoming_disable_colo(void);
+
+/* x-checkpoint-delay was changed.  BQL held. */
+void colo_checkpoint_delay_set(void);
+
+/*
+ * colo_effective_checkpoint_delay: longest time between two checkpoints, ms
+ *
+ * Resolves the value 0 of x-checkpoint-delay to the default of the mode.
+ */
+uint32_t colo_effective_checkpoint_delay(void);
+
+/* QEMU exits: end the session in order, within a deadline.  BQL held. */
+void colo_shutdown(void);
+
+/*
+ * colo_migration_cancel: migrate_cancel or an event that must end migration
+ *
+ * Returns true when a COLO session is what would be cancelled: the primary
+ * then ends it in order (soon, not at once).  BQL held.
+ */
+bool colo_migration_cancel(void);
+
+/*
+ * colo_loading: is the secondary putting a checkpoint into place?
+ *
+ * True in between device reset and the end of the load, BQL held: reset must
+ * not write to guest RAM then.
+ */
+bool colo_loading(void);
+
+/*
+ * colo_command_refused: may a monitor command that changes the run of the
+ * guest be carried out now?
+ *
+ * Returns true, with @errp set, on a secondary that belongs to a pair.
+ */
+bool colo_command_refused(const char *command, Error **errp);
+
+/*
+ * colo_cont: what "cont" means in the middle of a checkpoint
+ *
+ * Returns true when the wish was taken care of here: either noted, to be
+ * followed at the end of the cut, or refused with @errp set.  BQL held.
+ */
+bool colo_cont(Error **errp);
+
+/*
+ * colo_vm_stop_deferred: somebody stops the VM while it stands for a cut
+ *
+ * The stop is carried out right after the cut.  BQL held.
+ */
+void colo_vm_stop_deferred(RunState state);
+
+#endif

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO wire protocol: the frames, as bytes.
+ *
+ * Pure functions without I/O and without state; any thread.  Everything that
+ * is decoded comes from the peer and is checked here: a frame that these
+ * functions accept needs no further check of its own shape.  The layout is
+ * described in docs/interop/colo-wire.rst.
+ */
+
+#ifndef QEMU_MIGRATION_COLO_FRAME_H
+#define QEMU_MIGRATION_COLO_FRAME_H
+
+#define COLO_FRAME_MAGIC    0x434f4c4fU     /* "COLO" */
+#define COLO_FRAME_VERSION  1
+#define COLO_FRAME_HDR_LEN  24
+
+/* Bounds of what a frame may carry; a sender splits, a receiver refuses */
+#define COLO_PAGES_PER_FRAME    256
+#define COLO_RUNS_MAX           (1 << 20)
+#define COLO_BLOCKS_MAX         1024
+#define COLO_DEVICE_STATE_MAX   (64 * 1024 * 1024)
+#define COLO_TEXT_MAX           1024
+/* Largest page that the protocol knows, bytes */
+#define COLO_PAGE_SIZE_MAX      65536
+
+typedef enum ColoFrameType {
+    COLO_FRAME_CHECKPOINT_READY = 1,    /* S: here is my RAM, I can begin */
+    COLO_FRAME_START,                   /* P: parameters of the session */
+    COLO_FRAME_CHECKPOINT_REQUEST,      /* P: stop, tell me what you dirtied */
+    COLO_FRAME_CHECKPOINT_REPLY,        /* S: runs of pages */
+    COLO_FRAME_VMSTATE_SEND,            /* P: a checkpoint begins to arrive */
+    COLO_FRAME_PAGES,                   /* P: up to COLO_PAGES_PER_FRAME */
+    COLO_FRAME_VMSTATE_SIZE,            /* P: device state; the last part */
+    COLO_FRAME_VMSTATE_RECEIVED,        /* S: commit */
+    COLO_FRAME_VMSTATE_LOADED,          /* S: done, next one please */
+    COLO_FRAME_PING,                    /* P: nothing to do, still here */
+    COLO_FRAME_PONG,                    /* S: answer to a ping */
+    COLO_FRAME_BYE,                     /* both: I end this in order */
+    COLO_FRAME_BYE_ACK,                 /* both: understood */
+    COLO_FRAME_ERROR,                   /* both: I end this, here is why */
+    COLO_FRAME__MAX,
+} ColoFrameType;
+
+typedef struct ColoFrame {
+    ColoFrameType type;
+    uint64_t epoch;                     /* the cut that the frame is about */
+    uint64_t length;                    /* of the payload, bytes */
+} ColoFrame;
+
+/* Name as in the published protocol, for messages and traces */
+const char *colo_frame_name(ColoFrameType type);
+
+/* Longest payload that a frame of @type may have, bytes */
+uint64_t colo_frame_max_length(ColoFrameType type);
+
+void colo_frame_encode(const ColoFrame *f, uint8_t out[COLO_FRAME_HDR_LEN]);
+
+/*
+ * colo_frame_decode: check and read a header
+ *
+ * Returns false with @errp set for a wrong magic or version, an unknown type
+ * or a length over the bound of the type.
+ */
+bool colo_frame_decode(const uint8_t in[COLO_FRAME_HDR_LEN], ColoFrame *f,
+                       Error **errp);
+
+/* CHECKPOINT_READY: the RAM of the secondary */
+typedef struct ColoBlockInfo {
+    char id[256];
+    uint64_t used_length;               /* bytes */
+} ColoBlockInfo;
+
+typedef struct ColoReady {
+    uint32_t page_size;                 /* bytes */
+    uint32_t nblocks;
+    ColoBlockInfo *blocks;
+} ColoReady;
+
+void colo_ready_encode(const ColoReady *r, GByteArray *out);
+bool colo_ready_decode(const uint8_t *buf, size_t len, ColoReady *r,
+                       Error **errp);
+void colo_ready_clear(ColoReady *r);
+
+/* START: what the primary chose for both */
+#define COLO_START_LEN 16
+typedef struct ColoStart {
+    uint32_t mode;                      /* ColoSyncMode */
+    uint32_t timeout_ms;                /* longest silence inside a step */
+    uint32_t flags;                     /* COLO_START_* */
+} ColoStart;
+#define COLO_START_VERIFY_RAM   1
+#define COLO_START_FLAGS        COLO_START_VERIFY_RAM
+
+void colo_start_encode(const ColoStart *s, uint8_t out[COLO_START_LEN]);
+bool colo_start_decode(const uint8_t *buf, size_t len, ColoStart *s,
+                       Error **errp);
+
+/* CHECKPOINT_REPLY: runs of pages of one block */
+#define COLO_RUN_LEN 16
+typedef struct ColoRun {
+    uint32_t block;                     /* index in CHECKPOINT_READY */
+    uint32_t npages;
+    uint64_t page;                      /* first, within the block */
+} ColoRun;
+
+void colo_run_encode(const ColoRun *r, uint8_t out[COLO_RUN_LEN]);
+/* Only the shape; the caller checks the range against its own blocks */
+void colo_run_decode(const uint8_t in[COLO_RUN_LEN], ColoRun *r);
+
+/* PAGES: count, then an entry a page, then the data of those not zero */
+#define COLO_PAGES_HDR_LEN  8
+#define COLO_PAGE_ENTRY_LEN 16
+#define COLO_PAGE_ZERO      1
+typedef struct ColoPageEntry {
+    uint32_t block;
+    uint32_t flags;                     /* COLO_PAGE_* */
+    uint64_t page;
+} ColoPageEntry;
+
+void colo_page_entry_encode(const ColoPageEntry *e,
+                            uint8_t out[COLO_PAGE_ENTRY_LEN]);
+bool colo_page_entry_decode(const uint8_t in[COLO_PAGE_ENTRY_LEN],
+                            ColoPageEntry *e, Error **errp);
+/*
+ * colo_pages_count: how many entries a PAGES frame of @length bytes has
+ *
+ * @hdr: the first COLO_PAGES_HDR_LEN bytes of its payload
+ * Returns 0 with @errp set if the count is out of bounds.
+ */
+uint32_t colo_pages_count(const uint8_t hdr[COLO_PAGES_HDR_LEN],
+                          uint64_t length, Error **errp);
+
+/* VMSTATE_SIZE: the tail of a checkpoint, then the device state itself */
+#define COLO_TAIL_LEN 32
+typedef struct ColoTail {
+    uint64_t npages;                    /* sent in PAGES frames before */
+    uint64_t ram_hash;                  /* 0 unless COLO_START_VERIFY_RAM */
+    uint32_t device_len;                /* bytes that follow */
+    uint32_t run_state;                 /* ColoRunState */
+    uint32_t has_hash;                  /* 0 or 1 */
+} ColoTail;
+
+/* What the guest does if the secondary goes on from a checkpoint */
+typedef enum ColoRunState {
+    COLO_RUN_RUNNING,
+    COLO_RUN_PAUSED,
+    COLO_RUN_SHUTDOWN,
+    COLO_RUN__MAX,
+} ColoRunState;
+
+void colo_tail_encode(const ColoTail *t, uint8_t out[COLO_TAIL_LEN]);
+bool colo_tail_decode(const uint8_t in[COLO_TAIL_LEN], uint64_t length,
+                      ColoTail *t, Error **errp);
+
+/* BYE: why */
+typedef enum ColoByeReason {
+    COLO_BYE_QUIT,
+    COLO_BYE_GUEST_SHUTDOWN,
+    COLO_BYE_CANCEL,
+    COLO_BYE_INCOMPATIBLE,
+    COLO_BYE__MAX,
+} ColoByeReason;
+
+#define COLO_BYE_LEN 4
+const char *colo_bye_reason_str(ColoByeReason r);
+void colo_bye_encode(ColoByeReason r, uint8_t out[COLO_BYE_LEN]);
+bool colo_bye_decode(const uint8_t *buf, size_t len, ColoByeReason *r,
+                     Error **errp);
+
+#endif

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: commands of the human monitor.  Main loop, BQL.
+ */
+
+#include "qemu/osdep.h"
+#include "monitor/hmp.h"
+#include "monitor/monitor.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-migration.h"
+
+static void print_durations(Monitor *mon, const char *what,
+                            const ColoDurations *d)
+{
+    if (d->count) {
+        monitor_printf(mon, "%s: p50 %" PRIu64 " us, p99 %" PRIu64 " us, "
+                       "max %" PRIu64 " us\n", what, d->p50, d->p99, d->max);
+    }
+}
+
+static void print_statistics(Monitor *mon, const ColoStatistics *st)
+{
+    monitor_printf(mon, "checkpoints: %" PRIu64, st->checkpoints);
+    for (ColoReasonCountList *r = st->reasons; r; r = r->next) {
+        if (r->value->count) {
+            monitor_printf(mon, " %s %" PRIu64,
+                           ColoCheckpointReason_str(r->value->reason),
+                           r->value->count);
+        }
+    }
+    monitor_printf(mon, "\n");
+    print_durations(mon, "pause", st->pause);
+    print_durations(mon, "commit", st->commit);
+    print_durations(mon, "load", st->load);
+    monitor_printf(mon, "pages: %" PRIu64 ", zero %" PRIu64 "\n",
+                   st->pages, st->zero_pages);
+    monitor_printf(mon, "bytes: sent %" PRIu64 ", received %" PRIu64 "\n",
+                   st->bytes_sent, st->bytes_received);
+    monitor_printf(mon, "staging: %" PRIu64 " bytes, peak %" PRIu64
+                   ", overflows %" PRIu64 "\n", st->staging_bytes,
+                   st->staging_peak, st->staging_overflows);
+    if (st->checkpoints_verified) {
+        monitor_printf(mon, "verified: %" PRIu64 ", mismatches %" PRIu64 "\n",
+                       st->checkpoints_verified, st->ram_mismatches);
+    }
+}
+
+void hmp_info_colo(Monitor *mon, const QDict *qdict)
+{
+    g_autoptr(COLOStatus) status = qmp_query_colo_status(NULL);
+
+    monitor_printf(mon, "mode: %s\n", COLOMode_str(status->mode));
+    monitor_printf(mon, "last mode: %s\n", COLOMode_str(status->last_mode));
+    monitor_printf(mon, "exit reason: %s\n",
+                   COLOExitReason_str(status->reason));
+    if (status->state) {
+        monitor_printf(mon, "state: %s\n", status->state);
+        monitor_printf(mon, "epoch: %" PRIu64 "\n", status->epoch);
+    }
+    if (status->statistics) {
+        print_statistics(mon, status->statistics);
+    }
+}

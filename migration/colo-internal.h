@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: what the files of the subsystem share.  Not for base code.
+ */
+
+#ifndef QEMU_MIGRATION_COLO_INTERNAL_H
+#define QEMU_MIGRATION_COLO_INTERNAL_H
+
+#include "qemu/thread.h"
+#include "migration/colo.h"
+#include "migration/qemu-file-types.h"
+#include "qapi/qapi-types-colo.h"
+#include "qapi/qapi-types-migration.h"
+#include "io/channel-buffer.h"
+#include "colo-ram.h"
+#include "colo-staging.h"
+#include "colo-stats.h"
+#include "colo-wire.h"
+
+/* What somebody outside of the session's thread wants of it */
+typedef enum ColoWish {
+    COLO_WISH_NONE,
+    COLO_WISH_END,          /* end in order, see ColoSession.end_reason */
+    COLO_WISH_FAILOVER,     /* the operator's word: go on without the peer */
+} ColoWish;
+
+/* Why the session's thread stopped to serve the peer */
+typedef enum ColoCause {
+    COLO_CAUSE_LOST,        /* channel, protocol or deadline: who lives? */
+    COLO_CAUSE_WISH,        /* ColoSession.wish */
+    COLO_CAUSE_PEER_ENDED,  /* the peer says it is out, in order or not */
+    COLO_CAUSE_LOCAL,       /* this side cannot go on with the session */
+} ColoCause;
+
+typedef struct ColoSession {
+    /* Set once, before the thread starts */
+    COLOMode side;
+    uint32_t timeout_ms;
+    bool verify_ram;
+    QIOChannelBuffer *device_state;     /* contents: the session's thread */
+
+    /* BQL for writing; the session's thread reads as it likes */
+    ColoWire *wire;                     /* NULL when the session is over */
+    uint64_t epoch;                     /* number of the last cut */
+    uint64_t committed;                 /* number of the last commit */
+    union {
+        int state;
+        ColoPrimaryState primary;
+        ColoSecondaryState secondary;
+    };
+    COLOExitReason exit_reason;
+    RunState deferred_stop;             /* RUN_STATE__MAX: none */
+    ColoRunState run_state;             /* secondary: of the guest */
+    ColoByeReason end_reason;
+    QemuCond cond;                      /* with the BQL: wish, thread_done */
+    bool thread_done;
+
+    /* BQL: statistics */
+    ColoHistory pause;
+    ColoHistory commit;
+    ColoHistory load;
+    uint64_t reasons[COLO_CHECKPOINT_REASON__MAX];
+    uint64_t checkpoints;
+    uint64_t pages;
+    uint64_t zero_pages;
+    uint64_t bytes_sent;
+    uint64_t bytes_received;
+    uint64_t staging_bytes;
+    uint64_t staging_overflows;
+    uint64_t verified;
+    uint64_t mismatches;
+
+    /* Atomic */
+    ColoWish wish;
+    int asked;                          /* ColoCheckpointReason or -1 */
+
+    /* The session's thread only */
+    ColoCause cause;
+    ColoRam *ram;
+    ColoStaging *staging;
+    QEMUFile *device_file;              /* primary: writes device_state */
+    int64_t last_cut_ns;
+    bool was_ready;                     /* protection was complete once */
+} ColoSession;
+
+/*
+ * colo_session_new: begin a session; what the last one left is forgotten
+ *
+ * BQL.  @ioc: the channel of the first migration
+ */
+ColoSession *colo_session_new(COLOMode side, QIOChannel *ioc);
+
+/* The running or the last session, or NULL.  BQL. */
+ColoSession *colo_session(void);
+
+/* Is there a session whose thread runs, on that side?  BQL. */
+bool colo_session_active(COLOMode side);
+
+/*
+ * colo_session_over: the session's thread is about to end.  BQL.
+ *
+ * Frees what belongs to it; statistics stay.  Wakes colo_shutdown().
+ */
+void colo_session_over(ColoSession *s);
+
+/* Participants of the primary, in the order they came.  BQL. */
+void colo_participants_arm(uint64_t epoch);
+void colo_participants_cut(uint64_t epoch);
+void colo_participants_commit(uint64_t cut);
+void colo_participants_open(void);
+
+/*
+ * colo_set_state: the only way to change the state of a side.  BQL.
+ *
+ * Asserts that the transition is legal, traces it with @why.
+ */
+void colo_set_primary(ColoSession *s, ColoPrimaryState to, const char *why);
+void colo_set_secondary(ColoSession *s, ColoSecondaryState to,
+                        const char *why);
+bool colo_primary_transition_ok(ColoPrimaryState from, ColoPrimaryState to);
+bool colo_secondary_transition_ok(ColoSecondaryState from,
+                                  ColoSecondaryState to);
+const char *colo_state_str(ColoSession *s);
+
+/*
+ * colo_ask_failover, colo_ask_end: leave a wish and see that it is noticed
+ *
+ * BQL; they return at once.
+ */
+void colo_ask_failover(ColoSession *s);
+void colo_ask_end(ColoSession *s, ColoByeReason reason);
+
+static inline ColoWish colo_wish(ColoSession *s)
+{
+    return qatomic_read(&s->wish);
+}
+
+/*
+ * colo_read_end: a frame in place of the expected one.  Session's thread.
+ *
+ * For BYE (which is acknowledged) and ERROR the cause becomes
+ * COLO_CAUSE_PEER_ENDED; anything else is a fault of the peer.  Always sets
+ * @errp.
+ */
+void colo_read_end(ColoSession *s, const ColoFrame *f, const char *stage,
+                   Error **errp);
+
+/*
+ * colo_say_bye: tell the peer that this side ends the session, and wait for
+ * its acknowledgement, passing over whatever it was about to say.
+ *
+ * Returns true if the peer knows.  Session's thread, no BQL.
+ */
+bool colo_say_bye(ColoSession *s, ColoByeReason reason, Error **errp);
+
+/* Tell the peer why this side cannot go on.  Session's thread, no BQL. */
+void colo_say_error(ColoSession *s, const Error *err);
+
+/*
+ * colo_await_decision: the peer is lost
+ *
+ * Reports it, then waits for the operator's word or the end of QEMU.
+ * Session's thread, BQL held (dropped meanwhile).
+ */
+void colo_await_decision(ColoSession *s, const Error *err);
+
+/* Emits COLO_EXIT.  BQL. */
+void colo_report_exit(ColoSession *s, COLOExitReason reason);
+
+/* Parameters of migration, see qapi/migration.json.  BQL. */
+ColoSyncMode migrate_colo_mode(void);
+uint32_t migrate_colo_timeout(void);
+uint64_t migrate_colo_staging_limit(void);
+
+/* migration/colo-secondary.c: is a checkpoint being put into place?  BQL. */
+bool colo_secondary_loading(void);
+
+#endif

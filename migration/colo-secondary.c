@@ -1,0 +1,545 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: the secondary's side of a session, run by a thread of its own.
+ *
+ * Theory of operation
+ *
+ * The VM stands still in run state 'colo'.  A checkpoint arrives in pieces
+ * that are staged; nothing is applied until all of it is here and confirmed
+ * (the commit).  Then, under the BQL: reset the devices, write the pages,
+ * load the devices.  A failure before the commit drops what is staged and
+ * leaves the VM as it was; a failure after it does not keep the load from
+ * being finished.
+ *
+ * When the primary is lost the thread waits for a decision.  Going live is
+ * left to the main loop, where the rest of migration expects it.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "qemu/rcu.h"
+#include "qemu/timer.h"
+#include "qapi/error.h"
+#include "exec/target_page.h"
+#include "net/announce.h"
+#include "system/cpus.h"
+#include "system/hw_accel.h"
+#include "system/runstate.h"
+#include "migration/colo.h"
+#include "migration/global_state.h"
+#include "migration/misc.h"
+#include "colo-internal.h"
+#include "migration.h"
+#include "multifd.h"
+#include "options.h"
+#include "qemu-file.h"
+#include "savevm.h"
+#include "trace.h"
+
+/* Beside guest RAM, what streaming may send twice; in staged pages */
+#define STAGING_SLACK_PAGES 65536
+
+/* BQL: guest RAM and devices are between two checkpoints */
+static bool loading;
+
+bool colo_secondary_loading(void)
+{
+    return loading;
+}
+
+static int64_t now_ns(void)
+{
+    return qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+}
+
+static void set_state(ColoSession *s, ColoSecondaryState to, const char *why)
+{
+    BQL_LOCK_GUARD();
+    colo_set_secondary(s, to, why);
+}
+
+/* Runs before the first migration loads anything.  BQL. */
+int colo_incoming_prepare(void)
+{
+    Error *err = NULL;
+
+    if (!colo_ram_dirty_log_begin(&err)) {
+        error_reportf_err(err, "COLO secondary: ");
+        return -EINVAL;
+    }
+    return 0;
+}
+
+static bool secondary_expect(ColoSession *s, ColoFrameType type, uint64_t cut,
+                             const char *stage, ColoFrame *f, Error **errp)
+{
+    if (!colo_wire_recv(s->wire, stage, f, errp)) {
+        return false;
+    }
+    if (f->type != type || f->epoch != cut) {
+        colo_read_end(s, f, stage, errp);
+        return false;
+    }
+    return true;
+}
+
+/* Session start: say what RAM there is, take the primary's parameters */
+static bool secondary_handshake(ColoSession *s, Error **errp)
+{
+    g_autoptr(GByteArray) buf = g_byte_array_new();
+    uint8_t start_buf[COLO_START_LEN];
+    ColoReady ready = { 0 };
+    ColoStart start;
+    ColoFrame f;
+
+    bql_lock();
+    colo_ram_describe(s->ram, &ready);
+    bql_unlock();
+    colo_ready_encode(&ready, buf);
+    colo_ready_clear(&ready);
+
+    if (!colo_wire_send_buf(s->wire, COLO_FRAME_CHECKPOINT_READY, 0,
+                            buf->data, buf->len, errp) ||
+        !secondary_expect(s, COLO_FRAME_START, 0, "'start'", &f, errp) ||
+        !colo_wire_recv_buf(s->wire, start_buf, MIN(f.length,
+                                                    sizeof(start_buf)),
+                            errp) ||
+        !colo_start_decode(start_buf, f.length, &start, errp)) {
+        return false;
+    }
+    if (start.mode != COLO_SYNC_MODE_PERIODIC) {
+        s->cause = COLO_CAUSE_LOCAL;
+        error_setg(errp, "the primary wants mode %" PRIu32 ", which this side "
+                   "does not know", start.mode);
+        return false;
+    }
+    s->timeout_ms = start.timeout_ms;
+    s->verify_ram = start.flags & COLO_START_VERIFY_RAM;
+    colo_wire_set_timeout(s->wire, s->timeout_ms);
+    return true;
+}
+
+/* Wait for the next checkpoint; answer pings.  @cut: its number */
+static bool secondary_stand(ColoSession *s, uint64_t cut, Error **errp)
+{
+    const char *stage = "a checkpoint";
+    ColoFrame f;
+
+    for (;;) {
+        if (colo_wish(s) != COLO_WISH_NONE) {
+            s->cause = COLO_CAUSE_WISH;
+            error_setg(errp, "asked to end the session");
+            return false;
+        }
+        switch (colo_wire_wait(s->wire, now_ns() +
+                               s->timeout_ms * (int64_t)SCALE_MS)) {
+        case COLO_WAIT_WOKEN:
+            continue;
+        case COLO_WAIT_DEADLINE:
+            error_setg(errp, "waiting for %s: the peer was silent for %u ms",
+                       stage, s->timeout_ms);
+            return false;
+        case COLO_WAIT_READABLE:
+            break;
+        }
+        if (!colo_wire_recv(s->wire, stage, &f, errp)) {
+            return false;
+        }
+        if (f.type == COLO_FRAME_CHECKPOINT_REQUEST && f.epoch == cut) {
+            return true;
+        }
+        if (f.type != COLO_FRAME_PING) {
+            colo_read_end(s, &f, stage, errp);
+            return false;
+        }
+        if (!colo_wire_send_buf(s->wire, COLO_FRAME_PONG, f.epoch, NULL, 0,
+                                errp)) {
+            return false;
+        }
+    }
+}
+
+/* Tell the primary which pages this side wrote since the last cut */
+static bool secondary_reply(ColoSession *s, uint64_t cut, Error **errp)
+{
+    g_autoptr(GByteArray) runs = g_byte_array_new();
+
+    bql_lock();
+    colo_set_secondary(s, COLO_SECONDARY_STATE_REPLIED, "asked");
+    colo_ram_sync(s->ram, true);
+    colo_ram_take_runs(s->ram, runs);
+    bql_unlock();
+    return colo_wire_send_buf(s->wire, COLO_FRAME_CHECKPOINT_REPLY, cut,
+                              runs->data, runs->len, errp);
+}
+
+/* One 'pages' frame: entries, then data straight into the staging area */
+static bool secondary_receive_pages(ColoSession *s, const ColoFrame *f,
+                                    uint64_t *zero, Error **errp)
+{
+    size_t size = colo_staging_page_size(s->staging);
+    uint8_t buf[COLO_PAGES_PER_FRAME * COLO_PAGE_ENTRY_LEN];
+    struct iovec iov[COLO_PAGES_PER_FRAME];
+    size_t niov = 0;
+    uint64_t data_len;
+    uint32_t n;
+
+    if (f->length < COLO_PAGES_HDR_LEN) {
+        error_setg(errp, "'pages' of %" PRIu64 " bytes is cut short",
+                   f->length);
+        return false;
+    }
+    if (!colo_wire_recv_buf(s->wire, buf, COLO_PAGES_HDR_LEN, errp)) {
+        return false;
+    }
+    n = colo_pages_count(buf, f->length, errp);
+    if (!n || !colo_wire_recv_buf(s->wire, buf, n * COLO_PAGE_ENTRY_LEN,
+                                  errp)) {
+        return false;
+    }
+    if (!colo_staging_reserve(s->staging, colo_staging_count(s->staging) + n,
+                              errp)) {
+        s->cause = COLO_CAUSE_LOCAL;
+        return false;
+    }
+    if (colo_staging_room(s->staging) < n) {
+        s->cause = COLO_CAUSE_LOCAL;
+        error_setg(errp, "a checkpoint of more than %" PRIu64 " pages is more "
+                   "than the guest has", colo_staging_limit(s->staging));
+        return false;
+    }
+
+    data_len = f->length - COLO_PAGES_HDR_LEN - n * COLO_PAGE_ENTRY_LEN;
+    for (uint32_t i = 0; i < n; i++) {
+        ColoPageEntry e;
+        uint64_t slot;
+
+        if (!colo_page_entry_decode(buf + i * COLO_PAGE_ENTRY_LEN, &e, errp)) {
+            return false;
+        }
+        if (!colo_ram_page_valid(s->ram, e.block, e.page)) {
+            error_setg(errp, "'pages' names page %" PRIu64 " of RAM block "
+                       "%" PRIu32 ", out of range", e.page, e.block);
+            return false;
+        }
+        slot = colo_staging_append(s->staging, e.block, e.page,
+                                   e.flags & COLO_PAGE_ZERO);
+        if (e.flags & COLO_PAGE_ZERO) {
+            (*zero)++;
+            continue;
+        }
+        iov[niov++] = (struct iovec) { colo_staging_data(s->staging, slot),
+                                       size };
+    }
+    if (data_len != niov * size) {
+        error_setg(errp, "'pages' carries %" PRIu64 " bytes of data for %zu "
+                   "pages", data_len, niov);
+        return false;
+    }
+    return niov == 0 || colo_wire_recv_iov(s->wire, iov, niov, errp);
+}
+
+/* The last frame of a checkpoint */
+static bool secondary_receive_tail(ColoSession *s, const ColoFrame *f,
+                                   ColoTail *tail, Error **errp)
+{
+    uint8_t buf[COLO_TAIL_LEN];
+    QIOChannelBuffer *dev = s->device_state;
+
+    if (f->length < COLO_TAIL_LEN) {
+        error_setg(errp, "'vmstate-size' of %" PRIu64 " bytes is cut short",
+                   f->length);
+        return false;
+    }
+    if (!colo_wire_recv_buf(s->wire, buf, sizeof(buf), errp) ||
+        !colo_tail_decode(buf, f->length, tail, errp)) {
+        return false;
+    }
+    if (tail->npages != colo_staging_count(s->staging)) {
+        error_setg(errp, "'vmstate-size' announces %" PRIu64 " pages, "
+                   "%" PRIu64 " have arrived", tail->npages,
+                   colo_staging_count(s->staging));
+        return false;
+    }
+    if (dev->capacity < tail->device_len) {
+        dev->data = g_realloc(dev->data, tail->device_len);
+        dev->capacity = tail->device_len;
+    }
+    dev->usage = tail->device_len;
+    dev->offset = 0;
+    return colo_wire_recv_buf(s->wire, dev->data, tail->device_len, errp);
+}
+
+/* Everything up to the commit.  On failure nothing has changed. */
+static bool secondary_receive(ColoSession *s, uint64_t cut, ColoTail *tail,
+                              uint64_t *zero, Error **errp)
+{
+    g_autofree char *stage = g_strdup_printf("checkpoint %" PRIu64, cut);
+    ColoFrame f;
+
+    if (!secondary_expect(s, COLO_FRAME_VMSTATE_SEND, cut, stage, &f, errp)) {
+        return false;
+    }
+    set_state(s, COLO_SECONDARY_STATE_RECEIVING, "the primary sends");
+    for (;;) {
+        if (!colo_wire_recv(s->wire, stage, &f, errp)) {
+            return false;
+        }
+        if (f.epoch == cut && f.type == COLO_FRAME_PAGES) {
+            if (!secondary_receive_pages(s, &f, zero, errp)) {
+                return false;
+            }
+        } else if (f.epoch == cut && f.type == COLO_FRAME_VMSTATE_SIZE) {
+            return secondary_receive_tail(s, &f, tail, errp);
+        } else {
+            colo_read_end(s, &f, stage, errp);
+            return false;
+        }
+    }
+}
+
+static void verify_ram(ColoSession *s, uint64_t cut, const ColoTail *tail)
+{
+    uint64_t hash = colo_ram_hash(s->ram);
+
+    s->verified++;
+    if (hash != tail->ram_hash) {
+        s->mismatches++;
+        error_report("COLO secondary: RAM differs after checkpoint %" PRIu64
+                     ": hash %016" PRIx64 ", the primary had %016" PRIx64,
+                     cut, hash, tail->ram_hash);
+    }
+}
+
+/* Put the staged checkpoint into place.  BQL. */
+static bool secondary_load(ColoSession *s, const ColoTail *tail, Error **errp)
+{
+    QEMUFile *f;
+    int ret;
+
+    loading = true;
+    qemu_system_reset(SHUTDOWN_CAUSE_SNAPSHOT_LOAD);
+    colo_ram_apply(s->ram, s->staging);
+
+    f = qemu_file_new_input(QIO_CHANNEL(s->device_state));
+    cpu_synchronize_all_pre_loadvm();
+    ret = qemu_load_device_state(f);
+    qemu_fclose(f);
+    loading = false;
+
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "cannot load the state of devices");
+        return false;
+    }
+    s->run_state = tail->run_state;
+    return true;
+}
+
+static bool secondary_commit_and_load(ColoSession *s, uint64_t cut,
+                                      const ColoTail *tail, int64_t begin_ns,
+                                      uint64_t zero, Error **errp)
+{
+    Error *send_err = NULL;
+    int64_t load_ns;
+    bool ok;
+
+    bql_lock();
+    s->committed = cut;
+    colo_set_secondary(s, COLO_SECONDARY_STATE_COMMITTED, "complete");
+    bql_unlock();
+    /* Whether or not the primary hears of it: this side has it */
+    colo_wire_send_buf(s->wire, COLO_FRAME_VMSTATE_RECEIVED, cut, NULL, 0,
+                       &send_err);
+
+    bql_lock();
+    load_ns = now_ns();
+    colo_history_add(&s->commit, load_ns - begin_ns);
+    colo_set_secondary(s, COLO_SECONDARY_STATE_LOADING, "committed");
+    ok = secondary_load(s, tail, errp);
+    if (ok && s->verify_ram && tail->has_hash) {
+        verify_ram(s, cut, tail);
+        bql_unlock();
+        colo_history_add(&s->load, now_ns() - load_ns);
+        s->epoch = cut;
+        s->checkpoints++;
+        s->pages += tail->npages;
+        s->zero_pages += zero;
+        s->bytes_sent = colo_wire_bytes_sent(s->wire);
+        s->bytes_received = colo_wire_bytes_received(s->wire);
+        s->staging_bytes = colo_staging_bytes(s->staging);
+        trace_colo_loaded(cut, tail->npages, zero, tail->device_len,
+                          (now_ns() - load_ns) / SCALE_US);
+    }
+    if (!ok) {
+        error_free(send_err);
+        s->cause = COLO_CAUSE_LOCAL;
+        return false;
+    }
+    if (send_err) {
+        error_propagate(errp, send_err);
+        return false;
+    }
+    return colo_wire_send_buf(s->wire, COLO_FRAME_VMSTATE_LOADED, cut, NULL,
+                              0, errp);
+}
+
+static bool secondary_checkpoint(ColoSession *s, Error **errp)
+{
+    uint64_t cut = s->epoch + 1;
+    uint64_t zero = 0;
+    int64_t begin_ns;
+    ColoTail tail;
+
+    if (!secondary_stand(s, cut, errp)) {
+        return false;
+    }
+    begin_ns = now_ns();
+    if (!secondary_reply(s, cut, errp) ||
+        !secondary_receive(s, cut, &tail, &zero, errp) ||
+        !secondary_commit_and_load(s, cut, &tail, begin_ns, zero, errp)) {
+        return false;
+    }
+    colo_staging_reset(s->staging);
+    set_state(s, COLO_SECONDARY_STATE_STANDING, "loaded");
+    return true;
+}
+
+static void secondary_follow(ColoSession *s, Error **errp)
+{
+    if (!secondary_handshake(s, errp)) {
+        return;
+    }
+    s->was_ready = true;
+    set_state(s, COLO_SECONDARY_STATE_STANDING, "ready");
+    while (secondary_checkpoint(s, errp)) {
+        continue;
+    }
+}
+
+/* Decide what comes after the session.  The new state is LIVE or ENDED. */
+static void secondary_finish(ColoSession *s, Error *err)
+{
+    g_autoptr(Error) bye_err = NULL;
+    bool failover = colo_wish(s) == COLO_WISH_FAILOVER;
+
+    if (s->cause == COLO_CAUSE_LOCAL) {
+        /* Half a checkpoint may be in place: this side must not go live */
+        error_report("COLO secondary: %s", error_get_pretty(err));
+        set_state(s, COLO_SECONDARY_STATE_ENDING, error_get_pretty(err));
+        colo_say_error(s, err);
+        set_state(s, COLO_SECONDARY_STATE_ENDED, "cannot go on");
+        return;
+    }
+    if (!failover && s->cause == COLO_CAUSE_WISH) {
+        set_state(s, COLO_SECONDARY_STATE_ENDING,
+                  colo_bye_reason_str(s->end_reason));
+        if (colo_say_bye(s, s->end_reason, &bye_err)) {
+            set_state(s, COLO_SECONDARY_STATE_ENDED, "the peer agreed");
+            return;
+        }
+        err = bye_err;
+        failover = colo_wish(s) == COLO_WISH_FAILOVER;
+    }
+
+    BQL_LOCK_GUARD();
+    if (s->cause == COLO_CAUSE_PEER_ENDED) {
+        error_report("COLO secondary: %s", error_get_pretty(err));
+        colo_set_secondary(s, COLO_SECONDARY_STATE_ENDED,
+                           "the primary is done");
+        return;
+    }
+    if (!failover) {
+        colo_set_secondary(s, COLO_SECONDARY_STATE_LOST,
+                           error_get_pretty(err));
+        colo_await_decision(s, err);
+        failover = colo_wish(s) == COLO_WISH_FAILOVER;
+    }
+    colo_set_secondary(s, failover ? COLO_SECONDARY_STATE_LIVE
+                                   : COLO_SECONDARY_STATE_ENDED,
+                       failover ? "failover" : "QEMU exits");
+}
+
+/* Main loop, after the session's thread: become the service */
+static void secondary_go_live(ColoSession *s, MigrationIncomingState *mis)
+{
+    Error *err = NULL;
+
+    if (s->run_state == COLO_RUN_SHUTDOWN) {
+        runstate_set(RUN_STATE_SHUTDOWN);
+    } else if (!migration_block_activate(&err)) {
+        error_reportf_err(err, "COLO secondary: cannot take over the disks: ");
+        runstate_set(RUN_STATE_PAUSED);
+    } else if (s->run_state == COLO_RUN_RUNNING) {
+        vm_start();
+        qemu_announce_self(&mis->announce_timer, migrate_announce_params());
+    } else {
+        runstate_set(RUN_STATE_PAUSED);
+        qemu_announce_self(&mis->announce_timer, migrate_announce_params());
+    }
+}
+
+static void secondary_end_bh(void *opaque)
+{
+    ColoSession *s = opaque;
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    bool live = s->secondary == COLO_SECONDARY_STATE_LIVE;
+
+    colo_ram_dirty_log_end();
+    multifd_recv_shutdown();
+    colo_session_over(s);
+
+    if (live) {
+        secondary_go_live(s, mis);
+    } else {
+        /* The guest was never here; leave it so that nobody starts it */
+        runstate_set(RUN_STATE_SHUTDOWN);
+    }
+    migrate_set_state(&mis->state, MIGRATION_STATUS_COLO,
+                      live ? MIGRATION_STATUS_COMPLETED
+                           : MIGRATION_STATUS_FAILED);
+    colo_report_exit(s, s->cause == COLO_CAUSE_WISH || live
+                        ? COLO_EXIT_REASON_REQUEST : COLO_EXIT_REASON_ERROR);
+    migration_incoming_disable_colo();
+    migration_incoming_state_destroy();
+}
+
+static void *secondary_thread(void *opaque)
+{
+    ColoSession *s = opaque;
+    g_autoptr(Error) err = NULL;
+
+    rcu_register_thread();
+    secondary_follow(s, &err);
+    secondary_finish(s, err);
+    migration_bh_schedule(secondary_end_bh, s);
+    rcu_unregister_thread();
+    return NULL;
+}
+
+void colo_incoming_start(void)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    ColoSession *s;
+    QemuThread thread;
+
+    assert(bql_locked());
+    s = colo_session_new(COLO_MODE_SECONDARY,
+                         qemu_file_get_ioc(mis->from_src_file));
+    s->ram = colo_ram_new();
+    s->staging = colo_staging_new(qemu_target_page_size(),
+                                  (colo_ram_total(s->ram) /
+                                   qemu_target_page_size()) +
+                                  STAGING_SLACK_PAGES);
+    /* Without global state in the stream it is not known: assume it runs */
+    s->run_state = !global_state_received() ||
+                   runstate_is_live(global_state_get_runstate())
+                   ? COLO_RUN_RUNNING : COLO_RUN_PAUSED;
+    migrate_set_state(&mis->state, MIGRATION_STATUS_ACTIVE,
+                      MIGRATION_STATUS_COLO);
+    runstate_set(RUN_STATE_COLO);
+    colo_set_secondary(s, COLO_SECONDARY_STATE_STARTING,
+                       "first migration loaded");
+    qemu_thread_create(&thread, MIGRATION_THREAD_DST_COLO, secondary_thread,
+                       s, QEMU_THREAD_DETACHED);
+}

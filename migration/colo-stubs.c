@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO is not compiled in: nothing is ever protected.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "migration/colo.h"
+
+bool colo_supported(void)
+{
+    return false;
+}
+
+bool colo_caps_check(const bool *caps, Error **errp)
+{
+    error_setg(errp, "this QEMU was built without COLO: it needs "
+               "--enable-replication and --enable-colo-proxy");
+    return false;
+}
+
+void colo_participant_register(ColoParticipant *p)
+{
+}
+
+void colo_participant_unregister(ColoParticipant *p)
+{
+}
+
+void colo_request_checkpoint_queue_full(void)
+{
+}
+
+void migrate_start_colo_process(MigrationState *s)
+{
+    /* The capability cannot be set */
+    g_assert_not_reached();
+}
+
+bool migration_in_colo_state(void)
+{
+    return false;
+}
+
+int colo_incoming_prepare(void)
+{
+    return -ENOTSUP;
+}
+
+void colo_incoming_start(void)
+{
+    g_assert_not_reached();
+}
+
+bool migration_incoming_in_colo_state(void)
+{
+    return false;
+}
+
+void colo_checkpoint_delay_set(void)
+{
+}
+
+uint32_t colo_effective_checkpoint_delay(void)
+{
+    return 0;
+}
+
+void colo_shutdown(void)
+{
+}
+
+bool colo_migration_cancel(void)
+{
+    return false;
+}
+
+bool colo_loading(void)
+{
+    return false;
+}
+
+bool colo_command_refused(const char *command, Error **errp)
+{
+    return false;
+}
+
+bool colo_cont(Error **errp)
+{
+    return false;
+}
+
+void colo_vm_stop_deferred(RunState state)
+{
+}

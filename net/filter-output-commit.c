@@ -1,0 +1,493 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * filter-output-commit: hold what the guest sends until it is committed.
+ *
+ * Primary; all of it under the BQL: the NIC's code (vCPUs, main loop) hands
+ * packets in, the migration thread announces cuts and commits.
+ *
+ * Theory of operation
+ *
+ * While a COLO session holds the filter armed, each packet from the guest is
+ * queued with the number of the epoch in which it was sent.  The commit of
+ * cut n lets all packets of epochs before n go, in order; what came later
+ * waits for its own commit.  The idea is Remus' output commit.
+ *
+ *   off        no session: packets pass
+ *   armed      packets are queued
+ *   draining   the session is over: the queue empties, packets that come
+ *              meanwhile go behind it
+ *
+ * The queue is bounded.  Past the bound a NIC that can be told to wait (it
+ * gave a sent callback) gets 0 as answer: its packet is queued, and it sends
+ * no other one until the callback.  That never happens while the VM stands
+ * still, because a NIC must not have a packet under way when its state is
+ * saved.  A NIC that cannot wait goes on filling the queue up to a hard
+ * limit; from there on packets are dropped, and counted.  Either way a full
+ * queue asks for a checkpoint.
+ *
+ * Released packets are handed to the backend one at a time: the next one
+ * follows when the last one was taken, so that nothing piles up in a
+ * NetQueue, which is purged when the VM stops.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/iov.h"
+#include "qemu/module.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "qapi/visitor.h"
+#include "net/colo.h"
+#include "net/filter.h"
+#include "net/net.h"
+#include "net/queue.h"
+#include "qom/object.h"
+#include "qom/object_interfaces.h"
+#include "system/runstate.h"
+#include "trace.h"
+
+#define TYPE_FILTER_OUTPUT_COMMIT "filter-output-commit"
+OBJECT_DECLARE_SIMPLE_TYPE(OutputCommit, FILTER_OUTPUT_COMMIT)
+
+#define DEFAULT_MAX_BYTES   (16 * MiB)
+/* NICs that cannot wait may fill the queue this many times over */
+#define HARD_LIMIT_FACTOR   4
+
+typedef enum OutputCommitState {
+    OUTPUT_COMMIT_OFF,
+    OUTPUT_COMMIT_ARMED,
+    OUTPUT_COMMIT_DRAINING,
+} OutputCommitState;
+
+typedef struct HeldPacket {
+    QSIMPLEQ_ENTRY(HeldPacket) next;
+    uint64_t epoch;
+    NetClientState *sender;
+    unsigned flags;
+    size_t size;
+    uint8_t data[];
+} HeldPacket;
+
+struct OutputCommit {
+    NetFilterState parent_obj;
+
+    /* Set once */
+    uint64_t max_bytes;
+    ColoParticipant participant;
+    VMChangeStateEntry *vmstate;
+
+    /* BQL */
+    OutputCommitState state;
+    uint64_t epoch;                     /* what the guest executes */
+    uint64_t committed;                 /* epochs before this one may go */
+    QSIMPLEQ_HEAD(, HeldPacket) queue;
+    uint64_t queued_packets;
+    uint64_t queued_bytes;
+    bool backend_busy;                  /* it has the head of the queue */
+    bool feeding;                       /* guards against recursion */
+    NetClientState *waiting;            /* NIC that was told to wait */
+    NetPacketSent *waiting_cb;
+
+    /* BQL: counters */
+    uint64_t held;
+    uint64_t released;
+    uint64_t dropped;
+    uint64_t max_queued_bytes;
+};
+
+static void output_commit_feed(OutputCommit *oc);
+
+static OutputCommit *from_participant(ColoParticipant *p)
+{
+    return container_of(p, OutputCommit, participant);
+}
+
+static bool head_may_go(OutputCommit *oc)
+{
+    HeldPacket *p = QSIMPLEQ_FIRST(&oc->queue);
+
+    return p && (oc->state != OUTPUT_COMMIT_ARMED ||
+                 p->epoch < oc->committed);
+}
+
+static void queue_pop(OutputCommit *oc)
+{
+    HeldPacket *p = QSIMPLEQ_FIRST(&oc->queue);
+
+    QSIMPLEQ_REMOVE_HEAD(&oc->queue, next);
+    oc->queued_packets--;
+    oc->queued_bytes -= p->size;
+    g_free(p);
+}
+
+/* A NIC that was told to wait may send again */
+static void wake_sender(OutputCommit *oc)
+{
+    NetClientState *nc = oc->waiting;
+    NetPacketSent *cb = oc->waiting_cb;
+
+    if (!nc) {
+        return;
+    }
+    oc->waiting = NULL;
+    oc->waiting_cb = NULL;
+    trace_filter_output_commit_wake(oc->epoch, oc->queued_bytes);
+    cb(nc, 1);
+}
+
+/* Does a packet from the guest go from here straight to the backend? */
+static bool is_last_filter(NetFilterState *nf)
+{
+    return !QTAILQ_PREV(nf, next);
+}
+
+static OutputCommit *find_by_sender(NetClientState *sender)
+{
+    NetFilterState *nf;
+
+    if (!sender->peer) {
+        return NULL;
+    }
+    QTAILQ_FOREACH(nf, &sender->peer->filters, next) {
+        if (object_dynamic_cast(OBJECT(nf), TYPE_FILTER_OUTPUT_COMMIT) &&
+            FILTER_OUTPUT_COMMIT(nf)->backend_busy) {
+            return FILTER_OUTPUT_COMMIT(nf);
+        }
+    }
+    return NULL;
+}
+
+/* The backend took the packet that it had to queue, or purged it (@len 0) */
+static void backend_sent(NetClientState *sender, ssize_t len)
+{
+    OutputCommit *oc = find_by_sender(sender);
+
+    if (!oc) {
+        return;
+    }
+    oc->backend_busy = false;
+    if (len) {
+        queue_pop(oc);
+        oc->released++;
+    }
+    /* A purge comes with a stop of the VM: try again, nothing is lost */
+    if (len || runstate_is_running()) {
+        output_commit_feed(oc);
+    }
+}
+
+/* Hand the head of the queue on.  False if the backend wants a pause. */
+static bool feed_one(OutputCommit *oc)
+{
+    NetFilterState *nf = NETFILTER(oc);
+    HeldPacket *p = QSIMPLEQ_FIRST(&oc->queue);
+    struct iovec iov = { .iov_base = p->data, .iov_len = p->size };
+
+    if (!p->sender->peer || !is_last_filter(nf)) {
+        qemu_netfilter_pass_to_next(p->sender, p->flags, &iov, 1, nf);
+    } else {
+        oc->backend_busy = true;
+        if (!qemu_net_queue_send_iov(p->sender->peer->incoming_queue,
+                                     p->sender, p->flags, &iov, 1,
+                                     backend_sent)) {
+            return false;
+        }
+        oc->backend_busy = false;
+    }
+    queue_pop(oc);
+    oc->released++;
+    return true;
+}
+
+/* Let go what may go */
+static void output_commit_feed(OutputCommit *oc)
+{
+    if (oc->feeding) {
+        return;
+    }
+    oc->feeding = true;
+    while (!oc->backend_busy && head_may_go(oc) && feed_one(oc)) {
+        continue;
+    }
+    oc->feeding = false;
+
+    if (oc->state == OUTPUT_COMMIT_DRAINING && QSIMPLEQ_EMPTY(&oc->queue)) {
+        oc->state = OUTPUT_COMMIT_OFF;
+    }
+    if (oc->queued_bytes < oc->max_bytes) {
+        wake_sender(oc);
+    }
+}
+
+static void output_commit_arm(ColoParticipant *p, uint64_t epoch)
+{
+    OutputCommit *oc = from_participant(p);
+
+    oc->epoch = epoch;
+    oc->committed = epoch;
+    oc->state = OUTPUT_COMMIT_ARMED;
+    trace_filter_output_commit_arm(epoch);
+}
+
+static void output_commit_cut(ColoParticipant *p, uint64_t epoch)
+{
+    from_participant(p)->epoch = epoch;
+}
+
+static void output_commit_commit(ColoParticipant *p, uint64_t cut)
+{
+    OutputCommit *oc = from_participant(p);
+
+    if (oc->state != OUTPUT_COMMIT_ARMED) {
+        return;
+    }
+    oc->committed = cut;
+    trace_filter_output_commit_commit(cut, oc->queued_packets,
+                                      oc->queued_bytes);
+    output_commit_feed(oc);
+}
+
+static void output_commit_open(ColoParticipant *p)
+{
+    OutputCommit *oc = from_participant(p);
+
+    if (oc->state != OUTPUT_COMMIT_ARMED) {
+        return;
+    }
+    oc->state = OUTPUT_COMMIT_DRAINING;
+    trace_filter_output_commit_open(oc->epoch, oc->queued_packets);
+    output_commit_feed(oc);
+}
+
+/*
+ * A NIC must not wait for us while its state is saved: complete its packet,
+ * which is safe in the queue, before the VM stands still.
+ */
+static void output_commit_vm_state(void *opaque, bool running, RunState state)
+{
+    OutputCommit *oc = opaque;
+
+    if (running) {
+        output_commit_feed(oc);
+    } else {
+        wake_sender(oc);
+    }
+}
+
+static ssize_t output_commit_receive_iov(NetFilterState *nf,
+                                         NetClientState *sender,
+                                         unsigned flags,
+                                         const struct iovec *iov, int iovcnt,
+                                         NetPacketSent *sent_cb)
+{
+    OutputCommit *oc = FILTER_OUTPUT_COMMIT(nf);
+    size_t size = iov_size(iov, iovcnt);
+    HeldPacket *p;
+
+    if (oc->state == OUTPUT_COMMIT_OFF || sender == nf->netdev) {
+        return 0;
+    }
+    if (oc->queued_bytes >= oc->max_bytes * HARD_LIMIT_FACTOR) {
+        oc->dropped++;
+        warn_report_once("filter-output-commit: queue of '%s' is full and its "
+                         "NIC cannot wait, packets are dropped",
+                         nf->netdev_id);
+        return size;
+    }
+
+    p = g_malloc(sizeof(*p) + size);
+    p->epoch = oc->epoch;
+    p->sender = sender;
+    p->flags = flags;
+    p->size = iov_to_buf(iov, iovcnt, 0, p->data, size);
+    QSIMPLEQ_INSERT_TAIL(&oc->queue, p, next);
+    oc->held++;
+    oc->queued_packets++;
+    oc->queued_bytes += size;
+    oc->max_queued_bytes = MAX(oc->max_queued_bytes, oc->queued_bytes);
+
+    if (oc->state == OUTPUT_COMMIT_DRAINING) {
+        output_commit_feed(oc);
+        return size;
+    }
+    if (oc->queued_bytes < oc->max_bytes) {
+        return size;
+    }
+    colo_request_checkpoint_queue_full();
+    if (!sent_cb || !runstate_is_running() || oc->waiting) {
+        return size;
+    }
+    oc->waiting = sender;
+    oc->waiting_cb = sent_cb;
+    trace_filter_output_commit_full(oc->epoch, oc->queued_bytes);
+    return NET_FILTER_QUEUED;
+}
+
+static void output_commit_setup(NetFilterState *nf, Error **errp)
+{
+    OutputCommit *oc = FILTER_OUTPUT_COMMIT(nf);
+
+    if (nf->direction == NET_FILTER_DIRECTION_TX) {
+        error_setg(errp, "Parameter 'queue' is 'tx', what the guest receives: "
+                   "filter-output-commit needs 'rx', what the guest sends, "
+                   "or 'all'");
+        return;
+    }
+    if (!nf->on) {
+        error_setg(errp, "filter-output-commit cannot be created with "
+                   "status=off");
+        return;
+    }
+    oc->vmstate = qemu_add_vm_change_state_handler(output_commit_vm_state, oc);
+    colo_participant_register(&oc->participant);
+}
+
+static void output_commit_cleanup(NetFilterState *nf)
+{
+    OutputCommit *oc = FILTER_OUTPUT_COMMIT(nf);
+
+    if (!oc->vmstate) {
+        return;
+    }
+    colo_participant_unregister(&oc->participant);
+    qemu_del_vm_change_state_handler(oc->vmstate);
+    oc->vmstate = NULL;
+    /* can_be_deleted: no session, and QEMU's exit has no use for the rest */
+    oc->state = OUTPUT_COMMIT_OFF;
+    oc->waiting = NULL;
+    while (!QSIMPLEQ_EMPTY(&oc->queue)) {
+        queue_pop(oc);
+    }
+}
+
+static void output_commit_status_changed(NetFilterState *nf, Error **errp)
+{
+    OutputCommit *oc = FILTER_OUTPUT_COMMIT(nf);
+
+    if (!nf->on && oc->state != OUTPUT_COMMIT_OFF) {
+        nf->on = true;
+        error_setg(errp, "filter-output-commit holds the output of a protected "
+                   "guest and cannot be switched off now");
+    }
+}
+
+static bool output_commit_can_be_deleted(UserCreatable *uc)
+{
+    return FILTER_OUTPUT_COMMIT(uc)->state == OUTPUT_COMMIT_OFF;
+}
+
+static void output_commit_get_max_bytes(Object *obj, Visitor *v,
+                                        const char *name, void *opaque,
+                                        Error **errp)
+{
+    visit_type_size(v, name, &FILTER_OUTPUT_COMMIT(obj)->max_bytes, errp);
+}
+
+static void output_commit_set_max_bytes(Object *obj, Visitor *v,
+                                        const char *name, void *opaque,
+                                        Error **errp)
+{
+    uint64_t value;
+
+    if (!visit_type_size(v, name, &value, errp)) {
+        return;
+    }
+    if (value < NET_BUFSIZE || value > UINT32_MAX) {
+        error_setg(errp, "Parameter 'max-queue-bytes' is %" PRIu64 ", it has "
+                   "to be between %d and %" PRIu32, value, NET_BUFSIZE,
+                   UINT32_MAX);
+        return;
+    }
+    FILTER_OUTPUT_COMMIT(obj)->max_bytes = value;
+}
+
+static void output_commit_init(Object *obj)
+{
+    OutputCommit *oc = FILTER_OUTPUT_COMMIT(obj);
+
+    oc->max_bytes = DEFAULT_MAX_BYTES;
+    oc->participant = (ColoParticipant) {
+        .arm = output_commit_arm,
+        .cut = output_commit_cut,
+        .commit = output_commit_commit,
+        .open = output_commit_open,
+    };
+    QSIMPLEQ_INIT(&oc->queue);
+    object_property_add_uint64_ptr(obj, "held-packets", &oc->held,
+                                   OBJ_PROP_FLAG_READ);
+    object_property_add_uint64_ptr(obj, "released-packets", &oc->released,
+                                   OBJ_PROP_FLAG_READ);
+    object_property_add_uint64_ptr(obj, "dropped-packets", &oc->dropped,
+                                   OBJ_PROP_FLAG_READ);
+    object_property_add_uint64_ptr(obj, "queued-packets", &oc->queued_packets,
+                                   OBJ_PROP_FLAG_READ);
+    object_property_add_uint64_ptr(obj, "queued-bytes", &oc->queued_bytes,
+                                   OBJ_PROP_FLAG_READ);
+    object_property_add_uint64_ptr(obj, "queued-bytes-max",
+                                   &oc->max_queued_bytes, OBJ_PROP_FLAG_READ);
+}
+
+static void output_commit_class_init(ObjectClass *oc, void *data)
+{
+    NetFilterClass *nfc = NETFILTER_CLASS(oc);
+    UserCreatableClass *ucc = USER_CREATABLE_CLASS(oc);
+
+    nfc->setup = output_commit_setup;
+    nfc->cleanup = output_commit_cleanup;
+    nfc->status_changed = output_commit_status_changed;
+    nfc->receive_iov = output_commit_receive_iov;
+    ucc->can_be_deleted = output_commit_can_be_deleted;
+    object_class_property_add(oc, "max-queue-bytes", "size",
+                              output_commit_get_max_bytes,
+                              output_commit_set_max_bytes, NULL, NULL);
+}
+
+static const TypeInfo output_commit_info = {
+    .name = TYPE_FILTER_OUTPUT_COMMIT,
+    .parent = TYPE_NETFILTER,
+    .class_init = output_commit_class_init,
+    .instance_init = output_commit_init,
+    .instance_size = sizeof(OutputCommit),
+};
+
+static void output_commit_register_types(void)
+{
+    type_register_static(&output_commit_info);
+}
+
+type_init(output_commit_register_types);
+
+/* What migration asks of the network */
+
+bool colo_net_supported(void)
+{
+    return true;
+}
+
+static bool netdev_is_held(NetClientState *nc)
+{
+    NetFilterState *nf;
+
+    QTAILQ_FOREACH(nf, &nc->filters, next) {
+        if (object_dynamic_cast(OBJECT(nf), TYPE_FILTER_OUTPUT_COMMIT)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void warn_unless_held(NICState *nic, void *opaque)
+{
+    NetClientState *nc = qemu_get_queue(nic);
+
+    if (nc->peer && !netdev_is_held(nc->peer)) {
+        warn_report("COLO: nothing holds the output of '%s' until it is "
+                    "committed: add -object filter-output-commit,netdev=%s,"
+                    "queue=rx", nc->name, nc->peer->name);
+    }
+}
+
+void colo_net_warn_unprotected(void)
+{
+    qemu_foreach_nic(warn_unless_held, NULL);
+}

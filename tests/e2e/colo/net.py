@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Hosts made of network namespaces.
+
+          client              10.77.0.1
+            |
+          switch              a bridge; it learns where the guest's MAC is
+          /    \\
+       host a  host b         each a bridge with the tap of its QEMU
+          \\____/              10.78.0.1 -- 10.78.0.2, the COLO link
+
+enter() first moves the whole process into namespaces of its own: network,
+mounts and processes, and a user namespace unless it runs as root.  So nothing
+can reach any other network, and when the process ends, for whatever reason,
+the kernel ends what it started and takes the interfaces away.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+CLIENT_ADDRESS = '10.77.0.1'
+GUEST_ADDRESS = '10.77.0.10'
+GUEST_PREFIX = 24
+LINK_ADDRESS = {'a': '10.78.0.1', 'b': '10.78.0.2'}
+LINK_PREFIX = 24
+TAP = 'tap0'
+COMMAND_SECONDS = 20
+
+_CLONE_NEWNS = 0x00020000
+_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWPID = 0x20000000
+_CLONE_NEWNET = 0x40000000
+_MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
+_MS_REC_PRIVATE = 0x4000 | 0x40000
+_PR_SET_PDEATHSIG = 1
+_SI_KERNEL = 0x80
+
+_entered = False
+
+
+class NetError(Exception):
+    """The hosts cannot be made; the text is one line that says why."""
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> None:
+    if result < 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise NetError(f'{what}: {reason}; run as root, or permit user '
+                       'namespaces')
+
+
+def _mount(source: str, target: str, kind: str, flags: int) -> None:
+    _check(_libc().mount(source.encode(), target.encode(), kind.encode(),
+                         ctypes.c_ulong(flags), None), f'mount {target}')
+
+
+def _be_parent(child: int) -> NoReturn:
+    """Wait for the process inside and end as it ends."""
+    while True:
+        info = signal.sigwaitinfo({signal.SIGCHLD, signal.SIGINT,
+                                   signal.SIGTERM, signal.SIGHUP})
+        if info.si_signo == signal.SIGCHLD:
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                code = os.waitstatus_to_exitcode(status)
+                os._exit(code if code >= 0 else 128 - code)
+        elif (info.si_signo == signal.SIGINT and
+              info.si_code == _SI_KERNEL):
+            pass        # from the terminal: the process inside got it too
+        else:
+            os.kill(child, info.si_signo)
+
+
+def _on_signal(number: int, _frame: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def enter() -> None:
+    """Go on inside new namespaces; the caller has no threads yet.
+
+    The process that called stays outside and waits; the one that returns from
+    here is process 1 inside.
+    """
+    global _entered
+    if _entered:
+        return
+    libc = _libc()
+    flags = _CLONE_NEWNET | _CLONE_NEWNS | _CLONE_NEWPID
+    uid, gid = os.geteuid(), os.getegid()
+    if uid:
+        flags |= _CLONE_NEWUSER
+    if not os.access('/dev/net/tun', os.R_OK | os.W_OK):
+        raise NetError('no access to /dev/net/tun, which tap devices need')
+    sys.stdout.flush()
+    _check(libc.unshare(flags), 'unshare')
+    if uid:
+        Path('/proc/self/setgroups').write_text('deny', encoding='ascii')
+        Path('/proc/self/uid_map').write_text(f'0 {uid} 1', encoding='ascii')
+        Path('/proc/self/gid_map').write_text(f'0 {gid} 1', encoding='ascii')
+    handled = {signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, handled)
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(ours)
+        os.write(theirs, b'.')
+        _be_parent(child)
+    os.close(theirs)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.read(ours, 1) != b'.':
+        os._exit(1)             # the parent died before it could be watched
+    os.close(ours)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    signal.signal(signal.SIGTERM, _on_signal)
+    signal.signal(signal.SIGHUP, _on_signal)
+    _check(libc.mount(b'none', b'/', None, ctypes.c_ulong(_MS_REC_PRIVATE),
+                      None), 'mount /')
+    _mount('proc', '/proc', 'proc', _MS_NOSUID_NODEV_NOEXEC)
+    _mount('tmpfs', '/run', 'tmpfs', _MS_NOSUID_NODEV_NOEXEC)
+    _entered = True
+
+
+def _command(*args: str) -> None:
+    try:
+        done = subprocess.run(args, stdin=subprocess.DEVNULL, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              timeout=COMMAND_SECONDS, check=False)
+    except FileNotFoundError:
+        raise NetError(f'no program {args[0]} here (Debian: iproute2, '
+                       'util-linux)') from None
+    if done.returncode:
+        raise NetError(f'{" ".join(args)}: {done.stdout.strip()}')
+
+
+class Hosts:
+    """The four namespaces: 'a' and 'b' are the hosts, 'client', 'switch'."""
+
+    names = ('a', 'b', 'switch', 'client')
+
+    def __init__(self) -> None:
+        if not _entered:
+            raise NetError('net.enter() comes first')
+        for name in self.names:
+            _command('ip', 'netns', 'add', name)
+            self.ip(name, 'link', 'set', 'lo', 'up')
+        self._bridge('switch')
+        for name in ('a', 'b'):
+            self._bridge(name)
+            self._tap(name)
+            self._cable(name, 'up0', 'switch', f'to-{name}')
+            self._port(name, 'up0')
+            self._port('switch', f'to-{name}')
+        self._cable('client', 'eth0', 'switch', 'to-client')
+        self._port('switch', 'to-client')
+        self._address('client', 'eth0', CLIENT_ADDRESS, GUEST_PREFIX)
+        self._cable('a', 'colo0', 'b', 'colo0')
+        for name, address in LINK_ADDRESS.items():
+            self._address(name, 'colo0', address, LINK_PREFIX)
+
+    def close(self) -> None:
+        """Take the namespaces away; their processes have ended before."""
+        for name in self.names:
+            _command('ip', 'netns', 'del', name)
+
+    def __enter__(self) -> Hosts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ip(self, name: str, *args: str) -> None:
+        _command('ip', '-n', name, *args)
+
+    def argv(self, name: str, *args: str | Path) -> list[str]:
+        """The command line that runs @args on that host, as one process."""
+        return ['nsenter', f'--net=/run/netns/{name}', '--',
+                *(str(arg) for arg in args)]
+
+    def _bridge(self, name: str) -> None:
+        self.ip(name, 'link', 'add', 'br0', 'type', 'bridge', 'stp_state', '0',
+                'forward_delay', '0', 'mcast_snooping', '0')
+        self.ip(name, 'link', 'set', 'br0', 'addrgenmode', 'none', 'up')
+
+    def _tap(self, name: str) -> None:
+        """A tap that outlives its QEMU, so that the next one finds it."""
+        self.ip(name, 'tuntap', 'add', 'dev', TAP, 'mode', 'tap', 'vnet_hdr')
+        self._port(name, TAP)
+
+    def _cable(self, one: str, dev: str, other: str, peer: str) -> None:
+        self.ip(one, 'link', 'add', dev, 'type', 'veth', 'peer', 'name', peer,
+                'netns', other)
+
+    def _port(self, name: str, dev: str) -> None:
+        self.ip(name, 'link', 'set', dev, 'master', 'br0', 'addrgenmode',
+                'none', 'up')
+
+    def _address(self, name: str, dev: str, address: str, prefix: int) -> None:
+        self.ip(name, 'link', 'set', dev, 'addrgenmode', 'none', 'up')
+        self.ip(name, 'address', 'add', f'{address}/{prefix}', 'dev', dev)
+
+    def cut_link(self) -> None:
+        """Between the hosts only; both keep their clients."""
+        self.ip('a', 'link', 'set', 'colo0', 'down')
+
+    def mend_link(self) -> None:
+        self.ip('a', 'link', 'set', 'colo0', 'up')
+
+    def cut_uplink(self, name: str) -> None:
+        """As if that host's port of the switch went dark."""
+        self.ip('switch', 'link', 'set', f'to-{name}', 'down')
+
+    def mend_uplink(self, name: str) -> None:
+        self.ip('switch', 'link', 'set', f'to-{name}', 'up')
+
+    def limit_link(self, mbit: float) -> None:
+        """No more than so many Mbit/s between the hosts, in each direction."""
+        burst = max(int(mbit * 1000000 / 8 / 100), 65536)
+        for name in ('a', 'b'):
+            _command('tc', '-n', name, 'qdisc', 'replace', 'dev', 'colo0',
+                     'root', 'tbf', 'rate', f'{int(mbit * 1000)}kbit', 'burst',
+                     str(burst), 'latency', '200ms')
+
+    def unlimit_link(self) -> None:
+        for name in ('a', 'b'):
+            _command('tc', '-n', name, 'qdisc', 'del', 'dev', 'colo0', 'root')

@@ -1,0 +1,380 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""QEMU processes on the hosts, and protected pairs of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from . import client, guest, net, product
+from .qmp import Monitor, QmpClosed, QmpError, QmpTimeout
+
+MAC = '52:54:00:c0:10:01'
+COLO_PORT = 7700
+BOOT_SECONDS = 90.0         # under TCG beside other work it has taken 20
+PROTECT_SECONDS = 60.0
+FAILOVER_SECONDS = 15.0
+EXIT_SECONDS = 15.0
+KVM_PROBE_SECONDS = 6.0
+FIRMWARE = ('/usr/share/qemu', '/usr/share/seabios', '/usr/lib/ipxe/qemu')
+CMDLINE = ('console=ttyS0 quiet no_timer_check mitigations=off '
+           'memhp_default_state=online')
+
+
+class VmError(Exception):
+    """A VM did not do what it was started for."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What both sides of a pair are made of."""
+    binary: Path
+    image: guest.Image
+    accel: str = 'tcg'
+    machine: str = 'pc'
+    memory: str = '512'
+    cpus: int = 1
+    gate: bool = True           # hold output until its checkpoint is committed
+    verify: bool = False        # compare all RAM at each checkpoint
+    nic: str = ''               # more properties of the NIC
+    extra: tuple[str, ...] = field(default=())
+    cmdline: str = ''
+
+    def argv(self) -> list[str]:
+        pc_bios = self.binary.resolve().parent / 'pc-bios'
+        args = [str(self.binary)]
+        for path in (pc_bios, *map(Path, FIRMWARE)):
+            if path.is_dir():
+                args += ['-L', str(path)]
+        nic = f'virtio-net-pci,netdev=hn0,mac={MAC}'
+        if 'romfile' not in self.nic:
+            nic += ',romfile='
+        if self.nic:
+            nic += f',{self.nic}'
+        args += ['-no-user-config', '-nodefaults', '-display', 'none',
+                 '-msg', 'timestamp=on',
+                 '-machine', self.machine, '-accel', self.accel,
+                 '-m', self.memory, '-smp', str(self.cpus),
+                 '-kernel', str(self.image.kernel),
+                 '-initrd', str(self.image.initrd),
+                 '-append', f'{CMDLINE} colo.ip={net.GUEST_ADDRESS}/'
+                 f'{net.GUEST_PREFIX} {self.cmdline}'.strip(),
+                 '-netdev', f'tap,id=hn0,ifname={net.TAP},script=no,'
+                 'downscript=no', '-device', nic]
+        if self.gate:
+            args += ['-object', f'{product.GATE_TYPE},id=oc0,netdev=hn0,'
+                     'queue=rx']
+        if self.verify:
+            args += ['-global', product.VERIFY_RAM]
+        return args + list(self.extra)
+
+
+class Vm:
+    """One QEMU on one host, started when made."""
+
+    def __init__(self, hosts: net.Hosts, host: str, machine: Machine,
+                 run: Path, incoming: bool = False):
+        self.host = host
+        self.machine = machine
+        self.serial = run / f'serial-{host}.log'
+        self.log = run / f'qemu-{host}.log'
+        self.fenced = False
+        socket = run / f'qmp-{host}.sock'
+        socket.unlink(missing_ok=True)
+        args = machine.argv()
+        args += ['-name', f'colo-{host}',
+                 '-chardev', f'file,id=ser0,path={self.serial}',
+                 '-serial', 'chardev:ser0',
+                 '-qmp', f'unix:{socket},server=on,wait=off']
+        if incoming:
+            args += ['-incoming', 'defer']
+        with open(self.log, 'wb') as log:
+            self.process = subprocess.Popen(
+                hosts.argv(host, *args), stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT)
+        try:
+            self.monitor = Monitor(socket, self._must_live)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _must_live(self) -> None:
+        if self.process.poll() is not None:
+            raise VmError(f'QEMU on {self.host} ended: {self.last_words()}')
+
+    def last_words(self) -> str:
+        text = self.log.read_text(errors='replace').strip()
+        lines = [line for line in text.splitlines() if line.strip()]
+        code = self.process.poll()
+        end = 'alive' if code is None else f'exit status {code}'
+        return f'{end}; {" | ".join(lines[-5:]) or "no output"}'
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        if hasattr(self, 'monitor'):
+            self.monitor.close()
+
+    def wait_exit(self, timeout: float = EXIT_SECONDS) -> int:
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise VmError(f'QEMU on {self.host} is still there after '
+                          f'{timeout} s') from None
+
+    def state(self) -> str:
+        """The letter of the process state, T when stopped by a signal."""
+        text = Path(f'/proc/{self.pid}/stat').read_text(encoding='ascii')
+        return text.rsplit(')', 1)[1].split()[0]
+
+    def rss_kib(self) -> int:
+        status = Path(f'/proc/{self.pid}/status').read_text(encoding='ascii')
+        for line in status.splitlines():
+            if line.startswith('VmRSS:'):
+                return int(line.split()[1])
+        raise VmError('no VmRSS')
+
+    def status(self) -> product.Status:
+        return product.status(self.monitor)
+
+    def run_state(self) -> str:
+        return str(self.monitor.execute('query-status')['status'])
+
+    def wait_run_state(self, wanted: str | tuple[str, ...],
+                       timeout: float) -> None:
+        self.monitor.wait_until('run state', 'query-status', 'status', wanted,
+                                timeout)
+
+    def load(self, state: Path) -> None:
+        """Load a guest that save() wrote, into a QEMU made with incoming."""
+        self.monitor.execute('migrate-incoming', {'uri': f'file:{state}'})
+        self.monitor.wait_until('load', 'query-migrate', 'status', 'completed',
+                                BOOT_SECONDS, never=('failed',))
+        self.wait_run_state('running', BOOT_SECONDS)
+
+    def save(self, state: Path) -> None:
+        self.monitor.execute('migrate', {'uri': f'file:{state}'})
+        self.monitor.wait_until('save', 'query-migrate', 'status', 'completed',
+                                BOOT_SECONDS, never=('failed',))
+
+    def wait_boot(self, timeout: float = BOOT_SECONDS) -> None:
+        """Until the guest's program says on the console that it is ready."""
+        deadline = time.monotonic() + timeout
+        while b'colo-guest: ready' not in self.serial.read_bytes():
+            self._must_live()
+            if time.monotonic() > deadline:
+                raise VmError(f'the guest on {self.host} did not boot within '
+                              f'{timeout} s')
+            time.sleep(0.02)
+
+
+class Pair:
+    """A primary and a secondary; each may be replaced by a new one."""
+
+    def __init__(self, hosts: net.Hosts, machine: Machine, run: Path):
+        self.hosts = hosts
+        self.machine = machine
+        self.run = run
+        self.primary: Vm | None = None
+        self.secondary: Vm | None = None
+
+    def __enter__(self) -> Pair:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for vm in (self.primary, self.secondary):
+            if vm:
+                vm.kill()
+        self.primary = self.secondary = None
+
+    def vm(self, side: str) -> Vm:
+        """'primary' or 'secondary'."""
+        vm = self.primary if side == 'primary' else self.secondary
+        if not vm:
+            raise VmError(f'there is no {side}')
+        return vm
+
+    def other(self, side: str) -> Vm:
+        return self.vm('secondary' if side == 'primary' else 'primary')
+
+    def start_primary(self, host: str = 'a', state: Path | None = None) -> Vm:
+        """Boot the guest, or load it from @state; ready when this returns."""
+        self.primary = Vm(self.hosts, host, self.machine, self.run,
+                          incoming=state is not None)
+        if state:
+            self.primary.load(state)
+        else:
+            self.primary.wait_boot()
+        return self.primary
+
+    def start_secondary(self, host: str = 'b') -> Vm:
+        self.secondary = Vm(self.hosts, host, self.machine, self.run,
+                            incoming=True)
+        return self.secondary
+
+    def begin_protection(self, **parameters: Any) -> None:
+        """Ask for it; parameters with _ for - (e.g. x_colo_timeout=1000)."""
+        primary, secondary = self.vm('primary'), self.vm('secondary')
+        capability = {'capabilities': [{'capability': product.CAPABILITY,
+                                        'state': True}]}
+        settings: dict[str, Any] = {product.PARAMETER_MODE: 'periodic'}
+        for key, value in parameters.items():
+            settings[key.replace('_', '-')] = value
+        uri = f'tcp:{net.LINK_ADDRESS[secondary.host]}:{COLO_PORT}'
+        for vm in (primary, secondary):
+            vm.monitor.execute('migrate-set-capabilities', capability)
+            vm.monitor.execute('migrate-set-parameters', settings)
+        secondary.monitor.execute('migrate-incoming', {'uri': uri})
+        primary.monitor.execute('migrate', {'uri': uri})
+
+    def wait_protected(self, timeout: float = PROTECT_SECONDS) -> None:
+        """Both sides in COLO and at least one checkpoint committed."""
+        primary, secondary = self.vm('primary'), self.vm('secondary')
+        for vm in (primary, secondary):
+            vm.monitor.wait_until('protection', 'query-migrate', 'status',
+                                  'colo', timeout,
+                                  never=('failed', 'completed', 'cancelled'))
+        self.wait_checkpoints(1, timeout)
+
+    def wait_checkpoints(self, count: int, timeout: float) -> product.Status:
+        """Until @count more checkpoints than now have been committed."""
+        vm = self.vm('primary')
+        goal = vm.status().checkpoints + count
+        deadline = time.monotonic() + timeout
+        while True:
+            status = vm.status()
+            if status.checkpoints >= goal:
+                return status
+            if status.mode != 'primary':
+                raise VmError(f'protection ended: {status.raw}')
+            if time.monotonic() > deadline:
+                raise VmError(f'{status.checkpoints} checkpoints and not '
+                              f'{goal} after {timeout} s, state '
+                              f'{status.state}')
+            time.sleep(0.01)
+
+    def protect(self, timeout: float = PROTECT_SECONDS,
+                **parameters: Any) -> None:
+        self.begin_protection(**parameters)
+        self.wait_protected(timeout)
+
+    def client(self, mode: str, **options: Any) -> client.Client:
+        """A client of the guest, connected."""
+        program = self.machine.image.client
+        running = client.Client(self.hosts, program, mode, **options)
+        return running.wait_connected(BOOT_SECONDS)
+
+    def control(self, command: str) -> str:
+        return client.control(self.hosts, self.machine.image.client, command)
+
+    def fence(self, side: str) -> None:
+        """What a cluster manager does first: make sure that side is dead."""
+        vm = self.vm(side)
+        vm.kill()
+        vm.fenced = True
+
+    def failover(self, side: str, timeout: float = FAILOVER_SECONDS) -> float:
+        """Tell @side to go on without its peer; how many seconds it took.
+
+        The command itself has a short deadline of its own: it must return at
+        once, whatever the peer's state.
+        """
+        vm = self.vm(side)
+        start = time.monotonic()
+        vm.monitor.execute(product.FAILOVER, timeout=3)
+        vm.wait_run_state('running', timeout)
+        return time.monotonic() - start
+
+
+def boot_once(hosts: net.Hosts, machine: Machine, run: Path) -> Path:
+    """A file with the state of a guest that has just booted.
+
+    Loading it takes a fraction of a second, booting takes several.
+    """
+    state = run / 'booted.state'
+    plain = replace(machine, gate=False, verify=False)
+    with Pair(hosts, plain, run) as pair:
+        vm = pair.start_primary()
+        pair.control('ping')
+        vm.save(state)
+    return state
+
+
+def rebuild(pair: Pair) -> None:
+    """After a failover: the survivor becomes the primary, a new QEMU on the
+    other host its secondary."""
+    survivor = pair.vm('primary')
+    if not survivor.alive():
+        survivor = pair.vm('secondary')
+    dead = 'b' if survivor.host == 'a' else 'a'
+    pair.primary, pair.secondary = survivor, None
+    pair.start_secondary(dead)
+
+
+def pick_accel(machine: Machine, run: Path, cache: Path) -> tuple[str, str]:
+    """'kvm' if a guest really runs under it here, else 'tcg'; and why.
+
+    A device node says little: under some nested hypervisors it opens and the
+    guest never executes.  The answer holds until the machine is booted anew.
+    """
+    if not os.access('/dev/kvm', os.R_OK | os.W_OK):
+        return 'tcg', 'no access to /dev/kvm'
+    boot = Path('/proc/sys/kernel/random/boot_id').read_text(encoding='ascii')
+    memo = cache / 'kvm-probe'
+    try:
+        known = memo.read_text(encoding='ascii').split()
+        if known[0] == boot.strip() and known[1] in ('kvm', 'tcg'):
+            return known[1], 'as probed before'
+    except (FileNotFoundError, IndexError):
+        pass
+    serial = run / 'serial-probe.log'
+    serial.write_bytes(b'')
+    probe = replace(machine, accel='kvm', gate=False, verify=False)
+    args = probe.argv()
+    at = args.index('-netdev')
+    args[at:at + 4] = ['-chardev', f'file,id=ser0,path={serial}',
+                       '-serial', 'chardev:ser0']
+    args[args.index('-append') + 1] = 'console=ttyS0 earlyprintk=ttyS0'
+    process = subprocess.Popen(args, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + KVM_PROBE_SECONDS
+    accel = 'tcg'
+    try:
+        while process.poll() is None and time.monotonic() < deadline:
+            # The first message from user space: timers and interrupts work
+            if b'colo-guest:' in serial.read_bytes():
+                accel = 'kvm'
+                break
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    memo.write_text(f'{boot.strip()} {accel}\n', encoding='ascii')
+    if accel == 'kvm':
+        return accel, 'a guest runs under it'
+    return accel, f'no guest ran under kvm within {KVM_PROBE_SECONDS:.0f} s'
+
+
+__all__ = ['Machine', 'Monitor', 'Pair', 'QmpClosed', 'QmpError', 'QmpTimeout',
+           'Vm', 'VmError', 'boot_once', 'pick_accel', 'rebuild', 'signal']
