@@ -112,41 +112,46 @@ bool colo_fault_alloc(Error **errp)
     return fault_pass("staging-alloc", errp);
 }
 
-static strList *fault_points(void)
+static ColoFaultPoint *new_point(char *name)
 {
-    strList *head = NULL, **tail = &head;
+    ColoFaultPoint *p = g_new0(ColoFaultPoint, 1);
+
+    p->name = name;
+    return p;
+}
+
+ColoFaultPointList *qmp_query_colo_fault_points(Error **errp)
+{
+    ColoFaultPointList *head = NULL, **tail = &head;
 
     for (int i = 0; i < ARRAY_SIZE(frame_senders); i++) {
         ColoFrameType t = frame_senders[i].type;
         bool p = frame_senders[i].from_primary;
 
-        QAPI_LIST_APPEND(tail, frame_point(COLO_MODE_PRIMARY, p, t));
-        QAPI_LIST_APPEND(tail, frame_point(COLO_MODE_SECONDARY, !p, t));
+        QAPI_LIST_APPEND(tail, new_point(frame_point(COLO_MODE_PRIMARY, p,
+                                                     t)));
+        QAPI_LIST_APPEND(tail, new_point(frame_point(COLO_MODE_SECONDARY, !p,
+                                                     t)));
     }
     for (int i = 0; i < COLO_PRIMARY_STATE__MAX; i++) {
-        QAPI_LIST_APPEND(tail, g_strdup_printf("primary-state-%s",
-                                               ColoPrimaryState_str(i)));
+        QAPI_LIST_APPEND(tail, new_point(
+            g_strdup_printf("primary-state-%s", ColoPrimaryState_str(i))));
     }
     for (int i = 0; i < COLO_SECONDARY_STATE__MAX; i++) {
-        QAPI_LIST_APPEND(tail, g_strdup_printf("secondary-state-%s",
-                                               ColoSecondaryState_str(i)));
+        QAPI_LIST_APPEND(tail, new_point(
+            g_strdup_printf("secondary-state-%s", ColoSecondaryState_str(i))));
     }
-    QAPI_LIST_APPEND(tail, g_strdup("staging-alloc"));
+    QAPI_LIST_APPEND(tail, new_point(g_strdup("staging-alloc")));
     return head;
-}
-
-strList *qmp_query_colo_fault_points(Error **errp)
-{
-    return fault_points();
 }
 
 void qmp_x_colo_fault_inject(const char *point, ColoFaultAction action,
                              bool has_skip, uint32_t skip, Error **errp)
 {
-    g_autoptr(strList) points = fault_points();
-    strList *p = points;
+    g_autoptr(ColoFaultPointList) points = qmp_query_colo_fault_points(NULL);
+    ColoFaultPointList *p = points;
 
-    while (p && strcmp(p->value, point)) {
+    while (p && strcmp(p->value->name, point)) {
         p = p->next;
     }
     if (!p) {

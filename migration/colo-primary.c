@@ -29,6 +29,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "qapi/error.h"
+#include "exec/target_page.h"
 #include "system/runstate.h"
 #include "migration/colo.h"
 #include "net/colo.h"

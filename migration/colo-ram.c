@@ -27,6 +27,7 @@
 #include "exec/ramblock.h"
 #include "exec/target_page.h"
 #include "block/thread-pool.h"
+#include "migration/misc.h"
 #include "ram.h"
 #include "colo-ram.h"
 #include "trace.h"
