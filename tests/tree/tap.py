@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, Tuple
 
 ROOT = Path(__file__).resolve().parents[2]
+SPDX = '# SPDX-License-Identifier: GPL-2.0-or-later\n'
 LONG = bool(os.environ.get('CHECK_LONG'))
 
 
@@ -90,9 +91,9 @@ class Project:
             self.write('build/base/' + name, text)
         self.write('build/base.json',
                    '{"version": "10.0.99", "origin": "test", "id": "1"}')
-        self.write('patches/removed', '# nothing\n')
+        self.write('patches/removed', SPDX)
         ran('git', 'init', '-q', cwd=self.top)
-        self.write('.gitignore', '/build/\n/origin/\n__pycache__/\n')
+        self.write('.gitignore', SPDX + '/build/\n/origin/\n__pycache__/\n')
 
     def write(self, name: str, text: str) -> None:
         path = self.top / name

@@ -142,11 +142,10 @@ def from_debian() -> None:
         die(f'{SUITE} has QEMU {release}, but the patches want {VERSION}.x: '
             + HINT)
     say(f'unpacking {dsc.name}')
-    new = BUILD / 'base.new'
-    remove(new)
+    new = down / 'tree'
     # apt has checked the hashes against the signed index.
     run('dpkg-source', '--no-check', '-x', dsc, new,
-        stdout=subprocess.DEVNULL)
+        cwd=down, stdout=subprocess.DEVNULL)
     install(new, f'Debian {SUITE}, {release}', digest([dsc.read_bytes()]),
             move=True)
     remove(down)

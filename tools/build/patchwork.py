@@ -56,6 +56,13 @@ def make_repository(where: Path) -> None:
     git('commit', '-q', '-m', f'QEMU {version}', cwd=where)
 
 
+def commit(message: str, cwd: Path = WORK) -> None:
+    """Commit all there is, if there is anything."""
+    git('add', '-A', '-f', cwd=cwd)
+    if git('status', '--porcelain', cwd=cwd):
+        git('commit', '-q', '-m', message, cwd=cwd)
+
+
 def take_out() -> None:
     """Commit the removals on the branch `base`."""
     removed = tree.read_removed(PATCHES / 'removed')
@@ -63,8 +70,7 @@ def take_out() -> None:
     for name in removed.files:
         (WORK / name).unlink()
     tree.take_functions_out(removed, WORK)
-    git('add', '-A', '-f')
-    git('commit', '-q', '--allow-empty', '-m', REMOVE_MESSAGE)
+    commit(REMOVE_MESSAGE)
 
 
 def am(patches: List[Path], cwd: Path = WORK) -> None:
