@@ -336,68 +336,79 @@ static bool secondary_load(ColoSession *s, const ColoTail *tail, Error **errp)
     return true;
 }
 
-static bool secondary_commit_and_load(ColoSession *s, uint64_t cut,
-                                      const ColoTail *tail, int64_t begin_ns,
-                                      uint64_t zero, Error **errp)
+/* A checkpoint on its way from the request to the load */
+typedef struct Arrival {
+    uint64_t cut;
+    ColoTail tail;
+    uint64_t zero_pages;
+    int64_t begin_ns;
+} Arrival;
+
+/* The commit has been sent: load, and take the figures down */
+static bool secondary_load_and_count(ColoSession *s, Arrival *a, Error **errp)
 {
-    Error *send_err = NULL;
     int64_t load_ns;
-    bool ok;
 
-    bql_lock();
-    s->committed = cut;
-    colo_set_secondary(s, COLO_SECONDARY_STATE_COMMITTED, "complete");
-    bql_unlock();
-    /* Whether or not the primary hears of it: this side has it */
-    colo_wire_send_buf(s->wire, COLO_FRAME_VMSTATE_RECEIVED, cut, NULL, 0,
-                       &send_err);
-
-    bql_lock();
+    BQL_LOCK_GUARD();
     load_ns = now_ns();
-    colo_history_add(&s->commit, load_ns - begin_ns);
+    colo_history_add(&s->commit, load_ns - a->begin_ns);
     colo_set_secondary(s, COLO_SECONDARY_STATE_LOADING, "committed");
-    ok = secondary_load(s, tail, errp);
-    if (ok && s->verify_ram && tail->has_hash) {
-        verify_ram(s, cut, tail);
-        bql_unlock();
-        colo_history_add(&s->load, now_ns() - load_ns);
-        s->epoch = cut;
-        s->checkpoints++;
-        s->pages += tail->npages;
-        s->zero_pages += zero;
-        s->bytes_sent = colo_wire_bytes_sent(s->wire);
-        s->bytes_received = colo_wire_bytes_received(s->wire);
-        s->staging_bytes = colo_staging_bytes(s->staging);
-        trace_colo_loaded(cut, tail->npages, zero, tail->device_len,
-                          (now_ns() - load_ns) / SCALE_US);
-    }
-    if (!ok) {
-        error_free(send_err);
+    if (!secondary_load(s, &a->tail, errp)) {
         s->cause = COLO_CAUSE_LOCAL;
         return false;
     }
-    if (send_err) {
-        error_propagate(errp, send_err);
+    if (s->verify_ram && a->tail.has_hash) {
+        verify_ram(s, a->cut, &a->tail);
+    }
+    load_ns = now_ns() - load_ns;
+    colo_history_add(&s->load, load_ns);
+    s->epoch = a->cut;
+    s->checkpoints++;
+    s->pages += a->tail.npages;
+    s->zero_pages += a->zero_pages;
+    s->bytes_sent = colo_wire_bytes_sent(s->wire);
+    s->bytes_received = colo_wire_bytes_received(s->wire);
+    s->staging_bytes = colo_staging_bytes(s->staging);
+    trace_colo_loaded(a->cut, a->tail.npages, a->zero_pages,
+                      a->tail.device_len, load_ns / SCALE_US);
+    return true;
+}
+
+static bool secondary_commit_and_load(ColoSession *s, Arrival *a,
+                                      Error **errp)
+{
+    g_autoptr(Error) send_err = NULL;
+
+    bql_lock();
+    s->committed = a->cut;
+    colo_set_secondary(s, COLO_SECONDARY_STATE_COMMITTED, "complete");
+    bql_unlock();
+
+    /* Whether or not the primary hears of it: this side has it */
+    colo_wire_send_buf(s->wire, COLO_FRAME_VMSTATE_RECEIVED, a->cut, NULL, 0,
+                       &send_err);
+    if (!secondary_load_and_count(s, a, errp)) {
         return false;
     }
-    return colo_wire_send_buf(s->wire, COLO_FRAME_VMSTATE_LOADED, cut, NULL,
-                              0, errp);
+    if (send_err) {
+        error_propagate(errp, g_steal_pointer(&send_err));
+        return false;
+    }
+    return colo_wire_send_buf(s->wire, COLO_FRAME_VMSTATE_LOADED, a->cut,
+                              NULL, 0, errp);
 }
 
 static bool secondary_checkpoint(ColoSession *s, Error **errp)
 {
-    uint64_t cut = s->epoch + 1;
-    uint64_t zero = 0;
-    int64_t begin_ns;
-    ColoTail tail;
+    Arrival a = { .cut = s->epoch + 1 };
 
-    if (!secondary_stand(s, cut, errp)) {
+    if (!secondary_stand(s, a.cut, errp)) {
         return false;
     }
-    begin_ns = now_ns();
-    if (!secondary_reply(s, cut, errp) ||
-        !secondary_receive(s, cut, &tail, &zero, errp) ||
-        !secondary_commit_and_load(s, cut, &tail, begin_ns, zero, errp)) {
+    a.begin_ns = now_ns();
+    if (!secondary_reply(s, a.cut, errp) ||
+        !secondary_receive(s, a.cut, &a.tail, &a.zero_pages, errp) ||
+        !secondary_commit_and_load(s, &a, errp)) {
         return false;
     }
     colo_staging_reset(s->staging);

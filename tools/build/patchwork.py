@@ -42,7 +42,8 @@ def base_key() -> str:
     removed = PATCHES / 'removed'
     return digest([base.stamp().get('id'),
                    removed.read_bytes() if removed.exists() else b'',
-                   Path(tree.cfunc.__file__).read_bytes()])
+                   Path(tree.cfunc.__file__).read_bytes(),
+                   Path(__file__).read_bytes()])
 
 
 def make_repository(where: Path) -> None:
