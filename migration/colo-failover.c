@@ -6,7 +6,7 @@
  *
  * A session is one thread on each side (the migration thread of the primary,
  * a thread of its own on the secondary) that follows the protocol.  It stops
- * for one of four causes (ColoCause):
+ * for one of these causes (ColoCause):
  *
  * - the peer is lost: the channel failed, the peer was silent for the whole
  *   timeout, or it broke the protocol.  Nobody can tell from here whether the
@@ -153,7 +153,7 @@ void colo_read_end(ColoSession *s, const ColoFrame *f, const char *stage,
             !colo_bye_decode(buf, f->length, &reason, errp)) {
             return;
         }
-        s->cause = COLO_CAUSE_PEER_ENDED;
+        s->cause = COLO_CAUSE_PEER_BYE;
         /* If this gets lost the peer finds out by itself */
         colo_wire_send_buf(s->wire, COLO_FRAME_BYE_ACK, s->epoch, NULL, 0,
                            NULL);
@@ -168,7 +168,7 @@ void colo_read_end(ColoSession *s, const ColoFrame *f, const char *stage,
         for (uint64_t i = 0; i < f->length; i++) {
             buf[i] = g_ascii_isprint(buf[i]) ? buf[i] : '?';
         }
-        s->cause = COLO_CAUSE_PEER_ENDED;
+        s->cause = COLO_CAUSE_PEER_ERROR;
         error_setg(errp, "the peer reports: %s", buf);
         return;
     default:

@@ -28,7 +28,8 @@ typedef enum ColoWish {
 typedef enum ColoCause {
     COLO_CAUSE_LOST,        /* channel, protocol or deadline: who lives? */
     COLO_CAUSE_WISH,        /* ColoSession.wish */
-    COLO_CAUSE_PEER_ENDED,  /* the peer says it is out, in order or not */
+    COLO_CAUSE_PEER_BYE,    /* the peer ended the session in order */
+    COLO_CAUSE_PEER_ERROR,  /* the peer says that it cannot go on */
     COLO_CAUSE_LOCAL,       /* this side cannot go on with the session */
 } ColoCause;
 
@@ -139,7 +140,7 @@ static inline ColoWish colo_wish(ColoSession *s)
  * colo_read_end: a frame in place of the expected one.  Session's thread.
  *
  * For BYE (which is acknowledged) and ERROR the cause becomes
- * COLO_CAUSE_PEER_ENDED; anything else is a fault of the peer.  Always sets
+ * COLO_CAUSE_PEER_*; anything else is a fault of the peer.  Always sets
  * @errp.
  */
 void colo_read_end(ColoSession *s, const ColoFrame *f, const char *stage,
@@ -152,6 +153,13 @@ void colo_read_end(ColoSession *s, const ColoFrame *f, const char *stage,
  * Returns true if the peer knows.  Session's thread, no BQL.
  */
 bool colo_say_bye(ColoSession *s, ColoByeReason reason, Error **errp);
+
+/* Did the peer say that it is out, and will not go live? */
+static inline bool colo_peer_is_out(ColoSession *s)
+{
+    return s->cause == COLO_CAUSE_PEER_BYE ||
+           s->cause == COLO_CAUSE_PEER_ERROR;
+}
 
 /* Tell the peer why this side cannot go on.  Session's thread, no BQL. */
 void colo_say_error(ColoSession *s, const Error *err);

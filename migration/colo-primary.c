@@ -523,11 +523,13 @@ static void primary_finish(ColoSession *s, Error *err)
         primary_alone(s, "failover", COLO_EXIT_REASON_REQUEST);
         return;
     }
-    if (s->cause == COLO_CAUSE_PEER_ENDED || !s->was_ready) {
+    if (colo_peer_is_out(s) || !s->was_ready) {
         /* It never goes live, or was never able to */
         error_report("COLO primary: going on without protection: %s",
                      error_get_pretty(err));
-        primary_alone(s, "the peer is out", COLO_EXIT_REASON_ERROR);
+        primary_alone(s, "the peer is out", s->cause == COLO_CAUSE_PEER_BYE
+                                            ? COLO_EXIT_REASON_REQUEST
+                                            : COLO_EXIT_REASON_ERROR);
         return;
     }
     colo_set_primary(s, COLO_PRIMARY_STATE_LOST, error_get_pretty(err));

@@ -454,7 +454,7 @@ static void secondary_finish(ColoSession *s, Error *err)
     }
 
     BQL_LOCK_GUARD();
-    if (s->cause == COLO_CAUSE_PEER_ENDED) {
+    if (colo_peer_is_out(s)) {
         error_report("COLO secondary: %s", error_get_pretty(err));
         colo_set_secondary(s, COLO_SECONDARY_STATE_ENDED,
                            "the primary is done");
@@ -495,6 +495,8 @@ static void secondary_end_bh(void *opaque)
     ColoSession *s = opaque;
     MigrationIncomingState *mis = migration_incoming_get_current();
     bool live = s->secondary == COLO_SECONDARY_STATE_LIVE;
+    bool in_order = s->cause == COLO_CAUSE_WISH ||
+                    s->cause == COLO_CAUSE_PEER_BYE;
 
     colo_ram_dirty_log_end();
     multifd_recv_shutdown();
@@ -507,10 +509,11 @@ static void secondary_end_bh(void *opaque)
         runstate_set(RUN_STATE_SHUTDOWN);
     }
     migrate_set_state(&mis->state, MIGRATION_STATUS_COLO,
-                      live ? MIGRATION_STATUS_COMPLETED
-                           : MIGRATION_STATUS_FAILED);
-    colo_report_exit(s, s->cause == COLO_CAUSE_WISH || live
-                        ? COLO_EXIT_REASON_REQUEST : COLO_EXIT_REASON_ERROR);
+                      live ? MIGRATION_STATUS_COMPLETED :
+                      in_order ? MIGRATION_STATUS_CANCELLED
+                               : MIGRATION_STATUS_FAILED);
+    colo_report_exit(s, in_order ? COLO_EXIT_REASON_REQUEST
+                                 : COLO_EXIT_REASON_ERROR);
     migration_incoming_disable_colo();
     migration_incoming_state_destroy();
 }

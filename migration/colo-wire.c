@@ -34,6 +34,7 @@ struct ColoWire {
     uint32_t timeout_ms;
     uint64_t bytes_sent;
     uint64_t bytes_received;
+    ColoFrame receiving;        /* whose payload is being read */
 
     /* Atomic */
     bool woken;
@@ -274,13 +275,20 @@ bool colo_wire_send_buf(ColoWire *w, ColoFrameType type, uint64_t epoch,
     return colo_wire_send(w, type, epoch, &iov, len ? 1 : 0, errp);
 }
 
+static bool wire_read_buf(ColoWire *w, void *buf, size_t len, Error **errp)
+{
+    struct iovec iov = { .iov_base = buf, .iov_len = len };
+
+    return wire_read_all(w, &iov, 1, errp);
+}
+
 bool colo_wire_recv(ColoWire *w, const char *stage, ColoFrame *f,
                     Error **errp)
 {
     ERRP_GUARD();
     uint8_t hdr[COLO_FRAME_HDR_LEN];
 
-    if (!colo_wire_recv_buf(w, hdr, sizeof(hdr), errp) ||
+    if (!wire_read_buf(w, hdr, sizeof(hdr), errp) ||
         !colo_frame_decode(hdr, f, errp) ||
         !colo_fault_frame(w->side, false, f->type, errp)) {
         error_prepend(errp, "waiting for %s: ", stage);
@@ -288,22 +296,30 @@ bool colo_wire_recv(ColoWire *w, const char *stage, ColoFrame *f,
     }
     trace_colo_wire_recv(f->epoch, COLOMode_str(w->side),
                          colo_frame_name(f->type), f->length);
+    w->receiving = *f;
     return true;
 }
 
 bool colo_wire_recv_iov(ColoWire *w, const struct iovec *iov, size_t niov,
                         Error **errp)
 {
+    ERRP_GUARD();
     g_autofree struct iovec *copy = g_memdup2(iov, niov * sizeof(*iov));
 
-    return wire_read_all(w, copy, niov, errp);
+    if (!wire_read_all(w, copy, niov, errp)) {
+        error_prepend(errp, "receiving '%s' of checkpoint %" PRIu64 ": ",
+                      colo_frame_name(w->receiving.type),
+                      w->receiving.epoch);
+        return false;
+    }
+    return true;
 }
 
 bool colo_wire_recv_buf(ColoWire *w, void *buf, size_t len, Error **errp)
 {
     struct iovec iov = { .iov_base = buf, .iov_len = len };
 
-    return len == 0 || wire_read_all(w, &iov, 1, errp);
+    return len == 0 || colo_wire_recv_iov(w, &iov, 1, errp);
 }
 
 bool colo_wire_skip(ColoWire *w, uint64_t len, Error **errp)
