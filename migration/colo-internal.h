@@ -104,11 +104,12 @@ bool colo_session_active(COLOMode side);
  */
 void colo_session_over(ColoSession *s);
 
-/* Participants of the primary, in the order they came.  BQL. */
+/* Call the participants, in the order they came.  BQL. */
 void colo_participants_arm(uint64_t epoch);
 void colo_participants_cut(uint64_t epoch);
 void colo_participants_commit(uint64_t cut);
 void colo_participants_open(void);
+void colo_participants_stand(bool standing);
 
 /*
  * colo_set_state: the only way to change the state of a side.  BQL.

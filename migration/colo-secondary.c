@@ -502,6 +502,7 @@ static void secondary_end_bh(void *opaque)
     multifd_recv_shutdown();
     colo_session_over(s);
 
+    colo_participants_stand(false);
     if (live) {
         secondary_go_live(s, mis);
     } else {
@@ -552,6 +553,7 @@ void colo_incoming_start(void)
     migrate_set_state(&mis->state, MIGRATION_STATUS_ACTIVE,
                       MIGRATION_STATUS_COLO);
     runstate_set(RUN_STATE_COLO);
+    colo_participants_stand(true);
     colo_set_secondary(s, COLO_SECONDARY_STATE_STARTING,
                        "first migration loaded");
     qemu_thread_create(&thread, MIGRATION_THREAD_DST_COLO, secondary_thread,

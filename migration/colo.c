@@ -113,6 +113,9 @@ void colo_participant_register(ColoParticipant *p)
         current->primary != COLO_PRIMARY_STATE_ALONE && p->arm) {
         p->arm(p, current->epoch);
     }
+    if (colo_session_active(COLO_MODE_SECONDARY) && p->stand) {
+        p->stand(p, true);
+    }
 }
 
 void colo_participant_unregister(ColoParticipant *p)
@@ -160,6 +163,17 @@ void colo_participants_open(void)
     QTAILQ_FOREACH(p, &participants, next) {
         if (p->open) {
             p->open(p);
+        }
+    }
+}
+
+void colo_participants_stand(bool standing)
+{
+    ColoParticipant *p;
+
+    QTAILQ_FOREACH(p, &participants, next) {
+        if (p->stand) {
+            p->stand(p, standing);
         }
     }
 }

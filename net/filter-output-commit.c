@@ -2,7 +2,7 @@
 /*
  * filter-output-commit: hold what the guest sends until it is committed.
  *
- * Primary; all of it under the BQL: the NIC's code (vCPUs, main loop) hands
+ * Both sides, all of it under the BQL: the NIC's code (vCPUs, main loop) hands
  * packets in, the migration thread announces cuts and commits.
  *
  * Theory of operation
@@ -16,6 +16,10 @@
  *   armed      packets are queued
  *   draining   the session is over: the queue empties, packets that come
  *              meanwhile go behind it
+ *   standing   on a secondary whose guest stands still: nothing passes.  What
+ *              arrives is read and dropped, so that after a failover the
+ *              guest does not get input that it has consumed before, on the
+ *              primary.  This needs queue=all, the default.
  *
  * The queue is bounded.  Past the bound a NIC that can be told to wait (it
  * gave a sent callback) gets 0 as answer: its packet is queued, and it sends
@@ -57,6 +61,7 @@ typedef enum OutputCommitState {
     OUTPUT_COMMIT_OFF,
     OUTPUT_COMMIT_ARMED,
     OUTPUT_COMMIT_DRAINING,
+    OUTPUT_COMMIT_STANDING,
 } OutputCommitState;
 
 typedef struct HeldPacket {
@@ -92,6 +97,7 @@ struct OutputCommit {
     uint64_t held;
     uint64_t released;
     uint64_t dropped;
+    uint64_t ignored;                   /* while standing */
     uint64_t max_queued_bytes;
 };
 
@@ -259,6 +265,12 @@ static void output_commit_open(ColoParticipant *p)
     output_commit_feed(oc);
 }
 
+static void output_commit_stand(ColoParticipant *p, bool standing)
+{
+    from_participant(p)->state = standing ? OUTPUT_COMMIT_STANDING
+                                          : OUTPUT_COMMIT_OFF;
+}
+
 /*
  * A NIC must not wait for us while its state is saved: complete its packet,
  * which is safe in the queue, before the VM stands still.
@@ -284,6 +296,10 @@ static ssize_t output_commit_receive_iov(NetFilterState *nf,
     size_t size = iov_size(iov, iovcnt);
     HeldPacket *p;
 
+    if (oc->state == OUTPUT_COMMIT_STANDING) {
+        oc->ignored++;
+        return size;
+    }
     if (oc->state == OUTPUT_COMMIT_OFF || sender == nf->netdev) {
         return 0;
     }
@@ -329,8 +345,8 @@ static void output_commit_setup(NetFilterState *nf, Error **errp)
 
     if (nf->direction == NET_FILTER_DIRECTION_TX) {
         error_setg(errp, "Parameter 'queue' is 'tx', what the guest receives: "
-                   "filter-output-commit needs 'rx', what the guest sends, "
-                   "or 'all'");
+                   "filter-output-commit needs 'all' (the default) or 'rx', "
+                   "what the guest sends");
         return;
     }
     if (!nf->on) {
@@ -411,6 +427,7 @@ static void output_commit_init(Object *obj)
         .cut = output_commit_cut,
         .commit = output_commit_commit,
         .open = output_commit_open,
+        .stand = output_commit_stand,
     };
     QSIMPLEQ_INIT(&oc->queue);
     object_property_add_uint64_ptr(obj, "held-packets", &oc->held,
@@ -418,6 +435,8 @@ static void output_commit_init(Object *obj)
     object_property_add_uint64_ptr(obj, "released-packets", &oc->released,
                                    OBJ_PROP_FLAG_READ);
     object_property_add_uint64_ptr(obj, "dropped-packets", &oc->dropped,
+                                   OBJ_PROP_FLAG_READ);
+    object_property_add_uint64_ptr(obj, "ignored-packets", &oc->ignored,
                                    OBJ_PROP_FLAG_READ);
     object_property_add_uint64_ptr(obj, "queued-packets", &oc->queued_packets,
                                    OBJ_PROP_FLAG_READ);
@@ -482,8 +501,8 @@ static void warn_unless_held(NICState *nic, void *opaque)
 
     if (nc->peer && !netdev_is_held(nc->peer)) {
         warn_report("COLO: nothing holds the output of '%s' until it is "
-                    "committed: add -object filter-output-commit,netdev=%s,"
-                    "queue=rx", nc->name, nc->peer->name);
+                    "committed: add -object filter-output-commit,netdev=%s",
+                    nc->name, nc->peer->name);
     }
 }
 

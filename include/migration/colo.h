@@ -24,11 +24,12 @@ enum {
 };
 
 /*
- * ColoParticipant: something that takes part in a checkpoint of the primary.
+ * ColoParticipant: something that takes part in checkpoints.
  *
- * Every callback is optional and runs under the BQL, in the migration thread
- * (arm, cut, commit, open) or in the thread that registers (arm, when a
- * session is already under way).  None of them may wait for the peer.
+ * Every callback is optional and runs under the BQL: on the primary in the
+ * migration thread, on the secondary in the main loop, and arm and stand also
+ * in the thread that registers when a session is already under way.  None of
+ * them may wait for the peer.
  */
 typedef struct ColoParticipant ColoParticipant;
 struct ColoParticipant {
@@ -44,6 +45,11 @@ struct ColoParticipant {
     void (*commit)(ColoParticipant *p, uint64_t cut);
     /* The session is over and this side lives on: hold nothing any more */
     void (*open)(ColoParticipant *p);
+    /*
+     * This is a secondary that stands still (@standing) or does so no longer:
+     * meanwhile nothing may reach its guest or come from it
+     */
+    void (*stand)(ColoParticipant *p, bool standing);
 
     QTAILQ_ENTRY(ColoParticipant) next;
 };

@@ -67,8 +67,7 @@ class Machine:
                  '-netdev', f'tap,id=hn0,ifname={net.TAP},script=no,'
                  'downscript=no', '-device', nic]
         if self.gate:
-            args += ['-object', f'{product.GATE_TYPE},id=oc0,netdev=hn0,'
-                     'queue=rx']
+            args += ['-object', f'{product.GATE_TYPE},id=oc0,netdev=hn0']
         if self.verify:
             args += ['-global', product.VERIFY_RAM]
         return args + list(self.extra)
