@@ -17,14 +17,14 @@ ReplicationState *replication_new(void *opaque, ReplicationOps *ops)
     assert(ops);
     rs->opaque = opaque;
     rs->ops = ops;
-    QLIST_INSERT_HEAD(&drivers, rs, node);
+    QLIST_INSERT_HEAD(&drivers, rs, next);
     return rs;
 }
 
 void replication_remove(ReplicationState *rs)
 {
     if (rs) {
-        QLIST_REMOVE(rs, node);
+        QLIST_REMOVE(rs, next);
         g_free(rs);
     }
 }
@@ -35,7 +35,7 @@ void replication_remove(ReplicationState *rs)
         ERRP_GUARD();                                       \
         ReplicationState *rs_, *next_;                      \
                                                             \
-        QLIST_FOREACH_SAFE(rs_, &drivers, node, next_) {    \
+        QLIST_FOREACH_SAFE(rs_, &drivers, next, next_) {    \
             if (rs_->ops->op) {                             \
                 rs_->ops->op(rs_, ## __VA_ARGS__, errp);    \
             }                                               \

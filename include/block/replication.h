@@ -14,40 +14,44 @@
 
 typedef struct ReplicationState ReplicationState;
 
-/*
- * What a driver does.  Each callback gets the state that replication_new()
- * returned and reports failure through @errp.
- */
+/* One callback each; they get what replication_new() returned */
+typedef void ReplicationCall(ReplicationState *drv, Error **errp);
+typedef void ReplicationStart(ReplicationState *drv, ReplicationMode role,
+                              Error **errp);
+typedef void ReplicationStop(ReplicationState *drv, bool failover,
+                             Error **errp);
+
+/* What a driver does; it leaves out what it has no use for */
 typedef struct ReplicationOps {
-    /* Begin to replicate in the role @mode */
-    void (*start)(ReplicationState *rs, ReplicationMode mode, Error **errp);
-    /* Both sides reached a checkpoint: the secondary forgets its own writes */
-    void (*checkpoint)(ReplicationState *rs, Error **errp);
     /* Has anything failed since the last checkpoint? */
-    void (*get_error)(ReplicationState *rs, Error **errp);
-    /* End; with @failover this side goes on with what it has */
-    void (*stop)(ReplicationState *rs, bool failover, Error **errp);
+    ReplicationCall *get_error;
+    /* Both sides reached a checkpoint: the secondary forgets its own writes */
+    ReplicationCall *checkpoint;
+    /* Begin to replicate as primary or secondary */
+    ReplicationStart *start;
+    /* End; after a failover this side goes on with what it has */
+    ReplicationStop *stop;
 } ReplicationOps;
 
 struct ReplicationState {
-    void *opaque;
+    QLIST_ENTRY(ReplicationState) next;
     ReplicationOps *ops;
-    QLIST_ENTRY(ReplicationState) node;
+    void *opaque;                       /* the driver's */
 };
-
-/* replication_new: register; @opaque is the driver's.  Never fails. */
-ReplicationState *replication_new(void *opaque, ReplicationOps *ops);
-
-/* replication_remove: unregister and free */
-void replication_remove(ReplicationState *rs);
 
 /*
  * Call every registered driver, in no particular order.  The first one that
  * fails ends the round and sets @errp.
  */
-void replication_start_all(ReplicationMode mode, Error **errp);
-void replication_do_checkpoint_all(Error **errp);
 void replication_get_error_all(Error **errp);
-void replication_stop_all(bool failover, Error **errp);
+void replication_do_checkpoint_all(Error **errp);
+void replication_start_all(ReplicationMode role, Error **errp);
+void replication_stop_all(bool after_failover, Error **errp);
+
+/* Unregister and free; NULL is none */
+void replication_remove(ReplicationState *drv);
+
+/* Register a driver.  Never fails. */
+ReplicationState *replication_new(void *opaque, ReplicationOps *driver_ops);
 
 #endif
