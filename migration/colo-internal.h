@@ -53,7 +53,7 @@ typedef struct ColoSession {
     RunState deferred_stop;             /* RUN_STATE__MAX: none */
     ColoRunState run_state;             /* secondary: of the guest */
     ColoByeReason end_reason;
-    QemuCond cond;                      /* with the BQL: wish, thread_done */
+    QemuCond cond;                      /* with the BQL: wish, end */
     bool thread_done;
 
     /* BQL: statistics */
@@ -103,6 +103,9 @@ bool colo_session_active(COLOMode side);
  * Frees what belongs to it; statistics stay.  Wakes colo_shutdown().
  */
 void colo_session_over(ColoSession *s);
+
+/* Is QEMU on its way out, without a main loop?  BQL. */
+bool colo_exiting(void);
 
 /* Call the participants, in the order they came.  BQL. */
 void colo_participants_arm(uint64_t epoch);

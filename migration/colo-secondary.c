@@ -498,6 +498,9 @@ static void secondary_end_bh(void *opaque)
     bool in_order = s->cause == COLO_CAUSE_WISH ||
                     s->cause == COLO_CAUSE_PEER_BYE;
 
+    if (colo_exiting()) {
+        return;
+    }
     colo_ram_dirty_log_end();
     multifd_recv_shutdown();
     colo_session_over(s);
@@ -527,7 +530,10 @@ static void *secondary_thread(void *opaque)
     rcu_register_thread();
     secondary_follow(s, &err);
     secondary_finish(s, err);
+    bql_lock();
+    qemu_cond_broadcast(&s->cond);
     migration_bh_schedule(secondary_end_bh, s);
+    bql_unlock();
     rcu_unregister_thread();
     return NULL;
 }

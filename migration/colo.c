@@ -43,6 +43,7 @@ static QTAILQ_HEAD(, ColoParticipant) participants =
     QTAILQ_HEAD_INITIALIZER(participants);
 static Notifier shutdown_notifier;
 static ShutdownCause shutdown_cause;
+static bool exiting;
 
 static void note_shutdown_cause(Notifier *n, void *opaque)
 {
@@ -324,10 +325,28 @@ bool colo_migration_cancel(void)
     return true;
 }
 
+bool colo_exiting(void)
+{
+    return exiting;
+}
+
+/*
+ * Has the session's thread said its last word?  On the secondary the main
+ * loop would do the rest, but there is none any more when QEMU exits.
+ */
+static bool session_settled(ColoSession *s)
+{
+    return s->thread_done ||
+           (s->side == COLO_MODE_SECONDARY &&
+            (s->secondary == COLO_SECONDARY_STATE_LIVE ||
+             s->secondary == COLO_SECONDARY_STATE_ENDED));
+}
+
 void colo_shutdown(void)
 {
     int64_t deadline_ms;
 
+    exiting = true;
     if (!current || current->thread_done) {
         return;
     }
@@ -336,7 +355,7 @@ void colo_shutdown(void)
 
     deadline_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
                   SHUTDOWN_TIMEOUTS * (int64_t)current->timeout_ms;
-    while (!current->thread_done) {
+    while (!session_settled(current)) {
         int64_t left_ms = deadline_ms - qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
 
         if (left_ms <= 0) {

@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One cell of the tables: start a pair, load it, read what came out.
+
+A pause is the time from the STOP event to the RESUME event of the primary's
+monitor, by the timestamps that QEMU puts into them.  Both implementations emit
+them at the same two places (system/cpus.c), so they are measured alike.
+
+A cell never raises for what a QEMU or a guest did: it says 'hung' when
+something did not come within its deadline, 'failed' when a QEMU ended or
+refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+from colo import client, net, qmp, vm
+
+from . import variants
+
+BOOT_DEADLINE = 240.0           # from the start of a pair until it is protected
+QUIET_SECONDS = 20.0            # no checkpoint for so long: hung
+WARM_CHECKPOINTS = 3            # before a measurement begins
+FILL_DEADLINE = 60.0
+CONNECT_SECONDS = 20.0
+IDLE_SECONDS = 25.0             # a client without a byte for so long: hung
+DRAIN_SECONDS = 45.0            # a client after the end of its run
+POLL_SECONDS = 0.2
+
+NET_TESTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ('echo', 'echo', {}),
+    ('bulk-out', 'bulk-out', {}),
+    ('bulk-in', 'bulk-in', {}),
+    ('http-small', 'http', {'path': '/small', 'connections': 4}),
+    ('http-64k', 'http', {'path': '/64k', 'connections': 4}),
+)
+
+Cell = dict[str, Any]
+
+
+class Hung(Exception):
+    """Something did not come within its deadline."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how much; the same for all variants."""
+    pause_seconds: float
+    net_seconds: float
+    pause_delay_ms: int
+    dirty_mib: tuple[int, ...]
+    fill_mib: int
+
+
+@contextlib.contextmanager
+def deadline(seconds: float, what: str) -> Iterator[None]:
+    """Whatever happens inside ends after @seconds, by Hung."""
+    def on_alarm(_number: int, _frame: object) -> None:
+        raise Hung(f'{what}: not done within {seconds:.0f} s')
+
+    before = signal.signal(signal.SIGALRM, on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def guarded(cell: Cell, work: Callable[[], None]) -> bool:
+    """Run @work; what went wrong goes into @cell.  False if something did."""
+    try:
+        work()
+        cell.setdefault('state', 'ok')
+    except (Hung, qmp.QmpTimeout, client.ClientError) as err:
+        cell.update(state='hung', why=str(err))
+    except (vm.VmError, qmp.QmpError, qmp.QmpClosed, OSError) as err:
+        cell.update(state='failed', why=str(err))
+    return bool(cell['state'] == 'ok')
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    """As the client program counts them."""
+    ordered = sorted(values)
+    count = len(ordered)
+    return {'p50': ordered[count // 2],
+            'p99': ordered[count - 1 - count // 100],
+            'max': ordered[-1]}
+
+
+class Pauses:
+    """The pauses of a primary, from its events, since this was made."""
+
+    def __init__(self, pair: variants.BenchPair):
+        self.pair = pair
+        self.monitor = pair.vm('primary').monitor
+        self.monitor.poll()
+        self.monitor.events.clear()
+        self.ms: list[float] = []
+        self._stopped: float | None = None
+        self._last = time.monotonic()
+
+    def take(self) -> None:
+        """Take in what has come; Hung if nothing has for too long."""
+        self.monitor.poll()
+        while self.monitor.events:
+            event = self.monitor.events.popleft()
+            stamp = event['timestamp']
+            at = stamp['seconds'] * 1e3 + stamp['microseconds'] / 1e3
+            if event['event'] == 'STOP':
+                self._stopped = at
+            elif event['event'] == 'RESUME' and self._stopped is not None:
+                self.ms.append(at - self._stopped)
+                self._stopped = None
+                self._last = time.monotonic()
+        for side in ('primary', 'secondary'):
+            if not self.pair.vm(side).alive():
+                raise vm.VmError(f'the {side} ended: '
+                                 f'{self.pair.vm(side).last_words()}')
+
+    def check(self) -> None:
+        """Hung if no checkpoint came for too long."""
+        quiet = time.monotonic() - self._last
+        if quiet > QUIET_SECONDS:
+            state = ('stands still' if self._stopped is not None
+                     else 'runs, but without checkpoints')
+            raise Hung(f'the guest {state} after {len(self.ms)} checkpoints')
+
+    def watch(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, POLL_SECONDS))
+            self.take()
+            self.check()
+
+    def wait(self, count: int) -> None:
+        """Until there are so many."""
+        while len(self.ms) < count:
+            time.sleep(POLL_SECONDS)
+            self.take()
+            self.check()
+
+
+def memory_kib(process: vm.Vm) -> dict[str, int]:
+    """Resident now and at its highest, of one QEMU."""
+    text = Path(f'/proc/{process.pid}/status').read_text(encoding='ascii')
+    fields = dict(line.split(':', 1) for line in text.splitlines())
+    return {name: int(fields[key].split()[0])
+            for name, key in (('now', 'VmRSS'), ('peak', 'VmHWM'))}
+
+
+def link_bytes(hosts: net.Hosts) -> int:
+    """Sent and received so far by host a on the link between the hosts."""
+    done = subprocess.run(
+        ['ip', '-n', 'a', '-s', '-j', 'link', 'show', 'dev', 'colo0'],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True,
+        timeout=net.COMMAND_SECONDS)
+    stats = json.loads(done.stdout)[0]['stats64']
+    return int(stats['tx']['bytes']) + int(stats['rx']['bytes'])
+
+
+def fill(pair: variants.BenchPair, mib: int) -> None:
+    """Have the guest write to so much of its memory once, so that the RAM of
+    all variants is in use alike."""
+    if not mib:
+        return
+    before = int(pair.control(f'dirty {mib}'))
+    end = time.monotonic() + FILL_DEADLINE
+    while int(pair.control(f'dirty {mib}')) <= before:
+        if time.monotonic() > end:
+            raise Hung(f'the guest did not write {mib} MiB within '
+                       f'{FILL_DEADLINE:.0f} s')
+        time.sleep(POLL_SECONDS)
+    pair.control('dirty 0')
+
+
+class Bench:
+    """Makes cells."""
+
+    def __init__(self, hosts: net.Hosts, run: Path, plan: Plan,
+                 machines: dict[str, variants.Machine]):
+        """@machines has one for each variant, by its key."""
+        self.hosts = hosts
+        self.run = run
+        self.plan = plan
+        self.machines = machines
+
+    def _pair(self, variant: variants.Variant) -> variants.BenchPair:
+        return variants.make_pair(self.hosts, variant,
+                                  self.machines[variant.key], self.run)
+
+    def pause(self, variant: variants.Variant, mib: int) -> Cell:
+        """How long checkpoints stop a guest that rewrites @mib."""
+        cell: Cell = {'kind': 'pause', 'variant': variant.key,
+                      'dirty_mib': mib}
+        with self._pair(variant) as pair:
+            guarded(cell, functools.partial(
+                self._pause, variant, pair, mib, cell))
+        return cell
+
+    def _pause(self, variant: variants.Variant, pair: variants.BenchPair,
+               mib: int, cell: Cell) -> None:
+        with deadline(BOOT_DEADLINE, 'start of the pair'):
+            primary = pair.start_primary()
+            fill(pair, self.plan.fill_mib)
+            cell['guest_kib'] = primary.rss_kib()
+            pair.protect_at(self.plan.pause_delay_ms)
+        seconds = self.plan.pause_seconds
+        with deadline(seconds + 4 * QUIET_SECONDS, 'measurement'):
+            if variant.protected:
+                Pauses(pair).wait(1)
+            pair.control(f'dirty {mib}')
+            if variant.protected:
+                self._pause_window(variant, pair, cell)
+            else:
+                time.sleep(1)
+                self._rounds(pair, mib, cell, lambda: time.sleep(seconds))
+
+    def _rounds(self, pair: variants.BenchPair, mib: int, cell: Cell,
+                work: Callable[[], None]) -> None:
+        """How often per second the guest got round during @work."""
+        before = int(pair.control(f'dirty {mib}'))
+        start = time.monotonic()
+        work()
+        after = int(pair.control(f'dirty {mib}'))
+        elapsed = time.monotonic() - start
+        if mib:
+            cell['rounds_per_s'] = (after - before) / elapsed
+
+    def _pause_window(self, variant: variants.Variant,
+                      pair: variants.BenchPair, cell: Cell) -> None:
+        mib = cell['dirty_mib']
+        warm = Pauses(pair)
+        warm.wait(WARM_CHECKPOINTS)
+        own_before = pair.own_statistics()
+        sent = link_bytes(self.hosts)
+        pauses = Pauses(pair)
+        self._rounds(pair, mib, cell,
+                     lambda: pauses.watch(self.plan.pause_seconds))
+        pauses.take()
+        sent = link_bytes(self.hosts) - sent
+        own = pair.own_statistics()
+        if not pauses.ms:
+            raise Hung('no checkpoint in the whole time')
+        count = len(pauses.ms)
+        cell['checkpoints'] = count
+        cell['pause_ms'] = percentiles(pauses.ms)
+        cell['link_bytes_per_checkpoint'] = sent / count
+        cell['primary_kib'] = memory_kib(pair.vm('primary'))
+        cell['secondary_kib'] = memory_kib(pair.vm('secondary'))
+        if variant.kind == 'ours':
+            self._own(own_before, own, cell)
+
+    def _own(self, before: dict[str, Any], after: dict[str, Any],
+             cell: Cell) -> None:
+        """What query-colo-status says; its times are of the whole session."""
+        count = after['checkpoints'] - before['checkpoints']
+        if count:
+            cell['own_bytes_per_checkpoint'] = (
+                after['bytes-sent'] - before['bytes-sent']) / count
+        for key in ('pause', 'commit'):
+            cell[f'own_{key}_ms'] = {
+                name: after[key][name] / 1000 for name in ('p50', 'p99', 'max')}
+        cell['staging_peak_bytes'] = after['staging-peak']
+        cell['staging_overflows'] = after['staging-overflows']
+
+    def network(self, variant: variants.Variant,
+                done: Callable[[Cell], None]) -> None:
+        """All that a client sees, at the mode's own delay; @done gets each
+        cell.  After a hang the next test gets a new pair."""
+        pair = self._pair(variant)
+        try:
+            for name, mode, options in NET_TESTS:
+                cell: Cell = {'kind': 'net', 'variant': variant.key,
+                              'test': name}
+                if not guarded(cell, functools.partial(
+                        self._network, variant, pair, mode, options, cell)):
+                    pair.close()
+                done(cell)
+        finally:
+            pair.close()
+
+    def _network(self, variant: variants.Variant, pair: variants.BenchPair,
+                 mode: str, options: dict[str, Any], cell: Cell) -> None:
+        if not pair.primary:
+            with deadline(BOOT_DEADLINE, 'start of the pair'):
+                pair.start_primary()
+                pair.protect_at(None)
+                pair.control('ping')
+        self._client(variant, pair, mode, options, cell)
+
+    def _client(self, variant: variants.Variant, pair: variants.BenchPair,
+                mode: str, options: dict[str, Any], cell: Cell) -> None:
+        seconds = self.plan.net_seconds
+        pauses = Pauses(pair) if variant.protected else None
+        running = client.Client(
+            self.hosts, pair.machine.image.client, mode, seconds=seconds,
+            connect_seconds=CONNECT_SECONDS, idle_seconds=IDLE_SECONDS,
+            **options)
+        try:
+            with deadline(seconds + CONNECT_SECONDS + DRAIN_SECONDS, mode):
+                running.wait_connected(CONNECT_SECONDS + 1)
+                end = running.wait_end(seconds + DRAIN_SECONDS)
+        finally:
+            running.kill()
+        self._take_summary(end, cell)
+        if pauses:
+            with deadline(QUIET_SECONDS, 'monitor'):
+                pauses.take()
+            cell['checkpoints'] = len(pauses.ms)
+            if pauses.ms:
+                cell['pause_ms'] = percentiles(pauses.ms)
+
+    @staticmethod
+    def _take_summary(end: dict[str, Any], cell: Cell) -> None:
+        """The numbers of the client's last line."""
+        if 'bytes' in end and end.get('seconds'):
+            cell['mb_per_s'] = end['bytes'] / end['seconds'] / 1e6
+        if 'per_second' in end:
+            cell['per_second'] = end['per_second']
+        if end.get('p50_us') is not None:
+            cell['latency_ms'] = {name: end[f'{name}_us'] / 1000
+                                  for name in ('p50', 'p99', 'max')}
+        cell['longest_gap_ms'] = end.get('longest_gap_us', 0) / 1000
+        if not end['intact']:
+            nothing = not (end.get('bytes') or end.get('count'))
+            if nothing or end['why'] in ('nothing for too long',
+                                         'no end from the guest'):
+                raise Hung(f'client: {end["why"]}')
+            raise vm.VmError(f'client: {end["why"]}')

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The tables as text."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from .measure import NET_TESTS, Cell
+from .variants import VARIANTS, Variant
+
+MIB = 1 << 20
+TITLES = {
+    'echo': 'request/response, 64 bytes, one at a time',
+    'bulk-out': 'bulk out of the guest',
+    'bulk-in': 'bulk into the guest',
+    'http-small': 'HTTP, 6 bytes, 4 connections',
+    'http-64k': 'HTTP, 64 KiB, 4 connections',
+}
+
+
+def number(value: float | None) -> str:
+    """Three digits that matter."""
+    if value is None:
+        return '-'
+    for limit, digits in ((100, 0), (10, 1)):
+        if abs(value) >= limit:
+            return f'{value:.{digits}f}'
+    return f'{value:.2f}'
+
+
+def label(variant: Variant) -> str:
+    return f'{variant.title} ({variant.mode})' if variant.mode \
+        else variant.title
+
+
+def find(cells: list[Cell], **wanted: Any) -> Cell | None:
+    """The cell that has all of @wanted."""
+    for cell in cells:
+        if all(cell.get(key) == value for key, value in wanted.items()):
+            return cell
+    return None
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Columns as wide as need be, the first to the left."""
+    widths = [max(len(row[i]) for row in [head, *rows])
+              for i in range(len(head))]
+    lines = []
+    for row in [head, ['-' * width for width in widths], *rows]:
+        lines.append('  '.join(
+            text.ljust(width) if i == 0 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths))).rstrip())
+    return lines
+
+
+def _triple(cell: Cell, key: str) -> list[str]:
+    values = cell.get(key, {})
+    return [number(values.get(name)) for name in ('p50', 'p99', 'max')]
+
+
+def _pad(first: str, state: str, columns: int) -> list[str]:
+    """The row of a cell that has no numbers."""
+    return [first, state, *[''] * (columns - 2)]
+
+
+def _mib(value: float | None) -> str:
+    return number(None if value is None else value / MIB)
+
+
+PAUSE_HEAD = ['', 'pause p50', 'p99', 'max', 'count', 'MiB/checkpoint',
+              'RAM used', 'secondary', 'its peak', 'work']
+
+
+def _pause_row(variant: Variant, cell: Cell, alone: Cell | None) -> list[str]:
+    if cell['state'] != 'ok':
+        return _pad(label(variant), cell['state'], len(PAUSE_HEAD))
+    secondary = cell.get('secondary_kib', {})
+    rounds = cell.get('rounds_per_s')
+    base = (alone or {}).get('rounds_per_s')
+    guest = cell['guest_kib'] / 1024
+    return [label(variant), *_triple(cell, 'pause_ms'),
+            str(cell.get('checkpoints', '-')),
+            _mib(cell.get('link_bytes_per_checkpoint')), f'{guest:.0f}',
+            *(f'{secondary[name] / 1024:.0f}' if secondary else '-'
+              for name in ('now', 'peak')),
+            '-' if not rounds or not base else f'{100 * rounds / base:.0f} %']
+
+
+def pause(cells: list[Cell], shown: list[Variant], sizes: tuple[int, ...],
+          delay_ms: int) -> list[str]:
+    """One block for each size of the rewritten memory."""
+    lines = [f'PAUSES of the guest in ms, a checkpoint every {delay_ms} ms',
+             '',
+             'From the STOP to the RESUME event of the primary\'s monitor.  '
+             'MiB/checkpoint: on the',
+             'wire between the hosts, both ways.  RAM used: MiB resident of '
+             'the primary\'s QEMU',
+             'before it is protected; secondary: of the secondary\'s QEMU, at '
+             'the end and at its',
+             'peak.  Work: rewrites that the guest got done, against alone.']
+    for size in sizes:
+        rows = []
+        alone = find(cells, kind='pause', variant='alone', dirty_mib=size)
+        for variant in shown:
+            cell = find(cells, kind='pause', variant=variant.key,
+                        dirty_mib=size)
+            if cell and (variant.protected or cell['state'] != 'ok'):
+                rows.append(_pause_row(variant, cell, alone))
+        what = f'a guest that rewrites {size} MiB every 100 ms' if size \
+            else 'an idle guest'
+        lines += ['', f'{what}:', *_table(PAUSE_HEAD, rows)]
+        if alone and alone.get('rounds_per_s'):
+            lines.append(f'(alone it gets {alone["rounds_per_s"]:.1f} of 10 '
+                         'rewrites done a second)')
+        lines += _ratios(cells, size)
+    return lines
+
+
+def _ratios(cells: list[Cell], size: int) -> list[str]:
+    ours = find(cells, kind='pause', variant='ours', dirty_mib=size)
+    if not ours or ours['state'] != 'ok':
+        return []
+    lines = []
+    for variant in VARIANTS:
+        cell = find(cells, kind='pause', variant=variant.key, dirty_mib=size)
+        if variant.kind != 'stock' or not cell or cell['state'] != 'ok':
+            continue
+        ratios = {name: cell['pause_ms'][name] / ours['pause_ms'][name]
+                  for name in ('p50', 'p99')}
+        lines.append(f'{variant.title} / ours: p50 {ratios["p50"]:.1f}, '
+                     f'p99 {ratios["p99"]:.1f}')
+    return lines
+
+
+def own(cells: list[Cell], sizes: tuple[int, ...]) -> list[str]:
+    """What our query-colo-status says of the same sessions."""
+    head = ['MiB rewritten', 'pause p50', 'p99', 'max', 'commit p50', 'p99',
+            'max', 'MiB/checkpoint', 'staging peak MiB', 'overflows']
+    rows = []
+    for size in sizes:
+        cell = find(cells, kind='pause', variant='ours', dirty_mib=size)
+        if cell and 'own_pause_ms' in cell:
+            rows.append([str(size), *_triple(cell, 'own_pause_ms'),
+                         *_triple(cell, 'own_commit_ms'),
+                         _mib(cell.get('own_bytes_per_checkpoint')),
+                         _mib(cell.get('staging_peak_bytes')),
+                         str(cell['staging_overflows'])])
+    if not rows:
+        return []
+    return ['', 'Ours by its own count (query-colo-status, whole sessions, '
+            'ms):', *_table(head, rows)]
+
+
+def _share(cell: Cell, alone: Cell | None, key: str) -> str:
+    if not alone or not alone.get(key) or key not in cell:
+        return ''
+    return f'{100 * cell[key] / alone[key]:.0f} %'
+
+
+def _latency_row(variant: Variant, cell: Cell,
+                 alone: Cell | None) -> list[str]:
+    return [label(variant), number(cell.get('per_second')),
+            _share(cell, alone, 'per_second'), *_triple(cell, 'latency_ms'),
+            *_checkpoints(cell)]
+
+
+def _bulk_row(variant: Variant, cell: Cell, alone: Cell | None) -> list[str]:
+    return [label(variant), number(cell.get('mb_per_s')),
+            _share(cell, alone, 'mb_per_s'),
+            number(cell.get('longest_gap_ms')), *_checkpoints(cell)]
+
+
+def _checkpoints(cell: Cell) -> list[str]:
+    if 'checkpoints' not in cell:
+        return ['-', '-']
+    return [str(cell['checkpoints']),
+            number(cell.get('pause_ms', {}).get('p50'))]
+
+
+LATENCY_HEAD = ['', 'per s', 'of alone', 'p50 ms', 'p99', 'max', 'checkpoints',
+                'pause p50']
+BULK_HEAD = ['', 'MB/s', 'of alone', 'longest gap ms', 'checkpoints',
+             'pause p50']
+
+
+def network(cells: list[Cell], shown: list[Variant]) -> list[str]:
+    """One block for each kind of client."""
+    delays = ', '.join(f'{variant.title} {variant.default_delay}'
+                       for variant in shown if variant.protected)
+    lines = ['CLIENTS, checkpoints at the modes\' own delays: '
+             f'{delays or "none"}']
+    for test, mode, _ in NET_TESTS:
+        head, make = (BULK_HEAD, _bulk_row) if mode.startswith('bulk') else \
+            (LATENCY_HEAD, _latency_row)
+        rows = _network_rows(cells, shown, test, head, make)
+        if rows:
+            lines += ['', f'{TITLES[test]}:', *_table(head, rows)]
+    return lines
+
+
+def _network_rows(cells: list[Cell], shown: list[Variant], test: str,
+                  head: list[str],
+                  make: Callable[[Variant, Cell, Cell | None], list[str]]
+                  ) -> list[list[str]]:
+    alone = find(cells, kind='net', variant='alone', test=test)
+    rows = []
+    for variant in shown:
+        cell = find(cells, kind='net', variant=variant.key, test=test)
+        if not cell:
+            continue
+        if cell['state'] == 'ok':
+            rows.append(make(variant, cell, alone))
+        else:
+            rows.append(_pad(label(variant), cell['state'], len(head)))
+    return rows
+
+
+def troubles(cells: list[Cell]) -> list[str]:
+    """What the words 'hung' and 'failed' in the tables stand for."""
+    lines = []
+    for cell in cells:
+        if cell['state'] != 'ok':
+            what = cell.get('test', f'{cell.get("dirty_mib")} MiB')
+            lines.append(f'{cell["variant"]}, {what}: {cell["state"]}: '
+                         f'{cell["why"]}')
+    return ['', 'What did not work:', *lines] if lines else []

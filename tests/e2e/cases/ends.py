@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A session ends in order: nobody goes live who must not."""
+
+from __future__ import annotations
+
+from colo import client, product, vm
+
+from .registry import (Context, check, check_intact, test, wait_for,
+                       wait_lines)
+
+ENDED_SECONDS = 15.0
+
+
+def check_ended(secondary: vm.Vm) -> None:
+    """The secondary knows, stands, and refuses to take over."""
+    secondary.wait_run_state('shutdown', ENDED_SECONDS)
+    event = secondary.monitor.wait_event(product.EVENT_EXIT, ENDED_SECONDS)
+    check(event['data'] == {'mode': 'secondary', 'reason': 'request'},
+          f'COLO_EXIT says {event["data"]}')
+    check(secondary.status().state == 'ended', 'state of the secondary')
+    try:
+        secondary.monitor.execute(product.FAILOVER)
+    except Exception as err:    # noqa: B902
+        check('no COLO session' in str(err), str(err))
+    else:
+        check(False, 'the secondary took a failover after an orderly end')
+    check(secondary.run_state() == 'shutdown', 'the secondary went live')
+
+
+@test('/colo/e2e/end/quit-primary')
+def quit_primary(ctx: Context) -> None:
+    with ctx.pair() as pair:
+        ctx.protected(pair)
+        pair.vm('primary').monitor.execute('quit')
+        check(pair.vm('primary').wait_exit() == 0, 'exit status')
+        check_ended(pair.vm('secondary'))
+
+
+@test('/colo/e2e/end/guest-poweroff')
+def poweroff(ctx: Context) -> None:
+    with ctx.pair() as pair:
+        ctx.protected(pair)
+        try:
+            pair.control('poweroff')
+        except client.ClientError:
+            pass        # its answer and its end race
+        check(pair.vm('primary').wait_exit(30) == 0, 'exit status')
+        check_ended(pair.vm('secondary'))
+
+
+@test('/colo/e2e/end/cancel')
+def cancel(ctx: Context) -> None:
+    with ctx.pair() as pair:
+        ctx.protected(pair)
+        ticker = pair.client('ticker')
+        primary = pair.vm('primary')
+        primary.monitor.execute('migrate_cancel')
+        primary.monitor.wait_until('cancel', 'query-migrate', 'status',
+                                   'cancelled', ENDED_SECONDS)
+        check_ended(pair.vm('secondary'))
+        wait_lines(ticker)
+        # Another pair can be made of the survivor
+        pair.fence('secondary')
+        vm.rebuild(pair)
+        pair.protect()
+        pair.fence('primary')
+        pair.failover('secondary')
+        wait_lines(ticker)
+        check_intact(ticker)
+
+
+@test('/colo/e2e/end/quit-secondary')
+def quit_secondary(ctx: Context) -> None:
+    """The primary goes on at once, nobody has to say so."""
+    with ctx.pair() as pair:
+        ctx.protected(pair)
+        ticker = pair.client('ticker')
+        pair.vm('secondary').monitor.execute('quit')
+        check(pair.vm('secondary').wait_exit() == 0, 'exit status')
+        wait_for('the primary to be alone',
+                 lambda: pair.vm('primary').status().state == 'alone')
+        wait_lines(ticker)
+        check_intact(ticker)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Walk the fault points: kill, stall or fail a side at each step.
+
+Whatever happens there, the other side lives, the client's stream is intact
+and no wait exceeds its deadline.  The harness is the fence: it kills the
+faulty side before the other one is told to go on.
+"""
+
+from __future__ import annotations
+
+from colo import client, product, vm
+from colo.qmp import QmpError
+
+from .registry import (Context, Failed, Skip, check, check_intact, test,
+                       wait_for, wait_lines)
+
+TIMEOUT_MS = 1000
+FIRES_SECONDS = 20.0
+SAMPLES_QUICK = 12
+
+# A side gets there only when the other one is gone already, or never: there
+# is no survivor to look at
+WITHOUT_SURVIVOR = ('none', 'lost', 'ending', 'alone', 'live', 'ended')
+
+
+def cases(points: list[str]) -> list[tuple[str, str]]:
+    """(point, action) of all that can be walked."""
+    found = []
+    for point in points:
+        if not point.startswith(('primary-', 'secondary-')):
+            continue
+        is_state = '-state-' in point
+        if is_state and point.rsplit('-', 1)[1] in WITHOUT_SURVIVOR:
+            continue
+        found += [(point, action) for action in ('kill', 'stall', 'error')
+                  if not (is_state and action == 'error')]
+    return found
+
+
+def fired(faulty: vm.Vm, action: str) -> bool:
+    if action == 'kill':
+        return not faulty.alive()
+    if action == 'stall':
+        return faulty.state() == 'T'
+    return faulty.status().state in ('lost', 'alone', 'ended')
+
+
+def happens_once(point: str) -> bool:
+    """Is it passed only at the start of a session?"""
+    return point.endswith(('-starting', '-checkpoint-ready', '-start'))
+
+
+def one_case(ctx: Context, pair: vm.Pair, ticker: client.Client, point: str,
+             action: str, skip: int) -> None:
+    side = point.split('-')[0]
+    other = 'secondary' if side == 'primary' else 'primary'
+    faulty = pair.vm(side)
+    faulty.monitor.execute(product.FAULT_INJECT, {
+        'point': point, 'action': action,
+        'skip': 0 if happens_once(point) else skip})
+    pair.begin_protection(x_colo_timeout=TIMEOUT_MS)
+    wait_for(f'{point} to {action}', lambda: fired(faulty, action),
+             FIRES_SECONDS)
+    pair.fence(side)
+
+    survivor = pair.vm(other)
+    wait_for('the survivor to notice',
+             lambda: survivor.status().state in ('lost', 'alone', 'live',
+                                                 'ended'),
+             2 * TIMEOUT_MS / 1000 + 5)
+    check(survivor.status().state in ('lost', 'alone'),
+          f'the survivor is in state {survivor.status().state}')
+    try:
+        pair.failover(other)
+    except QmpError:
+        # A primary that was never protected goes on without being told
+        check(survivor.status().state == 'alone', 'failover refused')
+    check(survivor.run_state() == 'running', 'the survivor does not run')
+    wait_lines(ticker)
+    vm.rebuild(pair)
+
+
+@test('/colo/e2e/fault/walk')
+def walk(ctx: Context) -> None:
+    with ctx.pair(memory='256') as pair:
+        pair.start_primary()
+        pair.start_secondary()
+        ticker = pair.client('ticker')
+        points = product.fault_points(pair.vm('primary').monitor)
+        if not points:
+            raise Skip('QEMU was built without fault points')
+        todo = cases(points)
+        rng = ctx.rng('fault')
+        if not ctx.long:
+            todo = rng.sample(todo, SAMPLES_QUICK)
+        for point, action in todo:
+            skip = rng.randrange(4)
+            try:
+                one_case(ctx, pair, ticker, point, action, skip)
+            except Exception as err:
+                raise Failed(f'{point} {action} skip {skip}: {err}') from err
+        check_intact(ticker)
+    ctx.note(f'{len(todo)} faults')
+
+
+@test('/colo/e2e/fault/no-memory')
+def no_memory(ctx: Context) -> None:
+    """Staging memory runs out on either side: protection ends before the
+    commit, in order, and the primary goes on at once."""
+    for side in ('primary', 'secondary'):
+        with ctx.pair(memory='256') as pair:
+            pair.start_primary()
+            pair.start_secondary()
+            ticker = pair.client('ticker')
+            if not product.fault_points(pair.vm('primary').monitor):
+                raise Skip('QEMU was built without fault points')
+            pair.vm(side).monitor.execute(product.FAULT_INJECT, {
+                'point': 'staging-alloc', 'action': 'error'})
+            pair.begin_protection()
+            wait_for(f'the end after the {side} ran out of memory',
+                     lambda: pair.vm('primary').status().state == 'alone')
+            pair.vm('secondary').wait_run_state('shutdown', 10)
+            check(pair.vm('primary').run_state() == 'running',
+                  'the primary does not run')
+            wait_lines(ticker)
+            check_intact(ticker)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Hosts die by kill -9 at random moments; clients notice nothing."""
+
+from __future__ import annotations
+
+import time
+
+from colo import product, vm
+
+from .registry import (Context, check, check_intact, check_verified, test,
+                       wait_lines)
+
+KILLS_QUICK = 3
+KILLS_LONG = 30
+MOMENT_SECONDS = (0.2, 1.2)     # after protection is there
+
+
+def kill_rounds(ctx: Context, victim: str) -> None:
+    """Kill @victim, fail over, build the pair again, and so on; one guest
+    and the same connections all along."""
+    rounds = KILLS_LONG if ctx.long else KILLS_QUICK
+    rng = ctx.rng(victim)
+    verified = 0
+    with ctx.pair(verify=True, memory='256') as pair:
+        pair.start_primary()
+        clients = [pair.client('ticker'), pair.client('bulk-out')]
+        pair.start_secondary()
+        for _ in range(rounds):
+            pair.protect()
+            time.sleep(rng.uniform(*MOMENT_SECONDS))
+            verified += check_verified(pair.vm('secondary').status(), 1)
+            pair.fence(victim)
+            survivor = 'primary' if victim == 'secondary' else 'secondary'
+            pair.failover(survivor)
+            wait_lines(clients[0])
+            vm.rebuild(pair)
+        ends = [check_intact(running) for running in clients]
+    ctx.note(f'{rounds} kills of the {victim}, RAM equal at {verified} '
+             f'checkpoints, longest gap of the ticker '
+             f'{ends[0]["longest_gap_us"] / 1000:.0f} ms, '
+             f'{ends[1]["bytes"]} bytes of bulk checked')
+
+
+@test('/colo/e2e/kill/primary')
+def kill_primary(ctx: Context) -> None:
+    kill_rounds(ctx, 'primary')
+
+
+@test('/colo/e2e/kill/secondary')
+def kill_secondary(ctx: Context) -> None:
+    kill_rounds(ctx, 'secondary')
+
+
+@test('/colo/e2e/kill/bulk-in')
+def kill_bulk_in(ctx: Context) -> None:
+    """What the client sent and the guest acknowledged is there afterwards."""
+    with ctx.pair() as pair:
+        ctx.protected(pair)
+        running = pair.client('bulk-in')
+        pair.wait_checkpoints(30, 30)
+        pair.fence('primary')
+        pair.failover('secondary')
+        time.sleep(1)
+        end = check_intact(running)
+    check(end['bytes'] > 0, 'nothing arrived')
+
+
+@test('/colo/e2e/kill/paused')
+def kill_paused(ctx: Context) -> None:
+    """A guest that is paused stays paused through cuts and failover."""
+    with ctx.pair() as pair:
+        ctx.protected(pair)
+        pair.vm('primary').monitor.execute('stop')
+        pair.wait_checkpoints(5, 20)
+        check(pair.vm('primary').run_state() == 'paused',
+              'a checkpoint started a paused guest')
+        pair.fence('primary')
+        survivor = pair.vm('secondary')
+        survivor.monitor.execute(product.FAILOVER, timeout=3)
+        survivor.wait_run_state('paused', 10)
+        survivor.monitor.execute('cont')
+        check(survivor.run_state() == 'running', 'cont after the failover')
+        pair.control('ping')

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The peer is lost without a word: stalled, cut off, or too slow."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from colo import product
+
+from .registry import (Context, check, check_intact, check_verified, test,
+                       wait_for, wait_lines)
+
+TIMEOUT_MS = 1000
+NOTICE_SECONDS = 5.0    # after the timeout
+
+
+def wait_lost(monitor: product.Monitor) -> None:
+    monitor.wait_event(product.EVENT_LOST, TIMEOUT_MS / 1000 + NOTICE_SECONDS)
+
+
+@test('/colo/e2e/loss/link-cut')
+def link_cut(ctx: Context) -> None:
+    """Neither side goes on by itself; the one that is told to does."""
+    with ctx.pair() as pair:
+        ctx.protected(pair, x_colo_timeout=TIMEOUT_MS)
+        ticker = pair.client('ticker')
+        wait_lines(ticker)
+        ctx.hosts.cut_link()
+        try:
+            wait_lost(pair.vm('primary').monitor)
+            wait_lost(pair.vm('secondary').monitor)
+            check(pair.vm('secondary').run_state() == 'colo',
+                  'the secondary went live by itself')
+            before = ticker.poll().get('received', 0)
+            time.sleep(0.5)
+            check(ticker.poll().get('received', 0) == before,
+                  'output leaves although nobody has decided')
+            pair.failover('primary')
+            wait_lines(ticker)
+            check(pair.vm('secondary').run_state() == 'colo',
+                  'both sides live')
+        finally:
+            ctx.hosts.mend_link()
+        check_intact(ticker)
+
+
+@test('/colo/e2e/loss/link-cut-secondary-wins')
+def link_cut_secondary(ctx: Context) -> None:
+    with ctx.pair() as pair:
+        ctx.protected(pair, x_colo_timeout=TIMEOUT_MS)
+        ticker = pair.client('ticker')
+        wait_lines(ticker)
+        ctx.hosts.cut_link()
+        try:
+            wait_lost(pair.vm('secondary').monitor)
+            pair.fence('primary')
+            pair.failover('secondary')
+            wait_lines(ticker)
+        finally:
+            ctx.hosts.mend_link()
+        check_intact(ticker)
+
+
+@test('/colo/e2e/loss/secondary-stalled')
+def secondary_stalled(ctx: Context) -> None:
+    """The command returns at once although the peer only hangs."""
+    with ctx.pair() as pair:
+        ctx.protected(pair, x_colo_timeout=60000)
+        ticker = pair.client('ticker')
+        wait_lines(ticker)
+        pair.vm('secondary').signal(signal.SIGSTOP)
+        start = time.monotonic()
+        pair.vm('primary').monitor.execute(product.FAILOVER, timeout=3)
+        took = time.monotonic() - start
+        check(took < 1, f'x-colo-lost-heartbeat took {took:.1f} s')
+        wait_lines(ticker)
+        pair.fence('secondary')
+        check_intact(ticker)
+
+
+@test('/colo/e2e/loss/secondary-stalled-timeout')
+def secondary_timeout(ctx: Context) -> None:
+    with ctx.pair() as pair:
+        ctx.protected(pair, x_colo_timeout=TIMEOUT_MS)
+        ticker = pair.client('ticker')
+        pair.vm('secondary').signal(signal.SIGSTOP)
+        wait_lost(pair.vm('primary').monitor)
+        pair.fence('secondary')
+        pair.failover('primary')
+        wait_lines(ticker)
+        check_intact(ticker)
+
+
+@test('/colo/e2e/loss/primary-stalled')
+def primary_stalled(ctx: Context) -> None:
+    with ctx.pair() as pair:
+        ctx.protected(pair, x_colo_timeout=TIMEOUT_MS)
+        ticker = pair.client('ticker')
+        wait_lines(ticker)
+        pair.vm('primary').signal(signal.SIGSTOP)
+        wait_lost(pair.vm('secondary').monitor)
+        pair.fence('primary')
+        pair.failover('secondary')
+        wait_lines(ticker)
+        check_intact(ticker)
+
+
+@test('/colo/e2e/loss/slow-link')
+def slow_link(ctx: Context) -> None:
+    """A checkpoint takes seconds on the wire; nothing is lost, nothing hung."""
+    with ctx.pair(verify=True, memory='256') as pair:
+        ctx.protected(pair)
+        ticker = pair.client('ticker')
+        pair.control('dirty 8')
+        ctx.hosts.limit_link(100)
+        try:
+            pair.wait_checkpoints(4, 60)
+        finally:
+            ctx.hosts.unlimit_link()
+        wait_lines(ticker)
+        check_intact(ticker)
+        check_verified(pair.vm('secondary').status(), 4)
+
+
+@test('/colo/e2e/loss/small-staging')
+def small_staging(ctx: Context) -> None:
+    """Checkpoints that do not fit into the staging area are streamed with
+    the guest stopped, and are right all the same."""
+    with ctx.pair(verify=True, memory='256') as pair:
+        ctx.protected(pair, x_colo_staging_limit=4 << 20)
+        ticker = pair.client('ticker')
+        pair.control('dirty 32')
+        wait_for('overflows', lambda: pair.vm('primary').status()
+                 .statistics['staging-overflows'] >= 5, 60)
+        check_verified(pair.vm('secondary').status(), 5)
+        peak = pair.vm('primary').status().statistics['staging-peak']
+        check(peak <= 5 << 20, f'staging of {peak} bytes')
+        pair.fence('primary')
+        pair.failover('secondary')
+        wait_lines(ticker)
+        check_intact(ticker)
+
+
+@test('/colo/e2e/loss/small-queue')
+def small_queue(ctx: Context) -> None:
+    """A gate that is full makes the NIC wait and asks for checkpoints; while
+    the peer is lost it stays bounded, and nothing is dropped."""
+    gate = '/objects/oc0'
+    with ctx.pair() as pair:
+        pair.start_primary()
+        pair.start_secondary()
+        monitor = pair.vm('primary').monitor
+        monitor.execute('qom-set', {'path': gate, 'value': 200000,
+                                    'property': 'max-queue-bytes'})
+        pair.protect()
+        clients = [pair.client('ticker'), pair.client('bulk-out')]
+
+        def full() -> int:
+            return {r['reason']: r['count'] for r in pair.vm('primary')
+                    .status().statistics['reasons']}['queue-full']
+        wait_for('checkpoints for a full queue', lambda: full() >= 20)
+        pair.fence('secondary')
+        monitor.wait_event(product.EVENT_LOST, 10)
+        time.sleep(1)
+        queued = monitor.execute('qom-get', {'path': gate,
+                                             'property': 'queued-bytes'})
+        check(queued < 4 * 200000 + 65536 * 64, f'{queued} bytes are queued')
+        pair.failover('primary')
+        wait_lines(clients[0])
+        dropped = monitor.execute('qom-get', {'path': gate,
+                                              'property': 'dropped-packets'})
+        check(dropped == 0, f'{dropped} packets dropped')
+        for running in clients:
+            check_intact(running)

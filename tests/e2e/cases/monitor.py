@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Monitor commands while the guest is protected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from colo.qmp import QmpError
+
+from .registry import (Context, check, check_intact, check_verified, test,
+                       wait_lines)
+
+REFUSED_ON_BOTH: tuple[tuple[str, dict[str, Any]], ...] = (
+    ('device_add', {'driver': 'virtio-rng-pci', 'id': 'rng0'}),
+    ('migrate', {'uri': 'tcp:127.0.0.1:1'}),
+    ('migrate-set-capabilities', {'capabilities': [
+        {'capability': 'x-colo', 'state': False}]}),
+    ('snapshot-load', {'job-id': 'j0', 'tag': 't', 'vmstate': 'd',
+                       'devices': ['d']}),
+)
+REFUSED_ON_SECONDARY: tuple[tuple[str, dict[str, Any]], ...] = (
+    ('stop', {}), ('cont', {}), ('system_reset', {}),
+)
+
+
+@test('/colo/e2e/monitor/refused')
+def refused(ctx: Context) -> None:
+    with ctx.pair() as pair:
+        ctx.protected(pair)
+        ticker = pair.client('ticker')
+        for side, commands in (
+                ('primary', REFUSED_ON_BOTH),
+                ('secondary', REFUSED_ON_BOTH + REFUSED_ON_SECONDARY)):
+            for command, arguments in commands:
+                try:
+                    pair.vm(side).monitor.execute(command, arguments)
+                except QmpError:
+                    continue
+                check(False, f'{command} was accepted on the {side}')
+        for command in ('savevm x', 'loadvm x'):
+            for side in ('primary', 'secondary'):
+                answer = pair.vm(side).monitor.execute(
+                    'human-monitor-command', {'command-line': command})
+                check('rror' in answer, f'{command} on the {side}: {answer}')
+        pair.wait_checkpoints(5, 20)
+        wait_lines(ticker)
+        check_intact(ticker)
+
+
+@test('/colo/e2e/monitor/stop-cont')
+def stop_cont(ctx: Context) -> None:
+    """stop and cont as fast as the monitor takes them, checkpoints beside."""
+    with ctx.pair(verify=True) as pair:
+        ctx.protected(pair, x_checkpoint_delay=1)
+        ticker = pair.client('ticker')
+        monitor = pair.vm('primary').monitor
+        for _ in range(200):
+            monitor.execute('stop')
+            monitor.execute('cont')
+        check(pair.vm('primary').run_state() in ('running', 'colo'),
+              'the last word was cont')
+        wait_lines(ticker)
+        for _ in range(200):
+            monitor.execute('cont')
+            monitor.execute('stop')
+        pair.vm('primary').wait_run_state('paused', 5)
+        pair.wait_checkpoints(5, 20)
+        check(pair.vm('primary').run_state() == 'paused',
+              'the last word was stop')
+        monitor.execute('cont')
+        wait_lines(ticker)
+        check_intact(ticker)
+        check_verified(pair.vm('secondary').status(), 10)
+
+
+@test('/colo/e2e/monitor/checkpoint-on-request')
+def on_request(ctx: Context) -> None:
+    """With a delay of a minute only what is asked for happens."""
+    with ctx.pair() as pair:
+        pair.start_primary()
+        pair.start_secondary()
+        pair.begin_protection(x_checkpoint_delay=60000, x_colo_timeout=1000)
+        primary = pair.vm('primary').monitor
+        primary.wait_until('protection', 'query-colo-status', 'state',
+                           'running', 60)
+        for n in range(1, 4):
+            primary.execute('x-colo-checkpoint')
+            primary.wait_until('checkpoint', 'query-colo-status', 'epoch', n,
+                               10)
+            primary.wait_until('end of it', 'query-colo-status', 'state',
+                               'running', 10)
+        # Longer than the timeout: the sides hear of each other in between
+        try:
+            primary.wait_until('loss', 'query-colo-status', 'state', 'lost',
+                               2.5)
+        except Exception:   # noqa: B902  the wait is to end in vain
+            pass
+        status = pair.vm('primary').status()
+        check(status.state == 'running', f'state {status.state} when idle')
+        check(status.checkpoints == 3, f'{status.checkpoints} checkpoints')
