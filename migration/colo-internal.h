@@ -14,6 +14,7 @@
 #include "io/channel-buffer.h"
 #include "colo-ram.h"
 #include "colo-staging.h"
+#include "colo-state.h"
 #include "colo-stats.h"
 #include "colo-wire.h"
 
@@ -122,9 +123,6 @@ void colo_participants_stand(bool standing);
 void colo_set_primary(ColoSession *s, ColoPrimaryState to, const char *why);
 void colo_set_secondary(ColoSession *s, ColoSecondaryState to,
                         const char *why);
-bool colo_primary_transition_ok(ColoPrimaryState from, ColoPrimaryState to);
-bool colo_secondary_transition_ok(ColoSecondaryState from,
-                                  ColoSecondaryState to);
 const char *colo_state_str(ColoSession *s);
 
 /*

@@ -42,7 +42,9 @@ def fired(faulty: vm.Vm, action: str) -> bool:
         return not faulty.alive()
     if action == 'stall':
         return faulty.state() == 'T'
-    return faulty.status().state in ('lost', 'alone', 'ended')
+    faulty.monitor.poll()
+    return any(event['event'] in (product.EVENT_LOST, product.EVENT_EXIT)
+               for event in faulty.monitor.events)
 
 
 def happens_once(point: str) -> bool:
@@ -55,12 +57,21 @@ def one_case(ctx: Context, pair: vm.Pair, ticker: client.Client, point: str,
     side = point.split('-')[0]
     other = 'secondary' if side == 'primary' else 'primary'
     faulty = pair.vm(side)
+    faulty.monitor.poll()
+    faulty.monitor.events.clear()
     faulty.monitor.execute(product.FAULT_INJECT, {
         'point': point, 'action': action,
         'skip': 0 if happens_once(point) else skip})
     pair.begin_protection(x_colo_timeout=TIMEOUT_MS)
     wait_for(f'{point} to {action}', lambda: fired(faulty, action),
              FIRES_SECONDS)
+    if action == 'error' and side == 'primary' and \
+            faulty.status().state == 'alone':
+        # It failed before it was protected: nobody else may go on
+        pair.fence(other)
+        wait_lines(ticker)
+        vm.rebuild(pair)
+        return
     pair.fence(side)
 
     survivor = pair.vm(other)

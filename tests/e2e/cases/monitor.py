@@ -8,7 +8,7 @@ from typing import Any
 from colo.qmp import QmpError
 
 from .registry import (Context, check, check_intact, check_verified, test,
-                       wait_lines)
+                       wait_for, wait_lines)
 
 REFUSED_ON_BOTH: tuple[tuple[str, dict[str, Any]], ...] = (
     ('device_add', {'driver': 'virtio-rng-pci', 'id': 'rng0'}),
@@ -85,8 +85,8 @@ def on_request(ctx: Context) -> None:
                            'running', 60)
         for n in range(1, 4):
             primary.execute('x-colo-checkpoint')
-            primary.wait_until('checkpoint', 'query-colo-status', 'epoch', n,
-                               10)
+            wait_for(f'checkpoint {n}',
+                     lambda: pair.vm('primary').status().checkpoints == n, 10)
             primary.wait_until('end of it', 'query-colo-status', 'state',
                                'running', 10)
         # Longer than the timeout: the sides hear of each other in between

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: which state may follow which.  Any thread.
+ */
+
+#ifndef QEMU_MIGRATION_COLO_STATE_H
+#define QEMU_MIGRATION_COLO_STATE_H
+
+#include "qapi/qapi-types-colo.h"
+
+/* May the primary or the secondary go from one state to the other? */
+bool colo_primary_transition_ok(ColoPrimaryState from, ColoPrimaryState to);
+bool colo_secondary_transition_ok(ColoSecondaryState from,
+                                  ColoSecondaryState to);
+
+#endif

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO wire protocol, frames over a socket.
+ *
+ * Proves: frames arrive whole however they are cut up, silence ends in an
+ * error after the timeout and not before, a peer that takes nothing does too,
+ * and another thread can wake and cancel every wait.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/module.h"
+#include "qemu/sockets.h"
+#include "qemu/thread.h"
+#include "qemu/timer.h"
+#include "qapi/error.h"
+#include "io/channel-socket.h"
+#include "colo-wire.h"
+
+#define TIMEOUT_MS  100
+
+typedef struct Ends {
+    QIOChannel *ioc;
+    ColoWire *w;
+    int peer;               /* file descriptor */
+} Ends;
+
+static void ends_open(Ends *e)
+{
+    int fds[2];
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), ==, 0);
+    e->ioc = QIO_CHANNEL(qio_channel_socket_new_fd(fds[0], &error_abort));
+    e->w = colo_wire_new(e->ioc, COLO_MODE_PRIMARY, TIMEOUT_MS);
+    e->peer = fds[1];
+}
+
+static void ends_close(Ends *e)
+{
+    colo_wire_free(e->w);
+    object_unref(OBJECT(e->ioc));
+    if (e->peer >= 0) {
+        close(e->peer);
+    }
+}
+
+static void peer_write(Ends *e, const void *buf, size_t len)
+{
+    g_assert_cmpint(write(e->peer, buf, len), ==, len);
+}
+
+static int64_t now_ms(void)
+{
+    return qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+}
+
+static void test_send_recv(void)
+{
+    Ends a;
+    ColoWire *b;
+    QIOChannel *ioc;
+    struct iovec iov[2] = { { (void *)"hel", 3 }, { (void *)"lo", 2 } };
+    char buf[5];
+    ColoFrame f;
+
+    ends_open(&a);
+    ioc = QIO_CHANNEL(qio_channel_socket_new_fd(a.peer, &error_abort));
+    a.peer = -1;
+    b = colo_wire_new(ioc, COLO_MODE_SECONDARY, TIMEOUT_MS);
+
+    g_assert_true(colo_wire_send(a.w, COLO_FRAME_ERROR, 7, iov, 2,
+                                 &error_abort));
+    g_assert_true(colo_wire_send_buf(a.w, COLO_FRAME_PING, 8, NULL, 0,
+                                     &error_abort));
+    g_assert_true(colo_wire_recv(b, "a test", &f, &error_abort));
+    g_assert_cmpint(f.type, ==, COLO_FRAME_ERROR);
+    g_assert_cmpuint(f.epoch, ==, 7);
+    g_assert_cmpuint(f.length, ==, 5);
+    g_assert_true(colo_wire_recv_buf(b, buf, 5, &error_abort));
+    g_assert_cmpint(memcmp(buf, "hello", 5), ==, 0);
+    g_assert_true(colo_wire_recv(b, "a test", &f, &error_abort));
+    g_assert_cmpint(f.type, ==, COLO_FRAME_PING);
+    g_assert_cmpuint(colo_wire_bytes_sent(a.w), ==, 2 * 24 + 5);
+    g_assert_cmpuint(colo_wire_bytes_received(b), ==, 2 * 24 + 5);
+
+    colo_wire_free(b);
+    object_unref(OBJECT(ioc));
+    ends_close(&a);
+}
+
+/* The peer's bytes come one by one, slower than the timeout in all */
+static void *drip(void *opaque)
+{
+    Ends *e = opaque;
+    uint8_t hdr[COLO_FRAME_HDR_LEN];
+
+    colo_frame_encode(&(ColoFrame) { COLO_FRAME_PONG, 3, 0 }, hdr);
+    for (int i = 0; i < sizeof(hdr); i++) {
+        g_usleep(TIMEOUT_MS * 1000 / 10);
+        peer_write(e, hdr + i, 1);
+    }
+    return NULL;
+}
+
+static void test_drip(void)
+{
+    QemuThread thread;
+    ColoFrame f;
+    Ends e;
+
+    ends_open(&e);
+    qemu_thread_create(&thread, "drip", drip, &e, QEMU_THREAD_JOINABLE);
+    g_assert_true(colo_wire_recv(e.w, "a test", &f, &error_abort));
+    g_assert_cmpint(f.type, ==, COLO_FRAME_PONG);
+    qemu_thread_join(&thread);
+    ends_close(&e);
+}
+
+static void expect_error(Error *err, const char *text)
+{
+    g_assert_nonnull(err);
+    if (!strstr(error_get_pretty(err), text)) {
+        g_error("'%s' does not contain '%s'", error_get_pretty(err), text);
+    }
+    error_free(err);
+}
+
+static void test_silence(void)
+{
+    int64_t begin_ms = now_ms();
+    Error *err = NULL;
+    ColoFrame f;
+    Ends e;
+
+    ends_open(&e);
+    g_assert_false(colo_wire_recv(e.w, "the moon", &f, &err));
+    g_assert_cmpint(now_ms() - begin_ms, >=, TIMEOUT_MS - 1);
+    expect_error(err, "waiting for the moon: the peer was silent for 100 ms");
+    ends_close(&e);
+}
+
+static void test_deaf_peer(void)
+{
+    g_autofree char *big = g_malloc0(COLO_DEVICE_STATE_MAX);
+    Error *err = NULL;
+    Ends e;
+
+    ends_open(&e);
+    g_assert_false(colo_wire_send_buf(e.w, COLO_FRAME_VMSTATE_SIZE, 4, big,
+                                      COLO_DEVICE_STATE_MAX, &err));
+    expect_error(err, "sending 'vmstate-size' of checkpoint 4: the peer was "
+                      "silent");
+    ends_close(&e);
+}
+
+static void test_eof(void)
+{
+    uint8_t hdr[COLO_FRAME_HDR_LEN];
+    Error *err = NULL;
+    ColoFrame f;
+    char buf[4];
+    Ends e;
+
+    ends_open(&e);
+    colo_frame_encode(&(ColoFrame) { COLO_FRAME_BYE, 5, 4 }, hdr);
+    peer_write(&e, hdr, sizeof(hdr));
+    peer_write(&e, "ab", 2);
+    close(e.peer);
+    e.peer = -1;
+    g_assert_true(colo_wire_recv(e.w, "a test", &f, &error_abort));
+    g_assert_false(colo_wire_recv_buf(e.w, buf, 4, &err));
+    expect_error(err, "receiving 'bye' of checkpoint 5: the peer closed");
+    err = NULL;
+    g_assert_false(colo_wire_recv(e.w, "a test", &f, &err));
+    expect_error(err, "the peer closed");
+    ends_close(&e);
+}
+
+static void test_garbage(void)
+{
+    Error *err = NULL;
+    ColoFrame f;
+    Ends e;
+
+    ends_open(&e);
+    peer_write(&e, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", 27);
+    g_assert_false(colo_wire_recv(e.w, "a test", &f, &err));
+    expect_error(err, "waiting for a test: wrong magic");
+    ends_close(&e);
+}
+
+static void test_skip(void)
+{
+    uint8_t hdr[COLO_FRAME_HDR_LEN];
+    g_autofree char *junk = g_malloc0(10000);
+    ColoFrame f;
+    Ends e;
+
+    ends_open(&e);
+    colo_frame_encode(&(ColoFrame) { COLO_FRAME_PAGES, 1, 10000 }, hdr);
+    peer_write(&e, hdr, sizeof(hdr));
+    peer_write(&e, junk, 10000);
+    colo_frame_encode(&(ColoFrame) { COLO_FRAME_PING, 1, 0 }, hdr);
+    peer_write(&e, hdr, sizeof(hdr));
+    g_assert_true(colo_wire_recv(e.w, "a test", &f, &error_abort));
+    g_assert_true(colo_wire_skip(e.w, f.length, &error_abort));
+    g_assert_true(colo_wire_recv(e.w, "a test", &f, &error_abort));
+    g_assert_cmpint(f.type, ==, COLO_FRAME_PING);
+    ends_close(&e);
+}
+
+static void test_wait(void)
+{
+    int64_t now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    Ends e;
+
+    ends_open(&e);
+    g_assert_cmpint(colo_wire_wait(e.w, now_ns + 1000000), ==,
+                    COLO_WAIT_DEADLINE);
+    /* A wake-up that came early is not lost, and counts once */
+    colo_wire_wake(e.w);
+    g_assert_cmpint(colo_wire_wait(e.w, INT64_MAX), ==, COLO_WAIT_WOKEN);
+    now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    g_assert_cmpint(colo_wire_wait(e.w, now_ns + 1000000), ==,
+                    COLO_WAIT_DEADLINE);
+    peer_write(&e, "x", 1);
+    g_assert_cmpint(colo_wire_wait(e.w, INT64_MAX), ==, COLO_WAIT_READABLE);
+    ends_close(&e);
+}
+
+static void *cancel_later(void *opaque)
+{
+    Ends *e = opaque;
+
+    g_usleep(20 * 1000);
+    colo_wire_cancel(e->w);
+    return NULL;
+}
+
+static void test_cancel(void)
+{
+    QemuThread thread;
+    Error *err = NULL;
+    ColoFrame f;
+    Ends e;
+    int64_t begin_ms = now_ms();
+
+    ends_open(&e);
+    colo_wire_set_timeout(e.w, 60000);
+    qemu_thread_create(&thread, "cancel", cancel_later, &e,
+                       QEMU_THREAD_JOINABLE);
+    g_assert_false(colo_wire_recv(e.w, "a test", &f, &err));
+    expect_error(err, "interrupted");
+    g_assert_cmpint(now_ms() - begin_ms, <, 30000);
+    qemu_thread_join(&thread);
+
+    /* It stays so, for everything */
+    g_assert_true(colo_wire_cancelled(e.w));
+    err = NULL;
+    g_assert_false(colo_wire_send_buf(e.w, COLO_FRAME_PING, 1, NULL, 0, &err));
+    expect_error(err, "interrupted");
+    g_assert_cmpint(colo_wire_wait(e.w, INT64_MAX), ==, COLO_WAIT_WOKEN);
+    ends_close(&e);
+}
+
+int main(int argc, char **argv)
+{
+    module_call_init(MODULE_INIT_QOM);
+    socket_init();
+    signal(SIGPIPE, SIG_IGN);
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/colo/wire/send-recv", test_send_recv);
+    g_test_add_func("/colo/wire/drip", test_drip);
+    g_test_add_func("/colo/wire/silence", test_silence);
+    g_test_add_func("/colo/wire/deaf-peer", test_deaf_peer);
+    g_test_add_func("/colo/wire/eof", test_eof);
+    g_test_add_func("/colo/wire/garbage", test_garbage);
+    g_test_add_func("/colo/wire/skip", test_skip);
+    g_test_add_func("/colo/wire/wait", test_wait);
+    g_test_add_func("/colo/wire/cancel", test_cancel);
+    return g_test_run();
+}
