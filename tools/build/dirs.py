@@ -193,7 +193,7 @@ def test_targets(which: Dir) -> List[str]:
                 in_suite(test, 'colo') or in_suite(test, 'colo-qtest'):
             wanted.add(test['cmd'][0])
     for target in introspect(which, 'targets'):
-        if target['type'] == 'executable' and \
+        if target['type'] in ('executable', 'custom') and \
                 target['name'].startswith('colo-fuzz-'):
             wanted.update(target['filename'])
     prefix = str(which.path) + os.sep
