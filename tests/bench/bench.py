@@ -136,10 +136,10 @@ def heading(about: dict[str, Any], shown: list[variants.Variant]) -> list[str]:
     if any(variant.nodelay for variant in shown):
         lines.append('"no Nagle" is stock with the delay of small messages '
                      'on its migration channel taken out besides.')
-    lines.append('tap devices with vnet_hdr='
-                 + ('on: the guest may send large segments.'
-                    if about['offload'] else
-                    'off for all: no checksum or segment offload.'))
+    lines.append(f'All tap devices with vnet_hdr={about["vnet_hdr"]}: '
+                 + ('the guest sends large segments.'
+                    if about['vnet_hdr'] == 'on' else
+                    'no checksum or segment offload.'))
     if about['load_before'] > BUSY * about['cores']:
         lines.append('THE MACHINE WAS BUSY: take these numbers as a trial.')
     return lines
@@ -187,8 +187,9 @@ def arguments() -> argparse.Namespace:
                         help='between checkpoints of the pause measurements')
     parser.add_argument('--memory', type=int, default=1024, metavar='MIB',
                         help='of the guest')
-    parser.add_argument('--offload', action='store_true',
-                        help='tap devices with vnet_hdr=on')
+    parser.add_argument('--vnet-hdr', choices=('on', 'off'), default='on',
+                        help='of all tap devices; off takes the offloads '
+                             'away from the guest (default on)')
     parser.add_argument('--accel', choices=('tcg', 'kvm'),
                         help='do not probe which one works')
     args = parser.parse_args()
@@ -232,7 +233,7 @@ def machines(args: argparse.Namespace, shown: list[variants.Variant],
              image: guest.Image, accel: str) -> dict[str, variants.Machine]:
     return {variant.key: variants.Machine(
         args.stock if variant.kind == 'stock' else args.build / QEMU,
-        image, accel=accel, memory=str(args.memory), offload=args.offload)
+        image, accel=accel, memory=str(args.memory), offload=args.vnet_hdr == 'on')
         for variant in shown}
 
 
@@ -261,7 +262,7 @@ def measure_all(args: argparse.Namespace, image: guest.Image) -> bool:
             'accel': accel, 'memory_mib': args.memory,
             'filled_mib': plan.fill_mib, 'cores': os.cpu_count() or 1,
             'kernel': platform.release(), 'load_before': load,
-            'offload': args.offload, 'seconds': args.seconds,
+            'vnet_hdr': args.vnet_hdr, 'seconds': args.seconds,
             'net_seconds': args.net_seconds, 'delay_ms': args.delay,
             'variants': {variant.key: {
                 'title': variant.title, 'mode': variant.mode,

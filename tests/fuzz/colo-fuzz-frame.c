@@ -10,8 +10,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "colo-frame.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "colo-fuzz.h"
 
 static void try_ready(const uint8_t *buf, size_t len)
 {
