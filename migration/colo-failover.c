@@ -117,6 +117,8 @@ void colo_read_end(ColoSession *s, const ColoFrame *f, const char *stage,
             buf[i] = g_ascii_isprint(buf[i]) ? buf[i] : '?';
         }
         s->cause = COLO_CAUSE_PEER_ERROR;
+        colo_wire_send_buf(s->wire, COLO_FRAME_BYE_ACK, s->epoch, NULL, 0,
+                           NULL);
         error_setg(errp, "the peer reports: %s", buf);
         return;
     default:
@@ -126,35 +128,44 @@ void colo_read_end(ColoSession *s, const ColoFrame *f, const char *stage,
     }
 }
 
-bool colo_say_bye(ColoSession *s, ColoByeReason reason, Error **errp)
+/*
+ * Wait until the peer has understood, passing over whatever it was about to
+ * say.  Without that, closing a socket with unread data would reset the
+ * connection, and the peer might never see our last word.
+ */
+static bool await_bye_ack(ColoSession *s, Error **errp)
 {
-    uint8_t buf[COLO_BYE_LEN];
     ColoFrame f;
 
-    colo_bye_encode(reason, buf);
-    if (!colo_wire_send_buf(s->wire, COLO_FRAME_BYE, s->epoch, buf,
-                            sizeof(buf), errp)) {
-        return false;
-    }
     do {
         if (!colo_wire_recv(s->wire, "'bye-ack'", &f, errp) ||
             !colo_wire_skip(s->wire, f.length, errp)) {
             return false;
         }
-        if (f.type == COLO_FRAME_BYE) {
-            /* Both sides had the same idea */
-            return true;
-        }
-    } while (f.type != COLO_FRAME_BYE_ACK);
+        /* BYE: both sides had the same idea */
+    } while (f.type != COLO_FRAME_BYE_ACK && f.type != COLO_FRAME_BYE);
     return true;
+}
+
+bool colo_say_bye(ColoSession *s, ColoByeReason reason, Error **errp)
+{
+    uint8_t buf[COLO_BYE_LEN];
+
+    colo_bye_encode(reason, buf);
+    return colo_wire_send_buf(s->wire, COLO_FRAME_BYE, s->epoch, buf,
+                              sizeof(buf), errp) &&
+           await_bye_ack(s, errp);
 }
 
 void colo_say_error(ColoSession *s, const Error *err)
 {
     const char *text = error_get_pretty(err);
 
-    colo_wire_send_buf(s->wire, COLO_FRAME_ERROR, s->epoch, text,
-                       MIN(strlen(text), COLO_TEXT_MAX), NULL);
+    /* If the peer does not hear it, it finds out by itself */
+    if (colo_wire_send_buf(s->wire, COLO_FRAME_ERROR, s->epoch, text,
+                           MIN(strlen(text), COLO_TEXT_MAX), NULL)) {
+        await_bye_ack(s, NULL);
+    }
 }
 
 void colo_await_decision(ColoSession *s, const Error *err)

@@ -141,7 +141,7 @@ static inline ColoWish colo_wish(ColoSession *s)
 /*
  * colo_read_end: a frame in place of the expected one.  Session's thread.
  *
- * For BYE (which is acknowledged) and ERROR the cause becomes
+ * For BYE and ERROR, which are acknowledged, the cause becomes
  * COLO_CAUSE_PEER_*; anything else is a fault of the peer.  Always sets
  * @errp.
  */

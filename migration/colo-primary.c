@@ -30,6 +30,7 @@
 #include "qemu/timer.h"
 #include "qapi/error.h"
 #include "exec/target_page.h"
+#include "system/block-backend.h"
 #include "system/runstate.h"
 #include "migration/colo.h"
 #include "net/colo.h"
@@ -566,6 +567,18 @@ static uint64_t staging_limit_pages(ColoSession *s)
     return MAX(limit / qemu_target_page_size(), COLO_PAGES_PER_FRAME);
 }
 
+/* Disks are not replicated: say so instead of losing writes in silence */
+static void warn_about_disks(void)
+{
+    for (BlockBackend *blk = blk_next(NULL); blk; blk = blk_next(blk)) {
+        if (blk_bs(blk) && blk_supports_write_perm(blk)) {
+            warn_report("COLO: disk '%s' is writable and not replicated: "
+                        "after a failover it may lack writes that the guest "
+                        "was told are done", blk_name(blk));
+        }
+    }
+}
+
 void migrate_start_colo_process(MigrationState *ms)
 {
     ColoSession *s;
@@ -582,6 +595,7 @@ void migrate_start_colo_process(MigrationState *ms)
 
     /* Cut 0: output waits from here on */
     colo_net_warn_unprotected();
+    warn_about_disks();
     colo_participants_arm(0);
     s->last_cut_ns = now_ns();
     if (runstate_is_live(ms->vm_old_state)) {

@@ -25,8 +25,9 @@ from typing import Any, Callable, Iterator
 from colo import client, net, qmp, vm
 
 from . import variants
+from .control import Control
 
-BOOT_DEADLINE = 240.0           # from the start of a pair until it is protected
+BOOT_DEADLINE = 240.0       # from the start of a pair until it is protected
 QUIET_SECONDS = 20.0            # no checkpoint for so long: hung
 WARM_CHECKPOINTS = 3            # before a measurement begins
 FILL_DEADLINE = 60.0
@@ -217,33 +218,34 @@ class Bench:
         with deadline(seconds + 4 * QUIET_SECONDS, 'measurement'):
             if variant.protected:
                 Pauses(pair).wait(1)
-            pair.control(f'dirty {mib}')
-            if variant.protected:
-                self._pause_window(variant, pair, cell)
-            else:
-                time.sleep(1)
-                self._rounds(pair, mib, cell, lambda: time.sleep(seconds))
+            with Control() as guest:
+                guest(f'dirty {mib}')
+                if variant.protected:
+                    self._pause_window(variant, pair, guest, cell)
+                else:
+                    time.sleep(1)
+                    self._rounds(guest, cell, lambda: time.sleep(seconds))
 
-    def _rounds(self, pair: variants.BenchPair, mib: int, cell: Cell,
-                work: Callable[[], None]) -> None:
+    @staticmethod
+    def _rounds(guest: Control, cell: Cell, work: Callable[[], None]) -> None:
         """How often per second the guest got round during @work."""
-        before = int(pair.control(f'dirty {mib}'))
+        mib = cell['dirty_mib']
+        before = int(guest(f'dirty {mib}'))
         start = time.monotonic()
         work()
-        after = int(pair.control(f'dirty {mib}'))
+        after = int(guest(f'dirty {mib}'))
         elapsed = time.monotonic() - start
         if mib:
             cell['rounds_per_s'] = (after - before) / elapsed
 
     def _pause_window(self, variant: variants.Variant,
-                      pair: variants.BenchPair, cell: Cell) -> None:
-        mib = cell['dirty_mib']
-        warm = Pauses(pair)
-        warm.wait(WARM_CHECKPOINTS)
+                      pair: variants.BenchPair, guest: Control,
+                      cell: Cell) -> None:
+        Pauses(pair).wait(WARM_CHECKPOINTS)
         own_before = pair.own_statistics()
         sent = link_bytes(self.hosts)
         pauses = Pauses(pair)
-        self._rounds(pair, mib, cell,
+        self._rounds(guest, cell,
                      lambda: pauses.watch(self.plan.pause_seconds))
         pauses.take()
         sent = link_bytes(self.hosts) - sent
@@ -267,8 +269,8 @@ class Bench:
             cell['own_bytes_per_checkpoint'] = (
                 after['bytes-sent'] - before['bytes-sent']) / count
         for key in ('pause', 'commit'):
-            cell[f'own_{key}_ms'] = {
-                name: after[key][name] / 1000 for name in ('p50', 'p99', 'max')}
+            cell[f'own_{key}_ms'] = {name: after[key][name] / 1000
+                                     for name in ('p50', 'p99', 'max')}
         cell['staging_peak_bytes'] = after['staging-peak']
         cell['staging_overflows'] = after['staging-overflows']
 

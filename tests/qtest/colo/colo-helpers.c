@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO qtests: pairs of QEMUs.
+ */
+
+#include "qemu/osdep.h"
+#include "qobject/qdict.h"
+#include "colo-helpers.h"
+
+#define POLL_US 2000
+
+static QTestState *start_qemu(const char *extra)
+{
+    return qtest_initf("-accel tcg -machine pc -m 32 -nodefaults "
+                       "-netdev hubport,id=hn0,hubid=0 "
+                       "-device virtio-net-pci,netdev=hn0,romfile= "
+                       "-object filter-output-commit,id=oc0,netdev=hn0 "
+                       "-global migration.x-colo-verify-ram=on %s", extra);
+}
+
+ColoPair *colo_pair_new(void)
+{
+    ColoPair *p = g_new0(ColoPair, 1);
+
+    p->dir = g_dir_make_tmp("colo-qtest-XXXXXX", NULL);
+    g_assert_nonnull(p->dir);
+    p->primary = start_qemu("");
+    p->secondary = start_qemu("-incoming defer");
+    return p;
+}
+
+void colo_cut(ColoPair *p)
+{
+    qtest_qmp_assert_success(p->primary,
+        "{'execute': 'yank', 'arguments': {"
+        "'instances': [{'type': 'migration'}]}}");
+}
+
+void colo_pair_free(ColoPair *p)
+{
+    const char *name;
+    GDir *dir;
+
+    if (p->primary) {
+        qtest_quit(p->primary);
+    }
+    if (p->secondary) {
+        qtest_quit(p->secondary);
+    }
+    dir = g_dir_open(p->dir, 0, NULL);
+    while ((name = g_dir_read_name(dir))) {
+        g_autofree char *path = g_build_filename(p->dir, name, NULL);
+
+        unlink(path);
+    }
+    g_dir_close(dir);
+    rmdir(p->dir);
+    g_free(p->dir);
+    g_free(p);
+}
+
+static void set_up_side(QTestState *qts, unsigned delay_ms,
+                        unsigned timeout_ms)
+{
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'migrate-set-capabilities', 'arguments': {"
+        "'capabilities': [{'capability': 'x-colo', 'state': true}]}}");
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'migrate-set-parameters', 'arguments': {"
+        "'x-checkpoint-delay': %u, 'x-colo-timeout': %u}}",
+        delay_ms, timeout_ms);
+}
+
+void colo_pair_migrate(ColoPair *p, const char *listen, const char *connect,
+                       unsigned delay_ms, unsigned timeout_ms)
+{
+    set_up_side(p->primary, delay_ms, timeout_ms);
+    set_up_side(p->secondary, delay_ms, timeout_ms);
+    if (listen) {
+        g_autofree char *in = g_strdup_printf("unix:%s/%s", p->dir, listen);
+
+        qtest_qmp_assert_success(p->secondary,
+            "{'execute': 'migrate-incoming', 'arguments': {'uri': %s}}", in);
+    }
+    if (connect) {
+        g_autofree char *out = g_strdup_printf("unix:%s/%s", p->dir, connect);
+
+        qtest_qmp_assert_success(p->primary,
+            "{'execute': 'migrate', 'arguments': {'uri': %s}}", out);
+    }
+}
+
+void colo_pair_protect(ColoPair *p)
+{
+    colo_pair_migrate(p, "mig", "mig", 10, 2000);
+    colo_wait_statistic(p->primary, "checkpoints", 3);
+}
+
+static QDict *query(QTestState *qts, const char *command)
+{
+    return qtest_qmp_assert_success_ref(qts, "{'execute': %s}", command);
+}
+
+char *colo_state(QTestState *qts)
+{
+    QDict *status = query(qts, "query-colo-status");
+    char *state = g_strdup(qdict_get_try_str(status, "state"));
+
+    qobject_unref(status);
+    return state;
+}
+
+int64_t colo_statistic(QTestState *qts, const char *name)
+{
+    QDict *status = query(qts, "query-colo-status");
+    QDict *stats = qdict_get_qdict(status, "statistics");
+    int64_t value = stats ? qdict_get_int(stats, name) : -1;
+
+    qobject_unref(status);
+    return value;
+}
+
+static int64_t deadline(void)
+{
+    return g_get_monotonic_time() + COLO_DEADLINE_MS * 1000LL;
+}
+
+static void check_deadline(int64_t end, const char *what, const char *is)
+{
+    if (g_get_monotonic_time() > end) {
+        g_error("%s is still '%s' after %d ms", what, is ?: "(none)",
+                COLO_DEADLINE_MS);
+    }
+    g_usleep(POLL_US);
+}
+
+static void wait_string(QTestState *qts, const char *command, const char *key,
+                        const char *wanted)
+{
+    int64_t end = deadline();
+
+    for (;;) {
+        QDict *answer = query(qts, command);
+        g_autofree char *is = g_strdup(qdict_get_try_str(answer, key));
+
+        qobject_unref(answer);
+        if (!g_strcmp0(is, wanted)) {
+            return;
+        }
+        check_deadline(end, command, is);
+    }
+}
+
+void colo_wait_state(QTestState *qts, const char *state)
+{
+    wait_string(qts, "query-colo-status", "state", state);
+}
+
+void colo_wait_status(QTestState *qts, const char *status)
+{
+    wait_string(qts, "query-status", "status", status);
+}
+
+void colo_wait_migrate(QTestState *qts, const char *status)
+{
+    wait_string(qts, "query-migrate", "status", status);
+}
+
+void colo_wait_statistic(QTestState *qts, const char *name, int64_t at_least)
+{
+    int64_t end = deadline();
+
+    while (colo_statistic(qts, name) < at_least) {
+        check_deadline(end, name, "too low");
+    }
+}
+
+void colo_refused(QTestState *qts, const char *text, const char *fmt, ...)
+{
+    QDict *error;
+    va_list ap;
+
+    va_start(ap, fmt);
+    error = qtest_vqmp_assert_failure_ref(qts, fmt, ap);
+    va_end(ap);
+    if (!strstr(qdict_get_str(error, "desc"), text)) {
+        g_error("'%s' does not contain '%s'", qdict_get_str(error, "desc"),
+                text);
+    }
+    qobject_unref(error);
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO qtests: pairs of QEMUs.
+ *
+ * Two QEMUs that run their firmware under TCG, each with a NIC behind a gate
+ * (object oc0), in a directory of their own for sockets.
+ */
+
+#ifndef TESTS_QTEST_COLO_HELPERS_H
+#define TESTS_QTEST_COLO_HELPERS_H
+
+#include "libqtest.h"
+
+/* Every wait of these tests ends after this, in ms */
+#define COLO_DEADLINE_MS 20000
+
+typedef struct ColoPair {
+    QTestState *primary;        /* NULL when it is gone */
+    QTestState *secondary;
+    char *dir;                  /* for sockets */
+} ColoPair;
+
+/* Start both; nothing is protected yet */
+ColoPair *colo_pair_new(void);
+
+/* End what is left of both */
+void colo_pair_free(ColoPair *p);
+
+/*
+ * Enter COLO.  @listen and @connect: file names of the sockets on which the
+ * secondary listens and to which the primary connects.
+ */
+void colo_pair_migrate(ColoPair *p, const char *listen, const char *connect,
+                       unsigned delay_ms, unsigned timeout_ms);
+
+/* The same over one socket, and wait for the first checkpoint */
+void colo_pair_protect(ColoPair *p);
+
+/*
+ * Shut the connection down, as if the network had: each side loses the other.
+ * (libqtest does not stand a QEMU that dies of a signal; tests/e2e kills.)
+ */
+void colo_cut(ColoPair *p);
+
+/* One value of query-colo-status; the caller frees it, NULL if not there */
+char *colo_state(QTestState *qts);
+int64_t colo_statistic(QTestState *qts, const char *name);
+
+/* Wait until it is @state, or @status in query-status; fail when late */
+void colo_wait_state(QTestState *qts, const char *state);
+void colo_wait_status(QTestState *qts, const char *status);
+void colo_wait_migrate(QTestState *qts, const char *status);
+void colo_wait_statistic(QTestState *qts, const char *name, int64_t at_least);
+
+/* Run a command that has to be refused with a text that contains @text */
+void colo_refused(QTestState *qts, const char *text, const char *fmt, ...)
+    G_GNUC_PRINTF(3, 4);
+
+#endif

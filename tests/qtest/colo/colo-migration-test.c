@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO between two QEMUs.
+ *
+ * Proves: the monitor's part of the product does what the documentation says,
+ * from entering COLO to each way out of it.
+ */
+
+#include "qemu/osdep.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#include "colo-helpers.h"
+
+static void test_enter(void)
+{
+    ColoPair *p = colo_pair_new();
+
+    colo_pair_protect(p);
+    colo_wait_migrate(p->primary, "colo");
+    colo_wait_migrate(p->secondary, "colo");
+    colo_wait_status(p->secondary, "colo");
+    colo_wait_statistic(p->secondary, "checkpoints-verified", 10);
+    g_assert_cmpint(colo_statistic(p->secondary, "ram-mismatches"), ==, 0);
+    colo_pair_free(p);
+}
+
+static void test_no_session(void)
+{
+    ColoPair *p = colo_pair_new();
+    g_autofree char *state = colo_state(p->primary);
+    g_autofree char *info = NULL;
+
+    g_assert_null(state);
+    colo_refused(p->primary, "no COLO session",
+                 "{'execute': 'x-colo-lost-heartbeat'}");
+    colo_refused(p->primary, "not the primary",
+                 "{'execute': 'x-colo-checkpoint'}");
+    info = qtest_hmp(p->primary, "info colo");
+    g_assert_nonnull(strstr(info, "mode: none"));
+    colo_pair_free(p);
+}
+
+static int64_t reason_count(QTestState *qts, const char *reason)
+{
+    QDict *status = qtest_qmp_assert_success_ref(qts,
+        "{'execute': 'query-colo-status'}");
+    QList *reasons = qdict_get_qlist(qdict_get_qdict(status, "statistics"),
+                                     "reasons");
+    const QListEntry *e;
+    int64_t count = -1;
+
+    QLIST_FOREACH_ENTRY(reasons, e) {
+        QDict *r = qobject_to(QDict, qlist_entry_obj(e));
+
+        if (!strcmp(qdict_get_str(r, "reason"), reason)) {
+            count = qdict_get_int(r, "count");
+        }
+    }
+    qobject_unref(status);
+    return count;
+}
+
+static void test_on_request(void)
+{
+    ColoPair *p = colo_pair_new();
+
+    colo_pair_migrate(p, "mig", "mig", 600000, 2000);
+    for (int n = 1; n <= 5; n++) {
+        colo_wait_state(p->primary, "running");
+        qtest_qmp_assert_success(p->primary,
+                                 "{'execute': 'x-colo-checkpoint'}");
+        colo_wait_statistic(p->primary, "checkpoints", n);
+    }
+    g_assert_cmpint(reason_count(p->primary, "request"), ==, 5);
+    g_assert_cmpint(reason_count(p->primary, "timer"), ==, 0);
+    colo_refused(p->secondary, "not the primary",
+                 "{'execute': 'x-colo-checkpoint'}");
+    colo_pair_free(p);
+}
+
+static void test_parameters(void)
+{
+    ColoPair *p = colo_pair_new();
+    QDict *params;
+
+    params = qtest_qmp_assert_success_ref(p->primary,
+        "{'execute': 'query-migrate-parameters'}");
+    g_assert_cmpint(qdict_get_int(params, "x-checkpoint-delay"), ==, 25);
+    g_assert_cmpint(qdict_get_int(params, "x-colo-timeout"), ==, 5000);
+    g_assert_cmpint(qdict_get_int(params, "x-colo-staging-limit"), ==, 0);
+    g_assert_cmpstr(qdict_get_str(params, "x-colo-mode"), ==, "periodic");
+    qobject_unref(params);
+
+    colo_refused(p->primary, "not available yet",
+                 "{'execute': 'migrate-set-parameters', 'arguments': {"
+                 "'x-colo-mode': 'hybrid'}}");
+    for (unsigned ms = 99; ms <= 600001; ms += 600001 - 99) {
+        colo_refused(p->primary, "between 100 and 600000 ms",
+                     "{'execute': 'migrate-set-parameters', 'arguments': {"
+                     "'x-colo-timeout': %u}}", ms);
+    }
+    colo_pair_free(p);
+}
+
+static void test_capabilities(void)
+{
+    static const char *const others[] = {
+        "return-path", "release-ram", "mapped-ram",
+    };
+    ColoPair *p = colo_pair_new();
+
+    for (int i = 0; i < G_N_ELEMENTS(others); i++) {
+        colo_refused(p->primary, "x-colo is not compatible with",
+                     "{'execute': 'migrate-set-capabilities', 'arguments': {"
+                     "'capabilities': ["
+                     "{'capability': 'x-colo', 'state': true},"
+                     "{'capability': %s, 'state': true}]}}", others[i]);
+    }
+    colo_pair_free(p);
+}
+
+static void test_failover_primary(void)
+{
+    ColoPair *p = colo_pair_new();
+
+    colo_pair_protect(p);
+    colo_cut(p);
+    colo_wait_state(p->primary, "lost");
+    colo_wait_status(p->primary, "running");
+    qtest_qmp_assert_success(p->primary,
+                             "{'execute': 'x-colo-lost-heartbeat'}");
+    colo_wait_state(p->primary, "alone");
+    colo_wait_migrate(p->primary, "completed");
+    colo_wait_status(p->primary, "running");
+    colo_pair_free(p);
+}
+
+static void test_failover_secondary(void)
+{
+    ColoPair *p = colo_pair_new();
+
+    colo_pair_protect(p);
+    colo_cut(p);
+    colo_wait_state(p->secondary, "lost");
+    colo_wait_status(p->secondary, "colo");
+    qtest_qmp_assert_success(p->secondary,
+                             "{'execute': 'x-colo-lost-heartbeat'}");
+    colo_wait_state(p->secondary, "live");
+    colo_wait_status(p->secondary, "running");
+    colo_wait_migrate(p->secondary, "completed");
+    colo_pair_free(p);
+}
+
+static void test_paused(void)
+{
+    ColoPair *p = colo_pair_new();
+
+    colo_pair_protect(p);
+    qtest_qmp_assert_success(p->primary, "{'execute': 'stop'}");
+    colo_wait_statistic(p->primary, "checkpoints",
+                        colo_statistic(p->primary, "checkpoints") + 5);
+    colo_wait_status(p->primary, "paused");
+    colo_cut(p);
+    colo_wait_state(p->secondary, "lost");
+    qtest_qmp_assert_success(p->secondary,
+                             "{'execute': 'x-colo-lost-heartbeat'}");
+    colo_wait_status(p->secondary, "paused");
+    qtest_qmp_assert_success(p->secondary, "{'execute': 'cont'}");
+    colo_wait_status(p->secondary, "running");
+    colo_pair_free(p);
+}
+
+static void test_refused(void)
+{
+    ColoPair *p = colo_pair_new();
+    QTestState *both[2];
+
+    colo_pair_protect(p);
+    colo_refused(p->secondary, "follows the primary", "{'execute': 'stop'}");
+    colo_refused(p->secondary, "follows the primary", "{'execute': 'cont'}");
+    colo_refused(p->secondary, "follows the primary",
+                 "{'execute': 'system_reset'}");
+    both[0] = p->primary;
+    both[1] = p->secondary;
+    for (int i = 0; i < 2; i++) {
+        colo_refused(both[i], "while migrating",
+                     "{'execute': 'device_add', 'arguments': {"
+                     "'driver': 'virtio-rng-pci'}}");
+        colo_refused(both[i], "in progress",
+                     "{'execute': 'migrate', 'arguments': {"
+                     "'uri': 'unix:/nowhere'}}");
+    }
+    qtest_qmp_assert_success(p->primary, "{'execute': 'system_reset'}");
+    colo_wait_statistic(p->secondary, "checkpoints-verified",
+        colo_statistic(p->secondary, "checkpoints-verified") + 10);
+    g_assert_cmpint(colo_statistic(p->secondary, "ram-mismatches"), ==, 0);
+    colo_pair_free(p);
+}
+
+static void test_gate(void)
+{
+    ColoPair *p = colo_pair_new();
+
+    colo_refused(p->primary, "needs 'all'",
+                 "{'execute': 'object-add', 'arguments': {"
+                 "'qom-type': 'filter-output-commit', 'id': 'oc1',"
+                 "'netdev': 'hn0', 'queue': 'tx'}}");
+    colo_refused(p->primary, "status=off",
+                 "{'execute': 'object-add', 'arguments': {"
+                 "'qom-type': 'filter-output-commit', 'id': 'oc1',"
+                 "'netdev': 'hn0', 'status': 'off'}}");
+    colo_refused(p->primary, "max-queue-bytes",
+                 "{'execute': 'object-add', 'arguments': {"
+                 "'qom-type': 'filter-output-commit', 'id': 'oc1',"
+                 "'netdev': 'hn0', 'max-queue-bytes': 100}}");
+    colo_refused(p->primary, "netdev",
+                 "{'execute': 'object-add', 'arguments': {"
+                 "'qom-type': 'filter-output-commit', 'id': 'oc1',"
+                 "'netdev': 'none'}}");
+    colo_pair_protect(p);
+    colo_refused(p->primary, "in use",
+                 "{'execute': 'object-del', 'arguments': {'id': 'oc0'}}");
+    colo_refused(p->primary, "cannot be switched off",
+                 "{'execute': 'qom-set', 'arguments': {'path': '/objects/oc0',"
+                 "'property': 'status', 'value': 'off'}}");
+    colo_cut(p);
+    colo_wait_state(p->primary, "lost");
+    qtest_qmp_assert_success(p->primary,
+                             "{'execute': 'x-colo-lost-heartbeat'}");
+    colo_wait_state(p->primary, "alone");
+    qtest_qmp_assert_success(p->primary,
+        "{'execute': 'object-del', 'arguments': {'id': 'oc0'}}");
+    colo_pair_free(p);
+}
+
+static void test_cancel(void)
+{
+    ColoPair *p = colo_pair_new();
+
+    colo_pair_protect(p);
+    qtest_qmp_assert_success(p->primary, "{'execute': 'migrate_cancel'}");
+    colo_wait_migrate(p->primary, "cancelled");
+    colo_wait_status(p->primary, "running");
+    colo_wait_status(p->secondary, "shutdown");
+    colo_wait_state(p->secondary, "ended");
+    colo_refused(p->secondary, "no COLO session",
+                 "{'execute': 'x-colo-lost-heartbeat'}");
+    colo_pair_free(p);
+}
+
+static void test_quit_secondary(void)
+{
+    ColoPair *p = colo_pair_new();
+    g_autofree char *info = NULL;
+
+    colo_pair_protect(p);
+    qtest_qmp_assert_success(p->secondary, "{'execute': 'quit'}");
+    qtest_wait_qemu(p->secondary);
+    qtest_quit(g_steal_pointer(&p->secondary));
+    colo_wait_state(p->primary, "alone");
+    colo_wait_status(p->primary, "running");
+    info = qtest_hmp(p->primary, "info colo");
+    g_assert_nonnull(strstr(info, "state: alone"));
+    colo_pair_free(p);
+}
+
+static void test_quit_primary(void)
+{
+    ColoPair *p = colo_pair_new();
+
+    colo_pair_protect(p);
+    qtest_qmp_assert_success(p->primary, "{'execute': 'quit'}");
+    qtest_wait_qemu(p->primary);
+    qtest_quit(g_steal_pointer(&p->primary));
+    colo_wait_state(p->secondary, "ended");
+    colo_wait_status(p->secondary, "shutdown");
+    colo_pair_free(p);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/colo/migration/enter", test_enter);
+    g_test_add_func("/colo/migration/no-session", test_no_session);
+    g_test_add_func("/colo/migration/on-request", test_on_request);
+    g_test_add_func("/colo/migration/parameters", test_parameters);
+    g_test_add_func("/colo/migration/capabilities", test_capabilities);
+    g_test_add_func("/colo/migration/failover/primary",
+                    test_failover_primary);
+    g_test_add_func("/colo/migration/failover/secondary",
+                    test_failover_secondary);
+    g_test_add_func("/colo/migration/paused", test_paused);
+    g_test_add_func("/colo/migration/refused", test_refused);
+    g_test_add_func("/colo/migration/gate", test_gate);
+    g_test_add_func("/colo/migration/cancel", test_cancel);
+    g_test_add_func("/colo/migration/quit/secondary", test_quit_secondary);
+    g_test_add_func("/colo/migration/quit/primary", test_quit_primary);
+    return g_test_run();
+}

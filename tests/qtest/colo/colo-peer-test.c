@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO with a bad peer.
+ *
+ * A thread of the test sits between two QEMUs and passes on what they say,
+ * but for one frame, which it alters: a wrong magic, version, type, number or
+ * length, garbage, half a frame, or silence from then on.
+ *
+ * Proves: for each frame of the protocol the side that reads it notices, says
+ * in which stage, stays alive, and can be told to go on; neither goes live by
+ * itself.
+ */
+
+#include "qemu/osdep.h"
+#include <poll.h>
+#include "qemu/bswap.h"
+#include "qemu/sockets.h"
+#include "qemu/thread.h"
+#include "qapi/error.h"
+#include "qobject/qdict.h"
+#include "colo-frame.h"
+#include "colo-helpers.h"
+
+#define TIMEOUT_MS  300
+
+typedef enum Fault {
+    FAULT_MAGIC,
+    FAULT_VERSION,
+    FAULT_TYPE,
+    FAULT_NUMBER,
+    FAULT_LENGTH,
+    FAULT_GARBAGE,
+    FAULT_TRUNCATE,
+    FAULT_SILENCE,
+    FAULT__MAX,
+} Fault;
+
+static const char *const fault_names[FAULT__MAX] = {
+    "magic", "version", "type", "number", "length", "garbage", "truncate",
+    "silence",
+};
+
+typedef struct Case {
+    Fault fault;
+    ColoFrameType type;
+} Case;
+
+typedef struct Proxy {
+    Case c;
+    int listener;
+    char *to;                   /* path of the secondary's socket */
+    QemuThread thread;
+    int stop[2];                /* pipe: closed to end the thread */
+    int primary;                /* connections */
+    int secondary;
+    bool framed;                /* the secondary has spoken */
+    bool done;                  /* the fault was injected */
+} Proxy;
+
+static bool from_primary(ColoFrameType type)
+{
+    switch (type) {
+    case COLO_FRAME_START:
+    case COLO_FRAME_CHECKPOINT_REQUEST:
+    case COLO_FRAME_VMSTATE_SEND:
+    case COLO_FRAME_PAGES:
+    case COLO_FRAME_VMSTATE_SIZE:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool read_full(int fd, uint8_t *buf, size_t len)
+{
+    while (len) {
+        ssize_t n = read(fd, buf, len);
+
+        if (n <= 0) {
+            return false;
+        }
+        buf += n;
+        len -= n;
+    }
+    return true;
+}
+
+static bool write_full(int fd, const uint8_t *buf, size_t len)
+{
+    while (len) {
+        ssize_t n = send(fd, buf, len, MSG_NOSIGNAL);
+
+        if (n <= 0) {
+            return false;
+        }
+        buf += n;
+        len -= n;
+    }
+    return true;
+}
+
+/* Alter one frame.  Returns how many of its bytes are to be passed on. */
+static size_t alter(Proxy *p, uint8_t *frame, size_t len)
+{
+    switch (p->c.fault) {
+    case FAULT_MAGIC:
+        frame[0] ^= 0x20;
+        break;
+    case FAULT_VERSION:
+        stw_be_p(frame + 4, COLO_FRAME_VERSION + 1);
+        break;
+    case FAULT_TYPE:
+        stw_be_p(frame + 6, COLO_FRAME__MAX + 3);
+        break;
+    case FAULT_NUMBER:
+        stq_be_p(frame + 8, ldq_be_p(frame + 8) + 5);
+        break;
+    case FAULT_LENGTH:
+        stq_be_p(frame + 16, UINT64_MAX / 2);
+        break;
+    case FAULT_GARBAGE:
+        for (size_t i = COLO_FRAME_HDR_LEN; i < len; i++) {
+            frame[i] ^= 0xa5;
+        }
+        break;
+    case FAULT_TRUNCATE:
+        return len / 2;
+    default:
+        break;
+    }
+    return len;
+}
+
+/* Pass one frame on.  False ends the thread. */
+static bool pass_frame(Proxy *p, int from, int to)
+{
+    uint8_t hdr[COLO_FRAME_HDR_LEN];
+    g_autofree uint8_t *frame = NULL;
+    size_t len;
+
+    if (!read_full(from, hdr, sizeof(hdr))) {
+        return false;
+    }
+    len = sizeof(hdr) + ldq_be_p(hdr + 16);
+    frame = g_malloc(len);
+    memcpy(frame, hdr, sizeof(hdr));
+    if (!read_full(from, frame + sizeof(hdr), len - sizeof(hdr))) {
+        return false;
+    }
+    if (!p->done && lduw_be_p(hdr + 6) == p->c.type) {
+        size_t whole = len;
+
+        qatomic_set(&p->done, true);
+        if (p->c.fault == FAULT_SILENCE) {
+            /* Keep the connections, say nothing any more */
+            return read_full(p->stop[0], hdr, 1);
+        }
+        len = alter(p, frame, len);
+        if (len < whole) {
+            write_full(to, frame, len);
+            return false;
+        }
+    }
+    return write_full(to, frame, len);
+}
+
+static bool pass_raw(int from, int to)
+{
+    uint8_t buf[65536];
+    ssize_t n = read(from, buf, sizeof(buf));
+
+    return n > 0 && write_full(to, buf, n);
+}
+
+static void *proxy_thread(void *opaque)
+{
+    Proxy *p = opaque;
+    bool go_on = true;
+
+    p->primary = accept(p->listener, NULL, NULL);
+    g_assert_cmpint(p->primary, >=, 0);
+    p->secondary = unix_connect(p->to, &error_abort);
+
+    while (go_on) {
+        struct pollfd fds[] = {
+            { p->stop[0], POLLIN }, { p->secondary, POLLIN },
+            { p->primary, POLLIN },
+        };
+
+        poll(fds, 3, -1);
+        if (fds[0].revents) {
+            break;
+        }
+        if (fds[1].revents) {
+            p->framed = true;
+            go_on = pass_frame(p, p->secondary, p->primary);
+        } else if (fds[2].revents) {
+            go_on = p->framed ? pass_frame(p, p->primary, p->secondary)
+                              : pass_raw(p->primary, p->secondary);
+        }
+    }
+    close(p->primary);
+    close(p->secondary);
+    return NULL;
+}
+
+static Proxy *proxy_start(const Case *c, const char *dir)
+{
+    Proxy *p = g_new0(Proxy, 1);
+    g_autofree char *path = g_build_filename(dir, "proxy", NULL);
+
+    p->c = *c;
+    p->to = g_build_filename(dir, "mig", NULL);
+    p->listener = unix_listen(path, &error_abort);
+    g_assert_cmpint(pipe(p->stop), ==, 0);
+    qemu_thread_create(&p->thread, "proxy", proxy_thread, p,
+                       QEMU_THREAD_JOINABLE);
+    return p;
+}
+
+static void proxy_stop(Proxy *p)
+{
+    close(p->stop[1]);
+    qemu_thread_join(&p->thread);
+    close(p->stop[0]);
+    close(p->listener);
+    g_free(p->to);
+    g_free(p);
+}
+
+static void wait_done(Proxy *p)
+{
+    int64_t end = g_get_monotonic_time() + COLO_DEADLINE_MS * 1000LL;
+
+    while (!qatomic_read(&p->done)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        g_usleep(1000);
+    }
+}
+
+/* The message of COLO_PEER_LOST names the stage */
+static void check_message(QTestState *qts)
+{
+    QDict *event = qtest_qmp_eventwait_ref(qts, "COLO_PEER_LOST");
+    const char *message = qdict_get_str(qdict_get_qdict(event, "data"),
+                                        "message");
+
+    if (!g_str_has_prefix(message, "waiting for ") &&
+        !g_str_has_prefix(message, "receiving '") &&
+        !g_str_has_prefix(message, "sending '") &&
+        !g_str_has_prefix(message, "'")) {
+        g_error("the message names no stage: %s", message);
+    }
+    qobject_unref(event);
+}
+
+/* The reader is the secondary: it stands, and can take over */
+static void secondary_survives(ColoPair *p)
+{
+    colo_wait_state(p->secondary, "lost");
+    check_message(p->secondary);
+    colo_wait_status(p->secondary, "colo");
+    qtest_qmp_assert_success(p->secondary,
+                             "{'execute': 'x-colo-lost-heartbeat'}");
+    colo_wait_state(p->secondary, "live");
+    colo_wait_status(p->secondary, "running");
+}
+
+/* The reader is the primary */
+static void primary_survives(ColoPair *p, bool protected)
+{
+    if (protected) {
+        colo_wait_state(p->primary, "lost");
+        check_message(p->primary);
+        colo_wait_status(p->primary, "running");
+        qtest_qmp_assert_success(p->primary,
+                                 "{'execute': 'x-colo-lost-heartbeat'}");
+    }
+    colo_wait_state(p->primary, "alone");
+    colo_wait_migrate(p->primary, protected ? "completed" : "failed");
+    colo_wait_status(p->primary, "running");
+}
+
+static void test_case(const void *opaque)
+{
+    const Case *c = opaque;
+    ColoPair *p = colo_pair_new();
+    Proxy *proxy;
+
+    colo_pair_migrate(p, "mig", NULL, 10, TIMEOUT_MS);
+    proxy = proxy_start(c, p->dir);
+    colo_pair_migrate(p, NULL, "proxy", 10, TIMEOUT_MS);
+    wait_done(proxy);
+    if (from_primary(c->type)) {
+        secondary_survives(p);
+    } else {
+        primary_survives(p, c->type != COLO_FRAME_CHECKPOINT_READY);
+    }
+    proxy_stop(proxy);
+    colo_pair_free(p);
+}
+
+/* Does garbage in the payload of this frame have to be noticed? */
+static bool has_checked_payload(ColoFrameType type)
+{
+    return type == COLO_FRAME_CHECKPOINT_READY || type == COLO_FRAME_START ||
+           type == COLO_FRAME_PAGES || type == COLO_FRAME_VMSTATE_SIZE;
+}
+
+int main(int argc, char **argv)
+{
+    static Case cases[FAULT__MAX][COLO_FRAME_PING];
+
+    g_test_init(&argc, &argv, NULL);
+    for (int f = 0; f < FAULT__MAX; f++) {
+        for (int t = COLO_FRAME_CHECKPOINT_READY; t < COLO_FRAME_PING; t++) {
+            g_autofree char *path = g_strdup_printf(
+                "/colo/peer/%s/%s", fault_names[f], colo_frame_name(t));
+
+            if (f == FAULT_GARBAGE && !has_checked_payload(t)) {
+                continue;
+            }
+            cases[f][t] = (Case) { f, t };
+            g_test_add_data_func(path, &cases[f][t], test_case);
+        }
+    }
+    return g_test_run();
+}
