@@ -38,7 +38,7 @@
 #define NS_PER_S            1000000000LL
 #define NS_PER_MS           1000000LL
 #define PROGRESS_NS         (500 * NS_PER_MS)
-#define CONNECT_TRY_NS      (250 * NS_PER_MS)
+#define CONNECT_TRY_NS      (2000 * NS_PER_MS)
 #define BUF_BYTES           262144
 #define ECHO_BYTES          64
 #define MAX_CONNECTIONS     256

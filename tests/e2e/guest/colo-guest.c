@@ -340,13 +340,16 @@ static void serve_bulk_in(int fd)
             send_line(fd, "bad %llu\n", (unsigned long long)count);
             break;
         }
-        if (count / ACK_BYTES != acked) {
-            acked = count / ACK_BYTES;
-            if (!send_line(fd, "ack %llu\n", (unsigned long long)count)) {
-                break;
+        /* At fixed counts: two guests in lock-step say the same */
+        while (acked < count / ACK_BYTES) {
+            acked++;
+            if (!send_line(fd, "ack %llu\n",
+                           (unsigned long long)(acked * ACK_BYTES))) {
+                goto out;
             }
         }
     }
+out:
     free(buf);
 }
 
