@@ -10,9 +10,13 @@
  * the counters that migration/ram.c keeps beside them do not.
  *
  * While the VM runs, colo_ram_sync() may be called early to learn how much
- * there will be to copy.  That is safe although a vCPU may go on writing to a
- * page whose dirty bit was just collected: the page is in the set already,
- * and is copied when the VM stands still.
+ * there will be to copy.  A vCPU may go on writing to a page whose dirty bit
+ * was just collected: the page is in the set already, and is copied when the
+ * VM stands still.  Under TCG it may do so with a TLB entry that says "dirty"
+ * although the bit is clear: it set the bit, we collected it and reset the
+ * TLB, then it made the entry.  Such an entry must not live on into the next
+ * epoch, so the sync at the cut resets the TLB for each block in which there
+ * was something to collect.
  */
 
 #include "qemu/osdep.h"
@@ -22,12 +26,14 @@
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
 #include "qapi/error.h"
+#include "exec/cputlb.h"
 #include "exec/memory.h"
 #include "exec/ram_addr.h"
 #include "exec/ramblock.h"
 #include "exec/target_page.h"
 #include "block/thread-pool.h"
 #include "migration/misc.h"
+#include "system/tcg.h"
 #include "ram.h"
 #include "colo-ram.h"
 #include "trace.h"
@@ -238,14 +244,20 @@ static void count_dirty_pages(ColoRam *ram)
 void colo_ram_sync(ColoRam *ram, bool stopped)
 {
     memory_global_dirty_log_sync(stopped);
-    WITH_RCU_READ_LOCK_GUARD() {
-        for (uint32_t i = 0; i < ram->nblocks; i++) {
-            RAMBlock *rb = ram->blocks[i].rb;
+    ram->dirty_pages = 0;
 
-            cpu_physical_memory_sync_dirty_bitmap(rb, 0, rb->used_length);
+    RCU_READ_LOCK_GUARD();
+    for (uint32_t i = 0; i < ram->nblocks; i++) {
+        ColoBlock *b = &ram->blocks[i];
+        uint64_t dirty;
+
+        cpu_physical_memory_sync_dirty_bitmap(b->rb, 0, b->rb->used_length);
+        dirty = bitmap_count_one(b->rb->bmap, b->npages);
+        if (dirty && stopped && tcg_enabled()) {
+            tlb_reset_dirty_range_all(b->rb->offset, b->rb->used_length);
         }
+        ram->dirty_pages += dirty;
     }
-    count_dirty_pages(ram);
 }
 
 uint64_t colo_ram_dirty_pages(ColoRam *ram)
