@@ -4,6 +4,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/wait.h>
 #include "qobject/qdict.h"
 #include "colo-helpers.h"
 
@@ -18,15 +19,38 @@ static QTestState *start_qemu(const char *extra)
                        "-global migration.x-colo-verify-ram=on %s", extra);
 }
 
+/*
+ * libqtest waits for the answers of QMP without a deadline.  Its handler of
+ * SIGABRT ends the QEMUs.
+ */
+static void pair_is_late(int sig)
+{
+    static const char text[] = "# the time of this pair is over\n";
+
+    if (write(STDERR_FILENO, text, sizeof(text) - 1) < 0) {
+        /* The abort says it, too */
+    }
+    abort();
+}
+
 ColoPair *colo_pair_new(void)
 {
     ColoPair *p = g_new0(ColoPair, 1);
+    struct sigaction late = { .sa_handler = pair_is_late };
 
+    sigaction(SIGALRM, &late, NULL);
+    alarm(COLO_PAIR_DEADLINE_S);
     p->dir = g_dir_make_tmp("colo-qtest-XXXXXX", NULL);
     g_assert_nonnull(p->dir);
     p->primary = start_qemu("");
-    p->secondary = start_qemu("-incoming defer");
+    colo_pair_new_secondary(p);
     return p;
+}
+
+void colo_pair_new_secondary(ColoPair *p)
+{
+    g_assert_null(p->secondary);
+    p->secondary = start_qemu("-incoming defer");
 }
 
 void colo_cut(ColoPair *p)
@@ -34,6 +58,34 @@ void colo_cut(ColoPair *p)
     qtest_qmp_assert_success(p->primary,
         "{'execute': 'yank', 'arguments': {"
         "'instances': [{'type': 'migration'}]}}");
+}
+
+/*
+ * libqtest aborts when a QEMU that it knows has died of a signal, so it must
+ * not look at this one again.
+ */
+void colo_kill(QTestState **qts)
+{
+    static GSList *killed;      /* keeps them reachable for leak checkers */
+    QTestState *dead = g_steal_pointer(qts);
+    pid_t pid = qtest_pid(dead);
+
+    g_assert_cmpint(kill(pid, SIGKILL), ==, 0);
+    g_assert_cmpint(RETRY_ON_EINTR(waitpid(pid, NULL, 0)), ==, pid);
+    qtest_remove_abrt_handler(dead);
+    killed = g_slist_prepend(killed, dead);
+}
+
+void colo_quit(QTestState **qts)
+{
+    qtest_qmp_assert_success(*qts, "{'execute': 'quit'}");
+    qtest_wait_qemu(*qts);
+    qtest_quit(g_steal_pointer(qts));
+}
+
+void colo_failover(QTestState *qts)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'x-colo-lost-heartbeat'}");
 }
 
 void colo_pair_free(ColoPair *p)
@@ -57,6 +109,7 @@ void colo_pair_free(ColoPair *p)
     rmdir(p->dir);
     g_free(p->dir);
     g_free(p);
+    alarm(0);
 }
 
 static void set_up_side(QTestState *qts, unsigned delay_ms,
@@ -93,6 +146,8 @@ void colo_pair_migrate(ColoPair *p, const char *listen, const char *connect,
 void colo_pair_protect(ColoPair *p)
 {
     colo_pair_migrate(p, "mig", "mig", 10, 2000);
+    /* The primary may show an earlier session until this one begins */
+    colo_wait_statistic(p->secondary, "checkpoints", 3);
     colo_wait_statistic(p->primary, "checkpoints", 3);
 }
 
@@ -173,6 +228,19 @@ void colo_wait_statistic(QTestState *qts, const char *name, int64_t at_least)
     while (colo_statistic(qts, name) < at_least) {
         check_deadline(end, name, "too low");
     }
+}
+
+QDict *colo_wait_event(QTestState *qts, const char *name)
+{
+    int64_t end = deadline();
+    QDict *event;
+
+    while (!(event = qtest_qmp_event_ref(qts, name))) {
+        check_deadline(end, name, "not there");
+        /* Events arrive along with answers */
+        qobject_unref(query(qts, "query-status"));
+    }
+    return event;
 }
 
 void colo_refused(QTestState *qts, const char *text, const char *fmt, ...)

@@ -11,8 +11,10 @@
 
 #include "libqtest.h"
 
-/* Every wait of these tests ends after this, in ms */
+/* Every wait for a condition ends after this, in ms */
 #define COLO_DEADLINE_MS 20000
+/* The time of a pair, in seconds; over it the test is aborted */
+#define COLO_PAIR_DEADLINE_S 60
 
 typedef struct ColoPair {
     QTestState *primary;        /* NULL when it is gone */
@@ -26,6 +28,9 @@ ColoPair *colo_pair_new(void);
 /* End what is left of both */
 void colo_pair_free(ColoPair *p);
 
+/* Start a secondary for a pair that has none any more */
+void colo_pair_new_secondary(ColoPair *p);
+
 /*
  * Enter COLO.  @listen and @connect: file names of the sockets on which the
  * secondary listens and to which the primary connects.
@@ -33,14 +38,20 @@ void colo_pair_free(ColoPair *p);
 void colo_pair_migrate(ColoPair *p, const char *listen, const char *connect,
                        unsigned delay_ms, unsigned timeout_ms);
 
-/* The same over one socket, and wait for the first checkpoint */
+/* The same over one socket, and wait for a few checkpoints */
 void colo_pair_protect(ColoPair *p);
 
-/*
- * Shut the connection down, as if the network had: each side loses the other.
- * (libqtest does not stand a QEMU that dies of a signal; tests/e2e kills.)
- */
+/* Shut the connection down, as if the network had: each loses the other */
 void colo_cut(ColoPair *p);
+
+/* SIGKILL; @qts, a member of a pair, becomes NULL */
+void colo_kill(QTestState **qts);
+
+/* The QMP command quit, and wait for the end; @qts becomes NULL */
+void colo_quit(QTestState **qts);
+
+/* x-colo-lost-heartbeat, which has to be accepted */
+void colo_failover(QTestState *qts);
 
 /* One value of query-colo-status; the caller frees it, NULL if not there */
 char *colo_state(QTestState *qts);
@@ -51,6 +62,9 @@ void colo_wait_state(QTestState *qts, const char *state);
 void colo_wait_status(QTestState *qts, const char *status);
 void colo_wait_migrate(QTestState *qts, const char *status);
 void colo_wait_statistic(QTestState *qts, const char *name, int64_t at_least);
+
+/* Wait for an event; the caller unrefs it */
+QDict *colo_wait_event(QTestState *qts, const char *name);
 
 /* Run a command that has to be refused with a text that contains @text */
 void colo_refused(QTestState *qts, const char *text, const char *fmt, ...)

@@ -105,7 +105,8 @@ static void test_parameters(void)
 static void test_capabilities(void)
 {
     static const char *const others[] = {
-        "return-path", "release-ram", "mapped-ram",
+        "return-path", "switchover-ack", "postcopy-ram", "release-ram",
+        "background-snapshot", "mapped-ram",
     };
     ColoPair *p = colo_pair_new();
 
@@ -119,6 +120,28 @@ static void test_capabilities(void)
     colo_pair_free(p);
 }
 
+/* The message of an event COLO_PEER_LOST that has to be there */
+static void check_peer_lost(QTestState *qts, const char *mode)
+{
+    QDict *event = colo_wait_event(qts, "COLO_PEER_LOST");
+    QDict *data = qdict_get_qdict(event, "data");
+
+    g_assert_cmpstr(qdict_get_str(data, "mode"), ==, mode);
+    g_assert_cmpint(qdict_get_int(data, "epoch"), >, 0);
+    g_assert_cmpstr(qdict_get_str(data, "message"), !=, "");
+    qobject_unref(event);
+}
+
+static void check_exit(QTestState *qts, const char *mode, const char *reason)
+{
+    QDict *event = colo_wait_event(qts, "COLO_EXIT");
+    QDict *data = qdict_get_qdict(event, "data");
+
+    g_assert_cmpstr(qdict_get_str(data, "mode"), ==, mode);
+    g_assert_cmpstr(qdict_get_str(data, "reason"), ==, reason);
+    qobject_unref(event);
+}
+
 static void test_failover_primary(void)
 {
     ColoPair *p = colo_pair_new();
@@ -126,10 +149,11 @@ static void test_failover_primary(void)
     colo_pair_protect(p);
     colo_cut(p);
     colo_wait_state(p->primary, "lost");
+    check_peer_lost(p->primary, "primary");
     colo_wait_status(p->primary, "running");
-    qtest_qmp_assert_success(p->primary,
-                             "{'execute': 'x-colo-lost-heartbeat'}");
+    colo_failover(p->primary);
     colo_wait_state(p->primary, "alone");
+    check_exit(p->primary, "primary", "error");
     colo_wait_migrate(p->primary, "completed");
     colo_wait_status(p->primary, "running");
     colo_pair_free(p);
@@ -142,12 +166,181 @@ static void test_failover_secondary(void)
     colo_pair_protect(p);
     colo_cut(p);
     colo_wait_state(p->secondary, "lost");
+    check_peer_lost(p->secondary, "secondary");
     colo_wait_status(p->secondary, "colo");
-    qtest_qmp_assert_success(p->secondary,
-                             "{'execute': 'x-colo-lost-heartbeat'}");
+    colo_failover(p->secondary);
     colo_wait_state(p->secondary, "live");
+    check_exit(p->secondary, "secondary", "error");
     colo_wait_status(p->secondary, "running");
     colo_wait_migrate(p->secondary, "completed");
+    colo_pair_free(p);
+}
+
+static void test_killed_primary(void)
+{
+    ColoPair *p = colo_pair_new();
+
+    colo_pair_protect(p);
+    colo_kill(&p->primary);
+    colo_wait_state(p->secondary, "lost");
+    check_peer_lost(p->secondary, "secondary");
+    colo_wait_status(p->secondary, "colo");
+    colo_failover(p->secondary);
+    colo_wait_state(p->secondary, "live");
+    colo_wait_status(p->secondary, "running");
+    g_assert_cmpint(colo_statistic(p->secondary, "ram-mismatches"), ==, 0);
+    colo_pair_free(p);
+}
+
+static void test_killed_secondary(void)
+{
+    ColoPair *p = colo_pair_new();
+
+    colo_pair_protect(p);
+    colo_kill(&p->secondary);
+    colo_wait_state(p->primary, "lost");
+    check_peer_lost(p->primary, "primary");
+    colo_wait_status(p->primary, "running");
+    colo_failover(p->primary);
+    colo_wait_state(p->primary, "alone");
+    colo_wait_status(p->primary, "running");
+    colo_wait_migrate(p->primary, "completed");
+    colo_pair_free(p);
+}
+
+/* The operator may decide although nothing is wrong */
+static void test_planned_primary(void)
+{
+    ColoPair *p = colo_pair_new();
+
+    colo_pair_protect(p);
+    colo_failover(p->primary);
+    colo_wait_state(p->primary, "alone");
+    check_exit(p->primary, "primary", "request");
+    colo_wait_status(p->primary, "running");
+    colo_wait_state(p->secondary, "lost");
+    colo_wait_status(p->secondary, "colo");
+    colo_refused(p->primary, "no COLO session",
+                 "{'execute': 'x-colo-lost-heartbeat'}");
+    colo_pair_free(p);
+}
+
+static void test_planned_secondary(void)
+{
+    ColoPair *p = colo_pair_new();
+
+    colo_pair_protect(p);
+    colo_failover(p->secondary);
+    colo_wait_state(p->secondary, "live");
+    colo_wait_status(p->secondary, "running");
+    colo_wait_state(p->primary, "lost");
+    colo_pair_free(p);
+}
+
+/* While the peer is lost it is too late to cancel */
+static void test_cancel_lost(void)
+{
+    ColoPair *p = colo_pair_new();
+
+    colo_pair_protect(p);
+    colo_cut(p);
+    colo_wait_state(p->primary, "lost");
+    qtest_qmp_assert_success(p->primary, "{'execute': 'migrate_cancel'}");
+    colo_refused(p->primary, "not the primary",
+                 "{'execute': 'x-colo-checkpoint'}");
+    colo_wait_state(p->primary, "lost");
+    colo_wait_migrate(p->primary, "colo");
+    colo_failover(p->primary);
+    colo_wait_state(p->primary, "alone");
+    colo_wait_migrate(p->primary, "completed");
+    colo_pair_free(p);
+}
+
+/* The survivor is an ordinary guest and gets a new secondary */
+static void test_again_primary(void)
+{
+    ColoPair *p = colo_pair_new();
+
+    colo_pair_protect(p);
+    colo_kill(&p->secondary);
+    colo_wait_state(p->primary, "lost");
+    colo_failover(p->primary);
+    colo_wait_migrate(p->primary, "completed");
+    colo_pair_new_secondary(p);
+    colo_pair_protect(p);
+    colo_wait_statistic(p->secondary, "checkpoints-verified", 5);
+    g_assert_cmpint(colo_statistic(p->secondary, "ram-mismatches"), ==, 0);
+    colo_pair_free(p);
+}
+
+static void test_again_secondary(void)
+{
+    ColoPair *p = colo_pair_new();
+
+    colo_pair_protect(p);
+    colo_kill(&p->primary);
+    colo_wait_state(p->secondary, "lost");
+    colo_failover(p->secondary);
+    colo_wait_status(p->secondary, "running");
+    colo_wait_migrate(p->secondary, "completed");
+    p->primary = g_steal_pointer(&p->secondary);
+    colo_pair_new_secondary(p);
+    colo_pair_protect(p);
+    colo_wait_statistic(p->secondary, "checkpoints-verified", 5);
+    g_assert_cmpint(colo_statistic(p->secondary, "ram-mismatches"), ==, 0);
+    colo_pair_free(p);
+}
+
+static void test_again_cancelled(void)
+{
+    ColoPair *p = colo_pair_new();
+
+    colo_pair_protect(p);
+    qtest_qmp_assert_success(p->primary, "{'execute': 'migrate_cancel'}");
+    colo_wait_migrate(p->primary, "cancelled");
+    colo_wait_state(p->secondary, "ended");
+    colo_quit(&p->secondary);
+    colo_pair_new_secondary(p);
+    colo_pair_protect(p);
+    colo_pair_free(p);
+}
+
+/* A new delay is for the epoch that runs, too */
+static void test_delay_changed(void)
+{
+    ColoPair *p = colo_pair_new();
+
+    colo_pair_migrate(p, "mig", "mig", 600000, 2000);
+    colo_wait_state(p->primary, "running");
+    g_assert_cmpint(colo_statistic(p->primary, "checkpoints"), ==, 0);
+    qtest_qmp_assert_success(p->primary,
+        "{'execute': 'migrate-set-parameters', 'arguments': {"
+        "'x-checkpoint-delay': 10}}");
+    colo_wait_statistic(p->primary, "checkpoints", 5);
+    g_assert_cmpint(reason_count(p->primary, "timer"), >=, 5);
+    g_assert_cmpint(reason_count(p->primary, "request"), ==, 0);
+    colo_pair_free(p);
+}
+
+/* Idle for several times the timeout: pings keep the session alive */
+static void test_idle(void)
+{
+    ColoPair *p = colo_pair_new();
+    int64_t end;
+
+    colo_pair_migrate(p, "mig", "mig", 600000, 300);
+    colo_wait_state(p->primary, "running");
+    end = g_get_monotonic_time() + 5 * 300 * 1000;
+    while (g_get_monotonic_time() < end) {
+        g_autofree char *primary = colo_state(p->primary);
+        g_autofree char *secondary = colo_state(p->secondary);
+
+        g_assert_cmpstr(primary, ==, "running");
+        g_assert_cmpstr(secondary, ==, "standing");
+        g_usleep(10 * 1000);
+    }
+    qtest_qmp_assert_success(p->primary, "{'execute': 'x-colo-checkpoint'}");
+    colo_wait_statistic(p->primary, "checkpoints", 1);
     colo_pair_free(p);
 }
 
@@ -160,10 +353,14 @@ static void test_paused(void)
     colo_wait_statistic(p->primary, "checkpoints",
                         colo_statistic(p->primary, "checkpoints") + 5);
     colo_wait_status(p->primary, "paused");
+    qtest_qmp_assert_success(p->primary, "{'execute': 'cont'}");
+    colo_wait_status(p->primary, "running");
+    qtest_qmp_assert_success(p->primary, "{'execute': 'stop'}");
+    colo_wait_statistic(p->primary, "checkpoints",
+                        colo_statistic(p->primary, "checkpoints") + 2);
     colo_cut(p);
     colo_wait_state(p->secondary, "lost");
-    qtest_qmp_assert_success(p->secondary,
-                             "{'execute': 'x-colo-lost-heartbeat'}");
+    colo_failover(p->secondary);
     colo_wait_status(p->secondary, "paused");
     qtest_qmp_assert_success(p->secondary, "{'execute': 'cont'}");
     colo_wait_status(p->secondary, "running");
@@ -213,6 +410,10 @@ static void test_gate(void)
                  "{'execute': 'object-add', 'arguments': {"
                  "'qom-type': 'filter-output-commit', 'id': 'oc1',"
                  "'netdev': 'hn0', 'max-queue-bytes': 100}}");
+    colo_refused(p->primary, "max-queue-bytes",
+                 "{'execute': 'object-add', 'arguments': {"
+                 "'qom-type': 'filter-output-commit', 'id': 'oc1',"
+                 "'netdev': 'hn0', 'max-queue-bytes': 4294967296}}");
     colo_refused(p->primary, "netdev",
                  "{'execute': 'object-add', 'arguments': {"
                  "'qom-type': 'filter-output-commit', 'id': 'oc1',"
@@ -225,8 +426,7 @@ static void test_gate(void)
                  "'property': 'status', 'value': 'off'}}");
     colo_cut(p);
     colo_wait_state(p->primary, "lost");
-    qtest_qmp_assert_success(p->primary,
-                             "{'execute': 'x-colo-lost-heartbeat'}");
+    colo_failover(p->primary);
     colo_wait_state(p->primary, "alone");
     qtest_qmp_assert_success(p->primary,
         "{'execute': 'object-del', 'arguments': {'id': 'oc0'}}");
@@ -240,9 +440,12 @@ static void test_cancel(void)
     colo_pair_protect(p);
     qtest_qmp_assert_success(p->primary, "{'execute': 'migrate_cancel'}");
     colo_wait_migrate(p->primary, "cancelled");
+    colo_wait_state(p->primary, "alone");
     colo_wait_status(p->primary, "running");
+    check_exit(p->primary, "primary", "request");
     colo_wait_status(p->secondary, "shutdown");
     colo_wait_state(p->secondary, "ended");
+    check_exit(p->secondary, "secondary", "request");
     colo_refused(p->secondary, "no COLO session",
                  "{'execute': 'x-colo-lost-heartbeat'}");
     colo_pair_free(p);
@@ -254,9 +457,7 @@ static void test_quit_secondary(void)
     g_autofree char *info = NULL;
 
     colo_pair_protect(p);
-    qtest_qmp_assert_success(p->secondary, "{'execute': 'quit'}");
-    qtest_wait_qemu(p->secondary);
-    qtest_quit(g_steal_pointer(&p->secondary));
+    colo_quit(&p->secondary);
     colo_wait_state(p->primary, "alone");
     colo_wait_status(p->primary, "running");
     info = qtest_hmp(p->primary, "info colo");
@@ -269,9 +470,7 @@ static void test_quit_primary(void)
     ColoPair *p = colo_pair_new();
 
     colo_pair_protect(p);
-    qtest_qmp_assert_success(p->primary, "{'execute': 'quit'}");
-    qtest_wait_qemu(p->primary);
-    qtest_quit(g_steal_pointer(&p->primary));
+    colo_quit(&p->primary);
     colo_wait_state(p->secondary, "ended");
     colo_wait_status(p->secondary, "shutdown");
     colo_pair_free(p);
@@ -289,10 +488,22 @@ int main(int argc, char **argv)
                     test_failover_primary);
     g_test_add_func("/colo/migration/failover/secondary",
                     test_failover_secondary);
+    g_test_add_func("/colo/migration/killed/primary", test_killed_primary);
+    g_test_add_func("/colo/migration/killed/secondary",
+                    test_killed_secondary);
+    g_test_add_func("/colo/migration/planned/primary", test_planned_primary);
+    g_test_add_func("/colo/migration/planned/secondary",
+                    test_planned_secondary);
+    g_test_add_func("/colo/migration/again/primary", test_again_primary);
+    g_test_add_func("/colo/migration/again/secondary", test_again_secondary);
+    g_test_add_func("/colo/migration/again/cancelled", test_again_cancelled);
+    g_test_add_func("/colo/migration/delay-changed", test_delay_changed);
+    g_test_add_func("/colo/migration/idle", test_idle);
     g_test_add_func("/colo/migration/paused", test_paused);
     g_test_add_func("/colo/migration/refused", test_refused);
     g_test_add_func("/colo/migration/gate", test_gate);
-    g_test_add_func("/colo/migration/cancel", test_cancel);
+    g_test_add_func("/colo/migration/cancel/running", test_cancel);
+    g_test_add_func("/colo/migration/cancel/lost", test_cancel_lost);
     g_test_add_func("/colo/migration/quit/secondary", test_quit_secondary);
     g_test_add_func("/colo/migration/quit/primary", test_quit_primary);
     return g_test_run();
