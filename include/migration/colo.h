@@ -43,13 +43,21 @@ struct ColoParticipant {
     void (*cut)(ColoParticipant *p, uint64_t epoch);
     /* The secondary has all of cut @cut: epochs before @cut may be seen */
     void (*commit)(ColoParticipant *p, uint64_t cut);
+    /*
+     * Hybrid mode, secondary: the guest stands at the very beginning of @epoch
+     * and is about to run.  A session begins (@epoch 0), or checkpoint @epoch
+     * was put into place; what the guest said before is void.
+     */
+    void (*load)(ColoParticipant *p, uint64_t epoch);
     /* The session is over and this side lives on: hold nothing any more */
     void (*open)(ColoParticipant *p);
     /*
-     * This is a secondary that stands still (@standing) or does so no longer:
-     * meanwhile nothing may reach its guest or come from it
+     * This side is a secondary (@standby) or is one no longer: meanwhile what
+     * its guest sends, if it runs at all, may not be seen by anyone but the
+     * primary, and its guest may see only what comes from there.  In periodic
+     * mode the guest stands still.
      */
-    void (*stand)(ColoParticipant *p, bool standing);
+    void (*stand)(ColoParticipant *p, bool standby);
 
     QTAILQ_ENTRY(ColoParticipant) next;
 };
@@ -64,11 +72,16 @@ void colo_participant_register(ColoParticipant *p);
 void colo_participant_unregister(ColoParticipant *p);
 
 /*
- * colo_request_checkpoint_queue_full: a bounded queue of output is full
+ * colo_request_checkpoint_*: the primary needs a checkpoint soon.  Any thread;
+ * returns at once, does nothing without a session on the primary.
  *
- * Asks the primary for a checkpoint at once; any thread.
+ * _queue_full: a bounded queue of output is full
+ * _mismatch: the guests have said different things
+ * _timeout: output has waited for too long for the other guest's
  */
 void colo_request_checkpoint_queue_full(void);
+void colo_request_checkpoint_mismatch(void);
+void colo_request_checkpoint_timeout(void);
 
 /* Is COLO compiled in, with all it needs?  Any thread. */
 bool colo_supported(void);

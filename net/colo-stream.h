@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO proxy: packets and cut records on a character device.
+ *
+ * Format, everything in network byte order:
+ *
+ *   packet       u32 length, with vnet_hdr_support a u32 length of the vnet
+ *                header, then as many bytes as length says (vnet header
+ *                included).  This is the published framing.
+ *   cut record   u32 0x80000001, u64 epoch: what follows belongs to the epoch.
+ *                No length of a packet has its top bit set.
+ *
+ * docs/interop/colo-wire.rst describes it for others.
+ */
+
+#ifndef QEMU_NET_COLO_STREAM_H
+#define QEMU_NET_COLO_STREAM_H
+
+#include "chardev/char-fe.h"
+#include "qemu/iov.h"
+
+/*
+ * Reader: takes bytes as they come, tells packets and cuts.  Pure, no I/O;
+ * belongs to one thread.
+ */
+typedef struct ColoStreamReader ColoStreamReader;
+
+typedef struct ColoStreamReaderOps {
+    /* @data is the callee's to g_free() */
+    void (*packet)(void *opaque, uint8_t *data, uint32_t size,
+                   uint32_t vnet_hdr_len);
+    void (*cut)(void *opaque, uint64_t epoch);
+} ColoStreamReaderOps;
+
+ColoStreamReader *colo_stream_reader_new(bool vnet_hdr,
+                                         const ColoStreamReaderOps *ops,
+                                         void *opaque);
+void colo_stream_reader_free(ColoStreamReader *r);
+
+/* The stream was closed: what is half here is thrown away */
+void colo_stream_reader_reset(ColoStreamReader *r);
+
+/*
+ * colo_stream_reader_feed: false with @errp set if this is no such stream
+ * (length 0, or over NET_BUFSIZE, vnet header longer than the packet, unknown
+ * control record).  Nothing more can be read until a reset.
+ *
+ * The ops may not free the reader; they may reset it, which ends the feed.
+ */
+bool colo_stream_reader_feed(ColoStreamReader *r, const uint8_t *buf,
+                             size_t size, Error **errp);
+
+/*
+ * Writer: a bounded queue in front of a character device; never blocks.
+ *
+ * All calls in the thread of @context (NULL: main loop, or any thread with the
+ * BQL).  Batches what it can.  While the device is not connected nothing is
+ * queued and packets are counted as dropped.
+ */
+typedef struct ColoStreamWriter ColoStreamWriter;
+
+/*
+ * @chr: stays the caller's; its handlers are the caller's too, who calls
+ *       colo_stream_writer_opened() and _closed() on CHR_EVENT_*.  Open or not
+ *       at the time of the call is found out here.
+ * @max_bytes: bound of the queue
+ * @drained: called (may be NULL) when the queue was full, a packet was refused
+ *       or _full() was true, and there is room again
+ */
+ColoStreamWriter *colo_stream_writer_new(CharBackend *chr,
+                                         GMainContext *context, bool vnet_hdr,
+                                         uint64_t max_bytes,
+                                         void (*drained)(void *opaque),
+                                         void *opaque);
+void colo_stream_writer_free(ColoStreamWriter *w);
+
+/*
+ * colo_stream_writer_opened: a stream begins; if an epoch is known (a cut was
+ * written before, open or not), it begins with its record
+ */
+void colo_stream_writer_opened(ColoStreamWriter *w);
+void colo_stream_writer_closed(ColoStreamWriter *w);
+
+typedef enum ColoStreamResult {
+    COLO_STREAM_OK,             /* queued or written */
+    COLO_STREAM_FULL,           /* refused, the queue is full */
+    COLO_STREAM_CLOSED,         /* refused, nobody is connected */
+} ColoStreamResult;
+
+ColoStreamResult colo_stream_writer_packet(ColoStreamWriter *w,
+                                           const struct iovec *iov, int iovcnt,
+                                           uint32_t vnet_hdr_len);
+
+/* Written even if the queue is full.  Later streams begin with it, too. */
+void colo_stream_writer_cut(ColoStreamWriter *w, uint64_t epoch);
+
+/* No session any more: streams do not begin with a record */
+void colo_stream_writer_forget_epoch(ColoStreamWriter *w);
+
+/*
+ * Gather packets until colo_stream_writer_uncork(), which writes; nests.
+ * Without it each packet is tried at once.
+ */
+void colo_stream_writer_cork(ColoStreamWriter *w);
+void colo_stream_writer_uncork(ColoStreamWriter *w);
+
+bool colo_stream_writer_full(const ColoStreamWriter *w);
+bool colo_stream_writer_connected(const ColoStreamWriter *w);
+uint64_t colo_stream_writer_queued_bytes(const ColoStreamWriter *w);
+
+#endif
