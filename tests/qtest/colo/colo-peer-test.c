@@ -4,11 +4,14 @@
  *
  * A thread of the test sits between two QEMUs and passes on what they say,
  * but for one frame, which it alters: a wrong magic, version, type, number or
- * length, garbage, half a frame, or silence from then on.
+ * length, a frame that does not belong here, garbage, the same frame twice,
+ * half a frame, or silence from then on.
  *
  * Proves: for each frame of the protocol the side that reads it notices, says
  * in which stage, stays alive, and can be told to go on; neither goes live by
- * itself.
+ * itself, and only one does.  A side that still waits for a silent peer can be
+ * told to go on at once, however long its timeout is.  A secondary that cannot
+ * load a checkpoint reports it and never goes live.
  */
 
 #include "qemu/osdep.h"
@@ -22,6 +25,8 @@
 #include "colo-helpers.h"
 
 #define TIMEOUT_MS  300
+/* For those that must not have to wait for it */
+#define LONG_TIMEOUT_MS 600000
 
 typedef enum Fault {
     FAULT_MAGIC,
@@ -29,16 +34,33 @@ typedef enum Fault {
     FAULT_TYPE,
     FAULT_NUMBER,
     FAULT_LENGTH,
+    FAULT_UNEXPECTED,
     FAULT_GARBAGE,
+    FAULT_REPEAT,
     FAULT_TRUNCATE,
     FAULT_SILENCE,
+    FAULT_IMPATIENCE,           /* silence, and nobody waits for its end */
     FAULT__MAX,
 } Fault;
 
-static const char *const fault_names[FAULT__MAX] = {
-    "magic", "version", "type", "number", "length", "garbage", "truncate",
-    "silence",
+static const struct {
+    const char *name;
+    const char *noticed;        /* the reader says so; NULL: it depends */
+} faults[] = {
+    [FAULT_MAGIC] = { "magic", "wrong magic" },
+    [FAULT_VERSION] = { "version", "speaks version 2" },
+    [FAULT_TYPE] = { "type", "unknown frame type" },
+    [FAULT_NUMBER] = { "number", "unexpected" },
+    [FAULT_LENGTH] = { "length", "allowed" },
+    [FAULT_UNEXPECTED] = { "unexpected" },
+    [FAULT_GARBAGE] = { "garbage" },
+    [FAULT_REPEAT] = { "repeat" },
+    [FAULT_TRUNCATE] = { "truncate" },
+    [FAULT_SILENCE] = { "silence", "silent for 300 ms" },
+    [FAULT_IMPATIENCE] = { "impatience" },
 };
+
+QEMU_BUILD_BUG_ON(G_N_ELEMENTS(faults) != FAULT__MAX);
 
 typedef struct Case {
     Fault fault;
@@ -65,6 +87,8 @@ static bool from_primary(ColoFrameType type)
     case COLO_FRAME_VMSTATE_SEND:
     case COLO_FRAME_PAGES:
     case COLO_FRAME_VMSTATE_SIZE:
+    case COLO_FRAME_PING:
+    case COLO_FRAME_BYE:
         return true;
     default:
         return false;
@@ -99,6 +123,13 @@ static bool write_full(int fd, const uint8_t *buf, size_t len)
     return true;
 }
 
+static void garble(uint8_t *from, const uint8_t *end)
+{
+    while (from < end) {
+        *from++ ^= 0xa5;
+    }
+}
+
 /* Alter one frame.  Returns how many of its bytes are to be passed on. */
 static size_t alter(Proxy *p, uint8_t *frame, size_t len)
 {
@@ -118,10 +149,12 @@ static size_t alter(Proxy *p, uint8_t *frame, size_t len)
     case FAULT_LENGTH:
         stq_be_p(frame + 16, UINT64_MAX / 2);
         break;
+    case FAULT_UNEXPECTED:
+        stw_be_p(frame + 6, from_primary(p->c.type)
+                            ? COLO_FRAME_VMSTATE_RECEIVED : COLO_FRAME_START);
+        break;
     case FAULT_GARBAGE:
-        for (size_t i = COLO_FRAME_HDR_LEN; i < len; i++) {
-            frame[i] ^= 0xa5;
-        }
+        garble(frame + COLO_FRAME_HDR_LEN, frame + len);
         break;
     case FAULT_TRUNCATE:
         return len / 2;
@@ -147,13 +180,21 @@ static bool pass_frame(Proxy *p, int from, int to)
     if (!read_full(from, frame + sizeof(hdr), len - sizeof(hdr))) {
         return false;
     }
+    if (p->c.type == COLO_FRAME_ERROR &&
+        lduw_be_p(hdr + 6) == COLO_FRAME_VMSTATE_SIZE) {
+        /* The secondary shall have an error to report */
+        garble(frame + COLO_FRAME_HDR_LEN + COLO_TAIL_LEN, frame + len);
+    }
     if (!p->done && lduw_be_p(hdr + 6) == p->c.type) {
         size_t whole = len;
 
         qatomic_set(&p->done, true);
-        if (p->c.fault == FAULT_SILENCE) {
+        if (p->c.fault == FAULT_SILENCE || p->c.fault == FAULT_IMPATIENCE) {
             /* Keep the connections, say nothing any more */
             return read_full(p->stop[0], hdr, 1);
+        }
+        if (p->c.fault == FAULT_REPEAT && !write_full(to, frame, len)) {
+            return false;
         }
         len = alter(p, frame, len);
         if (len < whole) {
@@ -238,10 +279,10 @@ static void wait_done(Proxy *p)
     }
 }
 
-/* The message of COLO_PEER_LOST names the stage */
-static void check_message(QTestState *qts)
+/* The message of COLO_PEER_LOST names the stage, and the fault itself */
+static void check_message(QTestState *qts, Fault fault)
 {
-    QDict *event = qtest_qmp_eventwait_ref(qts, "COLO_PEER_LOST");
+    QDict *event = colo_wait_event(qts, "COLO_PEER_LOST");
     const char *message = qdict_get_str(qdict_get_qdict(event, "data"),
                                         "message");
 
@@ -251,51 +292,129 @@ static void check_message(QTestState *qts)
         !g_str_has_prefix(message, "'")) {
         g_error("the message names no stage: %s", message);
     }
+    if (faults[fault].noticed && !strstr(message, faults[fault].noticed)) {
+        g_error("the message does not contain '%s': %s",
+                faults[fault].noticed, message);
+    }
     qobject_unref(event);
 }
 
 /* The reader is the secondary: it stands, and can take over */
-static void secondary_survives(ColoPair *p)
+static void secondary_survives(ColoPair *p, Fault fault)
 {
-    colo_wait_state(p->secondary, "lost");
-    check_message(p->secondary);
-    colo_wait_status(p->secondary, "colo");
-    qtest_qmp_assert_success(p->secondary,
-                             "{'execute': 'x-colo-lost-heartbeat'}");
+    if (fault != FAULT_IMPATIENCE) {
+        colo_wait_state(p->secondary, "lost");
+        check_message(p->secondary, fault);
+        colo_wait_status(p->secondary, "colo");
+        /* The primary hears nothing any more and holds its output */
+        colo_wait_state(p->primary, "lost");
+        colo_wait_status(p->primary, "running");
+    }
+    colo_failover(p->secondary);
     colo_wait_state(p->secondary, "live");
     colo_wait_status(p->secondary, "running");
+    colo_wait_migrate(p->secondary, "completed");
 }
 
-/* The reader is the primary */
-static void primary_survives(ColoPair *p, bool protected)
+/* The secondary must not go live unless it is told to */
+static void check_secondary_stands(ColoPair *p)
 {
-    if (protected) {
+    QDict *status = qtest_qmp_assert_success_ref(p->secondary,
+        "{'execute': 'query-status'}");
+
+    g_assert_false(qdict_get_bool(status, "running"));
+    qobject_unref(status);
+}
+
+/* The reader is the primary: its guest runs, and can be let go */
+static void primary_survives(ColoPair *p, bool protected, Fault fault)
+{
+    if (protected && fault != FAULT_IMPATIENCE) {
         colo_wait_state(p->primary, "lost");
-        check_message(p->primary);
+        check_message(p->primary, fault);
         colo_wait_status(p->primary, "running");
-        qtest_qmp_assert_success(p->primary,
-                                 "{'execute': 'x-colo-lost-heartbeat'}");
+    }
+    if (protected || fault == FAULT_IMPATIENCE) {
+        colo_failover(p->primary);
     }
     colo_wait_state(p->primary, "alone");
     colo_wait_migrate(p->primary, protected ? "completed" : "failed");
     colo_wait_status(p->primary, "running");
+    check_secondary_stands(p);
+}
+
+static bool is_ping(ColoFrameType type)
+{
+    return type == COLO_FRAME_PING || type == COLO_FRAME_PONG;
+}
+
+/* Frames that end a session, and their answer */
+static bool is_end(ColoFrameType type)
+{
+    return type == COLO_FRAME_BYE || type == COLO_FRAME_BYE_ACK ||
+           type == COLO_FRAME_ERROR;
+}
+
+static void end_in_order(ColoPair *p)
+{
+    colo_wait_statistic(p->primary, "checkpoints", 2);
+    qtest_qmp_assert_success(p->primary, "{'execute': 'migrate_cancel'}");
+}
+
+/* Set the pair up with a proxy in between, and wait for its deed */
+static Proxy *start_case(ColoPair *p, const Case *c)
+{
+    unsigned timeout_ms = c->fault == FAULT_IMPATIENCE ? LONG_TIMEOUT_MS
+                                                       : TIMEOUT_MS;
+    unsigned delay_ms = is_ping(c->type) ? 600000 : 10;
+    Proxy *proxy;
+
+    colo_pair_migrate(p, "mig", NULL, delay_ms, timeout_ms);
+    proxy = proxy_start(c, p->dir);
+    colo_pair_migrate(p, NULL, "proxy", delay_ms, timeout_ms);
+    if (c->type == COLO_FRAME_BYE || c->type == COLO_FRAME_BYE_ACK) {
+        end_in_order(p);
+    }
+    wait_done(proxy);
+    return proxy;
 }
 
 static void test_case(const void *opaque)
 {
     const Case *c = opaque;
     ColoPair *p = colo_pair_new();
-    Proxy *proxy;
+    Proxy *proxy = start_case(p, c);
 
-    colo_pair_migrate(p, "mig", NULL, 10, TIMEOUT_MS);
-    proxy = proxy_start(c, p->dir);
-    colo_pair_migrate(p, NULL, "proxy", 10, TIMEOUT_MS);
-    wait_done(proxy);
     if (from_primary(c->type)) {
-        secondary_survives(p);
+        secondary_survives(p, c->fault);
     } else {
-        primary_survives(p, c->type != COLO_FRAME_CHECKPOINT_READY);
+        /* Protection begins when checkpoint-ready has come as it should */
+        primary_survives(p, c->type != COLO_FRAME_CHECKPOINT_READY ||
+                            c->fault == FAULT_REPEAT, c->fault);
     }
+    proxy_stop(proxy);
+    colo_pair_free(p);
+}
+
+/*
+ * The state of the devices is garbage: the secondary cannot load what it has
+ * committed, says so, and is out for good; the primary goes on at once.
+ */
+static void test_devices(void)
+{
+    static const Case c = { FAULT__MAX, COLO_FRAME_ERROR };
+    ColoPair *p = colo_pair_new();
+    Proxy *proxy = start_case(p, &c);
+
+    colo_wait_state(p->primary, "alone");
+    colo_wait_status(p->primary, "running");
+    colo_wait_migrate(p->primary, "completed");
+    colo_wait_state(p->secondary, "ended");
+    colo_wait_status(p->secondary, "shutdown");
+    colo_wait_migrate(p->secondary, "failed");
+    colo_refused(p->secondary, "no COLO session",
+                 "{'execute': 'x-colo-lost-heartbeat'}");
+    check_secondary_stands(p);
     proxy_stop(proxy);
     colo_pair_free(p);
 }
@@ -304,25 +423,46 @@ static void test_case(const void *opaque)
 static bool has_checked_payload(ColoFrameType type)
 {
     return type == COLO_FRAME_CHECKPOINT_READY || type == COLO_FRAME_START ||
-           type == COLO_FRAME_PAGES || type == COLO_FRAME_VMSTATE_SIZE;
+           type == COLO_FRAME_PAGES || type == COLO_FRAME_VMSTATE_SIZE ||
+           type == COLO_FRAME_BYE;
+}
+
+/* Leave out what is no fault, or never happens */
+static bool makes_sense(Fault fault, ColoFrameType type)
+{
+    switch (fault) {
+    case FAULT_NUMBER:
+        /* These are about no checkpoint in particular */
+        return !is_ping(type) && !is_end(type);
+    case FAULT_GARBAGE:
+        return has_checked_payload(type);
+    case FAULT_REPEAT:
+        /* A second ping gets a second pong; nobody reads after the end */
+        return !is_ping(type) && !is_end(type);
+    case FAULT_IMPATIENCE:
+        /* With this timeout there is no ping */
+        return !is_ping(type);
+    default:
+        return true;
+    }
 }
 
 int main(int argc, char **argv)
 {
-    static Case cases[FAULT__MAX][COLO_FRAME_PING];
+    static Case cases[FAULT__MAX][COLO_FRAME__MAX];
 
     g_test_init(&argc, &argv, NULL);
     for (int f = 0; f < FAULT__MAX; f++) {
-        for (int t = COLO_FRAME_CHECKPOINT_READY; t < COLO_FRAME_PING; t++) {
+        for (int t = COLO_FRAME_CHECKPOINT_READY; t < COLO_FRAME__MAX; t++) {
             g_autofree char *path = g_strdup_printf(
-                "/colo/peer/%s/%s", fault_names[f], colo_frame_name(t));
+                "/colo/peer/%s/%s", faults[f].name, colo_frame_name(t));
 
-            if (f == FAULT_GARBAGE && !has_checked_payload(t)) {
-                continue;
+            if (makes_sense(f, t)) {
+                cases[f][t] = (Case) { f, t };
+                g_test_add_data_func(path, &cases[f][t], test_case);
             }
-            cases[f][t] = (Case) { f, t };
-            g_test_add_data_func(path, &cases[f][t], test_case);
         }
     }
+    g_test_add_func("/colo/peer/devices", test_devices);
     return g_test_run();
 }
