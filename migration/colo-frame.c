@@ -35,6 +35,10 @@ static const struct {
     [COLO_FRAME_BYE] = { "bye", COLO_BYE_LEN },
     [COLO_FRAME_BYE_ACK] = { "bye-ack", 0 },
     [COLO_FRAME_ERROR] = { "error", COLO_TEXT_MAX },
+    [COLO_FRAME_HASHES] = {
+        "hashes", COLO_PAGES_HDR_LEN + COLO_PAGES_PER_FRAME *
+                  COLO_HASH_ENTRY_LEN },
+    [COLO_FRAME_WANTED] = { "wanted", COLO_WANTED_LEN },
 };
 
 QEMU_BUILD_BUG_ON(ARRAY_SIZE(frame_types) != COLO_FRAME__MAX);
@@ -251,6 +255,20 @@ uint32_t colo_pages_count(const uint8_t hdr[COLO_PAGES_HDR_LEN],
     if (count == 0 || count > COLO_PAGES_PER_FRAME ||
         length < COLO_PAGES_HDR_LEN + (uint64_t)count * COLO_PAGE_ENTRY_LEN) {
         error_setg(errp, "'pages' announces %" PRIu32 " pages in %" PRIu64
+                   " bytes", count, length);
+        return 0;
+    }
+    return count;
+}
+
+uint32_t colo_hashes_count(const uint8_t hdr[COLO_PAGES_HDR_LEN],
+                           uint64_t length, Error **errp)
+{
+    uint32_t count = ldl_be_p(hdr);
+
+    if (count == 0 || count > COLO_PAGES_PER_FRAME ||
+        length != COLO_PAGES_HDR_LEN + (uint64_t)count * COLO_HASH_ENTRY_LEN) {
+        error_setg(errp, "'hashes' announces %" PRIu32 " pages in %" PRIu64
                    " bytes", count, length);
         return 0;
     }

@@ -39,6 +39,8 @@ typedef enum ColoFrameType {
     COLO_FRAME_BYE,                     /* both: I end this in order */
     COLO_FRAME_BYE_ACK,                 /* both: understood */
     COLO_FRAME_ERROR,                   /* both: I end this, here is why */
+    COLO_FRAME_HASHES,                  /* P: up to COLO_PAGES_PER_FRAME */
+    COLO_FRAME_WANTED,                  /* S: those of them that differ here */
     COLO_FRAME__MAX,
 } ColoFrameType;
 
@@ -131,10 +133,25 @@ bool colo_page_entry_decode(const uint8_t in[COLO_PAGE_ENTRY_LEN],
 uint32_t colo_pages_count(const uint8_t hdr[COLO_PAGES_HDR_LEN],
                           uint64_t length, Error **errp);
 
+/*
+ * HASHES: count, then an entry and a hash a page.  The hash of a zero page is
+ * not looked at: the flag says it all.
+ *
+ * WANTED answers one HASHES frame: a bit a page of it, the first page is the
+ * lowest bit of the first byte.  Pages that are wanted follow in a PAGES frame.
+ */
+#define COLO_HASH_LEN       16
+#define COLO_HASH_ENTRY_LEN (COLO_PAGE_ENTRY_LEN + COLO_HASH_LEN)
+#define COLO_WANTED_LEN     (COLO_PAGES_PER_FRAME / 8)
+
+/* The same as colo_pages_count(), for a HASHES frame of exactly @length */
+uint32_t colo_hashes_count(const uint8_t hdr[COLO_PAGES_HDR_LEN],
+                           uint64_t length, Error **errp);
+
 /* VMSTATE_SIZE: the tail of a checkpoint, then the device state itself */
 #define COLO_TAIL_LEN 32
 typedef struct ColoTail {
-    uint64_t npages;                    /* sent in PAGES frames before */
+    uint64_t npages;                    /* in PAGES frames, and zero in HASHES */
     uint64_t ram_hash;                  /* 0 unless COLO_START_VERIFY_RAM */
     uint32_t device_len;                /* bytes that follow */
     uint32_t run_state;                 /* ColoRunState */

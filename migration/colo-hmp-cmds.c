@@ -20,6 +20,7 @@ static void print_durations(Monitor *mon, const char *what,
 
 static void print_statistics(Monitor *mon, const ColoStatistics *st)
 {
+    monitor_printf(mon, "sync mode: %s\n", ColoSyncMode_str(st->sync_mode));
     monitor_printf(mon, "checkpoints: %" PRIu64, st->checkpoints);
     for (ColoReasonCountList *r = st->reasons; r; r = r->next) {
         if (r->value->count) {
@@ -32,8 +33,8 @@ static void print_statistics(Monitor *mon, const ColoStatistics *st)
     print_durations(mon, "pause", st->pause);
     print_durations(mon, "commit", st->commit);
     print_durations(mon, "load", st->load);
-    monitor_printf(mon, "pages: %" PRIu64 ", zero %" PRIu64 "\n",
-                   st->pages, st->zero_pages);
+    monitor_printf(mon, "pages: %" PRIu64 ", zero %" PRIu64 ", equal %" PRIu64
+                   "\n", st->pages, st->zero_pages, st->equal_pages);
     monitor_printf(mon, "bytes: sent %" PRIu64 ", received %" PRIu64 "\n",
                    st->bytes_sent, st->bytes_received);
     monitor_printf(mon, "staging: %" PRIu64 " bytes, peak %" PRIu64

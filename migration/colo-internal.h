@@ -37,6 +37,7 @@ typedef enum ColoCause {
 typedef struct ColoSession {
     /* Set once, before the thread starts */
     COLOMode side;
+    ColoSyncMode mode;                  /* secondary: the handshake says */
     uint32_t timeout_ms;
     bool verify_ram;
     QIOChannelBuffer *device_state;     /* contents: the session's thread */
@@ -52,6 +53,9 @@ typedef struct ColoSession {
     };
     COLOExitReason exit_reason;
     RunState deferred_stop;             /* RUN_STATE__MAX: none */
+    ShutdownCause deferred_shutdown;    /* secondary, hybrid mode */
+    VMChangeStateEntry *vm_state;       /* primary, hybrid mode */
+    bool paused;                        /* primary: not for a cut */
     ColoRunState run_state;             /* secondary: of the guest */
     ColoByeReason end_reason;
     QemuCond cond;                      /* with the BQL: wish, end */
@@ -65,6 +69,7 @@ typedef struct ColoSession {
     uint64_t checkpoints;
     uint64_t pages;
     uint64_t zero_pages;
+    uint64_t equal_pages;
     uint64_t bytes_sent;
     uint64_t bytes_received;
     uint64_t staging_bytes;
@@ -74,14 +79,16 @@ typedef struct ColoSession {
 
     /* Atomic */
     ColoWish wish;
-    int asked;                          /* ColoCheckpointReason or -1 */
 
     /* The session's thread only */
     ColoCause cause;
     ColoRam *ram;
     ColoStaging *staging;
+    GArray *wanted;                     /* secondary: ColoPageEntry asked for */
+    size_t wanted_next;                 /* of them, the next to arrive */
     QEMUFile *device_file;              /* primary: writes device_state */
     int64_t last_cut_ns;
+    int64_t not_before_ns;              /* for a checkpoint on demand */
     bool was_ready;                     /* protection was complete once */
 } ColoSession;
 
@@ -108,12 +115,21 @@ void colo_session_over(ColoSession *s);
 /* Is QEMU on its way out, without a main loop?  BQL. */
 bool colo_exiting(void);
 
+/*
+ * colo_take_request: why a checkpoint is wanted, -1 if it is not.  Atomic.
+ * colo_leave_request: put it back, for later
+ */
+int colo_take_request(void);
+void colo_request_checkpoint_run_state(void);
+void colo_leave_request(ColoCheckpointReason reason);
+
 /* Call the participants, in the order they came.  BQL. */
 void colo_participants_arm(uint64_t epoch);
 void colo_participants_cut(uint64_t epoch);
 void colo_participants_commit(uint64_t cut);
+void colo_participants_load(uint64_t epoch);
 void colo_participants_open(void);
-void colo_participants_stand(bool standing);
+void colo_participants_stand(bool standby);
 
 /*
  * colo_set_state: the only way to change the state of a side.  BQL.

@@ -35,6 +35,7 @@
 #include "migration/colo.h"
 #include "net/colo.h"
 #include "colo-internal.h"
+#include "colo-pages.h"
 #include "migration.h"
 #include "options.h"
 #include "qemu-file.h"
@@ -43,6 +44,14 @@
 
 /* While idle, speak this often within the timeout */
 #define PINGS_PER_TIMEOUT   3
+
+/*
+ * Guests that keep on saying different things must not live in checkpoints: a
+ * checkpoint for that reason waits until this many times the duration of the
+ * last one have passed since its end.  So at most a third of the time goes into
+ * them, whatever a checkpoint costs on these hosts, with this guest.
+ */
+#define REST_FACTOR         2
 
 static int64_t now_ns(void)
 {
@@ -103,12 +112,48 @@ static bool primary_handshake(ColoSession *s, Error **errp)
     }
 
     colo_start_encode(&(ColoStart) {
-        .mode = migrate_colo_mode(),
+        .mode = s->mode,
         .timeout_ms = s->timeout_ms,
         .flags = s->verify_ram ? COLO_START_VERIFY_RAM : 0,
     }, start);
     return colo_wire_send_buf(s->wire, COLO_FRAME_START, 0, start,
                               sizeof(start), errp);
+}
+
+/* May a checkpoint on demand be put off, so that the guests get on? */
+static bool reason_can_wait(ColoCheckpointReason reason)
+{
+    return reason == COLO_CHECKPOINT_REASON_MISMATCH ||
+           reason == COLO_CHECKPOINT_REASON_TIMEOUT;
+}
+
+/*
+ * Is a checkpoint due?  Returns the time until which there is nothing to do, 0
+ * if it is due now (@reason says why).
+ */
+static int64_t primary_next_due(ColoSession *s, ColoCheckpointReason *reason)
+{
+    int64_t due_ns = s->last_cut_ns +
+                     colo_effective_checkpoint_delay() * (int64_t)SCALE_MS;
+    int64_t now = now_ns();
+    int asked = colo_take_request();
+
+    if (asked >= 0) {
+        if (!reason_can_wait(asked) || now >= s->not_before_ns) {
+            *reason = asked;
+            return 0;
+        }
+        colo_leave_request(asked);
+        due_ns = MIN(due_ns, s->not_before_ns);
+    }
+    if (now >= due_ns) {
+        *reason = asked >= 0 ? asked : COLO_CHECKPOINT_REASON_TIMER;
+        if (asked >= 0) {
+            colo_take_request();
+        }
+        return 0;
+    }
+    return due_ns;
 }
 
 /*
@@ -123,9 +168,7 @@ static bool primary_run_epoch(ColoSession *s, ColoCheckpointReason *reason,
     int64_t next_ping_ns = heard_ns + ping_ns;
 
     for (;;) {
-        int64_t due_ns = s->last_cut_ns +
-                         colo_effective_checkpoint_delay() * (int64_t)SCALE_MS;
-        int asked = qatomic_xchg(&s->asked, -1);
+        int64_t due_ns;
         ColoFrame f;
 
         if (colo_wish(s) != COLO_WISH_NONE) {
@@ -133,8 +176,8 @@ static bool primary_run_epoch(ColoSession *s, ColoCheckpointReason *reason,
             error_setg(errp, "asked to end the session");
             return false;
         }
-        if (asked >= 0 || now_ns() >= due_ns) {
-            *reason = asked >= 0 ? asked : COLO_CHECKPOINT_REASON_TIMER;
+        due_ns = primary_next_due(s, reason);
+        if (!due_ns) {
             return true;
         }
 
@@ -185,55 +228,6 @@ static bool primary_request(ColoSession *s, uint64_t cut, Error **errp)
     buf = g_malloc(f.length);
     return colo_wire_recv_buf(s->wire, buf, f.length, errp) &&
            colo_ram_add_runs(s->ram, buf, f.length, errp);
-}
-
-/* Send what is staged, and empty the staging area */
-static bool primary_send_pages(ColoSession *s, uint64_t cut, uint64_t *zero,
-                               Error **errp)
-{
-    size_t size = colo_staging_page_size(s->staging);
-    uint64_t count = colo_staging_count(s->staging);
-    g_autofree struct iovec *iov = g_new(struct iovec,
-                                         COLO_PAGES_PER_FRAME + 1);
-    uint8_t head[COLO_PAGES_HDR_LEN +
-                 COLO_PAGES_PER_FRAME * COLO_PAGE_ENTRY_LEN] = { 0 };
-
-    for (uint64_t first = 0; first < count; first += COLO_PAGES_PER_FRAME) {
-        uint32_t n = MIN(count - first, COLO_PAGES_PER_FRAME);
-        size_t niov = 1;
-
-        stl_be_p(head, n);
-        for (uint32_t i = 0; i < n; i++) {
-            ColoStagedPage *p = colo_staging_page(s->staging, first + i);
-            void *data = colo_staging_data(s->staging, first + i);
-            bool is_zero = buffer_is_zero(data, size);
-            ColoPageEntry e = {
-                .block = p->block,
-                .page = p->page,
-                .flags = is_zero ? COLO_PAGE_ZERO : 0,
-            };
-
-            colo_page_entry_encode(&e, head + COLO_PAGES_HDR_LEN +
-                                       i * COLO_PAGE_ENTRY_LEN);
-            if (is_zero) {
-                (*zero)++;
-            } else if (niov > 1 && data == iov[niov - 1].iov_base +
-                                           iov[niov - 1].iov_len) {
-                iov[niov - 1].iov_len += size;
-            } else {
-                iov[niov++] = (struct iovec) { data, size };
-            }
-        }
-        iov[0] = (struct iovec) {
-            .iov_base = head,
-            .iov_len = COLO_PAGES_HDR_LEN + n * COLO_PAGE_ENTRY_LEN,
-        };
-        if (!colo_wire_send(s->wire, COLO_FRAME_PAGES, cut, iov, niov, errp)) {
-            return false;
-        }
-    }
-    colo_staging_reset(s->staging);
-    return true;
 }
 
 static ColoRunState guest_run_state(bool live)
@@ -288,7 +282,8 @@ static bool save_devices(ColoSession *s, Error **errp)
 typedef struct Cut {
     uint64_t number;
     ColoTail tail;
-    uint64_t zero_pages;
+    ColoPageCount pages;
+    int64_t asked_ns;
     int64_t begin_ns;
     int64_t pause_ns;
     bool overflowed;
@@ -306,9 +301,8 @@ static bool primary_stream_excess(ColoSession *s, Cut *c, Error **errp)
                  colo_staging_room(s->staging)) {
         c->overflowed = true;
         colo_ram_stage(s->ram, s->staging);
-        c->tail.npages += colo_staging_count(s->staging);
         bql_unlock();
-        ok = primary_send_pages(s, c->number, &c->zero_pages, errp);
+        ok = colo_pages_send(s, c->number, &c->pages, errp);
         bql_lock();
         colo_ram_sync(s->ram, true);
     }
@@ -338,7 +332,6 @@ static bool primary_copy_state(ColoSession *s, Cut *c, Error **errp)
         return false;
     }
     colo_ram_stage(s->ram, s->staging);
-    c->tail.npages += colo_staging_count(s->staging);
 
     if (!save_devices(s, errp)) {
         s->cause = COLO_CAUSE_LOCAL;
@@ -396,6 +389,14 @@ static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
     return ok;
 }
 
+static bool primary_send_pages(ColoSession *s, Cut *c, Error **errp)
+{
+    if (s->mode == COLO_SYNC_MODE_HYBRID) {
+        return colo_pages_send_differing(s, c->number, &c->pages, errp);
+    }
+    return colo_pages_send(s, c->number, &c->pages, errp);
+}
+
 static bool primary_send_tail(ColoSession *s, Cut *c, Error **errp)
 {
     uint8_t buf[COLO_TAIL_LEN];
@@ -404,6 +405,7 @@ static bool primary_send_tail(ColoSession *s, Cut *c, Error **errp)
         { s->device_state->data, s->device_state->usage },
     };
 
+    c->tail.npages = c->pages.sent + c->pages.zero;
     colo_tail_encode(&c->tail, buf);
     return colo_wire_send(s->wire, COLO_FRAME_VMSTATE_SIZE, c->number, iov, 2,
                           errp);
@@ -421,24 +423,25 @@ static void primary_committed(ColoSession *s, Cut *c,
     s->checkpoints++;
     s->reasons[reason]++;
     s->pages += c->tail.npages;
-    s->zero_pages += c->zero_pages;
+    s->zero_pages += c->pages.zero;
+    s->equal_pages += c->pages.equal;
     s->bytes_sent = colo_wire_bytes_sent(s->wire);
     s->bytes_received = colo_wire_bytes_received(s->wire);
     trace_colo_checkpoint(c->number, ColoCheckpointReason_str(reason),
-                          c->tail.npages, c->zero_pages, c->tail.device_len,
-                          c->pause_ns / SCALE_US);
+                          c->tail.npages, c->pages.zero, c->pages.equal,
+                          c->tail.device_len, c->pause_ns / SCALE_US);
 }
 
 static bool primary_checkpoint(ColoSession *s, ColoCheckpointReason reason,
                                Error **errp)
 {
-    Cut c = { .number = s->epoch + 1 };
+    Cut c = { .number = s->epoch + 1, .asked_ns = now_ns() };
     ColoFrame f;
 
     if (!primary_request(s, c.number, errp) || !primary_cut(s, &c, errp)) {
         return false;
     }
-    if (!primary_send_pages(s, c.number, &c.zero_pages, errp) ||
+    if (!primary_send_pages(s, &c, errp) ||
         !primary_send_tail(s, &c, errp)) {
         return false;
     }
@@ -453,13 +456,14 @@ static bool primary_checkpoint(ColoSession *s, ColoCheckpointReason reason,
         return false;
     }
     set_state(s, COLO_PRIMARY_STATE_RUNNING, "loaded");
+    s->not_before_ns = now_ns() + REST_FACTOR * (now_ns() - c.asked_ns);
     return true;
 }
 
 /* The whole time under protection; returns with @errp set */
 static void primary_protect(ColoSession *s, Error **errp)
 {
-    ColoCheckpointReason reason;
+    ColoCheckpointReason reason = COLO_CHECKPOINT_REASON_TIMER;
 
     if (!primary_handshake(s, errp)) {
         return;
@@ -556,6 +560,20 @@ static void primary_close_migration(ColoSession *s, MigrationState *ms,
     migrate_set_state(&ms->state, MIGRATION_STATUS_COLO, status);
 }
 
+/*
+ * Hybrid mode: the user, or a device, paused the guest, or it goes on.  The
+ * other guest has to do the same, and learns it by a checkpoint.  BQL.
+ */
+static void primary_vm_state(void *opaque, bool running, RunState state)
+{
+    ColoSession *s = opaque;
+
+    if (running == s->paused && state != RUN_STATE_COLO) {
+        s->paused = !running;
+        colo_request_checkpoint_run_state();
+    }
+}
+
 /* Limits that depend on the size of the guest */
 static uint64_t staging_limit_pages(ColoSession *s)
 {
@@ -598,6 +616,10 @@ void migrate_start_colo_process(MigrationState *ms)
     warn_about_disks();
     colo_participants_arm(0);
     s->last_cut_ns = now_ns();
+    s->paused = !runstate_is_live(ms->vm_old_state);
+    if (s->mode == COLO_SYNC_MODE_HYBRID) {
+        s->vm_state = qemu_add_vm_change_state_handler(primary_vm_state, s);
+    }
     if (runstate_is_live(ms->vm_old_state)) {
         vm_start();
     } else if (runstate_check(RUN_STATE_FINISH_MIGRATE)) {

@@ -377,6 +377,22 @@ bool colo_ram_page_valid(ColoRam *ram, uint32_t block, uint64_t page)
     return block < ram->nblocks && page < ram->blocks[block].npages;
 }
 
+void *colo_ram_page(ColoRam *ram, uint32_t block, uint64_t page)
+{
+    return ram->blocks[block].rb->host + (page << qemu_target_page_bits());
+}
+
+/* XXH128: much faster than memory, and collisions do not happen by chance */
+void colo_page_hash(const void *data, size_t size,
+                    uint8_t hash[COLO_HASH_LEN])
+{
+    XXH128_canonical_t out;
+
+    QEMU_BUILD_BUG_ON(sizeof(out) != COLO_HASH_LEN);
+    XXH128_canonicalFromHash(&out, XXH3_128bits(data, size));
+    memcpy(hash, &out, sizeof(out));
+}
+
 void colo_ram_apply(ColoRam *ram, ColoStaging *st)
 {
     size_t size = colo_staging_page_size(st);

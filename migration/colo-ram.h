@@ -75,6 +75,16 @@ uint64_t colo_ram_stage(ColoRam *ram, ColoStaging *st);
 /* Is this page one of ours?  It comes from the peer.  No lock. */
 bool colo_ram_page_valid(ColoRam *ram, uint32_t block, uint64_t page);
 
+/*
+ * colo_ram_page: where the page is; colo_page_hash: hash of one page
+ *
+ * The page is valid and the VM stands still.  No lock: while a session is
+ * under way RAM blocks stay.
+ */
+void *colo_ram_page(ColoRam *ram, uint32_t block, uint64_t page);
+void colo_page_hash(const void *data, size_t size,
+                    uint8_t hash[COLO_HASH_LEN]);
+
 /* Write staged pages to RAM; the VM stands still.  All pages are valid. */
 void colo_ram_apply(ColoRam *ram, ColoStaging *st);
 

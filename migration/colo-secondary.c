@@ -4,12 +4,15 @@
  *
  * Theory of operation
  *
- * The VM stands still in run state 'colo'.  A checkpoint arrives in pieces
- * that are staged; nothing is applied until all of it is here and confirmed
- * (the commit).  Then, under the BQL: reset the devices, write the pages,
- * load the devices.  A failure before the commit drops what is staged and
- * leaves the VM as it was; a failure after it does not keep the load from
- * being finished.
+ * In periodic mode the VM stands still in run state 'colo'.  In hybrid mode it
+ * runs beside the primary's from the end of one load to the next request, and
+ * stands in between.
+ *
+ * A checkpoint arrives in pieces that are staged; nothing is applied until all
+ * of it is here and confirmed (the commit).  Then, under the BQL: reset the
+ * devices, write the pages, load the devices.  A failure before the commit
+ * drops what is staged and leaves the VM as it was; a failure after it does
+ * not keep the load from being finished.
  *
  * When the primary is lost the thread waits for a decision.  Going live is
  * left to the main loop, where the rest of migration expects it.
@@ -30,6 +33,7 @@
 #include "migration/global_state.h"
 #include "migration/misc.h"
 #include "colo-internal.h"
+#include "colo-pages.h"
 #include "migration.h"
 #include "multifd.h"
 #include "options.h"
@@ -108,20 +112,72 @@ static bool secondary_handshake(ColoSession *s, Error **errp)
         !colo_start_decode(start_buf, f.length, &start, errp)) {
         return false;
     }
-    if (start.mode != COLO_SYNC_MODE_PERIODIC) {
+    if (start.mode >= COLO_SYNC_MODE__MAX) {
         s->cause = COLO_CAUSE_LOCAL;
         error_setg(errp, "the primary wants mode %" PRIu32 ", which this side "
                    "does not know", start.mode);
         return false;
     }
+    s->mode = start.mode;
     s->timeout_ms = start.timeout_ms;
     s->verify_ram = start.flags & COLO_START_VERIFY_RAM;
     colo_wire_set_timeout(s->wire, s->timeout_ms);
     return true;
 }
 
+/*
+ * Hybrid mode: the guest goes on from what was loaded, beside the primary's.
+ * Stops that its devices asked for before the load are void.  BQL.
+ */
+static void secondary_run_guest(ColoSession *s)
+{
+    RunState stop;
+
+    colo_participants_load(s->epoch);
+    s->deferred_shutdown = SHUTDOWN_CAUSE_NONE;
+    qemu_vmstop_requested(&stop);
+    if (s->run_state == COLO_RUN_RUNNING) {
+        vm_start();
+    }
+}
+
+/* Hybrid mode: the guest stands, for the checkpoint that replaces it.  BQL. */
+static void secondary_stop_guest(void)
+{
+    if (runstate_is_live(runstate_get())) {
+        vm_stop(RUN_STATE_COLO);
+    } else if (!runstate_check(RUN_STATE_COLO)) {
+        /* It stopped by itself: for an I/O error, say */
+        runstate_set(RUN_STATE_COLO);
+    }
+}
+
+/*
+ * Ready to take over: the guest stands or, in hybrid mode, runs.  False with
+ * @errp set if it could not be started.
+ */
+static bool secondary_ready(ColoSession *s, const char *why, Error **errp)
+{
+    BQL_LOCK_GUARD();
+
+    if (s->mode == COLO_SYNC_MODE_PERIODIC) {
+        colo_set_secondary(s, COLO_SECONDARY_STATE_STANDING, why);
+        return true;
+    }
+    if (!s->was_ready && !migration_block_activate(errp)) {
+        s->cause = COLO_CAUSE_LOCAL;
+        error_prepend(errp, "the guest of the secondary cannot run in hybrid "
+                      "mode without disks of its own: ");
+        return false;
+    }
+    colo_set_secondary(s, COLO_SECONDARY_STATE_RUNNING, why);
+    s->was_ready = true;
+    secondary_run_guest(s);
+    return true;
+}
+
 /* Wait for the next checkpoint; answer pings.  @cut: its number */
-static bool secondary_stand(ColoSession *s, uint64_t cut, Error **errp)
+static bool secondary_await_request(ColoSession *s, uint64_t cut, Error **errp)
 {
     const char *stage = "a checkpoint";
     ColoFrame f;
@@ -167,77 +223,14 @@ static bool secondary_reply(ColoSession *s, uint64_t cut, Error **errp)
 
     bql_lock();
     colo_set_secondary(s, COLO_SECONDARY_STATE_REPLIED, "asked");
+    if (s->mode == COLO_SYNC_MODE_HYBRID) {
+        secondary_stop_guest();
+    }
     colo_ram_sync(s->ram, true);
     colo_ram_take_runs(s->ram, runs);
     bql_unlock();
     return colo_wire_send_buf(s->wire, COLO_FRAME_CHECKPOINT_REPLY, cut,
                               runs->data, runs->len, errp);
-}
-
-/* One 'pages' frame: entries, then data straight into the staging area */
-static bool secondary_receive_pages(ColoSession *s, const ColoFrame *f,
-                                    uint64_t *zero, Error **errp)
-{
-    size_t size = colo_staging_page_size(s->staging);
-    uint8_t buf[COLO_PAGES_PER_FRAME * COLO_PAGE_ENTRY_LEN];
-    struct iovec iov[COLO_PAGES_PER_FRAME];
-    size_t niov = 0;
-    uint64_t data_len;
-    uint32_t n;
-
-    if (f->length < COLO_PAGES_HDR_LEN) {
-        error_setg(errp, "'pages' of %" PRIu64 " bytes is cut short",
-                   f->length);
-        return false;
-    }
-    if (!colo_wire_recv_buf(s->wire, buf, COLO_PAGES_HDR_LEN, errp)) {
-        return false;
-    }
-    n = colo_pages_count(buf, f->length, errp);
-    if (!n || !colo_wire_recv_buf(s->wire, buf, n * COLO_PAGE_ENTRY_LEN,
-                                  errp)) {
-        return false;
-    }
-    if (!colo_staging_reserve(s->staging, colo_staging_count(s->staging) + n,
-                              errp)) {
-        s->cause = COLO_CAUSE_LOCAL;
-        return false;
-    }
-    if (colo_staging_room(s->staging) < n) {
-        s->cause = COLO_CAUSE_LOCAL;
-        error_setg(errp, "a checkpoint of more than %" PRIu64 " pages is more "
-                   "than the guest has", colo_staging_limit(s->staging));
-        return false;
-    }
-
-    data_len = f->length - COLO_PAGES_HDR_LEN - n * COLO_PAGE_ENTRY_LEN;
-    for (uint32_t i = 0; i < n; i++) {
-        ColoPageEntry e;
-        uint64_t slot;
-
-        if (!colo_page_entry_decode(buf + i * COLO_PAGE_ENTRY_LEN, &e, errp)) {
-            return false;
-        }
-        if (!colo_ram_page_valid(s->ram, e.block, e.page)) {
-            error_setg(errp, "'pages' names page %" PRIu64 " of RAM block "
-                       "%" PRIu32 ", out of range", e.page, e.block);
-            return false;
-        }
-        slot = colo_staging_append(s->staging, e.block, e.page,
-                                   e.flags & COLO_PAGE_ZERO);
-        if (e.flags & COLO_PAGE_ZERO) {
-            (*zero)++;
-            continue;
-        }
-        iov[niov++] = (struct iovec) { colo_staging_data(s->staging, slot),
-                                       size };
-    }
-    if (data_len != niov * size) {
-        error_setg(errp, "'pages' carries %" PRIu64 " bytes of data for %zu "
-                   "pages", data_len, niov);
-        return false;
-    }
-    return niov == 0 || colo_wire_recv_iov(s->wire, iov, niov, errp);
 }
 
 /* The last frame of a checkpoint */
@@ -253,7 +246,8 @@ static bool secondary_receive_tail(ColoSession *s, const ColoFrame *f,
         return false;
     }
     if (!colo_wire_recv_buf(s->wire, buf, sizeof(buf), errp) ||
-        !colo_tail_decode(buf, f->length, tail, errp)) {
+        !colo_tail_decode(buf, f->length, tail, errp) ||
+        !colo_pages_complete(s, errp)) {
         return false;
     }
     if (tail->npages != colo_staging_count(s->staging)) {
@@ -273,7 +267,7 @@ static bool secondary_receive_tail(ColoSession *s, const ColoFrame *f,
 
 /* Everything up to the commit.  On failure nothing has changed. */
 static bool secondary_receive(ColoSession *s, uint64_t cut, ColoTail *tail,
-                              uint64_t *zero, Error **errp)
+                              ColoPageCount *count, Error **errp)
 {
     g_autofree char *stage = g_strdup_printf("checkpoint %" PRIu64, cut);
     ColoFrame f;
@@ -282,12 +276,18 @@ static bool secondary_receive(ColoSession *s, uint64_t cut, ColoTail *tail,
         return false;
     }
     set_state(s, COLO_SECONDARY_STATE_RECEIVING, "the primary sends");
+    colo_pages_begin(s);
     for (;;) {
         if (!colo_wire_recv(s->wire, stage, &f, errp)) {
             return false;
         }
         if (f.epoch == cut && f.type == COLO_FRAME_PAGES) {
-            if (!secondary_receive_pages(s, &f, zero, errp)) {
+            if (!colo_pages_receive(s, &f, count, errp)) {
+                return false;
+            }
+        } else if (f.epoch == cut && f.type == COLO_FRAME_HASHES &&
+                   s->mode == COLO_SYNC_MODE_HYBRID) {
+            if (!colo_pages_compare(s, &f, count, errp)) {
                 return false;
             }
         } else if (f.epoch == cut && f.type == COLO_FRAME_VMSTATE_SIZE) {
@@ -340,7 +340,7 @@ static bool secondary_load(ColoSession *s, const ColoTail *tail, Error **errp)
 typedef struct Arrival {
     uint64_t cut;
     ColoTail tail;
-    uint64_t zero_pages;
+    ColoPageCount pages;
     int64_t begin_ns;
 } Arrival;
 
@@ -365,11 +365,12 @@ static bool secondary_load_and_count(ColoSession *s, Arrival *a, Error **errp)
     s->epoch = a->cut;
     s->checkpoints++;
     s->pages += a->tail.npages;
-    s->zero_pages += a->zero_pages;
+    s->zero_pages += a->pages.zero;
+    s->equal_pages += a->pages.equal;
     s->bytes_sent = colo_wire_bytes_sent(s->wire);
     s->bytes_received = colo_wire_bytes_received(s->wire);
     s->staging_bytes = colo_staging_bytes(s->staging);
-    trace_colo_loaded(a->cut, a->tail.npages, a->zero_pages,
+    trace_colo_loaded(a->cut, a->tail.npages, a->pages.zero, a->pages.equal,
                       a->tail.device_len, load_ns / SCALE_US);
     return true;
 }
@@ -390,6 +391,10 @@ static bool secondary_commit_and_load(ColoSession *s, Arrival *a,
     if (!secondary_load_and_count(s, a, errp)) {
         return false;
     }
+    colo_staging_reset(s->staging);
+    if (!secondary_ready(s, "loaded", errp)) {
+        return false;
+    }
     if (send_err) {
         error_propagate(errp, g_steal_pointer(&send_err));
         return false;
@@ -402,27 +407,25 @@ static bool secondary_checkpoint(ColoSession *s, Error **errp)
 {
     Arrival a = { .cut = s->epoch + 1 };
 
-    if (!secondary_stand(s, a.cut, errp)) {
+    if (!secondary_await_request(s, a.cut, errp)) {
         return false;
     }
     a.begin_ns = now_ns();
     if (!secondary_reply(s, a.cut, errp) ||
-        !secondary_receive(s, a.cut, &a.tail, &a.zero_pages, errp) ||
+        !secondary_receive(s, a.cut, &a.tail, &a.pages, errp) ||
         !secondary_commit_and_load(s, &a, errp)) {
         return false;
     }
-    colo_staging_reset(s->staging);
-    set_state(s, COLO_SECONDARY_STATE_STANDING, "loaded");
     return true;
 }
 
 static void secondary_follow(ColoSession *s, Error **errp)
 {
-    if (!secondary_handshake(s, errp)) {
+    if (!secondary_handshake(s, errp) ||
+        !secondary_ready(s, "ready", errp)) {
         return;
     }
     s->was_ready = true;
-    set_state(s, COLO_SECONDARY_STATE_STANDING, "ready");
     while (secondary_checkpoint(s, errp)) {
         continue;
     }
@@ -463,6 +466,12 @@ static void secondary_finish(ColoSession *s, Error *err)
     if (!failover) {
         colo_set_secondary(s, COLO_SECONDARY_STATE_LOST,
                            error_get_pretty(err));
+        if (s->mode == COLO_SYNC_MODE_HYBRID && s->was_ready &&
+            s->run_state == COLO_RUN_RUNNING && !s->deferred_shutdown &&
+            runstate_check(RUN_STATE_COLO)) {
+            /* It stood for a checkpoint that will not come */
+            vm_start();
+        }
         colo_await_decision(s, err);
         failover = colo_wish(s) == COLO_WISH_FAILOVER;
     }
@@ -476,7 +485,12 @@ static void secondary_go_live(ColoSession *s, MigrationIncomingState *mis)
 {
     Error *err = NULL;
 
-    if (s->run_state == COLO_RUN_SHUTDOWN) {
+    if (!runstate_check(RUN_STATE_COLO)) {
+        /* Hybrid mode: it runs, or stopped in a way of its own */
+        qemu_announce_self(&mis->announce_timer, migrate_announce_params());
+    } else if (s->deferred_shutdown) {
+        qemu_system_shutdown_request(s->deferred_shutdown);
+    } else if (s->run_state == COLO_RUN_SHUTDOWN) {
         runstate_set(RUN_STATE_SHUTDOWN);
     } else if (!migration_block_activate(&err)) {
         error_reportf_err(err, "COLO secondary: cannot take over the disks: ");
@@ -507,10 +521,16 @@ static void secondary_end_bh(void *opaque)
 
     colo_participants_stand(false);
     if (live) {
+        colo_participants_open();
         secondary_go_live(s, mis);
     } else {
-        /* The guest was never here; leave it so that nobody starts it */
-        runstate_set(RUN_STATE_SHUTDOWN);
+        if (runstate_is_live(runstate_get())) {
+            vm_stop(RUN_STATE_COLO);
+        }
+        /* The service was never here; leave it so that nobody starts it */
+        if (runstate_check(RUN_STATE_COLO)) {
+            runstate_set(RUN_STATE_SHUTDOWN);
+        }
     }
     migrate_set_state(&mis->state, MIGRATION_STATUS_COLO,
                       live ? MIGRATION_STATUS_COMPLETED :

@@ -31,6 +31,19 @@ void colo_request_checkpoint_queue_full(void)
 {
 }
 
+void colo_request_checkpoint_mismatch(void)
+{
+}
+
+void colo_request_checkpoint_timeout(void)
+{
+}
+
+bool colo_guest_shutdown_deferred(ShutdownCause cause)
+{
+    return false;
+}
+
 void migrate_start_colo_process(MigrationState *s)
 {
     /* The capability cannot be set */

@@ -45,6 +45,76 @@ static Notifier shutdown_notifier;
 static ShutdownCause shutdown_cause;
 static bool exiting;
 
+/*
+ * Requests for checkpoints come from any thread.  The lock keeps the wire
+ * alive meanwhile; it is taken last.
+ */
+static QemuMutex request_lock;
+static ColoWire *request_wire;          /* of the primary; or NULL */
+static int requested = -1;              /* ColoCheckpointReason, or -1 */
+
+static void __attribute__((constructor)) request_lock_init(void)
+{
+    qemu_mutex_init(&request_lock);
+}
+
+static void request_set_wire(ColoWire *wire)
+{
+    QEMU_LOCK_GUARD(&request_lock);
+    request_wire = wire;
+    requested = -1;
+}
+
+int colo_take_request(void)
+{
+    QEMU_LOCK_GUARD(&request_lock);
+    int reason = requested;
+
+    requested = -1;
+    return reason;
+}
+
+void colo_leave_request(ColoCheckpointReason reason)
+{
+    QEMU_LOCK_GUARD(&request_lock);
+    if (requested < 0) {
+        requested = reason;
+    }
+}
+
+/* The first reason to ask is the one that counts; the monitor's word is more */
+static void request_checkpoint(ColoCheckpointReason reason)
+{
+    QEMU_LOCK_GUARD(&request_lock);
+    if (!request_wire) {
+        return;
+    }
+    if (requested < 0 || reason == COLO_CHECKPOINT_REASON_REQUEST) {
+        requested = reason;
+        colo_wire_wake(request_wire);
+    }
+}
+
+void colo_request_checkpoint_queue_full(void)
+{
+    request_checkpoint(COLO_CHECKPOINT_REASON_QUEUE_FULL);
+}
+
+void colo_request_checkpoint_mismatch(void)
+{
+    request_checkpoint(COLO_CHECKPOINT_REASON_MISMATCH);
+}
+
+void colo_request_checkpoint_timeout(void)
+{
+    request_checkpoint(COLO_CHECKPOINT_REASON_TIMEOUT);
+}
+
+void colo_request_checkpoint_run_state(void)
+{
+    request_checkpoint(COLO_CHECKPOINT_REASON_RUN_STATE);
+}
+
 static void note_shutdown_cause(Notifier *n, void *opaque)
 {
     shutdown_cause = *(ShutdownCause *)opaque;
@@ -83,9 +153,12 @@ ColoSession *colo_session_new(COLOMode side, QIOChannel *ioc)
     s->device_state = qio_channel_buffer_new(1024 * 1024);
     qio_channel_set_name(QIO_CHANNEL(s->device_state), "colo-device-state");
     s->wire = colo_wire_new(ioc, side, s->timeout_ms);
+    s->mode = migrate_colo_mode();
     s->deferred_stop = RUN_STATE__MAX;
-    s->asked = -1;
     qemu_cond_init(&s->cond);
+    if (side == COLO_MODE_PRIMARY) {
+        request_set_wire(s->wire);
+    }
 
     if (!shutdown_notifier.notify) {
         shutdown_notifier.notify = note_shutdown_cause;
@@ -96,9 +169,12 @@ ColoSession *colo_session_new(COLOMode side, QIOChannel *ioc)
 
 void colo_session_over(ColoSession *s)
 {
+    request_set_wire(NULL);
+    g_clear_pointer(&s->vm_state, qemu_del_vm_change_state_handler);
     g_clear_pointer(&s->wire, colo_wire_free);
     g_clear_pointer(&s->ram, colo_ram_free);
     g_clear_pointer(&s->staging, colo_staging_free);
+    g_clear_pointer(&s->wanted, g_array_unref);
     object_unref(OBJECT(s->device_state));
     s->device_state = NULL;
     s->thread_done = true;
@@ -114,8 +190,14 @@ void colo_participant_register(ColoParticipant *p)
         current->primary != COLO_PRIMARY_STATE_ALONE && p->arm) {
         p->arm(p, current->epoch);
     }
-    if (colo_session_active(COLO_MODE_SECONDARY) && p->stand) {
-        p->stand(p, true);
+    if (colo_session_active(COLO_MODE_SECONDARY)) {
+        if (p->stand) {
+            p->stand(p, true);
+        }
+        if (p->load && current->mode == COLO_SYNC_MODE_HYBRID &&
+            current->was_ready) {
+            p->load(p, current->epoch);
+        }
     }
 }
 
@@ -157,6 +239,17 @@ void colo_participants_commit(uint64_t cut)
     }
 }
 
+void colo_participants_load(uint64_t epoch)
+{
+    ColoParticipant *p;
+
+    QTAILQ_FOREACH(p, &participants, next) {
+        if (p->load) {
+            p->load(p, epoch);
+        }
+    }
+}
+
 void colo_participants_open(void)
 {
     ColoParticipant *p;
@@ -168,13 +261,13 @@ void colo_participants_open(void)
     }
 }
 
-void colo_participants_stand(bool standing)
+void colo_participants_stand(bool standby)
 {
     ColoParticipant *p;
 
     QTAILQ_FOREACH(p, &participants, next) {
         if (p->stand) {
-            p->stand(p, standing);
+            p->stand(p, standby);
         }
     }
 }
@@ -253,11 +346,13 @@ uint64_t migrate_colo_staging_limit(void)
 uint32_t colo_effective_checkpoint_delay(void)
 {
     uint32_t delay = migrate_checkpoint_delay();
+    ColoSyncMode mode = colo_session_active(COLO_MODE_PRIMARY)
+                        ? current->mode : migrate_colo_mode();
 
     if (delay) {
         return delay;
     }
-    return migrate_colo_mode() == COLO_SYNC_MODE_PERIODIC ? DELAY_PERIODIC_MS
+    return mode == COLO_SYNC_MODE_PERIODIC ? DELAY_PERIODIC_MS
                                                           : DELAY_HYBRID_MS;
 }
 
@@ -265,20 +360,6 @@ void colo_checkpoint_delay_set(void)
 {
     if (colo_session_active(COLO_MODE_PRIMARY) && current->wire) {
         colo_wire_wake(current->wire);
-    }
-}
-
-static void ask_checkpoint(ColoCheckpointReason reason)
-{
-    /* The first reason to ask is the one that counts */
-    qatomic_cmpxchg(&current->asked, -1, reason);
-    colo_wire_wake(current->wire);
-}
-
-void colo_request_checkpoint_queue_full(void)
-{
-    if (colo_session_active(COLO_MODE_PRIMARY) && current->wire) {
-        ask_checkpoint(COLO_CHECKPOINT_REASON_QUEUE_FULL);
     }
 }
 
@@ -311,6 +392,18 @@ void colo_vm_stop_deferred(RunState state)
     if (colo_session_active(COLO_MODE_PRIMARY) && state != RUN_STATE_COLO) {
         current->deferred_stop = state;
     }
+}
+
+bool colo_guest_shutdown_deferred(ShutdownCause cause)
+{
+    if (!colo_session_active(COLO_MODE_SECONDARY) ||
+        !shutdown_caused_by_guest(cause)) {
+        return false;
+    }
+    current->deferred_shutdown = cause;
+    qemu_system_vmstop_request_prepare();
+    qemu_system_vmstop_request(RUN_STATE_COLO);
+    return true;
 }
 
 bool colo_migration_cancel(void)
@@ -391,7 +484,7 @@ void qmp_x_colo_checkpoint(Error **errp)
         error_setg(errp, "this is not the primary of a running COLO pair");
         return;
     }
-    ask_checkpoint(COLO_CHECKPOINT_REASON_REQUEST);
+    request_checkpoint(COLO_CHECKPOINT_REASON_REQUEST);
 }
 
 static ColoStatistics *session_statistics(ColoSession *s)
@@ -399,6 +492,7 @@ static ColoStatistics *session_statistics(ColoSession *s)
     ColoStatistics *st = g_new0(ColoStatistics, 1);
     ColoReasonCountList **tail = &st->reasons;
 
+    st->sync_mode = s->mode;
     st->checkpoints = s->checkpoints;
     for (int i = 0; i < COLO_CHECKPOINT_REASON__MAX; i++) {
         ColoReasonCount *r = g_new0(ColoReasonCount, 1);
@@ -412,6 +506,7 @@ static ColoStatistics *session_statistics(ColoSession *s)
     st->load = colo_history_summary(&s->load);
     st->pages = s->pages;
     st->zero_pages = s->zero_pages;
+    st->equal_pages = s->equal_pages;
     st->bytes_sent = s->bytes_sent;
     st->bytes_received = s->bytes_received;
     st->staging_bytes = s->thread_done ? 0 : s->staging_bytes;

@@ -140,6 +140,16 @@ void colo_shutdown(void);
 bool colo_migration_cancel(void);
 
 /*
+ * colo_guest_shutdown_deferred: the guest asks for the end of QEMU
+ *
+ * Returns true on a secondary whose guest runs beside the primary's: whether
+ * this happens at all is what the primary's guest says.  The guest stands then
+ * until the next checkpoint; after a failover the request is carried out.
+ * BQL held.
+ */
+bool colo_guest_shutdown_deferred(ShutdownCause cause);
+
+/*
  * colo_loading: is the secondary putting a checkpoint into place?
  *
  * True in between device reset and the end of the load, BQL held: reset must

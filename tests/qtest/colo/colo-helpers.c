@@ -33,7 +33,7 @@ static void pair_is_late(int sig)
     abort();
 }
 
-ColoPair *colo_pair_new(void)
+ColoPair *colo_pair_new(const char *mode)
 {
     ColoPair *p = g_new0(ColoPair, 1);
     struct sigaction late = { .sa_handler = pair_is_late };
@@ -42,9 +42,20 @@ ColoPair *colo_pair_new(void)
     alarm(COLO_PAIR_DEADLINE_S);
     p->dir = g_dir_make_tmp("colo-qtest-XXXXXX", NULL);
     g_assert_nonnull(p->dir);
+    p->mode = mode;
     p->primary = start_qemu("");
     colo_pair_new_secondary(p);
     return p;
+}
+
+bool colo_is_hybrid(ColoPair *p)
+{
+    return !strcmp(p->mode, "hybrid");
+}
+
+const char *colo_state_ready(ColoPair *p)
+{
+    return colo_is_hybrid(p) ? "running" : "standing";
 }
 
 void colo_pair_new_secondary(ColoPair *p)
@@ -112,7 +123,7 @@ void colo_pair_free(ColoPair *p)
     alarm(0);
 }
 
-static void set_up_side(QTestState *qts, unsigned delay_ms,
+static void set_up_side(QTestState *qts, const char *mode, unsigned delay_ms,
                         unsigned timeout_ms)
 {
     qtest_qmp_assert_success(qts,
@@ -120,15 +131,15 @@ static void set_up_side(QTestState *qts, unsigned delay_ms,
         "'capabilities': [{'capability': 'x-colo', 'state': true}]}}");
     qtest_qmp_assert_success(qts,
         "{'execute': 'migrate-set-parameters', 'arguments': {"
-        "'x-checkpoint-delay': %u, 'x-colo-timeout': %u}}",
-        delay_ms, timeout_ms);
+        "'x-colo-mode': %s, 'x-checkpoint-delay': %u,"
+        "'x-colo-timeout': %u}}", mode, delay_ms, timeout_ms);
 }
 
 void colo_pair_migrate(ColoPair *p, const char *listen, const char *connect,
                        unsigned delay_ms, unsigned timeout_ms)
 {
-    set_up_side(p->primary, delay_ms, timeout_ms);
-    set_up_side(p->secondary, delay_ms, timeout_ms);
+    set_up_side(p->primary, p->mode, delay_ms, timeout_ms);
+    set_up_side(p->secondary, p->mode, delay_ms, timeout_ms);
     if (listen) {
         g_autofree char *in = g_strdup_printf("unix:%s/%s", p->dir, listen);
 

@@ -20,10 +20,17 @@ typedef struct ColoPair {
     QTestState *primary;        /* NULL when it is gone */
     QTestState *secondary;
     char *dir;                  /* for sockets */
+    const char *mode;           /* x-colo-mode */
 } ColoPair;
 
 /* Start both; nothing is protected yet */
-ColoPair *colo_pair_new(void);
+ColoPair *colo_pair_new(const char *mode);
+
+/* Is it in hybrid mode?  Then the secondary's guest runs, too. */
+bool colo_is_hybrid(ColoPair *p);
+
+/* The state of a secondary that could take over */
+const char *colo_state_ready(ColoPair *p);
 
 /* End what is left of both */
 void colo_pair_free(ColoPair *p);

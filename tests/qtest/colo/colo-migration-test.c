@@ -11,22 +11,22 @@
 #include "qobject/qlist.h"
 #include "colo-helpers.h"
 
-static void test_enter(void)
+static void test_enter(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
 
     colo_pair_protect(p);
     colo_wait_migrate(p->primary, "colo");
     colo_wait_migrate(p->secondary, "colo");
-    colo_wait_status(p->secondary, "colo");
+    colo_wait_status(p->secondary, colo_is_hybrid(p) ? "running" : "colo");
     colo_wait_statistic(p->secondary, "checkpoints-verified", 10);
     g_assert_cmpint(colo_statistic(p->secondary, "ram-mismatches"), ==, 0);
     colo_pair_free(p);
 }
 
-static void test_no_session(void)
+static void test_no_session(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
     g_autofree char *state = colo_state(p->primary);
     g_autofree char *info = NULL;
 
@@ -60,9 +60,9 @@ static int64_t reason_count(QTestState *qts, const char *reason)
     return count;
 }
 
-static void test_on_request(void)
+static void test_on_request(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
 
     colo_pair_migrate(p, "mig", "mig", 600000, 2000);
     for (int n = 1; n <= 5; n++) {
@@ -78,22 +78,26 @@ static void test_on_request(void)
     colo_pair_free(p);
 }
 
-static void test_parameters(void)
+static void test_parameters(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
     QDict *params;
 
+    qtest_qmp_assert_success(p->primary,
+        "{'execute': 'migrate-set-parameters', 'arguments': {"
+        "'x-colo-mode': %s}}", p->mode);
     params = qtest_qmp_assert_success_ref(p->primary,
         "{'execute': 'query-migrate-parameters'}");
-    g_assert_cmpint(qdict_get_int(params, "x-checkpoint-delay"), ==, 25);
+    g_assert_cmpint(qdict_get_int(params, "x-checkpoint-delay"), ==,
+                    colo_is_hybrid(p) ? 20000 : 25);
     g_assert_cmpint(qdict_get_int(params, "x-colo-timeout"), ==, 5000);
     g_assert_cmpint(qdict_get_int(params, "x-colo-staging-limit"), ==, 0);
-    g_assert_cmpstr(qdict_get_str(params, "x-colo-mode"), ==, "periodic");
+    g_assert_cmpstr(qdict_get_str(params, "x-colo-mode"), ==, mode);
     qobject_unref(params);
 
-    colo_refused(p->primary, "not available yet",
+    colo_refused(p->primary, "does not accept value 'continuous'",
                  "{'execute': 'migrate-set-parameters', 'arguments': {"
-                 "'x-colo-mode': 'hybrid'}}");
+                 "'x-colo-mode': 'continuous'}}");
     for (unsigned ms = 99; ms <= 600001; ms += 600001 - 99) {
         colo_refused(p->primary, "between 100 and 600000 ms",
                      "{'execute': 'migrate-set-parameters', 'arguments': {"
@@ -102,13 +106,13 @@ static void test_parameters(void)
     colo_pair_free(p);
 }
 
-static void test_capabilities(void)
+static void test_capabilities(const void *mode)
 {
     static const char *const others[] = {
         "return-path", "switchover-ack", "postcopy-ram", "release-ram",
         "background-snapshot", "mapped-ram",
     };
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
 
     for (int i = 0; i < G_N_ELEMENTS(others); i++) {
         colo_refused(p->primary, "x-colo is not compatible with",
@@ -142,9 +146,9 @@ static void check_exit(QTestState *qts, const char *mode, const char *reason)
     qobject_unref(event);
 }
 
-static void test_failover_primary(void)
+static void test_failover_primary(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
 
     colo_pair_protect(p);
     colo_cut(p);
@@ -159,15 +163,15 @@ static void test_failover_primary(void)
     colo_pair_free(p);
 }
 
-static void test_failover_secondary(void)
+static void test_failover_secondary(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
 
     colo_pair_protect(p);
     colo_cut(p);
     colo_wait_state(p->secondary, "lost");
     check_peer_lost(p->secondary, "secondary");
-    colo_wait_status(p->secondary, "colo");
+    colo_wait_status(p->secondary, colo_is_hybrid(p) ? "running" : "colo");
     colo_failover(p->secondary);
     colo_wait_state(p->secondary, "live");
     check_exit(p->secondary, "secondary", "error");
@@ -176,15 +180,15 @@ static void test_failover_secondary(void)
     colo_pair_free(p);
 }
 
-static void test_killed_primary(void)
+static void test_killed_primary(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
 
     colo_pair_protect(p);
     colo_kill(&p->primary);
     colo_wait_state(p->secondary, "lost");
     check_peer_lost(p->secondary, "secondary");
-    colo_wait_status(p->secondary, "colo");
+    colo_wait_status(p->secondary, colo_is_hybrid(p) ? "running" : "colo");
     colo_failover(p->secondary);
     colo_wait_state(p->secondary, "live");
     colo_wait_status(p->secondary, "running");
@@ -192,9 +196,9 @@ static void test_killed_primary(void)
     colo_pair_free(p);
 }
 
-static void test_killed_secondary(void)
+static void test_killed_secondary(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
 
     colo_pair_protect(p);
     colo_kill(&p->secondary);
@@ -209,9 +213,9 @@ static void test_killed_secondary(void)
 }
 
 /* The operator may decide although nothing is wrong */
-static void test_planned_primary(void)
+static void test_planned_primary(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
 
     colo_pair_protect(p);
     colo_failover(p->primary);
@@ -219,15 +223,15 @@ static void test_planned_primary(void)
     check_exit(p->primary, "primary", "request");
     colo_wait_status(p->primary, "running");
     colo_wait_state(p->secondary, "lost");
-    colo_wait_status(p->secondary, "colo");
+    colo_wait_status(p->secondary, colo_is_hybrid(p) ? "running" : "colo");
     colo_refused(p->primary, "no COLO session",
                  "{'execute': 'x-colo-lost-heartbeat'}");
     colo_pair_free(p);
 }
 
-static void test_planned_secondary(void)
+static void test_planned_secondary(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
 
     colo_pair_protect(p);
     colo_failover(p->secondary);
@@ -238,9 +242,9 @@ static void test_planned_secondary(void)
 }
 
 /* While the peer is lost it is too late to cancel */
-static void test_cancel_lost(void)
+static void test_cancel_lost(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
 
     colo_pair_protect(p);
     colo_cut(p);
@@ -257,9 +261,9 @@ static void test_cancel_lost(void)
 }
 
 /* The survivor is an ordinary guest and gets a new secondary */
-static void test_again_primary(void)
+static void test_again_primary(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
 
     colo_pair_protect(p);
     colo_kill(&p->secondary);
@@ -273,9 +277,9 @@ static void test_again_primary(void)
     colo_pair_free(p);
 }
 
-static void test_again_secondary(void)
+static void test_again_secondary(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
 
     colo_pair_protect(p);
     colo_kill(&p->primary);
@@ -291,9 +295,9 @@ static void test_again_secondary(void)
     colo_pair_free(p);
 }
 
-static void test_again_cancelled(void)
+static void test_again_cancelled(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
 
     colo_pair_protect(p);
     qtest_qmp_assert_success(p->primary, "{'execute': 'migrate_cancel'}");
@@ -306,9 +310,9 @@ static void test_again_cancelled(void)
 }
 
 /* A new delay is for the epoch that runs, too */
-static void test_delay_changed(void)
+static void test_delay_changed(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
 
     colo_pair_migrate(p, "mig", "mig", 600000, 2000);
     colo_wait_state(p->primary, "running");
@@ -323,9 +327,9 @@ static void test_delay_changed(void)
 }
 
 /* Idle for several times the timeout: pings keep the session alive */
-static void test_idle(void)
+static void test_idle(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
     int64_t end;
 
     colo_pair_migrate(p, "mig", "mig", 600000, 300);
@@ -336,7 +340,7 @@ static void test_idle(void)
         g_autofree char *secondary = colo_state(p->secondary);
 
         g_assert_cmpstr(primary, ==, "running");
-        g_assert_cmpstr(secondary, ==, "standing");
+        g_assert_cmpstr(secondary, ==, colo_state_ready(p));
         g_usleep(10 * 1000);
     }
     qtest_qmp_assert_success(p->primary, "{'execute': 'x-colo-checkpoint'}");
@@ -344,9 +348,9 @@ static void test_idle(void)
     colo_pair_free(p);
 }
 
-static void test_paused(void)
+static void test_paused(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
 
     colo_pair_protect(p);
     qtest_qmp_assert_success(p->primary, "{'execute': 'stop'}");
@@ -367,9 +371,9 @@ static void test_paused(void)
     colo_pair_free(p);
 }
 
-static void test_refused(void)
+static void test_refused(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
     QTestState *both[2];
 
     colo_pair_protect(p);
@@ -394,9 +398,9 @@ static void test_refused(void)
     colo_pair_free(p);
 }
 
-static void test_gate(void)
+static void test_gate(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
 
     colo_refused(p->primary, "needs 'all'",
                  "{'execute': 'object-add', 'arguments': {"
@@ -433,9 +437,9 @@ static void test_gate(void)
     colo_pair_free(p);
 }
 
-static void test_cancel(void)
+static void test_cancel(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
 
     colo_pair_protect(p);
     qtest_qmp_assert_success(p->primary, "{'execute': 'migrate_cancel'}");
@@ -451,9 +455,9 @@ static void test_cancel(void)
     colo_pair_free(p);
 }
 
-static void test_quit_secondary(void)
+static void test_quit_secondary(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
     g_autofree char *info = NULL;
 
     colo_pair_protect(p);
@@ -465,9 +469,9 @@ static void test_quit_secondary(void)
     colo_pair_free(p);
 }
 
-static void test_quit_primary(void)
+static void test_quit_primary(const void *mode)
 {
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
 
     colo_pair_protect(p);
     colo_quit(&p->primary);
@@ -476,35 +480,48 @@ static void test_quit_primary(void)
     colo_pair_free(p);
 }
 
+/* Each runs in both modes */
+static const struct {
+    const char *name;
+    void (*func)(const void *mode);
+} tests[] = {
+    { "enter", test_enter },
+    { "no-session", test_no_session },
+    { "on-request", test_on_request },
+    { "parameters", test_parameters },
+    { "capabilities", test_capabilities },
+    { "failover/primary", test_failover_primary },
+    { "failover/secondary", test_failover_secondary },
+    { "killed/primary", test_killed_primary },
+    { "killed/secondary", test_killed_secondary },
+    { "planned/primary", test_planned_primary },
+    { "planned/secondary", test_planned_secondary },
+    { "again/primary", test_again_primary },
+    { "again/secondary", test_again_secondary },
+    { "again/cancelled", test_again_cancelled },
+    { "delay-changed", test_delay_changed },
+    { "idle", test_idle },
+    { "paused", test_paused },
+    { "refused", test_refused },
+    { "gate", test_gate },
+    { "cancel/running", test_cancel },
+    { "cancel/lost", test_cancel_lost },
+    { "quit/secondary", test_quit_secondary },
+    { "quit/primary", test_quit_primary },
+};
+
 int main(int argc, char **argv)
 {
+    static const char *const modes[] = { "hybrid", "periodic" };
+
     g_test_init(&argc, &argv, NULL);
-    g_test_add_func("/colo/migration/enter", test_enter);
-    g_test_add_func("/colo/migration/no-session", test_no_session);
-    g_test_add_func("/colo/migration/on-request", test_on_request);
-    g_test_add_func("/colo/migration/parameters", test_parameters);
-    g_test_add_func("/colo/migration/capabilities", test_capabilities);
-    g_test_add_func("/colo/migration/failover/primary",
-                    test_failover_primary);
-    g_test_add_func("/colo/migration/failover/secondary",
-                    test_failover_secondary);
-    g_test_add_func("/colo/migration/killed/primary", test_killed_primary);
-    g_test_add_func("/colo/migration/killed/secondary",
-                    test_killed_secondary);
-    g_test_add_func("/colo/migration/planned/primary", test_planned_primary);
-    g_test_add_func("/colo/migration/planned/secondary",
-                    test_planned_secondary);
-    g_test_add_func("/colo/migration/again/primary", test_again_primary);
-    g_test_add_func("/colo/migration/again/secondary", test_again_secondary);
-    g_test_add_func("/colo/migration/again/cancelled", test_again_cancelled);
-    g_test_add_func("/colo/migration/delay-changed", test_delay_changed);
-    g_test_add_func("/colo/migration/idle", test_idle);
-    g_test_add_func("/colo/migration/paused", test_paused);
-    g_test_add_func("/colo/migration/refused", test_refused);
-    g_test_add_func("/colo/migration/gate", test_gate);
-    g_test_add_func("/colo/migration/cancel/running", test_cancel);
-    g_test_add_func("/colo/migration/cancel/lost", test_cancel_lost);
-    g_test_add_func("/colo/migration/quit/secondary", test_quit_secondary);
-    g_test_add_func("/colo/migration/quit/primary", test_quit_primary);
+    for (int m = 0; m < G_N_ELEMENTS(modes); m++) {
+        for (int i = 0; i < G_N_ELEMENTS(tests); i++) {
+            g_autofree char *path = g_strdup_printf("/colo/migration/%s/%s",
+                                                    modes[m], tests[i].name);
+
+            g_test_add_data_func(path, modes[m], tests[i].func);
+        }
+    }
     return g_test_run();
 }

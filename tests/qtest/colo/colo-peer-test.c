@@ -89,6 +89,7 @@ static bool from_primary(ColoFrameType type)
     case COLO_FRAME_VMSTATE_SIZE:
     case COLO_FRAME_PING:
     case COLO_FRAME_BYE:
+    case COLO_FRAME_HASHES:
         return true;
     default:
         return false;
@@ -299,13 +300,19 @@ static void check_message(QTestState *qts, Fault fault)
     qobject_unref(event);
 }
 
-/* The reader is the secondary: it stands, and can take over */
+/* In periodic mode nobody sends these */
+static bool is_hybrid(ColoFrameType type)
+{
+    return type == COLO_FRAME_HASHES || type == COLO_FRAME_WANTED;
+}
+
+/* The reader is the secondary: it stands or runs, and can take over */
 static void secondary_survives(ColoPair *p, Fault fault)
 {
     if (fault != FAULT_IMPATIENCE) {
         colo_wait_state(p->secondary, "lost");
         check_message(p->secondary, fault);
-        colo_wait_status(p->secondary, "colo");
+        colo_wait_status(p->secondary, colo_is_hybrid(p) ? "running" : "colo");
         /* The primary hears nothing any more and holds its output */
         colo_wait_state(p->primary, "lost");
         colo_wait_status(p->primary, "running");
@@ -319,10 +326,14 @@ static void secondary_survives(ColoPair *p, Fault fault)
 /* The secondary must not go live unless it is told to */
 static void check_secondary_stands(ColoPair *p)
 {
+    g_autofree char *state = colo_state(p->secondary);
     QDict *status = qtest_qmp_assert_success_ref(p->secondary,
         "{'execute': 'query-status'}");
 
-    g_assert_false(qdict_get_bool(status, "running"));
+    g_assert_cmpstr(state, !=, "live");
+    if (!colo_is_hybrid(p)) {
+        g_assert_false(qdict_get_bool(status, "running"));
+    }
     qobject_unref(status);
 }
 
@@ -382,7 +393,7 @@ static Proxy *start_case(ColoPair *p, const Case *c)
 static void test_case(const void *opaque)
 {
     const Case *c = opaque;
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(is_hybrid(c->type) ? "hybrid" : "periodic");
     Proxy *proxy = start_case(p, c);
 
     if (from_primary(c->type)) {
@@ -400,10 +411,10 @@ static void test_case(const void *opaque)
  * The state of the devices is garbage: the secondary cannot load what it has
  * committed, says so, and is out for good; the primary goes on at once.
  */
-static void test_devices(void)
+static void test_devices(const void *mode)
 {
     static const Case c = { FAULT__MAX, COLO_FRAME_ERROR };
-    ColoPair *p = colo_pair_new();
+    ColoPair *p = colo_pair_new(mode);
     Proxy *proxy = start_case(p, &c);
 
     colo_wait_state(p->primary, "alone");
@@ -424,7 +435,8 @@ static bool has_checked_payload(ColoFrameType type)
 {
     return type == COLO_FRAME_CHECKPOINT_READY || type == COLO_FRAME_START ||
            type == COLO_FRAME_PAGES || type == COLO_FRAME_VMSTATE_SIZE ||
-           type == COLO_FRAME_BYE;
+           type == COLO_FRAME_BYE || type == COLO_FRAME_HASHES ||
+           type == COLO_FRAME_WANTED;
 }
 
 /* Leave out what is no fault, or never happens */
@@ -463,6 +475,8 @@ int main(int argc, char **argv)
             }
         }
     }
-    g_test_add_func("/colo/peer/devices", test_devices);
+    g_test_add_data_func("/colo/peer/devices/hybrid", "hybrid", test_devices);
+    g_test_add_data_func("/colo/peer/devices/periodic", "periodic",
+                         test_devices);
     return g_test_run();
 }
