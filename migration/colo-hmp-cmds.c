@@ -18,6 +18,21 @@ static void print_durations(Monitor *mon, const char *what,
     }
 }
 
+static void print_compare(Monitor *mon, const ColoCompareStatistics *c)
+{
+    monitor_printf(mon, "compare '%s': equal %" PRIu64 ", by commit %" PRIu64
+                   ", mismatches %" PRIu64 ", timeouts %" PRIu64 "\n", c->id,
+                   c->released_equal, c->released_commit, c->mismatches,
+                   c->timeouts);
+    monitor_printf(mon, "  flows: %" PRIu64 ", queued: %" PRIu64 " packets, %"
+                   PRIu64 " bytes, at most %" PRIu64 "\n", c->flows,
+                   c->queued_packets, c->queued_bytes, c->queued_bytes_max);
+    monitor_printf(mon, "  acks clamped: %" PRIu64 ", of the secondary: "
+                   "discarded %" PRIu64 ", dropped %" PRIu64 ", lost: %"
+                   PRIu64 "\n", c->acks_clamped, c->secondary_discarded,
+                   c->secondary_dropped, c->dropped_closed);
+}
+
 static void print_statistics(Monitor *mon, const ColoStatistics *st)
 {
     monitor_printf(mon, "sync mode: %s\n", ColoSyncMode_str(st->sync_mode));
@@ -40,6 +55,9 @@ static void print_statistics(Monitor *mon, const ColoStatistics *st)
     monitor_printf(mon, "staging: %" PRIu64 " bytes, peak %" PRIu64
                    ", overflows %" PRIu64 "\n", st->staging_bytes,
                    st->staging_peak, st->staging_overflows);
+    for (ColoCompareStatisticsList *l = st->compare; l; l = l->next) {
+        print_compare(mon, l->value);
+    }
     if (st->checkpoints_verified) {
         monitor_printf(mon, "verified: %" PRIu64 ", mismatches %" PRIu64 "\n",
                        st->checkpoints_verified, st->ram_mismatches);

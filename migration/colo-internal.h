@@ -86,6 +86,7 @@ typedef struct ColoSession {
     ColoStaging *staging;
     GArray *wanted;                     /* secondary: ColoPageEntry asked for */
     size_t wanted_next;                 /* of them, the next to arrive */
+    bool hashes_came;                   /* in this checkpoint */
     QEMUFile *device_file;              /* primary: writes device_state */
     int64_t last_cut_ns;
     int64_t not_before_ns;              /* for a checkpoint on demand */

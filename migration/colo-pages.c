@@ -225,6 +225,7 @@ void colo_pages_begin(ColoSession *s)
     }
     g_array_set_size(s->wanted, 0);
     s->wanted_next = 0;
+    s->hashes_came = false;
 }
 
 bool colo_pages_complete(ColoSession *s, Error **errp)
@@ -238,12 +239,12 @@ bool colo_pages_complete(ColoSession *s, Error **errp)
     return true;
 }
 
-/* Once this side has asked for pages, these come, in that order, no others */
+/* After the first hashes pages come because, and as, this side asked for them */
 static bool is_expected(ColoSession *s, const ColoPageEntry *e, Error **errp)
 {
     ColoPageEntry *next;
 
-    if (s->wanted->len == 0) {
+    if (!s->hashes_came) {
         return true;
     }
     next = s->wanted_next < s->wanted->len
@@ -331,6 +332,7 @@ bool colo_pages_compare(ColoSession *s, const ColoFrame *f,
     if (!colo_wire_recv_buf(s->wire, buf, f->length, errp)) {
         return false;
     }
+    s->hashes_came = true;
     n = colo_hashes_count(buf, f->length, errp);
     if (!n || !make_room(s, n, errp)) {
         return false;

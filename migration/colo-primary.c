@@ -612,7 +612,7 @@ void migrate_start_colo_process(MigrationState *ms)
     colo_set_primary(s, COLO_PRIMARY_STATE_STARTING, "first migration done");
 
     /* Cut 0: output waits from here on */
-    colo_net_warn_unprotected();
+    colo_net_warn_unprotected(s->mode);
     warn_about_disks();
     colo_participants_arm(0);
     s->last_cut_ns = now_ns();

@@ -187,8 +187,13 @@ void colo_participant_register(ColoParticipant *p)
 {
     QTAILQ_INSERT_TAIL(&participants, p, next);
     if (colo_session_active(COLO_MODE_PRIMARY) &&
-        current->primary != COLO_PRIMARY_STATE_ALONE && p->arm) {
-        p->arm(p, current->epoch);
+        current->primary != COLO_PRIMARY_STATE_ALONE) {
+        if (p->prepare) {
+            p->prepare(p);
+        }
+        if (p->arm) {
+            p->arm(p, current->epoch);
+        }
     }
     if (colo_session_active(COLO_MODE_SECONDARY)) {
         if (p->stand) {
@@ -210,6 +215,11 @@ void colo_participants_arm(uint64_t epoch)
 {
     ColoParticipant *p;
 
+    QTAILQ_FOREACH(p, &participants, next) {
+        if (p->prepare) {
+            p->prepare(p);
+        }
+    }
     QTAILQ_FOREACH(p, &participants, next) {
         if (p->arm) {
             p->arm(p, epoch);
@@ -507,6 +517,7 @@ static ColoStatistics *session_statistics(ColoSession *s)
     st->pages = s->pages;
     st->zero_pages = s->zero_pages;
     st->equal_pages = s->equal_pages;
+    st->compare = colo_net_compare_statistics();
     st->bytes_sent = s->bytes_sent;
     st->bytes_received = s->bytes_received;
     st->staging_bytes = s->thread_done ? 0 : s->staging_bytes;

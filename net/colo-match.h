@@ -19,6 +19,7 @@ typedef enum ColoMatchNeed {
     COLO_MATCH_NEED_ROOM,       /* a queue is full */
 } ColoMatchNeed;
 
+/* The ops may not call the engine back */
 typedef struct ColoMatchOps {
     /* @p may leave; it is the callee's from now on */
     void (*release)(void *opaque, ColoPacket *p);
@@ -41,13 +42,16 @@ typedef struct ColoMatchConfig {
 typedef struct ColoMatchStats {
     uint64_t primary_packets;
     uint64_t secondary_packets;
-    uint64_t released_equal;        /* packets that the secondary said, too */
+    /* Packets that the secondary said, too; parts and bare acks count as such */
+    uint64_t released_equal;
     uint64_t released_commit;       /* packets that a commit let go */
     uint64_t released_open;         /* passed while no session held them */
     uint64_t mismatches;
     uint64_t timeouts;
     uint64_t bytes_compared;
-    uint64_t acks_clamped;
+    uint64_t acks_clamped;          /* left with less than the primary said */
+    uint64_t windows_clamped;       /* the same of the window */
+    uint64_t acks_of_secondary;     /* sent on: it lacks a segment */
     uint64_t secondary_discarded;   /* of an epoch that is over */
     uint64_t secondary_dropped;     /* bounds of the queue */
     uint64_t flows;                 /* now */
@@ -67,6 +71,10 @@ void colo_match_free(ColoMatch *m);
  * The two streams, in their order.  Packets are taken over; arrived_ms of the
  * primary's has to be set.  A cut record of the primary arms the rules: before
  * the first one and after colo_match_open() all packets are released at once.
+ *
+ * An epoch of the primary's that is not later than the one before is ignored (a
+ * stream that reconnects says again where it is).  Each record of the
+ * secondary's makes void what it said before.
  */
 void colo_match_primary(ColoMatch *m, ColoPacket *p);
 void colo_match_primary_cut(ColoMatch *m, uint64_t epoch);
@@ -86,12 +94,15 @@ void colo_match_commit(ColoMatch *m, uint64_t cut);
 /*
  * colo_match_open: the session is over.  Everything leaves.
  *
- * Packets that follow leave at once, until a cut record of an epoch that
- * colo_match_arm() announced.
+ * Packets that follow leave at once, until the first cut record of the primary
+ * after colo_match_arm().
  */
 void colo_match_open(ColoMatch *m);
 
-/* A session begins: cut records from now on count (late ones do not) */
+/*
+ * A session begins: cut records from now on count (late ones of an earlier
+ * session did not).  If that one was not opened, it is now.
+ */
 void colo_match_arm(ColoMatch *m);
 
 /* Call it regularly: finds what waits for too long and what can be forgotten */

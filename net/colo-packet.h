@@ -7,11 +7,12 @@
  * from the network: nothing in it is trusted, nothing can make them read or
  * write outside of the packet.
  *
- * A packet is an Ethernet frame, preceded by a virtio-net header if vnet_hdr_len
- * is not 0.  A frame may be longer than the MTU (TSO, GRO), and its checksum may
- * be partial (VIRTIO_NET_HDR_F_NEEDS_CSUM): then the TCP or UDP checksum field
- * has the sum of the pseudo header alone, which changes with the length and
- * the addresses but not with seq, ack or payload.
+ * A packet is an Ethernet frame, preceded by a virtio-net header if
+ * vnet_hdr_len is not 0.  A frame may be longer than the MTU (TSO, GRO), and
+ * its checksum may be partial (VIRTIO_NET_HDR_F_NEEDS_CSUM, with csum_start and
+ * csum_offset those of this header): then the TCP or UDP checksum field has
+ * the sum of the pseudo header alone, which changes with the length and the
+ * addresses but not with seq, ack or payload.
  */
 
 #ifndef QEMU_NET_COLO_PACKET_H
@@ -39,18 +40,20 @@ typedef enum ColoPacketKind {
  *
  * Padding is always zero: keys are compared and hashed as memory.  IPv4
  * addresses are in the first 4 bytes.  Ports are 0 for what has none (a
- * fragment has none either).  A RAW packet has its MAC addresses in src and dst.
+ * fragment has none either).  A RAW packet has its MAC addresses in src and
+ * dst.
  */
 typedef struct ColoFlowKey {
     uint8_t src[16];
     uint8_t dst[16];
     uint16_t vlan[COLO_PACKET_VLANS];   /* VID; 0xffff: no such tag */
-    uint16_t ethertype;                 /* behind the tags, host order */
+    /* Behind the tags, host order; or the length of an 802.3 frame */
+    uint16_t ethertype;
     uint16_t sport;                     /* host order */
     uint16_t dport;
     uint8_t proto;                      /* of IP, 0 if RAW */
-    uint8_t kind;                       /* ColoPacketKind, FRAGMENT excepted:
-                                         * those are DATAGRAM here */
+    /* ColoPacketKind, FRAGMENT excepted: those are DATAGRAM here */
+    uint8_t kind;
 } ColoFlowKey;
 
 /* Bits of ColoPacket.tcp_flags, as on the wire */
@@ -74,15 +77,15 @@ struct ColoPacket {
     ColoFlowKey key;
     uint32_t l3;                /* IP header, or what follows the EtherType */
     uint32_t l4;                /* transport header, IPv6 extensions skipped */
-    uint32_t payload;           /* behind the transport header; a DATAGRAM of
-                                 * neither UDP nor ICMP: same as l4 */
+    /* Behind the transport header; a DATAGRAM of neither UDP nor ICMP: l4 */
+    uint32_t payload;
     uint32_t payload_len;       /* padding of Ethernet does not count */
 
     /* kind == COLO_PACKET_TCP, host order */
     uint32_t seq;
     uint32_t ack;               /* valid if COLO_TCP_ACK */
     uint16_t window;            /* as on the wire, not scaled */
-    uint8_t tcp_flags;
+    uint8_t tcp_flags;          /* COLO_TCP_*, ECE, CWR */
     uint32_t ts_off;            /* offset of TSval, TSecr follows; 0: none */
     uint32_t sack_off;          /* offset of the first SACK edge; 0: none */
     uint32_t sack_edges;        /* 32-bit words, two a block */
@@ -104,7 +107,8 @@ struct ColoPacket {
  * @vnet_hdr_len: 0, or at least sizeof(struct virtio_net_hdr) (10)
  *
  * Never fails: what cannot be parsed is RAW.  A @size shorter than the vnet
- * header and an Ethernet header together is RAW with an empty key.
+ * header and an Ethernet header together is RAW with an empty key (no
+ * addresses, no tags, EtherType 0).
  */
 ColoPacket *colo_packet_new(uint8_t *data, uint32_t size,
                             uint32_t vnet_hdr_len);
@@ -146,6 +150,7 @@ static inline bool colo_seq_le(uint32_t a, uint32_t b)
  */
 void colo_packet_set_seq(ColoPacket *p, uint32_t seq);
 void colo_packet_set_ack(ColoPacket *p, uint32_t ack);
+void colo_packet_set_window(ColoPacket *p, uint16_t window);
 /* @edge: index below sack_edges; the value in host order */
 uint32_t colo_packet_sack_edge(const ColoPacket *p, uint32_t edge);
 void colo_packet_set_sack_edge(ColoPacket *p, uint32_t edge, uint32_t value);
@@ -159,9 +164,10 @@ void colo_packet_set_tsecr(ColoPacket *p, uint32_t value);
  * colo_packet_split: cut the front off a TCP segment
  *
  * Returns a new packet with the first @bytes of @p's payload (0 < @bytes <
- * payload_len, no SYN), without FIN and PSH; @p keeps the rest, with seq
- * moved.  Lengths, IP header checksum, TCP checksum and vnet header (GSO type
- * dropped where one segment remains) are right in both.
+ * payload_len), without FIN and PSH; @p keeps the rest, with seq moved.  A SYN
+ * stays in front.  Lengths, IP header checksum, TCP checksum and vnet header
+ * (GSO type dropped where one segment remains) are right in both; a checksum
+ * that was wrong stays wrong.  epoch and arrived_ms are the same in both.
  */
 ColoPacket *colo_packet_split(ColoPacket *p, uint32_t bytes);
 
@@ -170,7 +176,7 @@ ColoPacket *colo_packet_split(ColoPacket *p, uint32_t bytes);
  *
  * Returns a new packet with the headers and options of @model (a TCP segment
  * with COLO_TCP_ACK), without payload, flags just ACK, with @seq and @ack, and
- * without GSO.
+ * without GSO.  epoch and arrived_ms are the model's.
  */
 ColoPacket *colo_packet_bare_ack(const ColoPacket *model, uint32_t seq,
                                  uint32_t ack);
@@ -178,20 +184,23 @@ ColoPacket *colo_packet_bare_ack(const ColoPacket *model, uint32_t seq,
 /*
  * colo_packet_same_datagram: do two DATAGRAM or RAW packets mean the same?
  *
- * Compared: key, MAC addresses, IP TOS/traffic class and TTL/hop limit,
- * IPv4 options, IPv6 extension headers, all of transport header and payload
- * except a checksum of UDP, ICMP and ICMPv6 (it follows from the rest, and may
- * be partial in one of the two).  Not compared: vnet header, IPv4
+ * Compared: key, MAC addresses, whole VLAN tags, IP TOS/traffic class and
+ * TTL/hop limit, IPv4 options, IPv6 extension headers, all of transport header
+ * and payload except a checksum of UDP, ICMP and ICMPv6 (it follows from the
+ * rest, and may be partial in one of the two).  Not compared: vnet header
+ * (but for GSO of UDP_L4, whose gso_size is the length of the datagrams), IPv4
  * identification and header checksum, DF of a packet that is not fragmented,
  * IPv6 flow label, Ethernet padding.
+ *
+ * A FRAGMENT or a TCP segment is never the same as anything.
  */
 bool colo_packet_same_datagram(const ColoPacket *a, const ColoPacket *b);
 
 /*
  * colo_packet_same_syn: do two segments with SYN mean the same?
  *
- * Key, flags, window, options (values of timestamps excepted), payload, and
- * ack if they have one.  seq may differ.
+ * Key, flags (reserved bits too), window, options (values of timestamps
+ * excepted), payload, and ack if they have one.  seq may differ.
  */
 bool colo_packet_same_syn(const ColoPacket *a, const ColoPacket *b);
 
@@ -199,14 +208,22 @@ bool colo_packet_same_syn(const ColoPacket *a, const ColoPacket *b);
  * ColoDefrag: puts fragments of datagrams together, to compare them
  *
  * Bounded in the number of datagrams under way and in bytes; the oldest one is
- * given up when a bound is reached.  Overlapping fragments make a datagram
- * that is never complete.
+ * given up when a bound is passed.  Overlapping fragments make a datagram
+ * that is never complete, and so do fragments whose headers disagree (MAC
+ * addresses, tags, TOS, TTL, extension headers), since only one of them is in
+ * the datagram.  An exact duplicate does no harm.
  */
 typedef struct ColoDefrag ColoDefrag;
 
 typedef struct ColoDefragged {
-    ColoPacket *whole;          /* DATAGRAM; compare it, do not send it */
-    GPtrArray *fragments;       /* of ColoPacket *, in order of arrival */
+    /*
+     * DATAGRAM, without a vnet header; compare it, do not send it.  A TCP
+     * segment or what is malformed is one of bytes.  Its epoch is that of the
+     * latest fragment, its arrived_ms that of the oldest.
+     */
+    ColoPacket *whole;
+    /* Of ColoPacket *, in order of arrival; the array does not free them */
+    GPtrArray *fragments;
 } ColoDefragged;
 
 ColoDefrag *colo_defrag_new(uint32_t max_datagrams, uint64_t max_bytes);

@@ -51,6 +51,15 @@ bool colo_stream_reader_feed(ColoStreamReader *r, const uint8_t *buf,
                              size_t size, Error **errp);
 
 /*
+ * colo_stream_take_chardev: @be gets the chardev @id
+ *
+ * @object, @property: for the message if there is none, or another has it
+ */
+bool colo_stream_take_chardev(CharBackend *be, const char *object,
+                              const char *property, const char *id,
+                              Error **errp);
+
+/*
  * Writer: a bounded queue in front of a character device; never blocks.
  *
  * All calls in the thread of @context (NULL: main loop, or any thread with the
@@ -104,7 +113,7 @@ void colo_stream_writer_forget_epoch(ColoStreamWriter *w);
 void colo_stream_writer_cork(ColoStreamWriter *w);
 void colo_stream_writer_uncork(ColoStreamWriter *w);
 
-bool colo_stream_writer_full(const ColoStreamWriter *w);
+bool colo_stream_writer_full(ColoStreamWriter *w);
 bool colo_stream_writer_connected(const ColoStreamWriter *w);
 uint64_t colo_stream_writer_queued_bytes(const ColoStreamWriter *w);
 

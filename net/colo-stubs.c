@@ -4,6 +4,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "net/colo-compare.h"
 #include "net/colo.h"
 
 bool colo_net_supported(void)
@@ -11,6 +12,15 @@ bool colo_net_supported(void)
     return false;
 }
 
-void colo_net_warn_unprotected(void)
+void colo_net_warn_unprotected(ColoSyncMode mode)
+{
+}
+
+ColoCompareStatisticsList *colo_net_compare_statistics(void)
+{
+    return NULL;
+}
+
+void colo_compare_cleanup(void)
 {
 }

@@ -41,7 +41,7 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "qapi/visitor.h"
-#include "net/colo.h"
+#include "migration/colo.h"
 #include "net/filter.h"
 #include "net/net.h"
 #include "net/queue.h"
@@ -475,38 +475,3 @@ static void output_commit_register_types(void)
 }
 
 type_init(output_commit_register_types);
-
-/* What migration asks of the network */
-
-bool colo_net_supported(void)
-{
-    return true;
-}
-
-static bool netdev_is_held(NetClientState *nc)
-{
-    NetFilterState *nf;
-
-    QTAILQ_FOREACH(nf, &nc->filters, next) {
-        if (object_dynamic_cast(OBJECT(nf), TYPE_FILTER_OUTPUT_COMMIT)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static void warn_unless_held(NICState *nic, void *opaque)
-{
-    NetClientState *nc = qemu_get_queue(nic);
-
-    if (nc->peer && !netdev_is_held(nc->peer)) {
-        warn_report("COLO: nothing holds the output of '%s' until it is "
-                    "committed: add -object filter-output-commit,netdev=%s",
-                    nc->name, nc->peer->name);
-    }
-}
-
-void colo_net_warn_unprotected(void)
-{
-    qemu_foreach_nic(warn_unless_held, NULL);
-}

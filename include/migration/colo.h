@@ -34,6 +34,11 @@ enum {
 typedef struct ColoParticipant ColoParticipant;
 struct ColoParticipant {
     /*
+     * A session is about to begin.  Called for all before the first arm();
+     * a participant that comes late to a session gets both.
+     */
+    void (*prepare)(ColoParticipant *p);
+    /*
      * A session begins, or the participant came late to one: @epoch is what
      * the primary executes from now on, and nothing that it produces may be
      * seen before the commit of the cut that ends the epoch.

@@ -1,0 +1,907 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * colo-compare: lets the primary's output go as soon as the secondary's guest
+ * has said the same.
+ *
+ * Primary.  All work is done in the context of the iothread; the main loop
+ * and the migration thread leave commands for it.
+ *
+ * Theory of operation
+ *
+ * Three streams (net/colo-stream.h) meet here:
+ *
+ *   primary_in     what the guest sends, with a record at each cut
+ *   secondary_in   what the guest of the secondary sends, with a record at
+ *                  each load
+ *   outdev         what may leave
+ *
+ * The rules of what may leave are in net/colo-match.c; this file feeds them and
+ * carries out what they decide.  Without a session everything passes.
+ *
+ * Order of commands and records: that a session begins is left as a command
+ * before any filter writes its first record (ColoParticipant.prepare), and
+ * commands are carried out before each record, so a record that comes without
+ * one belongs to a session that is over.  A commit may overtake the record of
+ * its cut; the rules allow for that.
+ *
+ * Back-pressure: while the rules are full, or outdev takes nothing, primary_in
+ * is not read; its socket fills, then the queue of the filter-redirector, which
+ * tells the NIC to wait.
+ *
+ * notify_dev is for Xen, whose toolstack takes the checkpoints itself: it is
+ * asked for one by DO_CHECKPOINT and says COLO_CHECKPOINT after each, in the
+ * framing of the streams.  It has no epochs, so they are counted here.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qemu/module.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "qapi/util.h"
+#include "qapi/visitor.h"
+#include "block/aio-wait.h"
+#include "chardev/char-fe.h"
+#include "net/colo-compare.h"
+#include "net/colo.h"
+#include "net/colo-match.h"
+#include "net/colo-stream.h"
+#include "net/net.h"
+#include "qom/object.h"
+#include "qom/object_interfaces.h"
+#include "system/iothread.h"
+#include "trace.h"
+
+#define TYPE_COLO_COMPARE "colo-compare"
+OBJECT_DECLARE_SIMPLE_TYPE(ColoCompare, COLO_COMPARE)
+
+/*
+ * As published, but for the timeout (3000 ms): it no longer releases what the
+ * other guest did not say, it asks for a checkpoint, and a client waits so long.
+ */
+#define DEFAULT_TIMEOUT_MS      200
+#define DEFAULT_SCAN_MS         3000
+#define DEFAULT_MAX_PACKETS     1024
+
+#define MAX_BYTES               (64 * MiB)
+#define MAX_FLOWS               65536
+#define IDLE_MS                 (10 * 60 * 1000)
+#define OUT_BYTES               (4 * MiB)
+#define NOTIFY_BYTES            4096
+#define READ_BYTES              (256 * KiB)
+
+#define XEN_INIT        "COLO_USERSPACE_PROXY_INIT"
+#define XEN_CHECKPOINT  "COLO_CHECKPOINT"
+#define XEN_REQUEST     "DO_CHECKPOINT"
+
+typedef enum CompareCommand {
+    COMPARE_ARM,
+    COMPARE_COMMIT,
+    COMPARE_OPEN,
+} CompareCommand;
+
+typedef struct Command {
+    QSIMPLEQ_ENTRY(Command) next;
+    CompareCommand what;
+    uint64_t cut;               /* COMPARE_COMMIT */
+} Command;
+
+/* One of the two streams that come in */
+typedef struct Input {
+    ColoCompare *c;
+    const char *name;
+    CharBackend chr;
+    ColoStreamReader *reader;
+    bool broken;                /* until it is opened again */
+} Input;
+
+struct ColoCompare {
+    Object parent;
+
+    /* Set once */
+    char *primary_in;
+    char *secondary_in;
+    char *outdev;
+    char *notify_dev;
+    IOThread *iothread;
+    bool vnet_hdr;
+    uint64_t timeout_ms;
+    uint32_t scan_ms;
+    uint32_t max_packets;
+    AioContext *ctx;
+    ColoParticipant participant;
+
+    /* BQL */
+    bool attached;              /* to chardevs and sessions */
+    QTAILQ_ENTRY(ColoCompare) next;
+
+    QemuMutex lock;
+    /* lock */
+    QSIMPLEQ_HEAD(, Command) commands;
+    ColoMatchStats stats;       /* as they were a moment ago */
+    uint64_t dropped_closed;
+
+    /* iothread */
+    Input primary;
+    Input secondary;
+    Input notify;
+    CharBackend out_chr;
+    ColoStreamWriter *out;
+    ColoStreamWriter *notify_out;
+    ColoMatch *match;
+    QEMUBH *bh;                 /* carries commands out */
+    QEMUTimer *timer;
+    QSIMPLEQ_HEAD(, ColoPacket) pending;    /* released, outdev is full */
+    uint64_t out_closed;        /* packets lost: nobody was connected */
+    uint64_t xen_epoch;
+};
+
+/* BQL */
+static QTAILQ_HEAD(, ColoCompare) compares = QTAILQ_HEAD_INITIALIZER(compares);
+
+static int64_t now_ms(void)
+{
+    return qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+}
+
+/* Output */
+
+/* Returns false if outdev is full */
+static bool compare_send(ColoCompare *c, ColoPacket *p)
+{
+    struct iovec iov = { p->data, p->size };
+
+    switch (colo_stream_writer_packet(c->out, &iov, 1, p->vnet_hdr_len)) {
+    case COLO_STREAM_FULL:
+        return false;
+    case COLO_STREAM_CLOSED:
+        if (!c->out_closed++) {
+            warn_report("colo-compare: nobody is connected to outdev '%s', "
+                        "packets are lost", c->outdev);
+        }
+        break;
+    case COLO_STREAM_OK:
+        break;
+    }
+    colo_packet_free(p);
+    return true;
+}
+
+static void compare_release(void *opaque, ColoPacket *p)
+{
+    ColoCompare *c = opaque;
+
+    if (!QSIMPLEQ_EMPTY(&c->pending) || !compare_send(c, p)) {
+        QSIMPLEQ_INSERT_TAIL(&c->pending, p, next);
+    }
+}
+
+static void compare_drained(void *opaque)
+{
+    ColoCompare *c = opaque;
+    ColoPacket *p;
+
+    while ((p = QSIMPLEQ_FIRST(&c->pending))) {
+        QSIMPLEQ_REMOVE_HEAD(&c->pending, next);
+        if (!compare_send(c, p)) {
+            QSIMPLEQ_INSERT_HEAD(&c->pending, p, next);
+            return;
+        }
+    }
+}
+
+static void compare_notify_xen(ColoCompare *c, const char *message)
+{
+    struct iovec iov = { (char *)message, strlen(message) };
+
+    if (c->notify_out) {
+        colo_stream_writer_packet(c->notify_out, &iov, 1, 0);
+    }
+}
+
+static void compare_need(void *opaque, ColoMatchNeed why)
+{
+    ColoCompare *c = opaque;
+
+    trace_colo_compare_need(c->outdev, why);
+    switch (why) {
+    case COLO_MATCH_NEED_MISMATCH:
+        colo_request_checkpoint_mismatch();
+        break;
+    case COLO_MATCH_NEED_TIMEOUT:
+        colo_request_checkpoint_timeout();
+        break;
+    case COLO_MATCH_NEED_ROOM:
+        colo_request_checkpoint_queue_full();
+        break;
+    }
+    compare_notify_xen(c, XEN_REQUEST);
+}
+
+static const ColoMatchOps match_ops = {
+    .release = compare_release,
+    .need = compare_need,
+};
+
+/* Commands */
+
+static void compare_obey(ColoCompare *c)
+{
+    QSIMPLEQ_HEAD(, Command) todo = QSIMPLEQ_HEAD_INITIALIZER(todo);
+    Command *cmd;
+
+    WITH_QEMU_LOCK_GUARD(&c->lock) {
+        QSIMPLEQ_CONCAT(&todo, &c->commands);
+    }
+    while ((cmd = QSIMPLEQ_FIRST(&todo))) {
+        QSIMPLEQ_REMOVE_HEAD(&todo, next);
+        switch (cmd->what) {
+        case COMPARE_ARM:
+            colo_match_arm(c->match);
+            break;
+        case COMPARE_COMMIT:
+            colo_match_commit(c->match, cmd->cut);
+            break;
+        case COMPARE_OPEN:
+            colo_match_open(c->match);
+            break;
+        }
+        g_free(cmd);
+    }
+}
+
+static void compare_publish(ColoCompare *c)
+{
+    QEMU_LOCK_GUARD(&c->lock);
+    c->stats = *colo_match_stats(c->match);
+    c->dropped_closed = c->out_closed;
+}
+
+/* What was fed may have changed when to look again */
+static void compare_set_timer(ColoCompare *c)
+{
+    int64_t next = MIN(now_ms() + c->scan_ms,
+                       colo_match_deadline_ms(c->match));
+
+    if (!timer_pending(c->timer) || timer_expire_time_ns(c->timer) >
+                                    next * SCALE_MS) {
+        timer_mod(c->timer, next);
+    }
+}
+
+static void compare_obey_bh(void *opaque)
+{
+    ColoCompare *c = opaque;
+
+    colo_stream_writer_cork(c->out);
+    compare_obey(c);
+    colo_stream_writer_uncork(c->out);
+    compare_publish(c);
+}
+
+static void compare_command(ColoCompare *c, CompareCommand what, uint64_t cut)
+{
+    Command *cmd = g_new(Command, 1);
+
+    cmd->what = what;
+    cmd->cut = cut;
+    WITH_QEMU_LOCK_GUARD(&c->lock) {
+        QSIMPLEQ_INSERT_TAIL(&c->commands, cmd, next);
+    }
+    qemu_bh_schedule(c->bh);
+}
+
+static void compare_participant_prepare(ColoParticipant *p)
+{
+    compare_command(container_of(p, ColoCompare, participant), COMPARE_ARM, 0);
+}
+
+static void compare_participant_commit(ColoParticipant *p, uint64_t cut)
+{
+    compare_command(container_of(p, ColoCompare, participant), COMPARE_COMMIT,
+                    cut);
+}
+
+static void compare_participant_open(ColoParticipant *p)
+{
+    compare_command(container_of(p, ColoCompare, participant), COMPARE_OPEN, 0);
+}
+
+/* Input */
+
+static void primary_packet(void *opaque, uint8_t *data, uint32_t size,
+                           uint32_t vnet_hdr_len)
+{
+    Input *in = opaque;
+    ColoPacket *p = colo_packet_new(data, size, vnet_hdr_len);
+
+    p->arrived_ms = now_ms();
+    colo_match_primary(in->c->match, p);
+}
+
+static void primary_cut(void *opaque, uint64_t epoch)
+{
+    Input *in = opaque;
+
+    compare_obey(in->c);
+    trace_colo_compare_cut(epoch, in->name);
+    colo_match_primary_cut(in->c->match, epoch);
+}
+
+static void secondary_packet(void *opaque, uint8_t *data, uint32_t size,
+                             uint32_t vnet_hdr_len)
+{
+    Input *in = opaque;
+    ColoPacket *p = colo_packet_new(data, size, vnet_hdr_len);
+
+    p->arrived_ms = now_ms();
+    colo_match_secondary(in->c->match, p);
+}
+
+static void secondary_cut(void *opaque, uint64_t epoch)
+{
+    Input *in = opaque;
+
+    compare_obey(in->c);
+    trace_colo_compare_cut(epoch, in->name);
+    colo_match_secondary_cut(in->c->match, epoch);
+}
+
+static bool is_message(const uint8_t *data, uint32_t size, const char *message)
+{
+    return size == strlen(message) && !memcmp(data, message, size);
+}
+
+static void notify_packet(void *opaque, uint8_t *data, uint32_t size,
+                          uint32_t vnet_hdr_len)
+{
+    Input *in = opaque;
+    ColoCompare *c = in->c;
+
+    if (is_message(data, size, XEN_INIT)) {
+        c->xen_epoch = 0;
+        colo_match_arm(c->match);
+        colo_match_primary_cut(c->match, 0);
+        colo_match_secondary_cut(c->match, 0);
+        compare_notify_xen(c, XEN_INIT);
+    } else if (is_message(data, size, XEN_CHECKPOINT)) {
+        c->xen_epoch++;
+        colo_match_primary_cut(c->match, c->xen_epoch);
+        colo_match_commit(c->match, c->xen_epoch);
+        colo_match_secondary_cut(c->match, c->xen_epoch);
+    } else {
+        warn_report("colo-compare: unknown message of %" PRIu32 " bytes from "
+                    "notify_dev '%s'", size, c->notify_dev);
+    }
+    g_free(data);
+}
+
+static void notify_cut(void *opaque, uint64_t epoch)
+{
+    /* Xen knows no such record */
+}
+
+static const ColoStreamReaderOps primary_ops = {
+    .packet = primary_packet,
+    .cut = primary_cut,
+};
+
+static const ColoStreamReaderOps secondary_ops = {
+    .packet = secondary_packet,
+    .cut = secondary_cut,
+};
+
+static const ColoStreamReaderOps notify_ops = {
+    .packet = notify_packet,
+    .cut = notify_cut,
+};
+
+static int input_can_read(void *opaque)
+{
+    Input *in = opaque;
+    ColoCompare *c = in->c;
+
+    if (in == &c->primary && (colo_match_full(c->match) ||
+                              !QSIMPLEQ_EMPTY(&c->pending))) {
+        return 0;
+    }
+    return READ_BYTES;
+}
+
+static void input_read(void *opaque, const uint8_t *buf, int size)
+{
+    Input *in = opaque;
+    ColoCompare *c = in->c;
+    Error *err = NULL;
+
+    if (in->broken) {
+        return;
+    }
+    colo_stream_writer_cork(c->out);
+    if (!colo_stream_reader_feed(in->reader, buf, size, &err)) {
+        in->broken = true;
+        error_prepend(&err, "colo-compare: %s: ", in->name);
+        error_report_err(err);
+        if (in == &c->secondary) {
+            colo_match_secondary_lost(c->match);
+        }
+    }
+    colo_stream_writer_uncork(c->out);
+    compare_set_timer(c);
+    compare_publish(c);
+}
+
+static void input_event(void *opaque, QEMUChrEvent event)
+{
+    Input *in = opaque;
+    ColoCompare *c = in->c;
+
+    switch (event) {
+    case CHR_EVENT_OPENED:
+        in->broken = false;
+        colo_stream_reader_reset(in->reader);
+        if (in == &c->notify) {
+            colo_stream_writer_opened(c->notify_out);
+        }
+        break;
+    case CHR_EVENT_CLOSED:
+        colo_stream_reader_reset(in->reader);
+        if (in == &c->secondary) {
+            colo_match_secondary_lost(c->match);
+        }
+        if (in == &c->notify) {
+            colo_stream_writer_closed(c->notify_out);
+        }
+        break;
+    default:
+        break;
+    }
+}
+
+static int out_can_read(void *opaque)
+{
+    return READ_BYTES;
+}
+
+static void out_read(void *opaque, const uint8_t *buf, int size)
+{
+    /* Nobody has anything to say there */
+}
+
+static void out_event(void *opaque, QEMUChrEvent event)
+{
+    ColoCompare *c = opaque;
+
+    if (event == CHR_EVENT_OPENED) {
+        colo_stream_writer_opened(c->out);
+    } else if (event == CHR_EVENT_CLOSED) {
+        colo_stream_writer_closed(c->out);
+        compare_drained(c);
+    }
+}
+
+static void compare_tick(void *opaque)
+{
+    ColoCompare *c = opaque;
+
+    colo_stream_writer_cork(c->out);
+    colo_match_tick(c->match, now_ms());
+    colo_stream_writer_uncork(c->out);
+    timer_mod(c->timer, now_ms() + c->scan_ms);
+    compare_set_timer(c);
+    compare_publish(c);
+}
+
+/* Set-up */
+
+static void input_begin(ColoCompare *c, Input *in, const char *name,
+                        bool vnet_hdr, const ColoStreamReaderOps *ops)
+{
+    in->c = c;
+    in->name = name;
+    in->reader = colo_stream_reader_new(vnet_hdr, ops, in);
+    qemu_chr_fe_set_handlers(&in->chr, input_can_read, input_read, input_event,
+                             NULL, in, iothread_get_g_main_context(c->iothread),
+                             true);
+}
+
+static void input_end(Input *in)
+{
+    qemu_chr_fe_set_handlers(&in->chr, NULL, NULL, NULL, NULL, NULL, NULL,
+                             true);
+    g_clear_pointer(&in->reader, colo_stream_reader_free);
+}
+
+/* In the iothread, which then owns it all */
+static void compare_begin(void *opaque)
+{
+    ColoCompare *c = opaque;
+    GMainContext *gctx = iothread_get_g_main_context(c->iothread);
+
+    c->timer = aio_timer_new(c->ctx, QEMU_CLOCK_REALTIME, SCALE_MS,
+                             compare_tick, c);
+    c->out = colo_stream_writer_new(&c->out_chr, gctx, c->vnet_hdr, OUT_BYTES,
+                                    compare_drained, c);
+    qemu_chr_fe_set_handlers(&c->out_chr, out_can_read, out_read, out_event,
+                             NULL, c, gctx, true);
+    if (c->notify_dev) {
+        c->notify_out = colo_stream_writer_new(&c->notify.chr, gctx, false,
+                                               NOTIFY_BYTES, NULL, NULL);
+        input_begin(c, &c->notify, "notify_dev", false, &notify_ops);
+    }
+    input_begin(c, &c->secondary, "secondary_in", c->vnet_hdr, &secondary_ops);
+    input_begin(c, &c->primary, "primary_in", c->vnet_hdr, &primary_ops);
+    timer_mod(c->timer, now_ms() + c->scan_ms);
+    /* What was said before is done now */
+    qemu_bh_schedule(c->bh);
+}
+
+/* In the iothread: nothing of it runs afterwards */
+static void compare_end(void *opaque)
+{
+    ColoCompare *c = opaque;
+    ColoPacket *p;
+
+    input_end(&c->primary);
+    input_end(&c->secondary);
+    if (c->notify_dev) {
+        input_end(&c->notify);
+        g_clear_pointer(&c->notify_out, colo_stream_writer_free);
+    }
+    qemu_chr_fe_set_handlers(&c->out_chr, NULL, NULL, NULL, NULL, NULL, NULL,
+                             true);
+    timer_free(c->timer);
+    qemu_bh_delete(c->bh);
+    g_clear_pointer(&c->match, colo_match_free);
+    g_clear_pointer(&c->out, colo_stream_writer_free);
+    while ((p = QSIMPLEQ_FIRST(&c->pending))) {
+        QSIMPLEQ_REMOVE_HEAD(&c->pending, next);
+        colo_packet_free(p);
+    }
+}
+
+static bool take_chardev(CharBackend *be, const char *property, const char *id,
+                         Error **errp)
+{
+    Chardev *chr = qemu_chr_find(id);
+
+    if (!chr) {
+        error_setg(errp, "colo-compare: Parameter '%s': there is no chardev "
+                   "'%s'", property, id);
+        return false;
+    }
+    if (!qemu_chr_has_feature(chr, QEMU_CHAR_FEATURE_GCONTEXT)) {
+        error_setg(errp, "colo-compare: Parameter '%s': chardev '%s' cannot "
+                   "work in an iothread, use one of type 'socket'", property,
+                   id);
+        return false;
+    }
+    if (!qemu_chr_fe_init(be, chr, errp)) {
+        error_prepend(errp, "colo-compare: Parameter '%s': ", property);
+        return false;
+    }
+    return true;
+}
+
+static bool check_properties(ColoCompare *c, Error **errp)
+{
+    const struct {
+        const char *name;
+        const char *value;
+    } needed[] = {
+        { "primary_in", c->primary_in },
+        { "secondary_in", c->secondary_in },
+        { "outdev", c->outdev },
+        { "iothread", c->iothread ? "" : NULL },
+    };
+
+    for (int i = 0; i < ARRAY_SIZE(needed); i++) {
+        if (!needed[i].value) {
+            error_setg(errp, "colo-compare needs Parameter '%s'",
+                       needed[i].name);
+            return false;
+        }
+        for (int j = 0; j < i; j++) {
+            if (!strcmp(needed[i].value, needed[j].value)) {
+                error_setg(errp, "colo-compare: Parameters '%s' and '%s' are "
+                           "both '%s', they need a chardev each",
+                           needed[j].name, needed[i].name, needed[i].value);
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static void compare_attach(ColoCompare *c)
+{
+    ColoMatchConfig config = {
+        .timeout_ms = c->timeout_ms,
+        .max_packets = c->max_packets,
+        .max_bytes = MAX_BYTES,
+        .max_flows = MAX_FLOWS,
+        .idle_ms = IDLE_MS,
+    };
+
+    c->ctx = iothread_get_aio_context(c->iothread);
+    c->match = colo_match_new(&config, &match_ops, c);
+    c->bh = aio_bh_new(c->ctx, compare_obey_bh, c);
+    c->participant = (ColoParticipant) {
+        .prepare = compare_participant_prepare,
+        .commit = compare_participant_commit,
+        .open = compare_participant_open,
+    };
+    c->attached = true;
+    QTAILQ_INSERT_TAIL(&compares, c, next);
+    colo_participant_register(&c->participant);
+    /* The command to arm, if any, is there before the first record is read */
+    aio_wait_bh_oneshot(c->ctx, compare_begin, c);
+}
+
+/* Idempotent: QEMU's exit comes before the end of objects.  BQL. */
+static void compare_detach(ColoCompare *c)
+{
+    if (!c->attached) {
+        return;
+    }
+    c->attached = false;
+    colo_participant_unregister(&c->participant);
+    QTAILQ_REMOVE(&compares, c, next);
+    aio_wait_bh_oneshot(c->ctx, compare_end, c);
+    qemu_chr_fe_deinit(&c->primary.chr, false);
+    qemu_chr_fe_deinit(&c->secondary.chr, false);
+    qemu_chr_fe_deinit(&c->notify.chr, false);
+    qemu_chr_fe_deinit(&c->out_chr, false);
+}
+
+void colo_compare_cleanup(void)
+{
+    ColoCompare *c;
+
+    while ((c = QTAILQ_FIRST(&compares))) {
+        compare_detach(c);
+    }
+}
+
+static void compare_complete(UserCreatable *uc, Error **errp)
+{
+    ColoCompare *c = COLO_COMPARE(uc);
+
+    if (check_properties(c, errp) &&
+        take_chardev(&c->primary.chr, "primary_in", c->primary_in, errp) &&
+        take_chardev(&c->secondary.chr, "secondary_in", c->secondary_in,
+                     errp) &&
+        take_chardev(&c->out_chr, "outdev", c->outdev, errp) &&
+        (!c->notify_dev || take_chardev(&c->notify.chr, "notify_dev",
+                                        c->notify_dev, errp))) {
+        compare_attach(c);
+    }
+}
+
+static void compare_unparent(Object *obj)
+{
+    compare_detach(COLO_COMPARE(obj));
+}
+
+static void compare_finalize(Object *obj)
+{
+    ColoCompare *c = COLO_COMPARE(obj);
+    Command *cmd;
+
+    while ((cmd = QSIMPLEQ_FIRST(&c->commands))) {
+        QSIMPLEQ_REMOVE_HEAD(&c->commands, next);
+        g_free(cmd);
+    }
+    /* If it was never attached */
+    qemu_chr_fe_deinit(&c->primary.chr, false);
+    qemu_chr_fe_deinit(&c->secondary.chr, false);
+    qemu_chr_fe_deinit(&c->notify.chr, false);
+    qemu_chr_fe_deinit(&c->out_chr, false);
+    qemu_mutex_destroy(&c->lock);
+    g_free(c->primary_in);
+    g_free(c->secondary_in);
+    g_free(c->outdev);
+    g_free(c->notify_dev);
+}
+
+/* Properties */
+
+#define STRING_PROPERTY(field)                                              \
+    static char *compare_get_##field(Object *obj, Error **errp)             \
+    {                                                                       \
+        return g_strdup(COLO_COMPARE(obj)->field);                          \
+    }                                                                       \
+    static void compare_set_##field(Object *obj, const char *value,         \
+                                    Error **errp)                           \
+    {                                                                       \
+        ColoCompare *c = COLO_COMPARE(obj);                                 \
+                                                                            \
+        if (c->attached) {                                                  \
+            error_setg(errp, "'" #field "' cannot be changed any more");    \
+            return;                                                         \
+        }                                                                   \
+        g_free(c->field);                                                   \
+        c->field = g_strdup(value);                                         \
+    }
+
+STRING_PROPERTY(primary_in)
+STRING_PROPERTY(secondary_in)
+STRING_PROPERTY(outdev)
+STRING_PROPERTY(notify_dev)
+
+static bool compare_get_vnet_hdr(Object *obj, Error **errp)
+{
+    return COLO_COMPARE(obj)->vnet_hdr;
+}
+
+static void compare_set_vnet_hdr(Object *obj, bool value, Error **errp)
+{
+    ColoCompare *c = COLO_COMPARE(obj);
+
+    if (c->attached) {
+        error_setg(errp, "'vnet_hdr_support' cannot be changed any more");
+        return;
+    }
+    c->vnet_hdr = value;
+}
+
+/* A number of the object and its bounds */
+typedef struct Number {
+    const char *name;
+    size_t offset;
+    bool wide;                  /* 64 bits, not 32 */
+    uint64_t min;
+    uint64_t max;
+} Number;
+
+static const Number numbers[] = {
+    { "compare_timeout", offsetof(ColoCompare, timeout_ms), true, 1,
+      3600 * 1000 },
+    { "expired_scan_cycle", offsetof(ColoCompare, scan_ms), false, 1,
+      3600 * 1000 },
+    { "max_queue_size", offsetof(ColoCompare, max_packets), false, 1,
+      1 << 20 },
+};
+
+static void compare_get_number(Object *obj, Visitor *v, const char *name,
+                               void *opaque, Error **errp)
+{
+    const Number *n = opaque;
+    void *field = (char *)obj + n->offset;
+    uint64_t value = n->wide ? *(uint64_t *)field : *(uint32_t *)field;
+
+    visit_type_uint64(v, name, &value, errp);
+}
+
+static void compare_set_number(Object *obj, Visitor *v, const char *name,
+                               void *opaque, Error **errp)
+{
+    const Number *n = opaque;
+    void *field = (char *)obj + n->offset;
+    uint64_t value;
+
+    if (!visit_type_uint64(v, name, &value, errp)) {
+        return;
+    }
+    if (value < n->min || value > n->max) {
+        error_setg(errp, "Parameter '%s' is %" PRIu64 ", it has to be between "
+                   "%" PRIu64 " and %" PRIu64, name, value, n->min, n->max);
+        return;
+    }
+    if (COLO_COMPARE(obj)->attached) {
+        error_setg(errp, "'%s' cannot be changed any more", name);
+        return;
+    }
+    if (n->wide) {
+        *(uint64_t *)field = value;
+    } else {
+        *(uint32_t *)field = value;
+    }
+}
+
+static void compare_init(Object *obj)
+{
+    ColoCompare *c = COLO_COMPARE(obj);
+
+    c->timeout_ms = DEFAULT_TIMEOUT_MS;
+    c->scan_ms = DEFAULT_SCAN_MS;
+    c->max_packets = DEFAULT_MAX_PACKETS;
+    qemu_mutex_init(&c->lock);
+    QSIMPLEQ_INIT(&c->commands);
+    QSIMPLEQ_INIT(&c->pending);
+}
+
+static void compare_class_init(ObjectClass *oc, void *data)
+{
+    UserCreatableClass *ucc = USER_CREATABLE_CLASS(oc);
+
+    ucc->complete = compare_complete;
+    oc->unparent = compare_unparent;
+    object_class_property_add_str(oc, "primary_in", compare_get_primary_in,
+                                  compare_set_primary_in);
+    object_class_property_add_str(oc, "secondary_in", compare_get_secondary_in,
+                                  compare_set_secondary_in);
+    object_class_property_add_str(oc, "outdev", compare_get_outdev,
+                                  compare_set_outdev);
+    object_class_property_add_str(oc, "notify_dev", compare_get_notify_dev,
+                                  compare_set_notify_dev);
+    object_class_property_add_link(oc, "iothread", TYPE_IOTHREAD,
+                                   offsetof(ColoCompare, iothread),
+                                   object_property_allow_set_link,
+                                   OBJ_PROP_LINK_STRONG);
+    object_class_property_add_bool(oc, "vnet_hdr_support",
+                                   compare_get_vnet_hdr, compare_set_vnet_hdr);
+    for (int i = 0; i < ARRAY_SIZE(numbers); i++) {
+        object_class_property_add(oc, numbers[i].name,
+                                  numbers[i].wide ? "uint64" : "uint32",
+                                  compare_get_number, compare_set_number, NULL,
+                                  (void *)&numbers[i]);
+    }
+}
+
+static const TypeInfo compare_info = {
+    .name = TYPE_COLO_COMPARE,
+    .parent = TYPE_OBJECT,
+    .class_init = compare_class_init,
+    .instance_init = compare_init,
+    .instance_finalize = compare_finalize,
+    .instance_size = sizeof(ColoCompare),
+    .interfaces = (InterfaceInfo[]) {
+        { TYPE_USER_CREATABLE },
+        { }
+    },
+};
+
+static void compare_register_types(void)
+{
+    type_register_static(&compare_info);
+}
+
+type_init(compare_register_types);
+
+/* Statistics of all objects, for query-colo-status */
+
+static ColoCompareStatistics *compare_statistics(ColoCompare *c)
+{
+    ColoCompareStatistics *st = g_new0(ColoCompareStatistics, 1);
+    ColoMatchStats m;
+
+    WITH_QEMU_LOCK_GUARD(&c->lock) {
+        m = c->stats;
+        st->dropped_closed = c->dropped_closed;
+    }
+    st->id = g_strdup(object_get_canonical_path_component(OBJECT(c)));
+    st->primary_packets = m.primary_packets;
+    st->secondary_packets = m.secondary_packets;
+    st->released_equal = m.released_equal;
+    st->released_commit = m.released_commit;
+    st->released_open = m.released_open;
+    st->mismatches = m.mismatches;
+    st->timeouts = m.timeouts;
+    st->bytes_compared = m.bytes_compared;
+    st->acks_clamped = m.acks_clamped;
+    st->windows_clamped = m.windows_clamped;
+    st->acks_of_secondary = m.acks_of_secondary;
+    st->secondary_discarded = m.secondary_discarded;
+    st->secondary_dropped = m.secondary_dropped;
+    st->flows = m.flows;
+    st->queued_packets = m.queued_packets;
+    st->queued_bytes = m.queued_bytes;
+    st->queued_bytes_max = m.queued_bytes_max;
+    return st;
+}
+
+ColoCompareStatisticsList *colo_net_compare_statistics(void)
+{
+    ColoCompareStatisticsList *list = NULL;
+    ColoCompareStatisticsList **tail = &list;
+    ColoCompare *c;
+
+    QTAILQ_FOREACH(c, &compares, next) {
+        QAPI_LIST_APPEND(tail, compare_statistics(c));
+    }
+    return list;
+}

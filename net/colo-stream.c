@@ -1,0 +1,385 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO proxy: packets and cut records on a character device.
+ *
+ * Both sides.  Reader and writer belong to the thread that made them, see
+ * net/colo-stream.h.
+ *
+ * The writer gathers what it is given in one buffer and hands that to the
+ * device in one call.  What the device does not take now goes when it says that
+ * it can take more.  A record is written whole or, when the connection ends in
+ * its middle, not at all: the next connection begins with a record.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "qapi/error.h"
+#include "net/net.h"
+#include "net/colo-stream.h"
+
+#define CUT_RECORD      0x80000001U
+#define CONTROL_BIT     0x80000000U
+#define CUT_LEN         12
+#define PACKET_HDR_MAX  8
+
+struct ColoStreamReader {
+    const ColoStreamReaderOps *ops;
+    void *opaque;
+    bool vnet_hdr;
+
+    uint8_t hdr[CUT_LEN];
+    size_t hdr_len;             /* bytes of it that are here */
+    uint8_t *packet;            /* under way, or NULL */
+    uint32_t size;
+    uint32_t filled;
+    uint32_t vnet_hdr_len;
+    unsigned resets;
+};
+
+ColoStreamReader *colo_stream_reader_new(bool vnet_hdr,
+                                         const ColoStreamReaderOps *ops,
+                                         void *opaque)
+{
+    ColoStreamReader *r = g_new0(ColoStreamReader, 1);
+
+    r->vnet_hdr = vnet_hdr;
+    r->ops = ops;
+    r->opaque = opaque;
+    return r;
+}
+
+void colo_stream_reader_reset(ColoStreamReader *r)
+{
+    g_clear_pointer(&r->packet, g_free);
+    r->hdr_len = 0;
+    r->resets++;
+}
+
+void colo_stream_reader_free(ColoStreamReader *r)
+{
+    if (r) {
+        g_free(r->packet);
+        g_free(r);
+    }
+}
+
+/* Length of the header that begins with what is here; 4 until that is known */
+static size_t header_len(ColoStreamReader *r)
+{
+    if (r->hdr_len < 4) {
+        return 4;
+    }
+    if (ldl_be_p(r->hdr) & CONTROL_BIT) {
+        return CUT_LEN;
+    }
+    return r->vnet_hdr ? PACKET_HDR_MAX : 4;
+}
+
+/* A header is complete.  False with @errp set if there is no such record. */
+static bool read_header(ColoStreamReader *r, Error **errp)
+{
+    uint32_t word = ldl_be_p(r->hdr);
+
+    r->hdr_len = 0;
+    if (word == CUT_RECORD) {
+        r->ops->cut(r->opaque, ldq_be_p(r->hdr + 4));
+        return true;
+    }
+    if (word & CONTROL_BIT) {
+        error_setg(errp, "unknown control record 0x%08" PRIx32, word);
+        return false;
+    }
+    r->size = word;
+    r->vnet_hdr_len = r->vnet_hdr ? ldl_be_p(r->hdr + 4) : 0;
+    if (r->size == 0 || r->size > NET_BUFSIZE) {
+        error_setg(errp, "packet of %" PRIu32 " bytes, 1 to %d are allowed",
+                   r->size, NET_BUFSIZE);
+        return false;
+    }
+    if (r->vnet_hdr_len > r->size) {
+        error_setg(errp, "packet of %" PRIu32 " bytes with a vnet header of %"
+                   PRIu32, r->size, r->vnet_hdr_len);
+        return false;
+    }
+    r->packet = g_malloc(r->size);
+    r->filled = 0;
+    return true;
+}
+
+bool colo_stream_reader_feed(ColoStreamReader *r, const uint8_t *buf,
+                             size_t size, Error **errp)
+{
+    unsigned resets = r->resets;
+
+    while (size && r->resets == resets) {
+        size_t want = r->packet ? r->size - r->filled
+                                : header_len(r) - r->hdr_len;
+        size_t n = MIN(want, size);
+
+        memcpy(r->packet ? r->packet + r->filled : r->hdr + r->hdr_len, buf,
+               n);
+        buf += n;
+        size -= n;
+        if (r->packet) {
+            r->filled += n;
+            if (r->filled == r->size) {
+                r->ops->packet(r->opaque, g_steal_pointer(&r->packet),
+                               r->size, r->vnet_hdr_len);
+            }
+            continue;
+        }
+        r->hdr_len += n;
+        if (r->hdr_len == header_len(r) && !read_header(r, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+struct ColoStreamWriter {
+    /* Set once */
+    CharBackend *chr;
+    GMainContext *context;
+    bool vnet_hdr;
+    uint64_t max_bytes;
+    void (*drained)(void *opaque);
+    void *opaque;
+
+    bool open;
+    GByteArray *queue;          /* whole records, but for the first... */
+    size_t sent;                /* ...of which so much is gone */
+    guint watch;
+    unsigned corked;
+    bool flushing;
+    bool was_full;
+    bool has_epoch;
+    uint64_t epoch;
+};
+
+static void writer_flush(ColoStreamWriter *w);
+
+bool colo_stream_take_chardev(CharBackend *be, const char *object,
+                              const char *property, const char *id,
+                              Error **errp)
+{
+    Chardev *chr = qemu_chr_find(id);
+
+    if (!chr) {
+        error_setg(errp, "%s: Parameter '%s': there is no chardev '%s'",
+                   object, property, id);
+        return false;
+    }
+    if (!qemu_chr_fe_init(be, chr, errp)) {
+        error_prepend(errp, "%s: Parameter '%s': ", object, property);
+        return false;
+    }
+    return true;
+}
+
+ColoStreamWriter *colo_stream_writer_new(CharBackend *chr,
+                                         GMainContext *context, bool vnet_hdr,
+                                         uint64_t max_bytes,
+                                         void (*drained)(void *opaque),
+                                         void *opaque)
+{
+    ColoStreamWriter *w = g_new0(ColoStreamWriter, 1);
+
+    w->chr = chr;
+    w->context = context;
+    w->vnet_hdr = vnet_hdr;
+    w->max_bytes = max_bytes;
+    w->drained = drained;
+    w->opaque = opaque;
+    w->queue = g_byte_array_new();
+    w->open = qemu_chr_fe_backend_open(chr);
+    return w;
+}
+
+static void writer_unwatch(ColoStreamWriter *w)
+{
+    GSource *source;
+
+    if (!w->watch) {
+        return;
+    }
+    source = g_main_context_find_source_by_id(w->context, w->watch);
+    if (source) {
+        g_source_destroy(source);
+    }
+    w->watch = 0;
+}
+
+void colo_stream_writer_free(ColoStreamWriter *w)
+{
+    if (w) {
+        writer_unwatch(w);
+        g_byte_array_unref(w->queue);
+        g_free(w);
+    }
+}
+
+static void writer_append_cut(ColoStreamWriter *w)
+{
+    uint8_t record[CUT_LEN];
+
+    stl_be_p(record, CUT_RECORD);
+    stq_be_p(record + 4, w->epoch);
+    g_byte_array_append(w->queue, record, sizeof(record));
+}
+
+static void writer_clear(ColoStreamWriter *w)
+{
+    g_byte_array_set_size(w->queue, 0);
+    w->sent = 0;
+}
+
+/* The queue got shorter: who was refused may go on */
+static void writer_tell_drained(ColoStreamWriter *w)
+{
+    if (w->was_full && !colo_stream_writer_full(w)) {
+        w->was_full = false;
+        if (w->drained) {
+            w->drained(w->opaque);
+        }
+    }
+}
+
+void colo_stream_writer_opened(ColoStreamWriter *w)
+{
+    writer_unwatch(w);
+    writer_clear(w);
+    w->open = true;
+    if (w->has_epoch) {
+        writer_append_cut(w);
+    }
+    writer_flush(w);
+    writer_tell_drained(w);
+}
+
+void colo_stream_writer_closed(ColoStreamWriter *w)
+{
+    writer_unwatch(w);
+    writer_clear(w);
+    w->open = false;
+    writer_tell_drained(w);
+}
+
+static gboolean writer_writable(void *do_not_use, GIOCondition condition,
+                                void *opaque)
+{
+    ColoStreamWriter *w = opaque;
+
+    w->watch = 0;
+    writer_flush(w);
+    writer_tell_drained(w);
+    return G_SOURCE_REMOVE;
+}
+
+/* Hand on what is queued, as far as the device takes it */
+static void writer_flush(ColoStreamWriter *w)
+{
+    if (w->corked || w->watch || !w->open || w->flushing) {
+        return;
+    }
+    /* An error may close the device, which comes back to us */
+    w->flushing = true;
+    while (w->open && w->sent < w->queue->len) {
+        int n = qemu_chr_fe_write(w->chr, w->queue->data + w->sent,
+                                  MIN(w->queue->len - w->sent, INT_MAX));
+
+        if (n <= 0) {
+            break;
+        }
+        w->sent += n;
+    }
+    w->flushing = false;
+
+    if (w->sent == w->queue->len) {
+        writer_clear(w);
+        return;
+    }
+    if (!w->open) {
+        return;
+    }
+    if (w->sent > w->queue->len / 2) {
+        g_byte_array_remove_range(w->queue, 0, w->sent);
+        w->sent = 0;
+    }
+    w->watch = qemu_chr_fe_add_watch(w->chr, G_IO_OUT | G_IO_HUP,
+                                     writer_writable, w);
+    if (!w->watch) {
+        /* It is gone, and will say so */
+        writer_clear(w);
+    }
+}
+
+ColoStreamResult colo_stream_writer_packet(ColoStreamWriter *w,
+                                           const struct iovec *iov, int iovcnt,
+                                           uint32_t vnet_hdr_len)
+{
+    size_t size = iov_size(iov, iovcnt);
+    size_t hdr_len = w->vnet_hdr ? PACKET_HDR_MAX : 4;
+    size_t at = w->queue->len;
+
+    if (!w->open) {
+        return COLO_STREAM_CLOSED;
+    }
+    if (colo_stream_writer_full(w)) {
+        return COLO_STREAM_FULL;
+    }
+    g_byte_array_set_size(w->queue, at + hdr_len + size);
+    stl_be_p(w->queue->data + at, size);
+    if (w->vnet_hdr) {
+        stl_be_p(w->queue->data + at + 4, vnet_hdr_len);
+    }
+    iov_to_buf(iov, iovcnt, 0, w->queue->data + at + hdr_len, size);
+    writer_flush(w);
+    return COLO_STREAM_OK;
+}
+
+void colo_stream_writer_cut(ColoStreamWriter *w, uint64_t epoch)
+{
+    w->has_epoch = true;
+    w->epoch = epoch;
+    if (w->open) {
+        writer_append_cut(w);
+        writer_flush(w);
+    }
+}
+
+void colo_stream_writer_forget_epoch(ColoStreamWriter *w)
+{
+    w->has_epoch = false;
+}
+
+void colo_stream_writer_cork(ColoStreamWriter *w)
+{
+    w->corked++;
+}
+
+void colo_stream_writer_uncork(ColoStreamWriter *w)
+{
+    assert(w->corked);
+    if (--w->corked == 0) {
+        writer_flush(w);
+        writer_tell_drained(w);
+    }
+}
+
+bool colo_stream_writer_full(ColoStreamWriter *w)
+{
+    bool full = w->queue->len - w->sent >= w->max_bytes;
+
+    w->was_full |= full;
+    return full;
+}
+
+bool colo_stream_writer_connected(const ColoStreamWriter *w)
+{
+    return w->open;
+}
+
+uint64_t colo_stream_writer_queued_bytes(const ColoStreamWriter *w)
+{
+    return w->queue->len - w->sent;
+}

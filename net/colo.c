@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: what migration asks of the network.
+ *
+ * Both sides, under the BQL.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "net/colo.h"
+#include "net/filter.h"
+#include "net/net.h"
+#include "qom/object.h"
+
+bool colo_net_supported(void)
+{
+    return true;
+}
+
+static bool has_filter(NetClientState *nc, const char *type)
+{
+    NetFilterState *nf;
+
+    QTAILQ_FOREACH(nf, &nc->filters, next) {
+        if (object_dynamic_cast(OBJECT(nf), type)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void warn_unless_held(NICState *nic, void *opaque)
+{
+    ColoSyncMode mode = *(ColoSyncMode *)opaque;
+    NetClientState *nc = qemu_get_queue(nic);
+    bool held;
+
+    if (!nc->peer) {
+        return;
+    }
+    held = has_filter(nc->peer, "filter-output-commit");
+    if (mode == COLO_SYNC_MODE_PERIODIC && !held) {
+        warn_report("COLO: nothing holds the output of '%s' until it is "
+                    "committed: add -object filter-output-commit,netdev=%s",
+                    nc->name, nc->peer->name);
+    } else if (mode == COLO_SYNC_MODE_HYBRID && !held &&
+               !has_filter(nc->peer, "filter-redirector")) {
+        warn_report("COLO: nothing compares the output of '%s' with the "
+                    "secondary's: netdev '%s' needs filter-mirror and "
+                    "filter-redirector, and a colo-compare", nc->name,
+                    nc->peer->name);
+    } else if (mode == COLO_SYNC_MODE_HYBRID && held) {
+        warn_report("COLO: in hybrid mode filter-output-commit still holds "
+                    "the output of '%s' until the next checkpoint",
+                    nc->name);
+    }
+}
+
+void colo_net_warn_unprotected(ColoSyncMode mode)
+{
+    qemu_foreach_nic(warn_unless_held, &mode);
+}

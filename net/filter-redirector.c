@@ -1,0 +1,582 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * filter-redirector: turns packets aside to a character device (outdev), and
+ * puts in what comes from one (indev).
+ *
+ * Both sides, under the BQL: packets come from the main loop or a vCPU, cuts
+ * from the migration thread.
+ *
+ * Theory of operation
+ *
+ * Without a COLO session that is all.  In a session in hybrid mode:
+ *
+ * - Primary, outdev (queue=rx: what the guest sends, on its way to
+ *   colo-compare): the stream gets a record at each cut.  When it is full the
+ *   NIC is told to wait; one that cannot wait loses packets, which are counted.
+ * - Primary, indev (queue=rx): what colo-compare lets go.  Nothing special.
+ * - Secondary, outdev (queue=rx): what its guest says, on its way to
+ *   colo-compare.  The stream gets a record at each load.
+ * - Secondary, indev (queue=tx): the primary's input, from filter-mirror.  Its
+ *   records say in which epoch the primary's guest has consumed what follows,
+ *   and this guest consumes it in the same one:
+ *
+ *     older than the checkpoint that is loaded   dropped, it is in there
+ *     of the epoch that runs                     put in, while the guest runs
+ *     newer                                      kept until that is loaded
+ *
+ *   What the NIC has queued at a load is of an older epoch and dropped with it.
+ *   From its own network the guest gets nothing.
+ *
+ * When the session is over and this side lives on, what was kept is put in, the
+ * streams are out of use, and packets pass on both ways.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/iov.h"
+#include "qemu/module.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "migration/colo.h"
+#include "net/colo-stream.h"
+#include "net/filter.h"
+#include "net/net.h"
+#include "net/queue.h"
+#include "qom/object.h"
+#include "system/runstate.h"
+#include "trace.h"
+
+#define TYPE_FILTER_REDIRECTOR "filter-redirector"
+OBJECT_DECLARE_SIMPLE_TYPE(FilterRedirector, FILTER_REDIRECTOR)
+
+/* Of the stream out; the NIC waits when there is more */
+#define OUT_BYTES       (4 * MiB)
+/* Of input that is kept; the stream is not read when there is more */
+#define KEPT_BYTES      (16 * MiB)
+/* Packets in the queue of the secondary's NIC, which drops without a word */
+#define NIC_PACKETS     8192
+
+typedef enum RedirectorState {
+    REDIRECTOR_PLAIN,           /* no session, or the primary of one */
+    REDIRECTOR_SECONDARY,
+    REDIRECTOR_LIVE,            /* was a secondary and took over */
+} RedirectorState;
+
+typedef struct KeptPacket {
+    QSIMPLEQ_ENTRY(KeptPacket) next;
+    uint64_t epoch;
+    uint32_t size;
+    uint8_t *data;
+} KeptPacket;
+
+struct FilterRedirector {
+    NetFilterState parent_obj;
+
+    /* Set once */
+    char *indev;
+    char *outdev;
+    bool vnet_hdr;
+    CharBackend in_chr;
+    CharBackend out_chr;
+    ColoParticipant participant;
+    VMChangeStateEntry *vmstate;
+
+    /* BQL */
+    RedirectorState state;
+    ColoStreamReader *in;
+    bool in_broken;             /* until it is opened again */
+    ColoStreamWriter *out;
+    bool armed;                 /* primary: a session is under way */
+    NetClientState *waiting;    /* NIC that was told to wait */
+    NetPacketSent *waiting_cb;
+    uint64_t loaded;            /* secondary: epoch that its guest executes */
+    bool in_epoch_known;
+    uint64_t in_epoch;          /* of what comes from indev */
+    QSIMPLEQ_HEAD(, KeptPacket) kept;
+    uint64_t kept_bytes;
+    bool feeding;               /* guards against recursion */
+
+    /* BQL: counters */
+    uint64_t out_packets;
+    uint64_t in_packets;
+    uint64_t dropped_full;
+    uint64_t dropped_closed;
+    uint64_t dropped_stale;
+    uint64_t dropped_network;
+};
+
+/* Stream in */
+
+/* Put a packet into the chain behind this filter */
+static void inject(FilterRedirector *r, uint8_t *data, uint32_t size)
+{
+    NetFilterState *nf = NETFILTER(r);
+    struct iovec iov = { data, size };
+
+    r->in_packets++;
+    if (nf->direction != NET_FILTER_DIRECTION_RX) {
+        qemu_netfilter_pass_to_next(nf->netdev, 0, &iov, 1, nf);
+    }
+    if (nf->direction != NET_FILTER_DIRECTION_TX) {
+        qemu_netfilter_pass_to_next(nf->netdev->peer, 0, &iov, 1, nf);
+    }
+}
+
+static void kept_pop(FilterRedirector *r)
+{
+    KeptPacket *p = QSIMPLEQ_FIRST(&r->kept);
+
+    QSIMPLEQ_REMOVE_HEAD(&r->kept, next);
+    r->kept_bytes -= p->size;
+    g_free(p->data);
+    g_free(p);
+}
+
+/* Secondary: does the NIC's queue still take a packet? */
+static bool nic_has_room(FilterRedirector *r)
+{
+    NetClientState *nic = NETFILTER(r)->netdev->peer;
+
+    return !nic || qemu_net_queue_len(nic->incoming_queue) < NIC_PACKETS;
+}
+
+/* Secondary, or live: put in what the guest may have now */
+static void redirector_feed(FilterRedirector *r)
+{
+    KeptPacket *p;
+
+    if (r->feeding) {
+        return;
+    }
+    r->feeding = true;
+    while (runstate_is_running() && (p = QSIMPLEQ_FIRST(&r->kept)) &&
+           (p->epoch == r->loaded || r->state == REDIRECTOR_LIVE)) {
+        if (nic_has_room(r)) {
+            inject(r, p->data, p->size);
+        } else {
+            r->dropped_full++;
+        }
+        kept_pop(r);
+    }
+    r->feeding = false;
+    qemu_chr_fe_accept_input(&r->in_chr);
+}
+
+static void in_packet(void *opaque, uint8_t *data, uint32_t size,
+                      uint32_t vnet_hdr_len)
+{
+    FilterRedirector *r = opaque;
+    KeptPacket *p;
+
+    if (r->state == REDIRECTOR_PLAIN) {
+        inject(r, data, size);
+        g_free(data);
+        return;
+    }
+    if (r->state == REDIRECTOR_LIVE || !r->in_epoch_known ||
+        r->in_epoch < r->loaded) {
+        r->dropped_stale++;
+        g_free(data);
+        return;
+    }
+    p = g_new(KeptPacket, 1);
+    p->epoch = r->in_epoch;
+    p->size = size;
+    p->data = data;
+    QSIMPLEQ_INSERT_TAIL(&r->kept, p, next);
+    r->kept_bytes += size;
+    redirector_feed(r);
+}
+
+static void in_cut(void *opaque, uint64_t epoch)
+{
+    FilterRedirector *r = opaque;
+
+    trace_colo_stream_cut(epoch, r->indev);
+    r->in_epoch_known = true;
+    r->in_epoch = epoch;
+}
+
+static const ColoStreamReaderOps in_ops = {
+    .packet = in_packet,
+    .cut = in_cut,
+};
+
+static int in_can_read(void *opaque)
+{
+    FilterRedirector *r = opaque;
+
+    return r->kept_bytes < KEPT_BYTES ? NET_BUFSIZE : 0;
+}
+
+static void in_read(void *opaque, const uint8_t *buf, int size)
+{
+    FilterRedirector *r = opaque;
+    Error *err = NULL;
+
+    if (!r->in_broken &&
+        !colo_stream_reader_feed(r->in, buf, size, &err)) {
+        r->in_broken = true;
+        error_prepend(&err, "filter-redirector: indev '%s': ", r->indev);
+        error_report_err(err);
+    }
+}
+
+static void in_event(void *opaque, QEMUChrEvent event)
+{
+    FilterRedirector *r = opaque;
+
+    trace_colo_stream_event(r->indev, event);
+    if (event == CHR_EVENT_OPENED || event == CHR_EVENT_CLOSED) {
+        colo_stream_reader_reset(r->in);
+        r->in_broken = false;
+        r->in_epoch_known = false;
+    }
+}
+
+/* Stream out */
+
+static void redirector_wake(FilterRedirector *r)
+{
+    NetClientState *nc = r->waiting;
+    NetPacketSent *cb = r->waiting_cb;
+
+    if (nc) {
+        r->waiting = NULL;
+        r->waiting_cb = NULL;
+        cb(nc, 1);
+    }
+}
+
+static void out_drained(void *opaque)
+{
+    redirector_wake(opaque);
+}
+
+static int out_can_read(void *opaque)
+{
+    return NET_BUFSIZE;
+}
+
+static void out_read(void *opaque, const uint8_t *buf, int size)
+{
+    /* Nobody has anything to say there, but its end is noticed by reading */
+}
+
+static void out_event(void *opaque, QEMUChrEvent event)
+{
+    FilterRedirector *r = opaque;
+
+    trace_colo_stream_event(r->outdev, event);
+    if (event == CHR_EVENT_OPENED) {
+        colo_stream_writer_opened(r->out);
+    } else if (event == CHR_EVENT_CLOSED) {
+        colo_stream_writer_closed(r->out);
+    }
+}
+
+/* The guest has to wait until there is room; false if its NIC cannot */
+static bool push_back(FilterRedirector *r, NetClientState *sender,
+                      NetPacketSent *sent_cb)
+{
+    /* A NIC must not have a packet under way while its state is saved */
+    if (!sent_cb || r->waiting || !runstate_is_running()) {
+        return false;
+    }
+    r->waiting = sender;
+    r->waiting_cb = sent_cb;
+    return true;
+}
+
+static ssize_t redirect(FilterRedirector *r, NetClientState *sender,
+                        const struct iovec *iov, int iovcnt,
+                        NetPacketSent *sent_cb)
+{
+    NetFilterState *nf = NETFILTER(r);
+    size_t size = iov_size(iov, iovcnt);
+    uint32_t vnet_hdr_len = r->vnet_hdr ? nf->netdev->vnet_hdr_len : 0;
+
+    switch (colo_stream_writer_packet(r->out, iov, iovcnt, vnet_hdr_len)) {
+    case COLO_STREAM_OK:
+        r->out_packets++;
+        break;
+    case COLO_STREAM_FULL:
+        r->dropped_full++;
+        warn_report_once("filter-redirector: outdev '%s' is full and the NIC "
+                         "cannot wait, packets are dropped", r->outdev);
+        return size;
+    case COLO_STREAM_CLOSED:
+        r->dropped_closed++;
+        return size;
+    }
+    if (!colo_stream_writer_full(r->out)) {
+        return size;
+    }
+    if (r->armed) {
+        colo_request_checkpoint_queue_full();
+    }
+    return sender != nf->netdev && push_back(r, sender, sent_cb)
+           ? NET_FILTER_QUEUED : size;
+}
+
+static ssize_t redirector_receive_iov(NetFilterState *nf,
+                                      NetClientState *sender, unsigned flags,
+                                      const struct iovec *iov, int iovcnt,
+                                      NetPacketSent *sent_cb)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(nf);
+
+    if (r->state == REDIRECTOR_SECONDARY && r->in && sender == nf->netdev) {
+        r->dropped_network++;
+        return iov_size(iov, iovcnt);
+    }
+    if (!r->out || r->state == REDIRECTOR_LIVE || !iov_size(iov, iovcnt)) {
+        return 0;
+    }
+    return redirect(r, sender, iov, iovcnt, sent_cb);
+}
+
+/* Sessions */
+
+static FilterRedirector *from_participant(ColoParticipant *p)
+{
+    return container_of(p, FilterRedirector, participant);
+}
+
+static void redirector_arm(ColoParticipant *p, uint64_t epoch)
+{
+    FilterRedirector *r = from_participant(p);
+
+    r->armed = true;
+    r->state = REDIRECTOR_PLAIN;
+    if (r->out) {
+        colo_stream_writer_cut(r->out, epoch);
+    }
+}
+
+static void redirector_load(ColoParticipant *p, uint64_t epoch)
+{
+    FilterRedirector *r = from_participant(p);
+    KeptPacket *k;
+
+    r->state = REDIRECTOR_SECONDARY;
+    r->loaded = epoch;
+    if (r->in) {
+        while ((k = QSIMPLEQ_FIRST(&r->kept)) && k->epoch < epoch) {
+            r->dropped_stale++;
+            kept_pop(r);
+        }
+        qemu_purge_queued_packets(NETFILTER(r)->netdev);
+    }
+    if (r->out) {
+        colo_stream_writer_cut(r->out, epoch);
+    }
+}
+
+static void redirector_open(ColoParticipant *p)
+{
+    FilterRedirector *r = from_participant(p);
+
+    r->armed = false;
+    if (r->out) {
+        colo_stream_writer_forget_epoch(r->out);
+    }
+    if (r->state == REDIRECTOR_SECONDARY) {
+        r->state = REDIRECTOR_LIVE;
+        redirector_feed(r);
+    }
+}
+
+static void redirector_vm_state(void *opaque, bool running, RunState state)
+{
+    FilterRedirector *r = opaque;
+
+    if (!running) {
+        redirector_wake(r);
+    } else if (r->state != REDIRECTOR_PLAIN) {
+        redirector_feed(r);
+    }
+}
+
+/* Set-up */
+
+static bool redirector_take_chardevs(FilterRedirector *r, Error **errp)
+{
+    if (!r->indev && !r->outdev) {
+        error_setg(errp, "filter-redirector needs Parameter 'indev' or "
+                   "'outdev', or both");
+        return false;
+    }
+    if (r->indev && r->outdev && !strcmp(r->indev, r->outdev)) {
+        error_setg(errp, "filter-redirector: Parameters 'indev' and 'outdev' "
+                   "are both '%s', they need a chardev each", r->indev);
+        return false;
+    }
+    return (!r->indev ||
+            colo_stream_take_chardev(&r->in_chr, "filter-redirector", "indev",
+                                     r->indev, errp)) &&
+           (!r->outdev ||
+            colo_stream_take_chardev(&r->out_chr, "filter-redirector",
+                                     "outdev", r->outdev, errp));
+}
+
+static void redirector_setup(NetFilterState *nf, Error **errp)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(nf);
+
+    if (!redirector_take_chardevs(r, errp)) {
+        return;
+    }
+    if (r->outdev) {
+        r->out = colo_stream_writer_new(&r->out_chr, NULL, r->vnet_hdr,
+                                        OUT_BYTES, out_drained, r);
+        qemu_chr_fe_set_handlers(&r->out_chr, out_can_read, out_read,
+                                 out_event, NULL, r, NULL, true);
+    }
+    if (r->indev) {
+        r->in = colo_stream_reader_new(r->vnet_hdr, &in_ops, r);
+        qemu_chr_fe_set_handlers(&r->in_chr, in_can_read, in_read, in_event,
+                                 NULL, r, NULL, true);
+    }
+    r->participant = (ColoParticipant) {
+        .arm = redirector_arm,
+        .cut = redirector_arm,
+        .load = redirector_load,
+        .open = redirector_open,
+    };
+    r->vmstate = qemu_add_vm_change_state_handler(redirector_vm_state, r);
+    colo_participant_register(&r->participant);
+}
+
+static void redirector_cleanup(NetFilterState *nf)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(nf);
+
+    if (r->vmstate) {
+        colo_participant_unregister(&r->participant);
+        qemu_del_vm_change_state_handler(r->vmstate);
+        r->vmstate = NULL;
+        redirector_wake(r);
+    }
+    qemu_chr_fe_deinit(&r->in_chr, false);
+    qemu_chr_fe_deinit(&r->out_chr, false);
+    g_clear_pointer(&r->in, colo_stream_reader_free);
+    g_clear_pointer(&r->out, colo_stream_writer_free);
+    while (!QSIMPLEQ_EMPTY(&r->kept)) {
+        kept_pop(r);
+    }
+}
+
+static char *redirector_get_indev(Object *obj, Error **errp)
+{
+    return g_strdup(FILTER_REDIRECTOR(obj)->indev);
+}
+
+static void set_name(FilterRedirector *r, char **field, const char *name,
+                     const char *value, Error **errp)
+{
+    if (r->vmstate) {
+        error_setg(errp, "'%s' cannot be changed any more", name);
+        return;
+    }
+    g_free(*field);
+    *field = g_strdup(value);
+}
+
+static void redirector_set_indev(Object *obj, const char *value, Error **errp)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(obj);
+
+    set_name(r, &r->indev, "indev", value, errp);
+}
+
+static char *redirector_get_outdev(Object *obj, Error **errp)
+{
+    return g_strdup(FILTER_REDIRECTOR(obj)->outdev);
+}
+
+static void redirector_set_outdev(Object *obj, const char *value, Error **errp)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(obj);
+
+    set_name(r, &r->outdev, "outdev", value, errp);
+}
+
+static bool redirector_get_vnet_hdr(Object *obj, Error **errp)
+{
+    return FILTER_REDIRECTOR(obj)->vnet_hdr;
+}
+
+static void redirector_set_vnet_hdr(Object *obj, bool value, Error **errp)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(obj);
+
+    if (r->vmstate) {
+        error_setg(errp, "'vnet_hdr_support' cannot be changed any more");
+        return;
+    }
+    r->vnet_hdr = value;
+}
+
+static void redirector_init(Object *obj)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(obj);
+    const struct {
+        const char *name;
+        uint64_t *value;
+    } counters[] = {
+        { "out-packets", &r->out_packets },
+        { "in-packets", &r->in_packets },
+        { "dropped-packets-full", &r->dropped_full },
+        { "dropped-packets-closed", &r->dropped_closed },
+        { "dropped-packets-stale", &r->dropped_stale },
+        { "dropped-packets-network", &r->dropped_network },
+        { "kept-bytes", &r->kept_bytes },
+    };
+
+    QSIMPLEQ_INIT(&r->kept);
+    for (int i = 0; i < ARRAY_SIZE(counters); i++) {
+        object_property_add_uint64_ptr(obj, counters[i].name,
+                                       counters[i].value, OBJ_PROP_FLAG_READ);
+    }
+}
+
+static void redirector_finalize(Object *obj)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(obj);
+
+    g_free(r->indev);
+    g_free(r->outdev);
+}
+
+static void redirector_class_init(ObjectClass *oc, void *data)
+{
+    NetFilterClass *nfc = NETFILTER_CLASS(oc);
+
+    nfc->setup = redirector_setup;
+    nfc->cleanup = redirector_cleanup;
+    nfc->receive_iov = redirector_receive_iov;
+    object_class_property_add_str(oc, "indev", redirector_get_indev,
+                                  redirector_set_indev);
+    object_class_property_add_str(oc, "outdev", redirector_get_outdev,
+                                  redirector_set_outdev);
+    object_class_property_add_bool(oc, "vnet_hdr_support",
+                                   redirector_get_vnet_hdr,
+                                   redirector_set_vnet_hdr);
+}
+
+static const TypeInfo redirector_info = {
+    .name = TYPE_FILTER_REDIRECTOR,
+    .parent = TYPE_NETFILTER,
+    .class_init = redirector_class_init,
+    .instance_init = redirector_init,
+    .instance_finalize = redirector_finalize,
+    .instance_size = sizeof(FilterRedirector),
+};
+
+static void redirector_register_types(void)
+{
+    type_register_static(&redirector_info);
+}
+
+type_init(redirector_register_types);
