@@ -5,6 +5,7 @@ qmp     talk to the monitor of a QEMU
 net     two hosts, a switch and a client, made of network namespaces
 guest   build the guest's kernel and initramfs, and the client program
 client  run the client program and read what it found
+proxy   set up the filters of hybrid mode
 vm      start QEMUs, make a protected pair of them, break it, fail over
 
 Everything is synchronous and every wait has a deadline.

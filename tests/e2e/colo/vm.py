@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import client, guest, net, product
+from . import client, guest, net, product, proxy
 from .qmp import Monitor, QmpClosed, QmpError, QmpTimeout
 
 MAC = '52:54:00:c0:10:01'
@@ -39,7 +39,10 @@ class Machine:
     machine: str = 'pc'
     memory: str = '512'
     cpus: int = 1
-    gate: bool = True           # hold output until its checkpoint is committed
+    mode: str = 'periodic'      # or hybrid
+    gate: bool = True           # periodic mode: hold output until it is
+                                # committed; hybrid: compare it
+    compare: tuple[tuple[str, int], ...] = ()   # options of colo-compare
     verify: bool = False        # compare all RAM at each checkpoint
     nic: str = ''               # more properties of the NIC
     extra: tuple[str, ...] = field(default=())
@@ -66,7 +69,7 @@ class Machine:
                  f'{net.GUEST_PREFIX} {self.cmdline}'.strip(),
                  '-netdev', f'tap,id=hn0,ifname={net.TAP},script=no,'
                  'downscript=no', '-device', nic]
-        if self.gate:
+        if self.gate and self.mode == 'periodic':
             args += ['-object', f'{product.GATE_TYPE},id=oc0,netdev=hn0']
         if self.verify:
             args += ['-global', product.VERIFY_RAM]
@@ -83,6 +86,7 @@ class Vm:
         self.serial = run / f'serial-{host}.log'
         self.log = run / f'qemu-{host}.log'
         self.fenced = False
+        self.proxy: set[str] = set()    # see proxy.py
         socket = run / f'qmp-{host}.sock'
         socket.unlink(missing_ok=True)
         args = machine.argv()
@@ -236,9 +240,13 @@ class Pair:
         primary, secondary = self.vm('primary'), self.vm('secondary')
         capability = {'capabilities': [{'capability': product.CAPABILITY,
                                         'state': True}]}
-        settings: dict[str, Any] = {product.PARAMETER_MODE: 'periodic'}
+        settings: dict[str, Any] = {product.PARAMETER_MODE: self.machine.mode}
         for key, value in parameters.items():
             settings[key.replace('_', '-')] = value
+        if self.machine.mode == 'hybrid' and self.machine.gate:
+            proxy.attach_primary(primary, self.run,
+                                 **dict(self.machine.compare))
+            proxy.attach_secondary(secondary, primary)
         uri = f'tcp:{net.LINK_ADDRESS[secondary.host]}:{COLO_PORT}'
         for vm in (primary, secondary):
             vm.monitor.execute('migrate-set-capabilities', capability)

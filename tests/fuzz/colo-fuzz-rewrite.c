@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * libFuzzer target: the rewriter.
+ *
+ * The input is a list of operations: segments of a few connections either way,
+ * packets of bytes without meaning, loads, and time that goes by.  Whatever
+ * comes, a packet keeps its size, its payload and its checksum's being right,
+ * nothing changes but what the rewriter is for, and the table stays bounded.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "net/colo-rewrite.h"
+#include "colo-fuzz.h"
+
+enum {
+    MAX_FLOWS = 4,
+    IDLE_MS = 300 * 1000,
+    VNET_LEN = 12,
+    ETH_LEN = 14,
+    IP_LEN = 20,
+    TCP_LEN = 20,
+    TS_LEN = 12,
+    SACK_LEN = 12,
+    L4 = ETH_LEN + IP_LEN,
+    /* A segment in the input: ports, flags, seq, ack, window, TSval, TSecr */
+    SEGMENT_LEN = 17,
+};
+
+typedef enum FuzzOp {
+    FUZZ_SEGMENT,
+    FUZZ_SEGMENT_TS,
+    FUZZ_SEGMENT_SACK,
+    FUZZ_SEGMENT_BOTH,
+    FUZZ_BYTES,
+    FUZZ_BYTES_VNET,
+    FUZZ_LOAD,
+    FUZZ_TIME,
+    FUZZ__MAX,
+} FuzzOp;
+
+typedef struct Fuzz {
+    const uint8_t *data;
+    size_t size;
+    ColoRewrite *r;
+    int64_t now_ms;
+} Fuzz;
+
+static const uint8_t *take(Fuzz *f, size_t size)
+{
+    const uint8_t *at = f->data;
+
+    if (size > f->size) {
+        return NULL;
+    }
+    f->data += size;
+    f->size -= size;
+    return at;
+}
+
+static uint16_t fold(const uint8_t *data, size_t len, uint32_t sum)
+{
+    for (size_t i = 0; i < len; i++) {
+        sum += i & 1 ? data[i] : data[i] << 8;
+    }
+    while (sum >> 16) {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    return sum;
+}
+
+/* Of the segment at L4, pseudo header included; 0xffff if it is right */
+static uint16_t tcp_sum(const uint8_t *frame, size_t size)
+{
+    return fold(frame + L4, size - L4,
+                fold(frame + ETH_LEN + 12, 8, 6 + size - L4));
+}
+
+/* A fuzzed number near to a few fixed ones, so that numbers meet */
+static uint32_t near(uint16_t value)
+{
+    return ((uint32_t)(value >> 14) << 30) - 8 + (value & 0x3fff);
+}
+
+static uint8_t *build(const uint8_t *in, bool from_guest, FuzzOp op,
+                      size_t *size)
+{
+    bool ts = op == FUZZ_SEGMENT_TS || op == FUZZ_SEGMENT_BOTH;
+    bool sack = op == FUZZ_SEGMENT_SACK || op == FUZZ_SEGMENT_BOTH;
+    size_t hlen = TCP_LEN + (ts ? TS_LEN : 0) + (sack ? SACK_LEN : 0);
+    size_t payload = in[16] & 7;
+    uint8_t *frame = g_malloc0(L4 + hlen + payload);
+    uint8_t *ip = frame + ETH_LEN, *tcp = frame + L4, *opt = tcp + TCP_LEN;
+
+    *size = L4 + hlen + payload;
+    stw_be_p(frame + 12, 0x0800);
+    ip[0] = 0x45;
+    stw_be_p(ip + 2, *size - ETH_LEN);
+    ip[8] = 64;
+    ip[9] = 6;
+    stl_be_p(ip + 12, from_guest ? 1 : 2);
+    stl_be_p(ip + 16, from_guest ? 2 : 1);
+    stw_be_p(tcp, from_guest ? 80 : in[0] & 7);
+    stw_be_p(tcp + 2, from_guest ? in[0] & 7 : 80);
+    stl_be_p(tcp + 4, near(lduw_be_p(in + 2)));
+    stl_be_p(tcp + 8, near(lduw_be_p(in + 4)));
+    tcp[12] = hlen / 4 << 4;
+    tcp[13] = in[1];
+    stw_be_p(tcp + 14, lduw_be_p(in + 6));
+    if (ts) {
+        stl_be_p(opt, 0x0101080a);
+        stl_be_p(opt + 4, near(lduw_be_p(in + 8)));
+        stl_be_p(opt + 8, near(lduw_be_p(in + 10)));
+        opt += TS_LEN;
+    }
+    if (sack) {
+        stl_be_p(opt, 0x0101050a);
+        stl_be_p(opt + 4, near(lduw_be_p(in + 12)));
+        stl_be_p(opt + 8, near(lduw_be_p(in + 14)));
+    }
+    memset(tcp + hlen, 0x5a, payload);
+    stw_be_p(tcp + 16, ~tcp_sum(frame, *size));
+    return frame;
+}
+
+/* Set to 0 what the rewriter may change */
+static void blank(uint8_t *data, const ColoPacket *p)
+{
+    memset(data + p->l4 + 4, 0, 8);
+    memset(data + p->l4 + 16, 0, 2);
+    if (p->ts_off) {
+        memset(data + p->ts_off, 0, 8);
+    }
+    memset(data + p->sack_off, 0, p->sack_edges * 4);
+}
+
+static void check_changed(const uint8_t *before, const ColoPacket *p)
+{
+    g_autofree uint8_t *a = g_memdup2(before, p->size);
+    g_autofree uint8_t *b = g_memdup2(p->data, p->size);
+
+    if (p->kind != COLO_PACKET_TCP) {
+        abort();
+    }
+    blank(a, p);
+    blank(b, p);
+    if (memcmp(a, b, p->size)) {
+        abort();
+    }
+}
+
+/* Takes over @data; returns whether it was changed */
+static void feed(Fuzz *f, uint8_t *data, size_t size, uint32_t vnet_len,
+                 bool from_guest, bool sum_is_right)
+{
+    g_autofree uint8_t *before = g_memdup2(data, size);
+    uint64_t flows = colo_rewrite_stats(f->r)->flows;
+    bool wanted = colo_rewrite_wants(f->r, data,
+                                     MIN(size, COLO_REWRITE_HEAD), vnet_len,
+                                     from_guest);
+    ColoPacket *p = colo_packet_new(data, size, vnet_len);
+    bool changed;
+
+    changed = from_guest ? colo_rewrite_from_guest(f->r, p, f->now_ms)
+                         : colo_rewrite_to_guest(f->r, p, f->now_ms);
+    if (p->size != size || (changed && !wanted) ||
+        (!wanted && colo_rewrite_stats(f->r)->flows != flows)) {
+        abort();
+    }
+    if (changed) {
+        check_changed(before, p);
+    } else if (size && memcmp(before, p->data, size)) {
+        abort();
+    }
+    if (sum_is_right && tcp_sum(p->data, size) != 0xffff) {
+        abort();
+    }
+    colo_packet_free(p);
+}
+
+static bool feed_segment(Fuzz *f, FuzzOp op, bool from_guest)
+{
+    const uint8_t *in = take(f, SEGMENT_LEN);
+    uint8_t *frame;
+    size_t size;
+
+    if (!in) {
+        return false;
+    }
+    frame = build(in, from_guest, op, &size);
+    feed(f, frame, size, 0, from_guest, true);
+    return true;
+}
+
+static bool feed_bytes(Fuzz *f, FuzzOp op, bool from_guest)
+{
+    const uint8_t *len = take(f, 1);
+    const uint8_t *in = len ? take(f, *len) : NULL;
+
+    if (!in) {
+        return false;
+    }
+    feed(f, g_memdup2(in, *len), *len, op == FUZZ_BYTES_VNET ? VNET_LEN : 0,
+         from_guest, false);
+    return true;
+}
+
+static bool step(Fuzz *f)
+{
+    const uint8_t *op = take(f, 1);
+    const uint8_t *seconds;
+
+    if (!op) {
+        return false;
+    }
+    switch ((FuzzOp)(*op % FUZZ__MAX)) {
+    case FUZZ_LOAD:
+        colo_rewrite_load(f->r);
+        return true;
+    case FUZZ_TIME:
+        seconds = take(f, 1);
+        f->now_ms += seconds ? *seconds * 1000 : 0;
+        colo_rewrite_tick(f->r, f->now_ms);
+        return true;
+    case FUZZ_BYTES:
+    case FUZZ_BYTES_VNET:
+        return feed_bytes(f, *op % FUZZ__MAX, *op & 0x80);
+    default:
+        return feed_segment(f, *op % FUZZ__MAX, *op & 0x80);
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    Fuzz f = {
+        .data = data,
+        .size = size,
+        .r = colo_rewrite_new(MAX_FLOWS, IDLE_MS),
+    };
+    const ColoRewriteStats *s = colo_rewrite_stats(f.r);
+
+    while (step(&f)) {
+        if (s->flows > MAX_FLOWS || s->flows_open > s->flows) {
+            abort();
+        }
+    }
+    /* Silence ends everything */
+    colo_rewrite_tick(f.r, f.now_ms + IDLE_MS);
+    if (s->flows || s->flows_open) {
+        abort();
+    }
+    colo_rewrite_free(f.r);
+    return 0;
+}

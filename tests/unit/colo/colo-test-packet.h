@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Packets for tests and fuzz targets of the COLO proxy.
+ */
+
+#ifndef TESTS_UNIT_COLO_TEST_PACKET_H
+#define TESTS_UNIT_COLO_TEST_PACKET_H
+
+#include "net/colo-packet.h"
+
+/* One of TCP, over IPv4; @flow tells the connections apart */
+typedef struct ColoTestTcp {
+    uint16_t flow;
+    uint32_t seq;
+    uint32_t ack;
+    uint8_t flags;
+    uint16_t window;
+    const void *data;
+    uint16_t len;
+} ColoTestTcp;
+
+ColoPacket *colo_test_tcp(const ColoTestTcp *t);
+
+/* Which flow was the packet made with?  Of colo_test_tcp() and _udp(). */
+uint16_t colo_test_flow(const ColoPacket *p);
+
+/* Is the TCP checksum of an IPv4 packet right? */
+bool colo_test_tcp_checksum_ok(const ColoPacket *p);
+
+ColoPacket *colo_test_udp(uint16_t flow, const void *data, uint16_t len);
+
+/*
+ * Fragment @i of @n of the datagram colo_test_udp() would make; @len has to be
+ * a multiple of 8 times @n.
+ */
+ColoPacket *colo_test_fragment(uint16_t flow, const void *data, uint16_t len,
+                               uint16_t id, unsigned i, unsigned n);
+
+/* Of an EtherType that nobody knows */
+ColoPacket *colo_test_raw(const void *data, uint16_t len);
+
+#endif
