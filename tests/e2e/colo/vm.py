@@ -255,13 +255,24 @@ class Pair:
         primary.monitor.execute('migrate', {'uri': uri})
 
     def wait_protected(self, timeout: float = PROTECT_SECONDS) -> None:
-        """Both sides in COLO and at least one checkpoint committed."""
+        """Both sides in COLO and the secondary ready to take over.
+
+        In periodic mode, with at least one checkpoint committed.
+        """
         primary, secondary = self.vm('primary'), self.vm('secondary')
         for vm in (primary, secondary):
             vm.monitor.wait_until('protection', 'query-migrate', 'status',
                                   'colo', timeout,
                                   never=('failed', 'completed', 'cancelled'))
-        self.wait_checkpoints(1, timeout)
+        if self.machine.mode == 'periodic':
+            self.wait_checkpoints(1, timeout)
+            return
+        deadline = time.monotonic() + timeout
+        while secondary.status().state != 'running':
+            if time.monotonic() > deadline:
+                raise VmError('the secondary is not ready after '
+                              f'{timeout} s: {secondary.status().raw}')
+            time.sleep(0.01)
 
     def wait_checkpoints(self, count: int, timeout: float) -> product.Status:
         """Until @count more checkpoints than now have been committed."""
@@ -279,6 +290,13 @@ class Pair:
                               f'{goal} after {timeout} s, state '
                               f'{status.state}')
             time.sleep(0.01)
+
+    def compared(self) -> dict[str, int]:
+        """What colo-compare on the primary has done, by name."""
+        found = self.vm('primary').status().statistics['compare']
+        if len(found) != 1:
+            raise VmError(f'{len(found)} colo-compare objects')
+        return {key: value for key, value in found[0].items() if key != 'id'}
 
     def protect(self, timeout: float = PROTECT_SECONDS,
                 **parameters: Any) -> None:

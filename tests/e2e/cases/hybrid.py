@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Hybrid mode: both guests run, and clients notice nothing all the same."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from colo import client, product, vm
+
+from .ends import check_ended
+from .registry import (Context, check, check_intact, check_verified, test,
+                       wait_for, wait_lines)
+
+KILLS_QUICK = 3
+KILLS_LONG = 30
+MOMENT_SECONDS = (0.2, 1.5)     # after protection is there
+CHECKPOINTS_QUICK = 40
+CHECKPOINTS_LONG = 500
+SERVED_SECONDS = 4.0
+
+
+def hybrid(ctx: Context, **changes: Any) -> vm.Pair:
+    return ctx.pair(mode='hybrid', **{'memory': '256', **changes})
+
+
+def survivor_of(victim: str) -> str:
+    return 'primary' if victim == 'secondary' else 'secondary'
+
+
+def kill_rounds(ctx: Context, victim: str) -> None:
+    """Kill @victim, fail over, build the pair again, and so on; one guest
+    and the same connections all along."""
+    rounds = KILLS_LONG if ctx.long else KILLS_QUICK
+    rng = ctx.rng(f'hybrid {victim}')
+    verified = 0
+    with hybrid(ctx, verify=True) as pair:
+        pair.start_primary()
+        clients = [pair.client('ticker'),
+                   pair.client('http', path='/64k', connections=2),
+                   pair.client('echo', interval=5)]
+        pair.start_secondary()
+        for _ in range(rounds):
+            pair.protect()
+            time.sleep(rng.uniform(*MOMENT_SECONDS))
+            verified += check_verified(pair.vm('secondary').status(), 0)
+            pair.fence(victim)
+            pair.failover(survivor_of(victim))
+            wait_lines(clients[0])
+            vm.rebuild(pair)
+        ends = [check_intact(running) for running in clients]
+    ctx.note(f'{rounds} kills of the {victim}, RAM equal at {verified} '
+             f'checkpoints, longest gap of the ticker '
+             f'{ends[0]["longest_gap_us"] / 1000:.0f} ms, '
+             f'{ends[1]["count"]} pages of 64 KiB checked')
+
+
+@test('/colo/e2e/hybrid/kill/primary')
+def kill_primary(ctx: Context) -> None:
+    kill_rounds(ctx, 'primary')
+
+
+@test('/colo/e2e/hybrid/kill/secondary')
+def kill_secondary(ctx: Context) -> None:
+    kill_rounds(ctx, 'secondary')
+
+
+@test('/colo/e2e/hybrid/kill/any')
+def kill_any(ctx: Context) -> None:
+    """Now the one, now the other: rewritten connections change sides."""
+    rounds = 2 * (KILLS_LONG if ctx.long else KILLS_QUICK)
+    rng = ctx.rng('hybrid any')
+    with hybrid(ctx) as pair:
+        pair.start_primary()
+        running = pair.client('http', path='/64k', connections=2)
+        ticker = pair.client('ticker')
+        pair.start_secondary()
+        for _ in range(rounds):
+            pair.protect()
+            # Connections that begin, and so get numbers of two guests, in
+            # this epoch
+            late = pair.client('echo', interval=5)
+            time.sleep(rng.uniform(*MOMENT_SECONDS))
+            victim = rng.choice(('primary', 'secondary'))
+            pair.fence(victim)
+            pair.failover(survivor_of(victim))
+            wait_lines(ticker)
+            check_intact(late)
+            vm.rebuild(pair)
+        check_intact(ticker)
+        check_intact(running)
+    ctx.note(f'{rounds} kills')
+
+
+@test('/colo/e2e/hybrid/kill/bulk-in')
+def kill_bulk_in(ctx: Context) -> None:
+    """What the client sent and the guest acknowledged is there afterwards."""
+    with hybrid(ctx) as pair:
+        ctx.protected(pair)
+        running = pair.client('bulk-in')
+        time.sleep(SERVED_SECONDS)
+        pair.fence('primary')
+        pair.failover('secondary')
+        time.sleep(1)
+        end = check_intact(running)
+    check(end['bytes'] > 0, 'nothing arrived')
+
+
+@test('/colo/e2e/hybrid/equal')
+def equal(ctx: Context) -> None:
+    """Guests that say the same need no checkpoints."""
+    with hybrid(ctx) as pair:
+        ctx.protected(pair)
+        clients = [pair.client('http', path='/64k', connections=2),
+                   pair.client('echo'), pair.client('bulk-out')]
+        time.sleep(SERVED_SECONDS)
+        for running in clients:
+            check_intact(running)
+        status = pair.vm('primary').status()
+        compared = pair.compared()
+    check(compared['released-equal'] > 100 * compared['released-commit'],
+          f'few packets left because they were equal: {compared}')
+    check(compared['bytes-compared'] > 10 << 20,
+          f'little was compared: {compared}')
+    ctx.note(f'{compared["released-equal"]} packets were equal, '
+             f'{compared["released-commit"]} left by one of '
+             f'{status.checkpoints} checkpoints')
+
+
+@test('/colo/e2e/hybrid/different')
+def different(ctx: Context) -> None:
+    """Guests that never say the same still get on."""
+    with hybrid(ctx) as pair:
+        ctx.protected(pair)
+        ticker = pair.client('ticker')
+        wait_lines(ticker, 500)
+        reasons = {item['reason']: item['count'] for item in
+                   pair.vm('primary').status().statistics['reasons']}
+        end = check_intact(ticker)
+    check(reasons['mismatch'] + reasons['timeout'] > 0,
+          f'no checkpoint for a difference: {reasons}')
+    ctx.note(f'longest gap {end["longest_gap_us"] / 1000:.0f} ms, {reasons}')
+
+
+def busy_checkpoints(ctx: Context, **changes: Any) -> None:
+    """After each load the RAM of both sides is equal, byte for byte, however
+    far the two guests were apart."""
+    count = CHECKPOINTS_LONG if ctx.long else CHECKPOINTS_QUICK
+    with hybrid(ctx, verify=True, **changes) as pair:
+        ctx.protected(pair, x_checkpoint_delay=50)
+        running = pair.client('echo', interval=2)
+        pair.control('dirty 16')
+        pair.wait_checkpoints(count, 60 + count)
+        wait_for('comparisons', lambda: pair.vm('secondary').status().verified
+                 >= count)
+        verified = check_verified(pair.vm('secondary').status(), count)
+        statistics = pair.vm('primary').status().statistics
+        pair.fence('primary')
+        pair.failover('secondary')
+        pair.control('ping')
+        check_intact(running)
+    same = statistics['equal-pages']
+    ctx.note(f'RAM equal at {verified} checkpoints; {same} of '
+             f'{same + statistics["pages"]} pages stayed home')
+
+
+@test('/colo/e2e/hybrid/ram/plain')
+def ram(ctx: Context) -> None:
+    busy_checkpoints(ctx)
+
+
+@test('/colo/e2e/hybrid/ram/smp')
+def ram_smp(ctx: Context) -> None:
+    busy_checkpoints(ctx, cpus=2)
+
+
+@test('/colo/e2e/hybrid/ram/no-filters')
+def ram_alone(ctx: Context) -> None:
+    """Without any filter both run side by side, with timed checkpoints."""
+    with hybrid(ctx, verify=True, gate=False) as pair:
+        ctx.protected(pair, x_checkpoint_delay=50)
+        pair.control('dirty 16')
+        pair.wait_checkpoints(CHECKPOINTS_QUICK, 60)
+        check_verified(pair.vm('secondary').status(), CHECKPOINTS_QUICK - 1)
+        for side in ('primary', 'secondary'):
+            for event in ('STOP', 'RESUME'):
+                pair.vm(side).monitor.wait_event(event, 10)
+        pair.fence('primary')
+        pair.failover('secondary')
+        pair.control('ping')
+
+
+@test('/colo/e2e/hybrid/paused')
+def paused(ctx: Context) -> None:
+    """When the user pauses the one guest the other one does not run on."""
+    with hybrid(ctx) as pair:
+        ctx.protected(pair)
+        primary, secondary = pair.vm('primary'), pair.vm('secondary')
+        primary.monitor.execute('stop')
+        secondary.wait_run_state('colo', 20)
+        wait_for('the checkpoint', lambda: primary.status().checkpoints >= 1)
+        primary.monitor.execute('cont')
+        secondary.wait_run_state('running', 20)
+        primary.monitor.execute('stop')
+        before = primary.status().checkpoints
+        wait_for('a checkpoint', lambda: primary.status().checkpoints > before)
+        pair.fence('primary')
+        secondary.monitor.execute(product.FAILOVER, timeout=3)
+        secondary.wait_run_state('paused', 10)
+        secondary.monitor.execute('cont')
+        pair.control('ping')
+
+
+@test('/colo/e2e/hybrid/guest-poweroff')
+def poweroff(ctx: Context) -> None:
+    """Both guests power off; it ends in order, and nobody lives on."""
+    with hybrid(ctx) as pair:
+        ctx.protected(pair)
+        try:
+            pair.control('poweroff')
+        except client.ClientError:
+            pass        # its answer and its end race
+        check(pair.vm('primary').wait_exit(30) == 0, 'exit status')
+        check_ended(pair.vm('secondary'))
+
+
+@test('/colo/e2e/hybrid/reset')
+def reset(ctx: Context) -> None:
+    """The guest boots again under protection."""
+    with hybrid(ctx, verify=True) as pair:
+        ctx.protected(pair, x_checkpoint_delay=200)
+        pair.vm('primary').monitor.execute('system_reset')
+        pair.vm('primary').monitor.wait_event('RESET', 10)
+        pair.wait_checkpoints(10, 60)
+
+        def answers() -> bool:
+            try:
+                pair.control('ping')
+                return True
+            except client.ClientError:
+                return False
+        wait_for('the guest to boot again', answers, 90)
+        check_verified(pair.vm('secondary').status(), 10)
+        pair.fence('primary')
+        pair.failover('secondary')
+        pair.control('ping')
+
+
+@test('/colo/e2e/hybrid/stream-lost')
+def stream_lost(ctx: Context) -> None:
+    """The secondary's filters are taken away and put back: nothing leaves
+    that the secondary has not said, and nothing is lost."""
+    with hybrid(ctx) as pair:
+        ctx.protected(pair)
+        running = pair.client('echo', interval=5)
+        wait_for('answers', lambda: running.poll().get('count', 0) > 50)
+        secondary = pair.vm('secondary')
+        for name in ('f1', 'f2'):
+            secondary.monitor.execute('object-del', {'id': name})
+        before = running.poll()['count']
+        wait_for('answers by checkpoints',
+                 lambda: running.poll()['count'] > before + 3)
+        pair.fence('secondary')
+        pair.failover('primary')
+        before = running.poll()['count']
+        wait_for('answers alone',
+                 lambda: running.poll()['count'] > before + 50)
+        check_intact(running)
