@@ -13,14 +13,20 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
+#include "qemu/units.h"
 #include "qapi/error.h"
 #include "net/net.h"
+#include "net/queue.h"
 #include "net/colo-stream.h"
+#include "standard-headers/linux/virtio_net.h"
 
 #define CUT_RECORD      0x80000001U
 #define CONTROL_BIT     0x80000000U
+#define WORD            4
 #define CUT_LEN         12
 #define PACKET_HDR_MAX  8
+/* An empty queue does not keep more memory than this */
+#define IDLE_BYTES      (256 * KiB)
 
 struct ColoStreamReader {
     const ColoStreamReaderOps *ops;
@@ -33,6 +39,7 @@ struct ColoStreamReader {
     uint32_t size;
     uint32_t filled;
     uint32_t vnet_hdr_len;
+    bool broken;                /* until the next reset */
     unsigned resets;
 };
 
@@ -52,6 +59,7 @@ void colo_stream_reader_reset(ColoStreamReader *r)
 {
     g_clear_pointer(&r->packet, g_free);
     r->hdr_len = 0;
+    r->broken = false;
     r->resets++;
 }
 
@@ -63,16 +71,31 @@ void colo_stream_reader_free(ColoStreamReader *r)
     }
 }
 
-/* Length of the header that begins with what is here; 4 until that is known */
-static size_t header_len(ColoStreamReader *r)
+/*
+ * Length of the header, as far as what is here tells.  0 with @errp set if it
+ * is none: the first word shows that, nobody waits for the rest.
+ */
+static size_t header_len(ColoStreamReader *r, Error **errp)
 {
-    if (r->hdr_len < 4) {
-        return 4;
+    uint32_t word;
+
+    if (r->hdr_len < WORD) {
+        return WORD;
     }
-    if (ldl_be_p(r->hdr) & CONTROL_BIT) {
+    word = ldl_be_p(r->hdr);
+    if (word == CUT_RECORD) {
         return CUT_LEN;
     }
-    return r->vnet_hdr ? PACKET_HDR_MAX : 4;
+    if (word & CONTROL_BIT) {
+        error_setg(errp, "unknown control record 0x%08" PRIx32, word);
+        return 0;
+    }
+    if (word == 0 || word > NET_BUFSIZE) {
+        error_setg(errp, "packet of %" PRIu32 " bytes, 1 to %d are allowed",
+                   word, NET_BUFSIZE);
+        return 0;
+    }
+    return r->vnet_hdr ? PACKET_HDR_MAX : WORD;
 }
 
 /* A header is complete.  False with @errp set if there is no such record. */
@@ -82,20 +105,11 @@ static bool read_header(ColoStreamReader *r, Error **errp)
 
     r->hdr_len = 0;
     if (word == CUT_RECORD) {
-        r->ops->cut(r->opaque, ldq_be_p(r->hdr + 4));
+        r->ops->cut(r->opaque, ldq_be_p(r->hdr + WORD));
         return true;
     }
-    if (word & CONTROL_BIT) {
-        error_setg(errp, "unknown control record 0x%08" PRIx32, word);
-        return false;
-    }
     r->size = word;
-    r->vnet_hdr_len = r->vnet_hdr ? ldl_be_p(r->hdr + 4) : 0;
-    if (r->size == 0 || r->size > NET_BUFSIZE) {
-        error_setg(errp, "packet of %" PRIu32 " bytes, 1 to %d are allowed",
-                   r->size, NET_BUFSIZE);
-        return false;
-    }
+    r->vnet_hdr_len = r->vnet_hdr ? ldl_be_p(r->hdr + WORD) : 0;
     if (r->vnet_hdr_len > r->size) {
         error_setg(errp, "packet of %" PRIu32 " bytes with a vnet header of %"
                    PRIu32, r->size, r->vnet_hdr_len);
@@ -106,32 +120,54 @@ static bool read_header(ColoStreamReader *r, Error **errp)
     return true;
 }
 
+/* Each returns how many bytes it took; feed_header 0 with @errp set */
+static size_t feed_packet(ColoStreamReader *r, const uint8_t *buf, size_t size)
+{
+    size_t n = MIN(r->size - r->filled, size);
+
+    memcpy(r->packet + r->filled, buf, n);
+    r->filled += n;
+    if (r->filled == r->size) {
+        r->ops->packet(r->opaque, g_steal_pointer(&r->packet), r->size,
+                       r->vnet_hdr_len);
+    }
+    return n;
+}
+
+static size_t feed_header(ColoStreamReader *r, const uint8_t *buf, size_t size,
+                          Error **errp)
+{
+    size_t len = header_len(r, errp);
+    size_t n = MIN(len - r->hdr_len, size);
+
+    memcpy(r->hdr + r->hdr_len, buf, n);
+    r->hdr_len += n;
+    len = header_len(r, errp);
+    if (!len || (r->hdr_len == len && !read_header(r, errp))) {
+        return 0;
+    }
+    return n;
+}
+
 bool colo_stream_reader_feed(ColoStreamReader *r, const uint8_t *buf,
                              size_t size, Error **errp)
 {
     unsigned resets = r->resets;
 
+    if (r->broken) {
+        error_setg(errp, "nothing can be read after what was wrong");
+        return false;
+    }
     while (size && r->resets == resets) {
-        size_t want = r->packet ? r->size - r->filled
-                                : header_len(r) - r->hdr_len;
-        size_t n = MIN(want, size);
+        size_t n = r->packet ? feed_packet(r, buf, size)
+                             : feed_header(r, buf, size, errp);
 
-        memcpy(r->packet ? r->packet + r->filled : r->hdr + r->hdr_len, buf,
-               n);
-        buf += n;
-        size -= n;
-        if (r->packet) {
-            r->filled += n;
-            if (r->filled == r->size) {
-                r->ops->packet(r->opaque, g_steal_pointer(&r->packet),
-                               r->size, r->vnet_hdr_len);
-            }
-            continue;
-        }
-        r->hdr_len += n;
-        if (r->hdr_len == header_len(r) && !read_header(r, errp)) {
+        if (!n) {
+            r->broken = true;
             return false;
         }
+        buf += n;
+        size -= n;
     }
     return true;
 }
@@ -142,12 +178,14 @@ struct ColoStreamWriter {
     GMainContext *context;
     bool vnet_hdr;
     uint64_t max_bytes;
+    uint64_t hard_limit;
     void (*drained)(void *opaque);
     void *opaque;
 
     bool open;
-    GByteArray *queue;          /* whole records, but for the first... */
-    size_t sent;                /* ...of which so much is gone */
+    GByteArray *queue;          /* whole records, of which... */
+    size_t sent;                /* ...so many bytes are gone */
+    bool ends_with_cut;         /* none of its bytes is gone */
     guint watch;
     unsigned corked;
     bool flushing;
@@ -188,6 +226,7 @@ ColoStreamWriter *colo_stream_writer_new(CharBackend *chr,
     w->context = context;
     w->vnet_hdr = vnet_hdr;
     w->max_bytes = max_bytes;
+    w->hard_limit = max_bytes;
     w->drained = drained;
     w->opaque = opaque;
     w->queue = g_byte_array_new();
@@ -218,19 +257,39 @@ void colo_stream_writer_free(ColoStreamWriter *w)
     }
 }
 
+void colo_stream_writer_set_hard_limit(ColoStreamWriter *w, uint64_t bytes)
+{
+    assert(bytes >= w->max_bytes);
+    w->hard_limit = bytes;
+}
+
+/*
+ * A cut right behind one that waits takes its place: however long the peer does
+ * not read, the queue does not grow.
+ */
 static void writer_append_cut(ColoStreamWriter *w)
 {
     uint8_t record[CUT_LEN];
 
     stl_be_p(record, CUT_RECORD);
-    stq_be_p(record + 4, w->epoch);
+    stq_be_p(record + WORD, w->epoch);
+    if (w->ends_with_cut) {
+        g_byte_array_set_size(w->queue, w->queue->len - CUT_LEN);
+    }
     g_byte_array_append(w->queue, record, sizeof(record));
+    w->ends_with_cut = true;
 }
 
 static void writer_clear(ColoStreamWriter *w)
 {
-    g_byte_array_set_size(w->queue, 0);
+    if (w->queue->len > IDLE_BYTES) {
+        g_byte_array_unref(w->queue);
+        w->queue = g_byte_array_new();
+    } else {
+        g_byte_array_set_size(w->queue, 0);
+    }
     w->sent = 0;
+    w->ends_with_cut = false;
 }
 
 /* The queue got shorter: who was refused may go on */
@@ -275,41 +334,55 @@ static gboolean writer_writable(void *do_not_use, GIOCondition condition,
     return G_SOURCE_REMOVE;
 }
 
-/* Hand on what is queued, as far as the device takes it */
-static void writer_flush(ColoStreamWriter *w)
+/*
+ * Write as much as the device takes now.  False if it will never take the rest:
+ * what is half written cannot be made up for, only a new stream helps.
+ */
+static bool writer_write(ColoStreamWriter *w)
 {
-    if (w->corked || w->watch || !w->open || w->flushing) {
-        return;
-    }
+    int n = 0;
+
     /* An error may close the device, which comes back to us */
     w->flushing = true;
     while (w->open && w->sent < w->queue->len) {
-        int n = qemu_chr_fe_write(w->chr, w->queue->data + w->sent,
-                                  MIN(w->queue->len - w->sent, INT_MAX));
-
+        n = qemu_chr_fe_write(w->chr, w->queue->data + w->sent,
+                              w->queue->len - w->sent);
         if (n <= 0) {
             break;
         }
         w->sent += n;
     }
     w->flushing = false;
+    return n >= 0 || errno == EAGAIN || !w->open;
+}
 
-    if (w->sent == w->queue->len) {
+/* Hand on what is queued, as far as the device takes it */
+static void writer_flush(ColoStreamWriter *w)
+{
+    bool ok;
+
+    if (w->corked || w->watch || !w->open || w->flushing) {
+        return;
+    }
+    ok = writer_write(w);
+    if (ok && w->sent == w->queue->len) {
         writer_clear(w);
         return;
     }
-    if (!w->open) {
-        return;
+    if (ok && w->open) {
+        if (w->queue->len - w->sent < CUT_LEN) {
+            w->ends_with_cut = false;
+        }
+        if (w->sent > w->queue->len / 2) {
+            g_byte_array_remove_range(w->queue, 0, w->sent);
+            w->sent = 0;
+        }
+        w->watch = qemu_chr_fe_add_watch(w->chr, G_IO_OUT | G_IO_HUP,
+                                         writer_writable, w);
     }
-    if (w->sent > w->queue->len / 2) {
-        g_byte_array_remove_range(w->queue, 0, w->sent);
-        w->sent = 0;
-    }
-    w->watch = qemu_chr_fe_add_watch(w->chr, G_IO_OUT | G_IO_HUP,
-                                     writer_writable, w);
     if (!w->watch) {
-        /* It is gone, and will say so */
         writer_clear(w);
+        w->open = false;
     }
 }
 
@@ -318,23 +391,49 @@ ColoStreamResult colo_stream_writer_packet(ColoStreamWriter *w,
                                            uint32_t vnet_hdr_len)
 {
     size_t size = iov_size(iov, iovcnt);
-    size_t hdr_len = w->vnet_hdr ? PACKET_HDR_MAX : 4;
+    size_t hdr_len = w->vnet_hdr ? PACKET_HDR_MAX : WORD;
     size_t at = w->queue->len;
 
     if (!w->open) {
         return COLO_STREAM_CLOSED;
     }
-    if (colo_stream_writer_full(w)) {
+    /* In this order: it notes that there was no room */
+    if (colo_stream_writer_full(w) && at - w->sent >= w->hard_limit) {
         return COLO_STREAM_FULL;
     }
     g_byte_array_set_size(w->queue, at + hdr_len + size);
     stl_be_p(w->queue->data + at, size);
     if (w->vnet_hdr) {
-        stl_be_p(w->queue->data + at + 4, vnet_hdr_len);
+        stl_be_p(w->queue->data + at + WORD, vnet_hdr_len);
     }
     iov_to_buf(iov, iovcnt, 0, w->queue->data + at + hdr_len, size);
+    w->ends_with_cut = false;
     writer_flush(w);
     return COLO_STREAM_OK;
+}
+
+ColoStreamResult colo_stream_writer_netfilter(ColoStreamWriter *w,
+                                              const NetClientState *netdev,
+                                              unsigned flags,
+                                              const struct iovec *iov,
+                                              int iovcnt)
+{
+    struct virtio_net_hdr_v1_hash no_offload = { };
+    g_autofree struct iovec *with_hdr = NULL;
+    uint32_t len = netdev->vnet_hdr_len;
+    size_t size = iov_size(iov, iovcnt);
+
+    if (size == 0 || size + sizeof(no_offload) > NET_BUFSIZE) {
+        return COLO_STREAM_FULL;
+    }
+    if (!(flags & QEMU_NET_PACKET_FLAG_RAW) || !len) {
+        return colo_stream_writer_packet(w, iov, iovcnt, len);
+    }
+    with_hdr = g_new(struct iovec, iovcnt + 1);
+    with_hdr[0].iov_base = &no_offload;
+    with_hdr[0].iov_len = MIN(len, sizeof(no_offload));
+    memcpy(with_hdr + 1, iov, iovcnt * sizeof(*iov));
+    return colo_stream_writer_packet(w, with_hdr, iovcnt + 1, len);
 }
 
 void colo_stream_writer_cut(ColoStreamWriter *w, uint64_t epoch)

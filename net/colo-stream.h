@@ -17,6 +17,7 @@
 #define QEMU_NET_COLO_STREAM_H
 
 #include "chardev/char-fe.h"
+#include "net/net.h"
 #include "qemu/iov.h"
 
 /*
@@ -90,17 +91,40 @@ void colo_stream_writer_free(ColoStreamWriter *w);
 void colo_stream_writer_opened(ColoStreamWriter *w);
 void colo_stream_writer_closed(ColoStreamWriter *w);
 
+/*
+ * colo_stream_writer_set_hard_limit: packets are taken up to so many bytes,
+ * for senders that cannot wait; max_bytes, at which the queue is full, stays
+ */
+void colo_stream_writer_set_hard_limit(ColoStreamWriter *w, uint64_t bytes);
+
 typedef enum ColoStreamResult {
     COLO_STREAM_OK,             /* queued or written */
     COLO_STREAM_FULL,           /* refused, the queue is full */
     COLO_STREAM_CLOSED,         /* refused, nobody is connected */
 } ColoStreamResult;
 
+/* @iov: 1 to NET_BUFSIZE bytes */
 ColoStreamResult colo_stream_writer_packet(ColoStreamWriter *w,
                                            const struct iovec *iov, int iovcnt,
                                            uint32_t vnet_hdr_len);
 
-/* Written even if the queue is full.  Later streams begin with it, too. */
+/*
+ * colo_stream_writer_netfilter: a packet as a filter on @netdev gets it
+ *
+ * Writes the length of the vnet header of @netdev, and gives an empty one to a
+ * packet that comes without.  Refuses, as if the queue were full, what has no
+ * bytes or more than a reader takes.
+ */
+ColoStreamResult colo_stream_writer_netfilter(ColoStreamWriter *w,
+                                              const NetClientState *netdev,
+                                              unsigned flags,
+                                              const struct iovec *iov,
+                                              int iovcnt);
+
+/*
+ * Written even if the queue is full; replaces a cut that waits at its end.
+ * Later streams begin with it, too.
+ */
 void colo_stream_writer_cut(ColoStreamWriter *w, uint64_t epoch);
 
 /* No session any more: streams do not begin with a record */
