@@ -51,12 +51,11 @@ struct FilterMirror {
     uint64_t dropped_closed;
 };
 
-static bool mirror_packet(FilterMirror *m, const struct iovec *iov, int iovcnt)
+static bool mirror_packet(FilterMirror *m, unsigned flags,
+                          const struct iovec *iov, int iovcnt)
 {
-    uint32_t vnet_hdr_len = m->vnet_hdr ? NETFILTER(m)->netdev->vnet_hdr_len
-                                        : 0;
-
-    switch (colo_stream_writer_packet(m->out, iov, iovcnt, vnet_hdr_len)) {
+    switch (colo_stream_writer_netfilter(m->out, NETFILTER(m)->netdev, flags,
+                                         iov, iovcnt)) {
     case COLO_STREAM_OK:
         return true;
     case COLO_STREAM_FULL:
@@ -75,7 +74,7 @@ static ssize_t mirror_receive_iov(NetFilterState *nf, NetClientState *sender,
 {
     FilterMirror *m = FILTER_MIRROR(nf);
 
-    if (iov_size(iov, iovcnt) && mirror_packet(m, iov, iovcnt)) {
+    if (iov_size(iov, iovcnt) && mirror_packet(m, flags, iov, iovcnt)) {
         m->mirrored++;
     }
     return 0;
@@ -87,7 +86,7 @@ static void mirror_again(NetClientState *sender, const uint8_t *data,
     FilterMirror *m = opaque;
     struct iovec iov = { (void *)data, size };
 
-    if (sender == NETFILTER(m)->netdev && mirror_packet(m, &iov, 1)) {
+    if (sender == NETFILTER(m)->netdev && mirror_packet(m, 0, &iov, 1)) {
         m->mirrored_again++;
     }
 }
@@ -99,7 +98,8 @@ static void mirror_arm(ColoParticipant *p, uint64_t epoch)
 
     colo_stream_writer_cork(m->out);
     colo_stream_writer_cut(m->out, epoch);
-    if (nf->direction != NET_FILTER_DIRECTION_RX && nf->netdev->peer) {
+    if (nf->on && nf->direction != NET_FILTER_DIRECTION_RX &&
+        nf->netdev->peer) {
         qemu_net_queue_foreach(nf->netdev->peer->incoming_queue, mirror_again,
                                m);
     }
@@ -165,9 +165,9 @@ static void mirror_cleanup(NetFilterState *nf)
 
     if (m->out) {
         colo_participant_unregister(&m->participant);
-        g_clear_pointer(&m->out, colo_stream_writer_free);
     }
     qemu_chr_fe_deinit(&m->chr, false);
+    g_clear_pointer(&m->out, colo_stream_writer_free);
 }
 
 static char *mirror_get_outdev(Object *obj, Error **errp)

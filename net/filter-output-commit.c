@@ -90,6 +90,7 @@ struct OutputCommit {
     uint64_t queued_bytes;
     bool backend_busy;                  /* it has the head of the queue */
     bool feeding;                       /* guards against recursion */
+    bool releasing;                     /* nobody is told to wait */
     NetClientState *waiting;            /* NIC that was told to wait */
     NetPacketSent *waiting_cb;
 
@@ -138,7 +139,20 @@ static void wake_sender(OutputCommit *oc)
     oc->waiting = NULL;
     oc->waiting_cb = NULL;
     trace_filter_output_commit_wake(oc->epoch, oc->queued_bytes);
-    cb(nc, 1);
+    /* Not if it was unplugged */
+    if (NETFILTER(oc)->netdev->peer == nc) {
+        cb(nc, 1);
+    }
+}
+
+/* The NIC is reset or leaves: its packet is safe in the queue */
+static void output_commit_release_sender(NetFilterState *nf)
+{
+    OutputCommit *oc = FILTER_OUTPUT_COMMIT(nf);
+
+    oc->releasing = true;
+    wake_sender(oc);
+    oc->releasing = false;
 }
 
 /* Does a packet from the guest go from here straight to the backend? */
@@ -330,7 +344,7 @@ static ssize_t output_commit_receive_iov(NetFilterState *nf,
         return size;
     }
     colo_request_checkpoint_queue_full();
-    if (!sent_cb || !runstate_is_running() || oc->waiting) {
+    if (!sent_cb || !runstate_is_running() || oc->waiting || oc->releasing) {
         return size;
     }
     oc->waiting = sender;
@@ -453,6 +467,7 @@ static void output_commit_class_init(ObjectClass *oc, void *data)
 
     nfc->setup = output_commit_setup;
     nfc->cleanup = output_commit_cleanup;
+    nfc->release_sender = output_commit_release_sender;
     nfc->status_changed = output_commit_status_changed;
     nfc->receive_iov = output_commit_receive_iov;
     ucc->can_be_deleted = output_commit_can_be_deleted;

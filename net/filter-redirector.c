@@ -12,7 +12,8 @@
  *
  * - Primary, outdev (queue=rx: what the guest sends, on its way to
  *   colo-compare): the stream gets a record at each cut.  When it is full the
- *   NIC is told to wait; one that cannot wait loses packets, which are counted.
+ *   NIC is told to wait; one that cannot wait may overfill it, up to a limit,
+ *   and then loses packets, which are counted.
  * - Primary, indev (queue=rx): what colo-compare lets go.  Nothing special.
  * - Secondary, outdev (queue=rx): what its guest says, on its way to
  *   colo-compare.  The stream gets a record at each load.
@@ -25,15 +26,22 @@
  *     newer                                      kept until that is loaded
  *
  *   What the NIC has queued at a load is of an older epoch and dropped with it.
- *   From its own network the guest gets nothing.
+ *   From its own network the guest gets nothing.  Before the first load, that
+ *   of epoch 0, this side is not known to be a secondary, but its guest waits
+ *   for one: what comes without a record is the network's past, what belongs to
+ *   epoch 0 is kept.
  *
  * When the session is over and this side lives on, what was kept is put in, the
  * streams are out of use, and packets pass on both ways.
+ *
+ * What comes in is read no faster than it is taken: the queue here and that of
+ * whom it is for are bounded, and the stream waits when they are full.
  */
 
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
 #include "qemu/iov.h"
+#include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
@@ -49,23 +57,25 @@
 #define TYPE_FILTER_REDIRECTOR "filter-redirector"
 OBJECT_DECLARE_SIMPLE_TYPE(FilterRedirector, FILTER_REDIRECTOR)
 
-/* Of the stream out; the NIC waits when there is more */
-#define OUT_BYTES       (4 * MiB)
+/* Of the stream out; the NIC waits when there is more, or may add so often */
+#define OUT_BYTES           (4 * MiB)
+#define HARD_LIMIT_FACTOR   4
 /* Of input that is kept; the stream is not read when there is more */
-#define KEPT_BYTES      (16 * MiB)
-/* Packets in the queue of the secondary's NIC, which drops without a word */
-#define NIC_PACKETS     8192
+#define KEPT_BYTES          (16 * MiB)
+/* In the queue of whom the packets are for; more wait outside */
+#define NET_QUEUE_PACKETS   256
 
 typedef enum RedirectorState {
-    REDIRECTOR_PLAIN,           /* no session, or the primary of one */
+    REDIRECTOR_PLAIN,           /* no session (yet), or the primary of one */
     REDIRECTOR_SECONDARY,
-    REDIRECTOR_LIVE,            /* was a secondary and took over */
+    REDIRECTOR_LIVE,            /* was a secondary and took over; the last */
 } RedirectorState;
 
 typedef struct KeptPacket {
     QSIMPLEQ_ENTRY(KeptPacket) next;
     uint64_t epoch;
     uint32_t size;
+    uint32_t vnet_hdr_len;
     uint8_t *data;
 } KeptPacket;
 
@@ -80,21 +90,29 @@ struct FilterRedirector {
     CharBackend out_chr;
     ColoParticipant participant;
     VMChangeStateEntry *vmstate;
+    QEMUBH *feed_bh;
 
     /* BQL */
     RedirectorState state;
+    bool armed;                 /* primary: a session is under way */
+    uint64_t loaded;            /* secondary: epoch that its guest executes */
+
+    /* BQL: indev */
     ColoStreamReader *in;
     bool in_broken;             /* until it is opened again */
-    ColoStreamWriter *out;
-    bool armed;                 /* primary: a session is under way */
-    NetClientState *waiting;    /* NIC that was told to wait */
-    NetPacketSent *waiting_cb;
-    uint64_t loaded;            /* secondary: epoch that its guest executes */
+    bool in_stopped;            /* it was told not to read */
     bool in_epoch_known;
-    uint64_t in_epoch;          /* of what comes from indev */
+    uint64_t in_epoch;          /* of what comes from there */
     QSIMPLEQ_HEAD(, KeptPacket) kept;
     uint64_t kept_bytes;
     bool feeding;               /* guards against recursion */
+    bool nic_behind;            /* it says when it has taken its packets */
+
+    /* BQL: outdev */
+    ColoStreamWriter *out;
+    NetClientState *waiting;    /* NIC that was told to wait */
+    NetPacketSent *waiting_cb;
+    bool releasing;             /* nobody is told to wait */
 
     /* BQL: counters */
     uint64_t out_packets;
@@ -103,21 +121,53 @@ struct FilterRedirector {
     uint64_t dropped_closed;
     uint64_t dropped_stale;
     uint64_t dropped_network;
+    uint64_t dropped_bad;
 };
 
 /* Stream in */
 
+/* Is what comes from indev the guest's input? */
+static bool feeds_guest(FilterRedirector *r)
+{
+    return r->in && NETFILTER(r)->direction != NET_FILTER_DIRECTION_RX;
+}
+
+/*
+ * Does the packet suit those who would get it?  A vnet header of another length
+ * than the netdev's cannot be told from data there.
+ */
+static bool is_sound(FilterRedirector *r, uint32_t size, uint32_t vnet_hdr_len)
+{
+    uint32_t expected = NETFILTER(r)->netdev->vnet_hdr_len;
+
+    if ((!r->vnet_hdr || vnet_hdr_len == expected) && size >= expected) {
+        return true;
+    }
+    warn_report_once("filter-redirector: indev '%s' delivers packets that the "
+                     "netdev cannot take (%" PRIu32 " bytes with a vnet header "
+                     "of %" PRIu32 ", not %" PRIu32 "), they are dropped",
+                     r->indev, size, vnet_hdr_len, expected);
+    return false;
+}
+
 /* Put a packet into the chain behind this filter */
-static void inject(FilterRedirector *r, uint8_t *data, uint32_t size)
+static void inject(FilterRedirector *r, const uint8_t *data, uint32_t size,
+                   uint32_t vnet_hdr_len)
 {
     NetFilterState *nf = NETFILTER(r);
-    struct iovec iov = { data, size };
+    struct iovec iov = { (void *)data, size };
 
+    if (!is_sound(r, size, vnet_hdr_len)) {
+        r->dropped_bad++;
+        return;
+    }
     r->in_packets++;
     if (nf->direction != NET_FILTER_DIRECTION_RX) {
         qemu_netfilter_pass_to_next(nf->netdev, 0, &iov, 1, nf);
     }
-    if (nf->direction != NET_FILTER_DIRECTION_TX) {
+    /* The primary's input is not for the network of the secondary */
+    if (nf->direction != NET_FILTER_DIRECTION_TX &&
+        (r->state == REDIRECTOR_PLAIN || !feeds_guest(r))) {
         qemu_netfilter_pass_to_next(nf->netdev->peer, 0, &iov, 1, nf);
     }
 }
@@ -132,59 +182,144 @@ static void kept_pop(FilterRedirector *r)
     g_free(p);
 }
 
-/* Secondary: does the NIC's queue still take a packet? */
-static bool nic_has_room(FilterRedirector *r)
+static void kept_drop_before(FilterRedirector *r, uint64_t epoch)
 {
-    NetClientState *nic = NETFILTER(r)->netdev->peer;
+    KeptPacket *p;
 
-    return !nic || qemu_net_queue_len(nic->incoming_queue) < NIC_PACKETS;
+    while ((p = QSIMPLEQ_FIRST(&r->kept)) && p->epoch < epoch) {
+        r->dropped_stale++;
+        kept_pop(r);
+    }
 }
 
-/* Secondary, or live: put in what the guest may have now */
-static void redirector_feed(FilterRedirector *r)
+static bool queue_is_long(NetClientState *nc)
 {
+    return nc && qemu_net_queue_len(nc->incoming_queue) >= NET_QUEUE_PACKETS;
+}
+
+/* The NIC took what was put into its queue, or that was purged */
+static void nic_took(NetClientState *netdev, ssize_t len)
+{
+    NetFilterState *nf;
+
+    QTAILQ_FOREACH(nf, &netdev->filters, next) {
+        FilterRedirector *r = (FilterRedirector *)
+            object_dynamic_cast(OBJECT(nf), TYPE_FILTER_REDIRECTOR);
+
+        if (r && r->nic_behind) {
+            r->nic_behind = false;
+            qemu_bh_schedule(r->feed_bh);
+        }
+    }
+}
+
+/* Does it make sense to put more into the queue of the NIC? */
+static bool nic_has_room(FilterRedirector *r)
+{
+    NetClientState *netdev = NETFILTER(r)->netdev;
+
+    if (!queue_is_long(netdev->peer)) {
+        return true;
+    }
+    if (!r->nic_behind) {
+        r->nic_behind = qemu_net_queue_notify(netdev->peer->incoming_queue,
+                                              netdev, nic_took);
+    }
+    return !r->nic_behind;
+}
+
+static void in_accept(FilterRedirector *r)
+{
+    if (r->in_stopped) {
+        r->in_stopped = false;
+        qemu_chr_fe_accept_input(&r->in_chr);
+    }
+}
+
+/* Secondary, or live: the packet that the guest may have now, or NULL */
+static KeptPacket *kept_next(FilterRedirector *r)
+{
+    KeptPacket *p;
+
+    if (r->state == REDIRECTOR_SECONDARY) {
+        kept_drop_before(r, r->loaded);
+    }
+    p = QSIMPLEQ_FIRST(&r->kept);
+    if (!p || !NETFILTER(r)->on || !runstate_is_running()) {
+        return NULL;
+    }
+    return r->state == REDIRECTOR_LIVE ||
+           (r->state == REDIRECTOR_SECONDARY && p->epoch == r->loaded)
+           ? p : NULL;
+}
+
+static void redirector_feed(void *opaque)
+{
+    FilterRedirector *r = opaque;
     KeptPacket *p;
 
     if (r->feeding) {
         return;
     }
     r->feeding = true;
-    while (runstate_is_running() && (p = QSIMPLEQ_FIRST(&r->kept)) &&
-           (p->epoch == r->loaded || r->state == REDIRECTOR_LIVE)) {
-        if (nic_has_room(r)) {
-            inject(r, p->data, p->size);
-        } else {
-            r->dropped_full++;
-        }
+    while ((p = kept_next(r)) && nic_has_room(r)) {
+        inject(r, p->data, p->size, p->vnet_hdr_len);
         kept_pop(r);
     }
     r->feeding = false;
-    qemu_chr_fe_accept_input(&r->in_chr);
+    in_accept(r);
+}
+
+static void keep(FilterRedirector *r, uint8_t *data, uint32_t size,
+                 uint32_t vnet_hdr_len)
+{
+    KeptPacket *p = g_new(KeptPacket, 1);
+
+    *p = (KeptPacket) {
+        .epoch = r->in_epoch,
+        .size = size,
+        .vnet_hdr_len = vnet_hdr_len,
+        .data = data,
+    };
+    QSIMPLEQ_INSERT_TAIL(&r->kept, p, next);
+    r->kept_bytes += size;
+}
+
+/* No session yet: does the guest stand there to become a secondary? */
+static bool awaits_load(FilterRedirector *r)
+{
+    return r->state == REDIRECTOR_PLAIN && !r->armed && feeds_guest(r) &&
+           (runstate_check(RUN_STATE_INMIGRATE) ||
+            runstate_check(RUN_STATE_COLO));
+}
+
+static bool may_be_of_use(FilterRedirector *r)
+{
+    if (!r->in_epoch_known || r->state == REDIRECTOR_LIVE) {
+        return false;
+    }
+    /* A session that never loads, that of periodic mode, has no use for it */
+    return r->state == REDIRECTOR_SECONDARY ? r->in_epoch >= r->loaded
+           : r->in_epoch == 0 && r->kept_bytes < KEPT_BYTES;
 }
 
 static void in_packet(void *opaque, uint8_t *data, uint32_t size,
                       uint32_t vnet_hdr_len)
 {
     FilterRedirector *r = opaque;
-    KeptPacket *p;
 
-    if (r->state == REDIRECTOR_PLAIN) {
-        inject(r, data, size);
+    if (!feeds_guest(r) ||
+        (r->state == REDIRECTOR_PLAIN && !awaits_load(r))) {
+        inject(r, data, size, vnet_hdr_len);
         g_free(data);
         return;
     }
-    if (r->state == REDIRECTOR_LIVE || !r->in_epoch_known ||
-        r->in_epoch < r->loaded) {
+    if (!may_be_of_use(r)) {
         r->dropped_stale++;
         g_free(data);
         return;
     }
-    p = g_new(KeptPacket, 1);
-    p->epoch = r->in_epoch;
-    p->size = size;
-    p->data = data;
-    QSIMPLEQ_INSERT_TAIL(&r->kept, p, next);
-    r->kept_bytes += size;
+    keep(r, data, size, vnet_hdr_len);
     redirector_feed(r);
 }
 
@@ -195,6 +330,16 @@ static void in_cut(void *opaque, uint64_t epoch)
     trace_colo_stream_cut(epoch, r->indev);
     r->in_epoch_known = true;
     r->in_epoch = epoch;
+    if (r->state == REDIRECTOR_PLAIN) {
+        kept_drop_before(r, epoch);
+    } else if (r->state == REDIRECTOR_SECONDARY && feeds_guest(r) &&
+               epoch > r->loaded && epoch - r->loaded > 1) {
+        /* A cut follows the load of the one before */
+        warn_report_once("filter-redirector: indev '%s' says it is in epoch %"
+                         PRIu64 ", the guest in %" PRIu64 ": what it delivers "
+                         "is dropped", r->indev, epoch, r->loaded);
+        r->in_epoch_known = false;
+    }
 }
 
 static const ColoStreamReaderOps in_ops = {
@@ -202,11 +347,22 @@ static const ColoStreamReaderOps in_ops = {
     .cut = in_cut,
 };
 
+/* The main loop asks again each time it goes round */
 static int in_can_read(void *opaque)
 {
     FilterRedirector *r = opaque;
+    NetFilterState *nf = NETFILTER(r);
+    bool stop = !nf->on;
 
-    return r->kept_bytes < KEPT_BYTES ? NET_BUFSIZE : 0;
+    if (!feeds_guest(r)) {
+        stop |= queue_is_long(nf->netdev);
+    } else if (r->state == REDIRECTOR_SECONDARY) {
+        stop |= r->kept_bytes >= KEPT_BYTES;
+    } else if (r->state == REDIRECTOR_PLAIN && !awaits_load(r)) {
+        stop |= queue_is_long(nf->netdev->peer);
+    }
+    r->in_stopped = stop;
+    return stop ? 0 : NET_BUFSIZE;
 }
 
 static void in_read(void *opaque, const uint8_t *buf, int size)
@@ -241,11 +397,22 @@ static void redirector_wake(FilterRedirector *r)
     NetClientState *nc = r->waiting;
     NetPacketSent *cb = r->waiting_cb;
 
-    if (nc) {
-        r->waiting = NULL;
-        r->waiting_cb = NULL;
+    r->waiting = NULL;
+    r->waiting_cb = NULL;
+    /* Not if it was unplugged */
+    if (nc && NETFILTER(r)->netdev->peer == nc) {
         cb(nc, 1);
     }
+}
+
+/* The NIC is reset or leaves: its packet is safe in the queue */
+static void redirector_release_sender(NetFilterState *nf)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(nf);
+
+    r->releasing = true;
+    redirector_wake(r);
+    r->releasing = false;
 }
 
 static void out_drained(void *opaque)
@@ -280,7 +447,8 @@ static bool push_back(FilterRedirector *r, NetClientState *sender,
                       NetPacketSent *sent_cb)
 {
     /* A NIC must not have a packet under way while its state is saved */
-    if (!sent_cb || r->waiting || !runstate_is_running()) {
+    if (!sent_cb || sender == NETFILTER(r)->netdev || r->waiting ||
+        r->releasing || !runstate_is_running()) {
         return false;
     }
     r->waiting = sender;
@@ -289,14 +457,13 @@ static bool push_back(FilterRedirector *r, NetClientState *sender,
 }
 
 static ssize_t redirect(FilterRedirector *r, NetClientState *sender,
-                        const struct iovec *iov, int iovcnt,
+                        unsigned flags, const struct iovec *iov, int iovcnt,
                         NetPacketSent *sent_cb)
 {
-    NetFilterState *nf = NETFILTER(r);
     size_t size = iov_size(iov, iovcnt);
-    uint32_t vnet_hdr_len = r->vnet_hdr ? nf->netdev->vnet_hdr_len : 0;
 
-    switch (colo_stream_writer_packet(r->out, iov, iovcnt, vnet_hdr_len)) {
+    switch (colo_stream_writer_netfilter(r->out, NETFILTER(r)->netdev, flags,
+                                         iov, iovcnt)) {
     case COLO_STREAM_OK:
         r->out_packets++;
         break;
@@ -304,9 +471,13 @@ static ssize_t redirect(FilterRedirector *r, NetClientState *sender,
         r->dropped_full++;
         warn_report_once("filter-redirector: outdev '%s' is full and the NIC "
                          "cannot wait, packets are dropped", r->outdev);
-        return size;
+        break;
     case COLO_STREAM_CLOSED:
         r->dropped_closed++;
+        if (r->armed) {
+            warn_report_once("filter-redirector: nobody is connected to outdev "
+                             "'%s', packets are dropped", r->outdev);
+        }
         return size;
     }
     if (!colo_stream_writer_full(r->out)) {
@@ -315,8 +486,7 @@ static ssize_t redirect(FilterRedirector *r, NetClientState *sender,
     if (r->armed) {
         colo_request_checkpoint_queue_full();
     }
-    return sender != nf->netdev && push_back(r, sender, sent_cb)
-           ? NET_FILTER_QUEUED : size;
+    return push_back(r, sender, sent_cb) ? NET_FILTER_QUEUED : size;
 }
 
 static ssize_t redirector_receive_iov(NetFilterState *nf,
@@ -326,14 +496,15 @@ static ssize_t redirector_receive_iov(NetFilterState *nf,
 {
     FilterRedirector *r = FILTER_REDIRECTOR(nf);
 
-    if (r->state == REDIRECTOR_SECONDARY && r->in && sender == nf->netdev) {
+    if (r->state == REDIRECTOR_SECONDARY && feeds_guest(r) &&
+        sender == nf->netdev) {
         r->dropped_network++;
         return iov_size(iov, iovcnt);
     }
     if (!r->out || r->state == REDIRECTOR_LIVE || !iov_size(iov, iovcnt)) {
         return 0;
     }
-    return redirect(r, sender, iov, iovcnt, sent_cb);
+    return redirect(r, sender, flags, iov, iovcnt, sent_cb);
 }
 
 /* Sessions */
@@ -347,8 +518,11 @@ static void redirector_arm(ColoParticipant *p, uint64_t epoch)
 {
     FilterRedirector *r = from_participant(p);
 
+    /* The filters of a secondary that took over have no part in the next one */
+    if (r->state == REDIRECTOR_LIVE) {
+        return;
+    }
     r->armed = true;
-    r->state = REDIRECTOR_PLAIN;
     if (r->out) {
         colo_stream_writer_cut(r->out, epoch);
     }
@@ -357,15 +531,11 @@ static void redirector_arm(ColoParticipant *p, uint64_t epoch)
 static void redirector_load(ColoParticipant *p, uint64_t epoch)
 {
     FilterRedirector *r = from_participant(p);
-    KeptPacket *k;
 
     r->state = REDIRECTOR_SECONDARY;
     r->loaded = epoch;
-    if (r->in) {
-        while ((k = QSIMPLEQ_FIRST(&r->kept)) && k->epoch < epoch) {
-            r->dropped_stale++;
-            kept_pop(r);
-        }
+    if (feeds_guest(r)) {
+        kept_drop_before(r, epoch);
         qemu_purge_queued_packets(NETFILTER(r)->netdev);
     }
     if (r->out) {
@@ -377,14 +547,20 @@ static void redirector_open(ColoParticipant *p)
 {
     FilterRedirector *r = from_participant(p);
 
-    r->armed = false;
     if (r->out) {
         colo_stream_writer_forget_epoch(r->out);
     }
-    if (r->state == REDIRECTOR_SECONDARY) {
-        r->state = REDIRECTOR_LIVE;
-        redirector_feed(r);
+    if (r->armed) {
+        r->armed = false;
+        return;
     }
+    /* In periodic mode nothing was loaded, and nothing is of use */
+    if (r->state == REDIRECTOR_PLAIN) {
+        kept_drop_before(r, UINT64_MAX);
+    }
+    r->state = REDIRECTOR_LIVE;
+    redirector_wake(r);
+    redirector_feed(r);
 }
 
 static void redirector_vm_state(void *opaque, bool running, RunState state)
@@ -393,8 +569,23 @@ static void redirector_vm_state(void *opaque, bool running, RunState state)
 
     if (!running) {
         redirector_wake(r);
-    } else if (r->state != REDIRECTOR_PLAIN) {
+        return;
+    }
+    /* It did not become a secondary */
+    if (r->state == REDIRECTOR_PLAIN) {
+        kept_drop_before(r, UINT64_MAX);
+    }
+    redirector_feed(r);
+}
+
+static void redirector_status_changed(NetFilterState *nf, Error **errp)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(nf);
+
+    if (nf->on) {
         redirector_feed(r);
+    } else {
+        redirector_wake(r);
     }
 }
 
@@ -430,10 +621,13 @@ static void redirector_setup(NetFilterState *nf, Error **errp)
     if (r->outdev) {
         r->out = colo_stream_writer_new(&r->out_chr, NULL, r->vnet_hdr,
                                         OUT_BYTES, out_drained, r);
+        colo_stream_writer_set_hard_limit(r->out,
+                                          OUT_BYTES * HARD_LIMIT_FACTOR);
         qemu_chr_fe_set_handlers(&r->out_chr, out_can_read, out_read,
                                  out_event, NULL, r, NULL, true);
     }
     if (r->indev) {
+        r->feed_bh = qemu_bh_new(redirector_feed, r);
         r->in = colo_stream_reader_new(r->vnet_hdr, &in_ops, r);
         qemu_chr_fe_set_handlers(&r->in_chr, in_can_read, in_read, in_event,
                                  NULL, r, NULL, true);
@@ -456,10 +650,11 @@ static void redirector_cleanup(NetFilterState *nf)
         colo_participant_unregister(&r->participant);
         qemu_del_vm_change_state_handler(r->vmstate);
         r->vmstate = NULL;
-        redirector_wake(r);
+        redirector_release_sender(nf);
     }
     qemu_chr_fe_deinit(&r->in_chr, false);
     qemu_chr_fe_deinit(&r->out_chr, false);
+    g_clear_pointer(&r->feed_bh, qemu_bh_delete);
     g_clear_pointer(&r->in, colo_stream_reader_free);
     g_clear_pointer(&r->out, colo_stream_writer_free);
     while (!QSIMPLEQ_EMPTY(&r->kept)) {
@@ -531,6 +726,7 @@ static void redirector_init(Object *obj)
         { "dropped-packets-closed", &r->dropped_closed },
         { "dropped-packets-stale", &r->dropped_stale },
         { "dropped-packets-network", &r->dropped_network },
+        { "dropped-packets-bad", &r->dropped_bad },
         { "kept-bytes", &r->kept_bytes },
     };
 
@@ -555,6 +751,8 @@ static void redirector_class_init(ObjectClass *oc, void *data)
 
     nfc->setup = redirector_setup;
     nfc->cleanup = redirector_cleanup;
+    nfc->status_changed = redirector_status_changed;
+    nfc->release_sender = redirector_release_sender;
     nfc->receive_iov = redirector_receive_iov;
     object_class_property_add_str(oc, "indev", redirector_get_indev,
                                   redirector_set_indev);
