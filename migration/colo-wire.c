@@ -35,6 +35,7 @@ struct ColoWire {
     uint64_t bytes_sent;
     uint64_t bytes_received;
     ColoFrame receiving;        /* whose payload is being read */
+    uint64_t unread;            /* bytes of it */
 
     /* Atomic */
     bool woken;
@@ -288,15 +289,20 @@ bool colo_wire_recv(ColoWire *w, const char *stage, ColoFrame *f,
     ERRP_GUARD();
     uint8_t hdr[COLO_FRAME_HDR_LEN];
 
-    if (!wire_read_buf(w, hdr, sizeof(hdr), errp) ||
-        !colo_frame_decode(hdr, f, errp) ||
-        !colo_fault_frame(w->side, false, f->type, errp)) {
+    if (!colo_wire_skip(w, w->unread, errp) ||
+        !wire_read_buf(w, hdr, sizeof(hdr), errp) ||
+        !colo_frame_decode(hdr, f, errp)) {
+        error_prepend(errp, "waiting for %s: ", stage);
+        return false;
+    }
+    w->receiving = *f;
+    w->unread = f->length;
+    if (!colo_fault_frame(w->side, false, f->type, errp)) {
         error_prepend(errp, "waiting for %s: ", stage);
         return false;
     }
     trace_colo_wire_recv(f->epoch, COLOMode_str(w->side),
                          colo_frame_name(f->type), f->length);
-    w->receiving = *f;
     return true;
 }
 
@@ -305,7 +311,10 @@ bool colo_wire_recv_iov(ColoWire *w, const struct iovec *iov, size_t niov,
 {
     ERRP_GUARD();
     g_autofree struct iovec *copy = g_memdup2(iov, niov * sizeof(*iov));
+    size_t len = iov_size(iov, niov);
 
+    assert(len <= w->unread);
+    w->unread -= len;
     if (!wire_read_all(w, copy, niov, errp)) {
         error_prepend(errp, "receiving '%s' of checkpoint %" PRIu64 ": ",
                       colo_frame_name(w->receiving.type),

@@ -64,7 +64,8 @@ bool colo_wire_send_buf(ColoWire *w, ColoFrameType type, uint64_t epoch,
  * colo_wire_recv: receive the header of the next frame.  Owner.
  * @stage says what is waited for, for the message.
  *
- * The payload has to be read (or skipped) before the next call.
+ * What is left of the payload of the frame before is skipped: whoever gave up
+ * on it may still wait for the peer's last word.
  */
 bool colo_wire_recv(ColoWire *w, const char *stage, ColoFrame *f,
                     Error **errp);
