@@ -27,6 +27,7 @@
 #include "qemu/rcu.h"
 #include "qapi/error.h"
 #include "exec/cputlb.h"
+#include "exec/exec-all.h"
 #include "exec/memory.h"
 #include "exec/ram_addr.h"
 #include "exec/ramblock.h"
@@ -405,6 +406,13 @@ void colo_ram_apply(ColoRam *ram, ColoStaging *st)
             ram_handle_zero(host, size);
         } else {
             memcpy(host, colo_staging_data(st, i), size);
+        }
+        if (tcg_enabled()) {
+            /* Instead of a flush of all code, see cpu_common_post_load() */
+            ram_addr_t addr = ram->blocks[p->block].rb->offset +
+                              p->page * size;
+
+            tb_invalidate_phys_range(addr, addr + size - 1);
         }
     }
 }

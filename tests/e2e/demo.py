@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Show what the product does: a guest on two hosts, a client, a dead primary.
+"""Show what the product does: a guest on two hosts, clients, a dead primary.
 
-Two hosts (network namespaces) protect one guest.  A client reads a line every
-5 ms from it.  At a random moment the primary is killed; this program plays the
-cluster manager and tells the secondary to take over.  It ends with status 0
-only if the client got every line, each once and in order, as one guest that
-never stopped would have sent them.
+Two hosts (network namespaces) protect one guest.  A browser of a kind loads
+pages of 64 KiB from its web server and checks each byte; another client reads a
+line with the guest's clock every 5 ms.  At a random moment the primary is
+killed; this program plays the cluster manager and tells the secondary to take
+over.  It ends with status 0 only if the clients got every page and every line,
+each once and in order, as one guest that never stopped would have sent them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import random
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from colo import client, guest, net, product, qmp, vm
@@ -26,11 +28,17 @@ PICTURE = """
                        switch
                       /      \\
        host a: primary        host b: secondary
-             the guest        its copy, ready to go on
+             the guest        its twin, ready to go on
              10.77.0.10       10.77.0.10
                       \\______/
          checkpoints  10.78.0.1 -> 10.78.0.2
 """
+PROTECTED = {
+    'hybrid': 'protected: both guests run; what they say alike leaves at once, '
+              'what differs with the next checkpoint',
+    'periodic': 'protected: the guest of host b stands still, and what the '
+                'other one says waits until host b could go on from it',
+}
 BEFORE_SECONDS = (2.0, 5.0)     # the kill comes at a random moment in between
 AFTER_SECONDS = 5.0
 LINES_SECONDS = 20.0            # for the first line from the survivor
@@ -46,36 +54,46 @@ class Log:
         print(f'[{time.monotonic() - self.start:7.3f} s] {text}', flush=True)
 
 
-def show(log: Log, pair: vm.Pair, ticker: client.Client, side: str) -> None:
+@dataclass
+class Clients:
+    """Those who must not notice anything."""
+    browser: client.Client
+    ticker: client.Client
+
+
+def show(log: Log, pair: vm.Pair, clients: Clients, side: str) -> None:
     """One status line."""
     status = pair.vm(side).status()
-    progress = ticker.poll()
-    text = f'{progress.get("received", 0):6} lines at the client'
+    text = (f'{clients.browser.poll().get("count", 0):6} pages, '
+            f'{clients.ticker.poll().get("received", 0):5} lines')
     if status.mode == 'primary':
-        pause = status.pause_us
         text += (f'; {status.checkpoints} checkpoints, pause '
-                 f'p50 {pause["p50"] / 1000:.1f} ms')
+                 f'p50 {status.pause_us["p50"] / 1000:.1f} ms')
+        if pair.machine.mode == 'hybrid':
+            compared = pair.compared()
+            text += (f'; packets: {compared["released-equal"]} equal, '
+                     f'{compared["released-commit"]} by checkpoint')
     else:
         text += f'; {side}: COLO mode {status.mode}, guest running'
     log(text)
 
 
-def watch(log: Log, pair: vm.Pair, ticker: client.Client, side: str,
+def watch(log: Log, pair: vm.Pair, clients: Clients, side: str,
           seconds: float) -> None:
     """A status line each second."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         time.sleep(min(left, 1.0))
-        show(log, pair, ticker, side)
+        show(log, pair, clients, side)
 
 
-def wait_lines(ticker: client.Client, more: int) -> None:
-    """Until so many lines more have come."""
-    goal = ticker.poll().get('received', 0) + more
+def wait_more(running: client.Client, key: str, more: int) -> None:
+    """Until the client has got so many more."""
+    goal = running.poll().get(key, 0) + more
     deadline = time.monotonic() + LINES_SECONDS
-    while ticker.poll().get('received', 0) < goal and not ticker.end:
+    while running.poll().get(key, 0) < goal and not running.end:
         if time.monotonic() > deadline:
-            raise vm.VmError('the client gets no more lines')
+            raise vm.VmError(f'the client gets no more ({running.mode})')
         time.sleep(0.05)
 
 
@@ -95,7 +113,8 @@ def demonstrate(args: argparse.Namespace, image: guest.Image, run: Path,
                 hosts: net.Hosts) -> bool:
     log = Log()
     rng = random.Random(args.seed)
-    machine = vm.Machine(args.build / 'qemu-system-x86_64', image)
+    machine = vm.Machine(args.build / 'qemu-system-x86_64', image,
+                         mode=args.mode)
     accel, why = vm.pick_accel(machine, run, guest.cache_dir())
     machine = vm.replace(machine, accel=args.accel or accel)
     log(f'accelerator: {machine.accel} ({args.accel and "as asked" or why})')
@@ -106,25 +125,33 @@ def demonstrate(args: argparse.Namespace, image: guest.Image, run: Path,
             raise vm.VmError('this QEMU is built without COLO')
         log('the guest is up; starting an empty QEMU on host b')
         pair.start_secondary()
-        ticker = pair.client('ticker')
-        log('the client reads the ticker: a line every 5 ms')
+        clients = Clients(pair.client('http', path='/64k', connections=2),
+                          pair.client('ticker'))
+        log('a browser loads pages of 64 KiB over two connections that it '
+            'keeps; the ticker sends a line with its clock every 5 ms')
         pair.protect()
-        log('protected: every line waits until host b could go on from it')
-        watch(log, pair, ticker, 'primary', rng.uniform(*BEFORE_SECONDS))
+        log(PROTECTED[args.mode])
+        watch(log, pair, clients, 'primary', rng.uniform(*BEFORE_SECONDS))
+        show(log, pair, clients, 'primary')
         seconds = take_over(log, pair)
-        log(f'the guest runs on host b, {seconds * 1000:.0f} ms after the kill')
-        wait_lines(ticker, 1)
-        watch(log, pair, ticker, 'secondary', AFTER_SECONDS)
-        wait_lines(ticker, 100)
-        end = ticker.stop()
-    log('the client hangs up')
-    print(f'\nlines received  {end["received"]}\n'
-          f'lost            {end["lost"]}\n'
-          f'repeated        {end["repeated"]}\n'
-          f'out of line     {end["forked"] + end["garbled"]}\n'
-          f'longest gap     {end["longest_gap_us"] / 1000:.1f} ms\n'
-          f'connection      {"the same all along" if end["intact"] else end["why"]}')
-    return bool(end['intact'])
+        log(f'host b is the service, {seconds * 1000:.0f} ms after the kill')
+        wait_more(clients.ticker, 'received', 1)
+        watch(log, pair, clients, 'secondary', AFTER_SECONDS)
+        wait_more(clients.ticker, 'received', 100)
+        wait_more(clients.browser, 'count', 10)
+        lines, pages = clients.ticker.stop(), clients.browser.stop()
+    log('the clients hang up')
+    print(f'\npages checked   {pages["count"]}, longest gap '
+          f'{pages["longest_gap_us"] / 1000:.1f} ms\n'
+          f'lines received  {lines["received"]}, longest gap '
+          f'{lines["longest_gap_us"] / 1000:.1f} ms\n'
+          f'lost            {lines["lost"]}\n'
+          f'repeated        {lines["repeated"]}\n'
+          f'out of line     {lines["forked"] + lines["garbled"]}')
+    for name, end in ('browser', pages), ('ticker', lines):
+        print(f'{name:15} ' + ('the same connections all along'
+                               if end['intact'] else end['why']))
+    return bool(lines['intact'] and pages['intact'])
 
 
 def main() -> int:
@@ -133,6 +160,8 @@ def main() -> int:
                         help='directory with qemu-system-x86_64')
     parser.add_argument('--seed', type=int, default=random.randrange(10**6),
                         help='of the moment of the kill')
+    parser.add_argument('--mode', choices=('hybrid', 'periodic'),
+                        default='hybrid')
     parser.add_argument('--accel', choices=('tcg', 'kvm'),
                         help='do not probe which one works')
     args = parser.parse_args()

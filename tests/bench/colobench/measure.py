@@ -268,6 +268,9 @@ class Bench:
         if count:
             cell['own_bytes_per_checkpoint'] = (
                 after['bytes-sent'] - before['bytes-sent']) / count
+        equal, sent = (after[key] - before[key]
+                       for key in ('equal-pages', 'pages'))
+        cell['equal_share'] = equal / max(equal + sent, 1)
         for key in ('pause', 'commit'):
             cell[f'own_{key}_ms'] = {name: after[key][name] / 1000
                                      for name in ('p50', 'p99', 'max')}
@@ -314,6 +317,13 @@ class Bench:
         finally:
             running.kill()
         self._take_summary(end, cell)
+        if variant.kind == 'ours':
+            own = pair.own_statistics()
+            cell['own_commit_ms'] = {name: own['commit'][name] / 1000
+                                     for name in ('p50', 'p99', 'max')}
+            cell['own_reasons'] = {item['reason']: item['count']
+                                   for item in own['reasons']}
+            cell['own_compare'] = own['compare']
         if pauses:
             with deadline(QUIET_SECONDS, 'monitor'):
                 pauses.take()

@@ -117,34 +117,41 @@ def pause(cells: list[Cell], shown: list[Variant], sizes: tuple[int, ...],
 
 
 def _ratios(cells: list[Cell], size: int) -> list[str]:
-    ours = find(cells, kind='pause', variant='ours', dirty_mib=size)
-    if not ours or ours['state'] != 'ok':
-        return []
     lines = []
-    for variant in VARIANTS:
-        cell = find(cells, kind='pause', variant=variant.key, dirty_mib=size)
-        if variant.kind != 'stock' or not cell or cell['state'] != 'ok':
+    for mine in VARIANTS:
+        ours = find(cells, kind='pause', variant=mine.key, dirty_mib=size)
+        if mine.kind != 'ours' or not ours or ours['state'] != 'ok':
             continue
-        ratios = {name: cell['pause_ms'][name] / ours['pause_ms'][name]
-                  for name in ('p50', 'p99')}
-        lines.append(f'{variant.title} / ours: p50 {ratios["p50"]:.1f}, '
-                     f'p99 {ratios["p99"]:.1f}')
+        for variant in VARIANTS:
+            cell = find(cells, kind='pause', variant=variant.key,
+                        dirty_mib=size)
+            if variant.kind != 'stock' or not cell or cell['state'] != 'ok':
+                continue
+            ratios = {name: cell['pause_ms'][name] / ours['pause_ms'][name]
+                      for name in ('p50', 'p99')}
+            lines.append(f'{label(variant)} / {label(mine)}: '
+                         f'p50 {ratios["p50"]:.1f}, p99 {ratios["p99"]:.1f}')
     return lines
 
 
 def own(cells: list[Cell], sizes: tuple[int, ...]) -> list[str]:
     """What our query-colo-status says of the same sessions."""
-    head = ['MiB rewritten', 'pause p50', 'p99', 'max', 'commit p50', 'p99',
-            'max', 'MiB/checkpoint', 'staging peak MiB', 'overflows']
+    head = ['', 'MiB rewritten', 'pause p50', 'p99', 'max', 'commit p50',
+            'p99', 'max', 'MiB/checkpoint', 'equal pages', 'staging peak MiB',
+            'overflows']
     rows = []
-    for size in sizes:
-        cell = find(cells, kind='pause', variant='ours', dirty_mib=size)
-        if cell and 'own_pause_ms' in cell:
-            rows.append([str(size), *_triple(cell, 'own_pause_ms'),
-                         *_triple(cell, 'own_commit_ms'),
-                         _mib(cell.get('own_bytes_per_checkpoint')),
-                         _mib(cell.get('staging_peak_bytes')),
-                         str(cell['staging_overflows'])])
+    for variant in VARIANTS:
+        for size in sizes:
+            cell = find(cells, kind='pause', variant=variant.key,
+                        dirty_mib=size)
+            if cell and 'own_pause_ms' in cell:
+                rows.append([label(variant), str(size),
+                             *_triple(cell, 'own_pause_ms'),
+                             *_triple(cell, 'own_commit_ms'),
+                             _mib(cell.get('own_bytes_per_checkpoint')),
+                             f'{100 * cell["equal_share"]:.0f} %',
+                             _mib(cell.get('staging_peak_bytes')),
+                             str(cell['staging_overflows'])])
     if not rows:
         return []
     return ['', 'Ours by its own count (query-colo-status, whole sessions, '

@@ -58,7 +58,8 @@ VARIANTS = (
     Variant('stock', 'stock', 'stock', 'hybrid', '20 s', '#c8552b'),
     Variant('stock-nodelay', 'stock, no Nagle', 'stock', 'hybrid', '20 s',
             '#e8a33d', nodelay=True),
-    Variant('ours', 'ours', 'ours', 'periodic', '25 ms', '#2f6fb0'),
+    Variant('hybrid', 'ours', 'ours', 'hybrid', '20 s', '#2f6fb0'),
+    Variant('periodic', 'ours', 'ours', 'periodic', '25 ms', '#58a182'),
 )
 
 
@@ -80,6 +81,7 @@ def make_pair(hosts: net.Hosts, variant: Variant, machine: Machine,
     kind = {'alone': AlonePair, 'stock': StockPair, 'ours': OurPair}
     environment = (f'{NODELAY}=1',) if variant.nodelay else ()
     machine = replace(machine, gate=variant.kind == 'ours',
+                      mode=variant.mode or 'periodic',
                       environment=environment)
     return kind[variant.kind](hosts, machine, run)
 
@@ -104,7 +106,7 @@ class AlonePair(BenchPair):
 
 
 class OurPair(BenchPair):
-    """Periodic mode, output held by filter-output-commit."""
+    """Output held by filter-output-commit, or compared by colo-compare."""
 
     def protect_at(self, delay_ms: int | None) -> None:
         self.start_secondary()
