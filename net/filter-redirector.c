@@ -496,6 +496,10 @@ static ssize_t redirector_receive_iov(NetFilterState *nf,
 {
     FilterRedirector *r = FILTER_REDIRECTOR(nf);
 
+    if (!r->vmstate) {
+        /* It is being deleted, and the NIC that waited goes on */
+        return 0;
+    }
     if (r->state == REDIRECTOR_SECONDARY && feeds_guest(r) &&
         sender == nf->netdev) {
         r->dropped_network++;

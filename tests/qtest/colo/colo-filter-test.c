@@ -1,0 +1,894 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO qtests: filter-mirror and filter-redirector.
+ *
+ * Proves: options that make no sense are refused with what was given, a peer
+ * that leaves, stalls or says nonsense does no harm and shows in the counters,
+ * a NIC waits for a full stream and for nothing else, and in a session each
+ * side writes its epochs and the secondary's guest gets input in its own one.
+ *
+ * Two netdevs are linked by a hub.  The filters are on n0, whose socket stands
+ * for the network; that of n1 for the guest.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "qemu/sockets.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "qobject/qdict.h"
+#include "qobject/qjson.h"
+#include "qobject/qlist.h"
+#include "libqos/malloc-pc.h"
+#include "libqos/pci-pc.h"
+#include "libqos/virtio.h"
+#include "libqos/virtio-pci.h"
+#include "standard-headers/linux/virtio_net.h"
+#include "colo-helpers.h"
+
+#define CUT             0x80000001U
+#define MAX_FRAME       (4096 + 65536)
+#define BIG             60000
+#define TX_QUEUE        1
+#define TX_PACKETS      256
+#define TX_BYTES        32000
+#define NIC_SLOT        4
+
+#define wait_for(condition) do {                                            \
+        int64_t end = g_get_monotonic_time() + COLO_DEADLINE_MS * 1000LL;   \
+        while (!(condition)) {                                              \
+            if (g_get_monotonic_time() > end) {                             \
+                g_error("late: " #condition);                               \
+            }                                                               \
+            g_usleep(1000);                                                 \
+        }                                                                   \
+    } while (0)
+
+typedef struct Net {
+    QTestState *qts;
+    char *dir;
+    int net;                    /* the other end of n0 */
+    int guest;                  /* the other end of n1 */
+} Net;
+
+/* Sockets: every read and write ends in time */
+
+static void set_deadline(int fd)
+{
+    struct timeval tv = { .tv_sec = COLO_DEADLINE_MS / 1000 };
+
+    g_assert_cmpint(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv)),
+                    ==, 0);
+    g_assert_cmpint(setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)),
+                    ==, 0);
+}
+
+/* Two ends: this one is returned, the other for QEMU */
+static int socket_pair(int *other)
+{
+    int fds[2];
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), ==, 0);
+    set_deadline(fds[0]);
+    *other = fds[1];
+    return fds[0];
+}
+
+static void write_all(int fd, const void *data, size_t size)
+{
+    while (size) {
+        ssize_t n = send(fd, data, size, MSG_NOSIGNAL);
+
+        g_assert_cmpint(n, >, 0);
+        data = (const uint8_t *)data + n;
+        size -= n;
+    }
+}
+
+static void read_all(int fd, void *data, size_t size)
+{
+    g_assert_cmpint(recv(fd, data, size, MSG_WAITALL), ==, size);
+}
+
+static void write_word(int fd, uint32_t word)
+{
+    word = cpu_to_be32(word);
+    write_all(fd, &word, sizeof(word));
+}
+
+static uint32_t read_word(int fd)
+{
+    uint32_t word;
+
+    read_all(fd, &word, sizeof(word));
+    return be32_to_cpu(word);
+}
+
+static void write_packet(int fd, const void *data, size_t size)
+{
+    write_word(fd, size);
+    write_all(fd, data, size);
+}
+
+static void write_str(int fd, const char *text)
+{
+    write_packet(fd, text, strlen(text));
+}
+
+static void write_cut(int fd, uint64_t epoch)
+{
+    write_word(fd, CUT);
+    write_word(fd, epoch >> 32);
+    write_word(fd, epoch);
+}
+
+/* One packet; the caller frees it.  A NUL is put behind it. */
+static char *read_packet(int fd, uint32_t *size)
+{
+    uint32_t len = read_word(fd);
+    char *data;
+
+    g_assert_cmpuint(len, >, 0);
+    g_assert_cmpuint(len, <=, MAX_FRAME);
+    data = g_malloc(len + 1);
+    read_all(fd, data, len);
+    data[len] = '\0';
+    if (size) {
+        *size = len;
+    }
+    return data;
+}
+
+static void expect_str(int fd, const char *text)
+{
+    g_autofree char *data = read_packet(fd, NULL);
+
+    g_assert_cmpstr(data, ==, text);
+}
+
+static void expect_cut(int fd, uint64_t epoch)
+{
+    g_assert_cmphex(read_word(fd), ==, CUT);
+    g_assert_cmpuint(read_word(fd), ==, epoch >> 32);
+    g_assert_cmpuint(read_word(fd), ==, epoch & UINT32_MAX);
+}
+
+static bool nothing_to_read(int fd)
+{
+    char byte;
+
+    return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+}
+
+/* QEMU */
+
+static uint64_t counter(QTestState *qts, const char *id, const char *name)
+{
+    QDict *answer = qtest_qmp(qts, "{'execute': 'qom-get', 'arguments': {"
+                              "'path': %s, 'property': %s}}", id, name);
+    uint64_t value;
+
+    g_assert_true(qdict_haskey(answer, "return"));
+    value = qdict_get_int(answer, "return");
+    qobject_unref(answer);
+    return value;
+}
+
+static void set_status(QTestState *qts, const char *id, const char *status)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'qom-set', 'arguments': {"
+                             "'path': %s, 'property': 'status', 'value': %s}}",
+                             id, status);
+}
+
+/* Is somebody connected to the chardev? */
+static bool connected(QTestState *qts, const char *id)
+{
+    QDict *answer = qtest_qmp(qts, "{'execute': 'query-chardev'}");
+    QListEntry *e;
+    bool found = false;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(answer, "return"), e) {
+        QDict *c = qobject_to(QDict, qlist_entry_obj(e));
+
+        if (!strcmp(qdict_get_str(c, "label"), id)) {
+            found = !g_str_has_prefix(qdict_get_str(c, "filename"),
+                                      "disconnected:");
+        }
+    }
+    qobject_unref(answer);
+    return found;
+}
+
+static void add_chardev(Net *n, const char *id)
+{
+    g_autofree char *path = g_build_filename(n->dir, id, NULL);
+
+    qtest_qmp_assert_success(n->qts,
+        "{'execute': 'chardev-add', 'arguments': {'id': %s, 'backend': {"
+        "'type': 'socket', 'data': {'server': true, 'wait': false,"
+        "'addr': {'type': 'unix', 'data': {'path': %s}}}}}}", id, path);
+}
+
+static int open_chardev(Net *n, const char *id)
+{
+    g_autofree char *path = g_build_filename(n->dir, id, NULL);
+    int fd = unix_connect(path, &error_abort);
+
+    set_deadline(fd);
+    wait_for(connected(n->qts, id));
+    return fd;
+}
+
+static void close_chardev(Net *n, const char *id, int fd)
+{
+    close(fd);
+    wait_for(!connected(n->qts, id));
+}
+
+static int add_netdev(Net *n, const char *id, const char *port)
+{
+    int other, fd = socket_pair(&other);
+
+    qtest_qmp_fds_assert_success(n->qts, &other, 1,
+        "{'execute': 'getfd', 'arguments': {'fdname': %s}}", id);
+    close(other);
+    qtest_qmp_assert_success(n->qts,
+        "{'execute': 'netdev_add', 'arguments': {'type': 'socket', 'id': %s,"
+        "'fd': %s}}", id, id);
+    qtest_qmp_assert_success(n->qts,
+        "{'execute': 'netdev_add', 'arguments': {'type': 'hubport', 'id': %s,"
+        "'hubid': 7, 'netdev': %s}}", port, id);
+    return fd;
+}
+
+static Net *net_on(QTestState *qts)
+{
+    Net *n = g_new0(Net, 1);
+
+    n->qts = qts;
+    n->dir = g_dir_make_tmp("colo-filter-XXXXXX", NULL);
+    g_assert_nonnull(n->dir);
+    n->net = add_netdev(n, "n0", "p0");
+    n->guest = add_netdev(n, "n1", "p1");
+    return n;
+}
+
+static Net *net_new(void)
+{
+    return net_on(qtest_init("-machine pc -nodefaults"));
+}
+
+static void remove_dir(char *path)
+{
+    const char *name;
+    GDir *dir = g_dir_open(path, 0, NULL);
+
+    while ((name = g_dir_read_name(dir))) {
+        g_autofree char *file = g_build_filename(path, name, NULL);
+
+        unlink(file);
+    }
+    g_dir_close(dir);
+    rmdir(path);
+    g_free(path);
+}
+
+/* Whoever made QEMU ends it */
+static void net_gone(Net *n)
+{
+    close(n->net);
+    close(n->guest);
+    remove_dir(n->dir);
+    g_free(n);
+}
+
+static void net_free(Net *n)
+{
+    qtest_quit(n->qts);
+    net_gone(n);
+}
+
+static void add_mirror(Net *n, const char *id, const char *queue)
+{
+    add_chardev(n, "c0");
+    qtest_qmp_assert_success(n->qts,
+        "{'execute': 'object-add', 'arguments': {'qom-type': 'filter-mirror',"
+        "'id': %s, 'netdev': 'n0', 'queue': %s, 'outdev': 'c0'}}", id, queue);
+}
+
+/* @dev: "indev" or "outdev" */
+static void add_redirector(Net *n, const char *id, const char *queue,
+                           const char *dev, const char *chardev)
+{
+    add_chardev(n, chardev);
+    qtest_qmp_assert_success(n->qts,
+        "{'execute': 'object-add', 'arguments': {"
+        "'qom-type': 'filter-redirector', 'id': %s, 'netdev': 'n0',"
+        "'queue': %s, %s: %s}}", id, queue, dev, chardev);
+}
+
+static void del_object(QTestState *qts, const char *id)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'object-del', 'arguments': {"
+                             "'id': %s}}", id);
+}
+
+static void test_options(void)
+{
+    static const struct {
+        const char *options, *message;
+    } bad[] = {
+        { "'qom-type': 'filter-mirror'",
+          "Parameter 'outdev' is missing" },
+        { "'qom-type': 'filter-mirror', 'outdev': 'nosuch'",
+          "filter-mirror: Parameter 'outdev': there is no chardev 'nosuch'" },
+        { "'qom-type': 'filter-mirror', 'outdev': 'taken'",
+          "filter-mirror: Parameter 'outdev': chardev 'taken' is already in" },
+        { "'qom-type': 'filter-redirector'",
+          "filter-redirector needs Parameter 'indev' or 'outdev'" },
+        { "'qom-type': 'filter-redirector', 'indev': 'c1', 'outdev': 'c1'",
+          "Parameters 'indev' and 'outdev' are both 'c1'" },
+        { "'qom-type': 'filter-redirector', 'indev': 'nosuch'",
+          "filter-redirector: Parameter 'indev': there is no chardev" },
+        { "'qom-type': 'filter-redirector', 'indev': 'c1', 'outdev': 'no'",
+          "filter-redirector: Parameter 'outdev': there is no chardev 'no'" },
+        { "'qom-type': 'filter-redirector', 'indev': 'taken'",
+          "Parameter 'indev': chardev 'taken' is already in use" },
+        { "'qom-type': 'filter-redirector', 'outdev': 'taken'",
+          "Parameter 'outdev': chardev 'taken' is already in use" },
+    };
+    Net *n = net_new();
+
+    add_redirector(n, "other", "rx", "outdev", "taken");
+    add_chardev(n, "c1");
+    for (int i = 0; i < ARRAY_SIZE(bad); i++) {
+        g_autofree char *args = g_strdup_printf(
+            "{'id': 'f0', 'netdev': 'n0', %s}", bad[i].options);
+
+        colo_refused(n->qts, bad[i].message,
+                     "{'execute': 'object-add', 'arguments': %p}",
+                     qobject_from_json(args, &error_abort));
+    }
+    /* Each gave back what it had taken */
+    qtest_qmp_assert_success(n->qts,
+        "{'execute': 'object-add', 'arguments': {"
+        "'qom-type': 'filter-redirector', 'id': 'f0', 'netdev': 'n0',"
+        "'indev': 'c1'}}");
+    net_free(n);
+}
+
+static void test_info_network(void)
+{
+    Net *n = net_new();
+    g_autofree char *info = NULL;
+
+    add_mirror(n, "m0", "tx");
+    add_redirector(n, "r0", "rx", "indev", "c1");
+    set_status(n->qts, "/objects/r0", "off");
+    info = qtest_hmp(n->qts, "info network");
+    g_assert_nonnull(strstr(info, "m0: type=filter-mirror"));
+    g_assert_nonnull(strstr(info, "outdev=c0"));
+    g_assert_nonnull(strstr(info, "status=on"));
+    g_assert_nonnull(strstr(info, "r0: type=filter-redirector"));
+    g_assert_nonnull(strstr(info, "indev=c1"));
+    g_assert_nonnull(strstr(info, "status=off"));
+    net_free(n);
+}
+
+static void test_mirror_reconnect(void)
+{
+    Net *n = net_new();
+    int c;
+
+    add_mirror(n, "m0", "tx");
+    write_str(n->net, "nobody");
+    expect_str(n->guest, "nobody");
+    g_assert_cmpuint(counter(n->qts, "m0", "dropped-packets-closed"), ==, 1);
+    for (int i = 0; i < 3; i++) {
+        c = open_chardev(n, "c0");
+        write_str(n->net, "copied");
+        expect_str(n->guest, "copied");
+        expect_str(c, "copied");
+        /* What the guest sends goes on, and is not copied */
+        write_str(n->guest, "back");
+        expect_str(n->net, "back");
+        g_assert_true(nothing_to_read(c));
+        close_chardev(n, "c0", c);
+    }
+    g_assert_cmpuint(counter(n->qts, "m0", "mirrored-packets"), ==, 3);
+    net_free(n);
+}
+
+/* Send packets that carry their number, until @id counts one as dropped */
+static unsigned overfill(Net *n, int from, int to, const char *id)
+{
+    g_autofree uint8_t *data = g_malloc0(BIG);
+    unsigned sent = 0;
+
+    do {
+        for (int i = 0; i < 16; i++) {
+            stl_be_p(data, sent++);
+            write_packet(from, data, BIG);
+            if (to >= 0) {
+                g_free(read_packet(to, NULL));
+            }
+        }
+        g_assert_cmpuint(sent, <, 2000);
+    } while (!counter(n->qts, id, "dropped-packets-full"));
+    return sent;
+}
+
+/* All that was accepted comes, in order and whole */
+static void expect_numbers(int fd, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        uint32_t size;
+        g_autofree char *data = read_packet(fd, &size);
+
+        g_assert_cmpuint(size, ==, BIG);
+        g_assert_cmpuint(ldl_be_p(data), ==, i);
+    }
+}
+
+static void test_mirror_stalled(void)
+{
+    Net *n = net_new();
+    unsigned sent, dropped;
+    int c;
+
+    add_mirror(n, "m0", "tx");
+    c = open_chardev(n, "c0");
+    /* Each packet arrives meanwhile: the guest is not held up */
+    sent = overfill(n, n->net, n->guest, "m0");
+    dropped = counter(n->qts, "m0", "dropped-packets-full");
+    g_assert_cmpuint(counter(n->qts, "m0", "mirrored-packets"), ==,
+                     sent - dropped);
+    expect_numbers(c, sent - dropped);
+    write_str(n->net, "after");
+    expect_str(c, "after");
+    close(c);
+    net_free(n);
+}
+
+/* The hub cannot be told to wait: its packets are lost, but not at once */
+static void test_redirector_stalled(void)
+{
+    Net *n = net_new();
+    unsigned sent, dropped;
+    int c;
+
+    add_redirector(n, "r0", "rx", "outdev", "c0");
+    c = open_chardev(n, "c0");
+    sent = overfill(n, n->guest, -1, "r0");
+    wait_for(counter(n->qts, "r0", "out-packets") +
+             counter(n->qts, "r0", "dropped-packets-full") == sent);
+    dropped = counter(n->qts, "r0", "dropped-packets-full");
+    g_assert_cmpuint((sent - dropped) * BIG, >, 16 * 1000 * 1000);
+    expect_numbers(c, sent - dropped);
+    write_str(n->guest, "after");
+    expect_str(c, "after");
+    g_assert_true(nothing_to_read(n->net));
+    close(c);
+    net_free(n);
+}
+
+static void test_redirector_out(void)
+{
+    Net *n = net_new();
+    int c;
+
+    add_redirector(n, "r0", "rx", "outdev", "c0");
+    write_str(n->guest, "lost");
+    wait_for(counter(n->qts, "r0", "dropped-packets-closed") == 1);
+    for (int i = 0; i < 3; i++) {
+        c = open_chardev(n, "c0");
+        write_str(n->guest, "turned aside");
+        expect_str(c, "turned aside");
+        write_str(n->net, "not me");
+        expect_str(n->guest, "not me");
+        close_chardev(n, "c0", c);
+    }
+    g_assert_true(nothing_to_read(n->net));
+    g_assert_cmpuint(counter(n->qts, "r0", "out-packets"), ==, 3);
+    net_free(n);
+}
+
+static void test_redirector_in(const void *opaque)
+{
+    const char *queue = opaque;
+    bool to_guest = strcmp(queue, "rx");
+    bool to_net = strcmp(queue, "tx");
+    Net *n = net_new();
+    int c;
+
+    add_redirector(n, "r0", queue, "indev", "c0");
+    for (int i = 0; i < 3; i++) {
+        c = open_chardev(n, "c0");
+        write_str(c, "put in");
+        if (to_guest) {
+            expect_str(n->guest, "put in");
+        }
+        if (to_net) {
+            expect_str(n->net, "put in");
+        }
+        /* Half a packet goes with its connection */
+        write_word(c, 100);
+        write_all(c, "half", 4);
+        close_chardev(n, "c0", c);
+    }
+    g_assert_true(nothing_to_read(n->guest));
+    g_assert_true(nothing_to_read(n->net));
+    net_free(n);
+}
+
+/* It ends what is read of this connection, and nothing else */
+static void test_nonsense(void)
+{
+    static const uint32_t words[] = {
+        0, MAX_FRAME + 1, 0x7fffffff, 0x80000000, 0x80000002, 0xffffffff,
+    };
+    Net *n = net_new();
+
+    add_redirector(n, "r0", "tx", "indev", "c0");
+    for (int i = 0; i < ARRAY_SIZE(words); i++) {
+        int c = open_chardev(n, "c0");
+
+        write_str(c, "before");
+        write_word(c, words[i]);
+        write_str(c, "after");
+        expect_str(n->guest, "before");
+        close_chardev(n, "c0", c);
+    }
+    g_assert_true(nothing_to_read(n->guest));
+    g_assert_cmpuint(counter(n->qts, "r0", "in-packets"), ==,
+                     ARRAY_SIZE(words));
+    net_free(n);
+}
+
+/* A header that the netdev does not have would be taken for the packet */
+static void test_vnet_hdr(void)
+{
+    Net *n = net_new();
+    int c, d;
+
+    add_chardev(n, "c0");
+    add_chardev(n, "c1");
+    qtest_qmp_assert_success(n->qts,
+        "{'execute': 'object-add', 'arguments': {"
+        "'qom-type': 'filter-redirector', 'id': 'r0', 'netdev': 'n0',"
+        "'queue': 'tx', 'vnet_hdr_support': true, 'indev': 'c0'}}");
+    qtest_qmp_assert_success(n->qts,
+        "{'execute': 'object-add', 'arguments': {"
+        "'qom-type': 'filter-mirror', 'id': 'm0', 'netdev': 'n0',"
+        "'queue': 'tx', 'vnet_hdr_support': true, 'outdev': 'c1'}}");
+    c = open_chardev(n, "c0");
+    d = open_chardev(n, "c1");
+    write_word(c, 14);
+    write_word(c, 10);
+    write_all(c, "0123456789head", 14);
+    write_word(c, 4);
+    write_word(c, 0);
+    write_all(c, "good", 4);
+    expect_str(n->guest, "good");
+    g_assert_cmpuint(counter(n->qts, "r0", "dropped-packets-bad"), ==, 1);
+    g_assert_cmpuint(read_word(d), ==, 4);
+    g_assert_cmpuint(read_word(d), ==, 0);
+    close(c);
+    close(d);
+    net_free(n);
+}
+
+static void test_status(void)
+{
+    Net *n = net_new();
+    int c, d;
+
+    add_redirector(n, "out", "rx", "outdev", "c0");
+    add_redirector(n, "in", "tx", "indev", "c1");
+    c = open_chardev(n, "c0");
+    d = open_chardev(n, "c1");
+    for (int i = 0; i < 3; i++) {
+        set_status(n->qts, "/objects/out", "off");
+        write_str(n->guest, "passes");
+        expect_str(n->net, "passes");
+        set_status(n->qts, "/objects/out", "on");
+        write_str(n->guest, "turned aside");
+        expect_str(c, "turned aside");
+
+        set_status(n->qts, "/objects/in", "off");
+        write_str(d, "waits");
+        write_str(n->net, "first");
+        expect_str(n->guest, "first");
+        set_status(n->qts, "/objects/in", "on");
+        expect_str(n->guest, "waits");
+    }
+    g_assert_cmpuint(counter(n->qts, "out", "out-packets"), ==, 3);
+    close(c);
+    close(d);
+    net_free(n);
+}
+
+/*
+ * Write what goes of a few hundred packets; the rest of one that does not go
+ * stays for next time
+ */
+static size_t pour(int fd, const uint8_t *stream, size_t size, size_t from)
+{
+    ssize_t n;
+
+    for (int i = 0; i < 300; i++) {
+        n = send(fd, stream + from, size - from, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n <= 0) {
+            break;
+        }
+        from = (from + n) % size;
+    }
+    return from;
+}
+
+static void test_del_under_traffic(void)
+{
+    uint8_t packet[4 + 1000] = { 0 };
+    Net *n = net_new();
+    size_t at = 0, back = 0, in = 0;
+
+    stl_be_p(packet, 1000);
+    for (int i = 0; i < 20; i++) {
+        int c, d, e;
+
+        add_mirror(n, "m0", "all");
+        add_redirector(n, "out", "rx", "outdev", "c1");
+        add_redirector(n, "in", "tx", "indev", "c2");
+        c = open_chardev(n, "c0");
+        d = open_chardev(n, "c1");
+        e = open_chardev(n, "c2");
+        in = 0;
+        for (int k = 0; k < 5; k++) {
+            at = pour(n->net, packet, sizeof(packet), at);
+            back = pour(n->guest, packet, sizeof(packet), back);
+            in = pour(e, packet, sizeof(packet), in);
+            counter(n->qts, "m0", "mirrored-packets");
+        }
+        /* Connected, with queues that nobody reads */
+        del_object(n->qts, "in");
+        del_object(n->qts, "m0");
+        del_object(n->qts, "out");
+        for (int k = 0; k < 3; k++) {
+            const char *id[] = { "c0", "c1", "c2" };
+
+            qtest_qmp_assert_success(n->qts, "{'execute': 'chardev-remove',"
+                                     "'arguments': {'id': %s}}", id[k]);
+        }
+        close(c);
+        close(d);
+        close(e);
+    }
+    /* With the netdev they hang on */
+    add_mirror(n, "m0", "all");
+    close(open_chardev(n, "c0"));
+    qtest_qmp_assert_success(n->qts, "{'execute': 'netdev_del', 'arguments': {"
+                             "'id': 'n0'}}");
+    add_chardev(n, "c9");
+    net_free(n);
+}
+
+/* A guest that sends by virtio-net, whose packets filter r0 turns aside */
+typedef struct Nic {
+    Net net;
+    QGuestAllocator alloc;
+    QPCIBus *bus;
+    QVirtioPCIDevice *dev;
+    QVirtQueue *tx;
+    int c;                      /* the other end of outdev */
+} Nic;
+
+static Nic *nic_new(void)
+{
+    Nic *g = g_new0(Nic, 1);
+    QPCIAddress addr = { .devfn = QPCI_DEVFN(NIC_SLOT, 0) };
+    QVirtioDevice *vdev;
+    int other;
+
+    g->net.dir = g_dir_make_tmp("colo-filter-XXXXXX", NULL);
+    g->net.net = socket_pair(&other);
+    g->net.qts = qtest_initf("-machine pc -nodefaults "
+                             "-netdev socket,id=n0,fd=%d "
+                             "-device virtio-net-pci,netdev=n0,id=nic0,"
+                             "addr=%#x,romfile=", other, NIC_SLOT);
+    close(other);
+    add_redirector(&g->net, "r0", "rx", "outdev", "c0");
+    g->c = open_chardev(&g->net, "c0");
+
+    pc_alloc_init(&g->alloc, g->net.qts, 0);
+    g->bus = qpci_new_pc(g->net.qts, &g->alloc);
+    g->dev = virtio_pci_new(g->bus, &addr);
+    g_assert_nonnull(g->dev);
+    vdev = &g->dev->vdev;
+    qvirtio_pci_device_enable(g->dev);
+    qvirtio_start_device(vdev);
+    qvirtio_set_features(vdev, qvirtio_get_features(vdev) &
+                         ~(QVIRTIO_F_BAD_FEATURE |
+                           (1ull << VIRTIO_RING_F_INDIRECT_DESC) |
+                           (1ull << VIRTIO_RING_F_EVENT_IDX) |
+                           (1ull << VIRTIO_NET_F_MQ)));
+    g->tx = qvirtqueue_setup(vdev, &g->alloc, TX_QUEUE);
+    qvirtio_set_driver_ok(vdev);
+    return g;
+}
+
+static void nic_free(Nic *g)
+{
+    close(g->c);
+    qvirtqueue_cleanup(g->dev->vdev.bus, g->tx, &g->alloc);
+    g_free(g->dev->pdev);
+    g_free(g->dev);
+    qpci_free_pc(g->bus);
+    alloc_destroy(&g->alloc);
+    qtest_quit(g->net.qts);
+    close(g->net.net);
+    remove_dir(g->net.dir);
+    g_free(g);
+}
+
+/* Give the NIC a full ring.  It has to stop where the stream is full. */
+static void nic_send_until_it_waits(Nic *g)
+{
+    size_t hdr = sizeof(struct virtio_net_hdr_mrg_rxbuf);
+    uint64_t addr = guest_alloc(&g->alloc, hdr + TX_BYTES);
+    QTestState *qts = g->net.qts;
+    uint32_t head = 0;
+    uint64_t sent;
+
+    qtest_memset(qts, addr, 0, hdr + TX_BYTES);
+    for (int i = 0; i < TX_PACKETS; i++) {
+        head = qvirtqueue_add(qts, g->tx, addr, hdr + TX_BYTES, false, false);
+        qvirtqueue_kick(qts, &g->dev->vdev, g->tx, head);
+    }
+    wait_for((sent = counter(qts, "r0", "out-packets")) * TX_BYTES >
+             4 * MiB);
+    /* As many as the queue holds, and 200 KiB or so are in the socket */
+    g_assert_cmpuint(sent, <, TX_PACKETS * 3 / 4);
+    g_assert_cmpuint(counter(qts, "r0", "dropped-packets-full"), ==, 0);
+}
+
+static unsigned nic_sent(Nic *g)
+{
+    unsigned n = 0;
+
+    while (qvirtqueue_get_buf(g->net.qts, g->tx, NULL, NULL)) {
+        n++;
+    }
+    return n;
+}
+
+static void expect_tx(int fd, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        uint32_t size;
+
+        g_free(read_packet(fd, &size));
+        g_assert_cmpuint(size, ==, TX_BYTES);
+    }
+}
+
+static void test_nic_waits(void)
+{
+    Nic *g = nic_new();
+    unsigned done;
+
+    nic_send_until_it_waits(g);
+    done = nic_sent(g);
+    g_assert_cmpuint(done, <, TX_PACKETS * 3 / 4);
+    /* Room again: the rest goes, nothing is missing */
+    expect_tx(g->c, TX_PACKETS);
+    wait_for((done += nic_sent(g)) == TX_PACKETS);
+    g_assert_cmpuint(counter(g->net.qts, "r0", "out-packets"), ==, TX_PACKETS);
+    g_assert_cmpuint(counter(g->net.qts, "r0", "dropped-packets-full"), ==, 0);
+    nic_free(g);
+}
+
+/* A NIC may have nothing under way while the VM stands still */
+static void test_nic_stop(void)
+{
+    Nic *g = nic_new();
+    unsigned done;
+
+    nic_send_until_it_waits(g);
+    done = nic_sent(g);
+    qtest_qmp_assert_success(g->net.qts, "{'execute': 'stop'}");
+    g_assert_cmpuint(nic_sent(g), >, 0);
+    qtest_qmp_assert_success(g->net.qts, "{'execute': 'cont'}");
+    expect_tx(g->c, TX_PACKETS);
+    g_assert_cmpuint(done, <, TX_PACKETS);
+    g_assert_cmpuint(counter(g->net.qts, "r0", "dropped-packets-full"), ==, 0);
+    nic_free(g);
+}
+
+/* The guest resets its NIC meanwhile */
+static void test_nic_reset(void)
+{
+    Nic *g = nic_new();
+    uint64_t sent;
+
+    nic_send_until_it_waits(g);
+    qvirtio_reset(&g->dev->vdev);
+    sent = counter(g->net.qts, "r0", "out-packets");
+    expect_tx(g->c, sent);
+    g_assert_true(nothing_to_read(g->c));
+    nic_free(g);
+}
+
+static void test_nic_unplug(void)
+{
+    Nic *g = nic_new();
+    uint64_t sent;
+
+    nic_send_until_it_waits(g);
+    qpci_unplug_acpi_device_test(g->net.qts, "nic0", NIC_SLOT);
+    sent = counter(g->net.qts, "r0", "out-packets");
+    expect_tx(g->c, sent);
+    counter(g->net.qts, "r0", "out-packets");
+    nic_free(g);
+}
+
+static void test_nic_object_del(void)
+{
+    Nic *g = nic_new();
+    uint64_t sent;
+    unsigned done = 0;
+
+    nic_send_until_it_waits(g);
+    sent = counter(g->net.qts, "r0", "out-packets");
+    del_object(g->net.qts, "r0");
+    /* Nothing turns them aside any more; what was queued is gone */
+    expect_tx(g->net.net, 1);
+    g_assert_cmpuint(sent, <, TX_PACKETS);
+    wait_for((done += nic_sent(g),
+              nothing_to_read(g->net.net) ||
+              (g_free(read_packet(g->net.net, NULL)), true),
+              done == TX_PACKETS));
+    nic_free(g);
+}
+
+static void test_nic_peer_leaves(void)
+{
+    Nic *g = nic_new();
+    unsigned done = 0;
+
+    nic_send_until_it_waits(g);
+    close_chardev(&g->net, "c0", g->c);
+    wait_for((done += nic_sent(g)) == TX_PACKETS);
+    g->c = open_chardev(&g->net, "c0");
+    g_assert_cmpuint(counter(g->net.qts, "r0", "dropped-packets-closed"), >,
+                     0);
+    nic_free(g);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    qtest_add_func("/colo/filter/options", test_options);
+    qtest_add_func("/colo/filter/info-network", test_info_network);
+    qtest_add_func("/colo/filter/mirror/reconnect", test_mirror_reconnect);
+    qtest_add_func("/colo/filter/mirror/stalled", test_mirror_stalled);
+    qtest_add_func("/colo/filter/redirector/out", test_redirector_out);
+    qtest_add_func("/colo/filter/redirector/stalled", test_redirector_stalled);
+    qtest_add_data_func("/colo/filter/redirector/in-tx", "tx",
+                        test_redirector_in);
+    qtest_add_data_func("/colo/filter/redirector/in-rx", "rx",
+                        test_redirector_in);
+    qtest_add_data_func("/colo/filter/redirector/in-all", "all",
+                        test_redirector_in);
+    qtest_add_func("/colo/filter/redirector/nonsense", test_nonsense);
+    qtest_add_func("/colo/filter/redirector/vnet-hdr", test_vnet_hdr);
+    qtest_add_func("/colo/filter/status", test_status);
+    qtest_add_func("/colo/filter/del-under-traffic", test_del_under_traffic);
+    qtest_add_func("/colo/filter/nic/waits", test_nic_waits);
+    qtest_add_func("/colo/filter/nic/stop", test_nic_stop);
+    qtest_add_func("/colo/filter/nic/reset", test_nic_reset);
+    qtest_add_func("/colo/filter/nic/unplug", test_nic_unplug);
+    qtest_add_func("/colo/filter/nic/object-del", test_nic_object_del);
+    qtest_add_func("/colo/filter/nic/peer-leaves", test_nic_peer_leaves);
+    return g_test_run();
+}
