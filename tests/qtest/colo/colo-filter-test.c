@@ -865,6 +865,179 @@ static void test_nic_peer_leaves(void)
     nic_free(g);
 }
 
+/* Sessions whose epochs end when the test asks for it */
+
+static void begin_session(ColoPair *p)
+{
+    colo_pair_migrate(p, "mig", "mig", 600000, 5000);
+    colo_wait_state(p->secondary, colo_state_ready(p));
+    colo_wait_state(p->primary, "running");
+}
+
+static void ask_for_checkpoint(ColoPair *p)
+{
+    qtest_qmp_assert_success(p->primary, "{'execute': 'x-colo-checkpoint'}");
+}
+
+static void test_session_primary(void)
+{
+    ColoPair *p = colo_pair_new("hybrid");
+    Net *n = net_on(p->primary);
+    int c, d;
+
+    add_mirror(n, "m0", "tx");
+    add_redirector(n, "r0", "rx", "outdev", "c1");
+    c = open_chardev(n, "c0");
+    d = open_chardev(n, "c1");
+    write_str(n->net, "before");
+    expect_str(c, "before");
+    begin_session(p);
+    expect_cut(c, 0);
+    expect_cut(d, 0);
+    write_str(n->net, "epoch 0");
+    expect_str(c, "epoch 0");
+    write_str(n->guest, "answer 0");
+    expect_str(d, "answer 0");
+    ask_for_checkpoint(p);
+    expect_cut(c, 1);
+    expect_cut(d, 1);
+    write_str(n->net, "epoch 1");
+    expect_str(c, "epoch 1");
+
+    /* A new connection says where it begins */
+    close_chardev(n, "c0", c);
+    c = open_chardev(n, "c0");
+    expect_cut(c, 1);
+
+    /* No session, no records */
+    colo_kill(&p->secondary);
+    colo_failover(p->primary);
+    qobject_unref(colo_wait_event(p->primary, "COLO_EXIT"));
+    close_chardev(n, "c0", c);
+    c = open_chardev(n, "c0");
+    write_str(n->net, "alone");
+    expect_str(c, "alone");
+    close(c);
+    close(d);
+    colo_pair_free(p);
+    net_gone(n);
+}
+
+static uint64_t stale(Net *n)
+{
+    return counter(n->qts, "in", "dropped-packets-stale");
+}
+
+static uint64_t kept(Net *n)
+{
+    return counter(n->qts, "in", "kept-bytes");
+}
+
+/* Whatever comes, the guest gets it in its epoch or not at all */
+static void secondary_epochs(ColoPair *p, Net *n, int c, int d)
+{
+    write_str(c, "now");
+    expect_str(n->guest, "now");
+    write_str(n->guest, "answer 0");
+    expect_str(d, "answer 0");
+    write_str(n->net, "outside");
+    wait_for(counter(n->qts, "in", "dropped-packets-network") == 1);
+
+    write_cut(c, 1);
+    write_str(c, "next");
+    wait_for(kept(n) == strlen("next"));
+    g_assert_true(nothing_to_read(n->guest));
+    ask_for_checkpoint(p);
+    expect_cut(d, 1);
+    expect_str(n->guest, "next");
+
+    write_cut(c, 0);
+    write_str(c, "old");
+    wait_for(stale(n) == 2);
+    write_cut(c, 3);
+    write_str(c, "impossible");
+    wait_for(stale(n) == 3);
+    write_cut(c, 2);
+    write_str(c, "kept");
+    wait_for(kept(n) == strlen("kept"));
+    g_assert_true(nothing_to_read(n->guest));
+}
+
+static void test_session_secondary(void)
+{
+    ColoPair *p = colo_pair_new("hybrid");
+    Net *n = net_on(p->secondary);
+    int c, d;
+
+    add_redirector(n, "in", "tx", "indev", "c0");
+    add_redirector(n, "out", "rx", "outdev", "c1");
+    c = open_chardev(n, "c0");
+    d = open_chardev(n, "c1");
+    write_str(c, "before the session");
+    wait_for(stale(n) == 1);
+    write_cut(c, 0);
+    write_str(c, "early");
+    wait_for(kept(n) == strlen("early"));
+    begin_session(p);
+    expect_cut(d, 0);
+    expect_str(n->guest, "early");
+    secondary_epochs(p, n, c, d);
+
+    close_chardev(n, "c0", c);
+    c = open_chardev(n, "c0");
+    write_str(c, "of no epoch");
+    wait_for(stale(n) == 4);
+
+    colo_kill(&p->primary);
+    colo_failover(p->secondary);
+    expect_str(n->guest, "kept");
+    write_str(n->net, "outside");
+    expect_str(n->guest, "outside");
+    write_str(n->guest, "to all");
+    expect_str(n->net, "to all");
+    write_str(c, "ignored");
+    wait_for(stale(n) == 5);
+    g_assert_true(nothing_to_read(d));
+    g_assert_true(nothing_to_read(n->guest));
+    close(c);
+    close(d);
+    colo_pair_free(p);
+    net_gone(n);
+}
+
+/* The secondary stands still, nothing is loaded into the filters */
+static void test_session_periodic(void)
+{
+    ColoPair *p = colo_pair_new("periodic");
+    Net *n = net_on(p->secondary);
+    int c, d;
+
+    add_redirector(n, "in", "tx", "indev", "c0");
+    add_redirector(n, "out", "rx", "outdev", "c1");
+    c = open_chardev(n, "c0");
+    d = open_chardev(n, "c1");
+    begin_session(p);
+    write_cut(c, 0);
+    write_str(c, "consumed");
+    wait_for(kept(n) == strlen("consumed"));
+    write_cut(c, 1);
+    write_str(c, "consumed, too");
+    wait_for(stale(n) == 2);
+
+    colo_kill(&p->primary);
+    colo_failover(p->secondary);
+    colo_wait_status(p->secondary, "running");
+    write_str(n->net, "outside");
+    expect_str(n->guest, "outside");
+    write_str(n->guest, "to all");
+    expect_str(n->net, "to all");
+    g_assert_true(nothing_to_read(d));
+    close(c);
+    close(d);
+    colo_pair_free(p);
+    net_gone(n);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -890,5 +1063,12 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/filter/nic/unplug", test_nic_unplug);
     qtest_add_func("/colo/filter/nic/object-del", test_nic_object_del);
     qtest_add_func("/colo/filter/nic/peer-leaves", test_nic_peer_leaves);
+    if (!qtest_has_accel("tcg")) {
+        g_test_message("sessions are not tested: there is no TCG");
+        return g_test_run();
+    }
+    qtest_add_func("/colo/filter/session/primary", test_session_primary);
+    qtest_add_func("/colo/filter/session/secondary", test_session_secondary);
+    qtest_add_func("/colo/filter/session/periodic", test_session_periodic);
     return g_test_run();
 }
