@@ -751,6 +751,113 @@ static void test_session_periodic(void)
     net_gone(n);
 }
 
+/* A filter in front of a NIC without a driver, which takes nothing */
+static int add_before_nic(Net *n, const char *type, const char *id,
+                          const char *dev, const char *chardev)
+{
+    add_chardev(n, chardev);
+    qtest_qmp_assert_success(n->qts,
+        "{'execute': 'object-add', 'arguments': {'qom-type': %s, 'id': %s,"
+        "'netdev': 'hn0', 'queue': 'tx', %s: %s}}", type, id, dev, chardev);
+    return open_chardev(n, chardev);
+}
+
+/*
+ * What the NIC has not taken at a cut is input after it: it stays in the queue,
+ * and is mirrored behind the record.
+ */
+static void test_session_nic_queue(void)
+{
+    ColoPair *p = colo_pair_new("hybrid");
+    Net *n = net_on(p->primary);
+    int src = add_before_nic(n, "filter-redirector", "src", "indev", "c1");
+    int c = add_before_nic(n, "filter-mirror", "m0", "outdev", "c0");
+
+    begin_session(p);
+    expect_cut(c, 0);
+    write_str(src, "first");
+    expect_str(c, "first");
+    write_str(src, "second");
+    expect_str(c, "second");
+    for (int epoch = 1; epoch <= 3; epoch++) {
+        ask_for_checkpoint(p);
+        expect_cut(c, epoch);
+        expect_str(c, "first");
+        expect_str(c, "second");
+    }
+    g_assert_cmpuint(counter(n->qts, "m0", "mirrored-packets"), ==, 2);
+    g_assert_cmpuint(counter(n->qts, "m0", "mirrored-again-packets"), ==, 6);
+    close(src);
+    close(c);
+    colo_pair_free(p);
+    net_gone(n);
+}
+
+/*
+ * A NIC that takes nothing gets a bounded queue, what is behind waits for it;
+ * and a load empties both.
+ */
+static void test_session_nic_behind(void)
+{
+    const unsigned sent = 1000, queue = 256;
+    ColoPair *p = colo_pair_new("hybrid");
+    Net *n = net_on(p->secondary);
+    int c = add_before_nic(n, "filter-redirector", "in", "indev", "c0");
+
+    begin_session(p);
+    for (uint64_t epoch = 0; epoch < 3; epoch++) {
+        write_cut(c, epoch);
+        for (unsigned i = 0; i < sent; i++) {
+            write_str(c, "x");
+        }
+        wait_for(kept(n) == sent - queue);
+        g_assert_cmpuint(counter(n->qts, "in", "in-packets"), ==,
+                         (epoch + 1) * queue);
+        ask_for_checkpoint(p);
+        wait_for(kept(n) == 0);
+        g_assert_cmpuint(stale(n), ==, (epoch + 1) * (sent - queue));
+    }
+    g_assert_cmpuint(counter(n->qts, "in", "dropped-packets-full"), ==, 0);
+    close(c);
+    colo_pair_free(p);
+    net_gone(n);
+}
+
+/* The stream waits when as much is kept as may be, and nothing is lost */
+static void test_session_kept_full(void)
+{
+    g_autofree uint8_t *packet = g_malloc0(4 + BIG);
+    ColoPair *p = colo_pair_new("hybrid");
+    Net *n = net_on(p->secondary);
+    int c = add_before_nic(n, "filter-redirector", "in", "indev", "c0");
+    size_t at = 0;
+    unsigned sent = 0;
+
+    begin_session(p);
+    write_cut(c, 1);
+    while (kept(n) < 16 * MiB) {
+        write_packet(c, packet + 4, BIG);
+        sent++;
+    }
+    /* What fits into the socket, and no more */
+    stl_be_p(packet, BIG);
+    for (int i = 0; i < 100; i++) {
+        at = pour(c, packet, 4 + BIG, at);
+        g_assert_cmpuint(kept(n), <, 16 * MiB + 3 * MAX_FRAME);
+    }
+    g_assert_cmpuint(stale(n), ==, 0);
+    g_assert_cmpuint(counter(n->qts, "in", "in-packets"), ==, 0);
+
+    ask_for_checkpoint(p);
+    wait_for(kept(n) < 16 * MiB);
+    g_assert_cmpuint(counter(n->qts, "in", "in-packets"), ==, 256);
+    g_assert_cmpuint(kept(n), >=, (sent - 256) * BIG);
+    g_assert_cmpuint(stale(n), ==, 0);
+    close(c);
+    colo_pair_free(p);
+    net_gone(n);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -783,5 +890,8 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/filter/session/primary", test_session_primary);
     qtest_add_func("/colo/filter/session/secondary", test_session_secondary);
     qtest_add_func("/colo/filter/session/periodic", test_session_periodic);
+    qtest_add_func("/colo/filter/session/nic-queue", test_session_nic_queue);
+    qtest_add_func("/colo/filter/session/nic-behind", test_session_nic_behind);
+    qtest_add_func("/colo/filter/session/kept-full", test_session_kept_full);
     return g_test_run();
 }
