@@ -408,7 +408,7 @@ static Nic *nic_new(void)
     g->net.qts = qtest_initf("-machine pc -nodefaults "
                              "-netdev socket,id=n0,fd=%d "
                              "-device virtio-net-pci,netdev=n0,id=nic0,"
-                             "addr=%#x,romfile=", other, NIC_SLOT);
+                             "addr=0x%x,romfile=", other, NIC_SLOT);
     close(other);
     add_redirector(&g->net, "r0", "rx", "outdev", "c0");
     g->c = open_chardev(&g->net, "c0");
