@@ -8,7 +8,7 @@
  * Of the primary's input (queue=tx) the copy goes to the secondary's
  * filter-redirector.  At each cut the stream gets a record, so that the
  * secondary's guest gets each packet in the epoch in which the primary's has
- * consumed it.  What still waits in the NIC at a cut, mirrored but not consumed,
+ * consumed it.  What still waits in the NIC at a cut, mirrored, not consumed,
  * is mirrored once more behind the record.
  *
  * The guest never waits for the secondary: a packet for which the stream has no
