@@ -121,6 +121,14 @@ bool colo_exiting(void);
  * colo_leave_request: put it back, for later
  */
 int colo_take_request(void);
+
+/* May a checkpoint on demand be put off, so that the guests get on? */
+static inline bool colo_reason_can_wait(ColoCheckpointReason reason)
+{
+    return reason == COLO_CHECKPOINT_REASON_MISMATCH ||
+           reason == COLO_CHECKPOINT_REASON_TIMEOUT;
+}
+
 void colo_request_checkpoint_run_state(void);
 void colo_leave_request(ColoCheckpointReason reason);
 

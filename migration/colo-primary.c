@@ -120,13 +120,6 @@ static bool primary_handshake(ColoSession *s, Error **errp)
                               sizeof(start), errp);
 }
 
-/* May a checkpoint on demand be put off, so that the guests get on? */
-static bool reason_can_wait(ColoCheckpointReason reason)
-{
-    return reason == COLO_CHECKPOINT_REASON_MISMATCH ||
-           reason == COLO_CHECKPOINT_REASON_TIMEOUT;
-}
-
 /*
  * Is a checkpoint due?  Returns the time until which there is nothing to do, 0
  * if it is due now (@reason says why).
@@ -139,7 +132,7 @@ static int64_t primary_next_due(ColoSession *s, ColoCheckpointReason *reason)
     int asked = colo_take_request();
 
     if (asked >= 0) {
-        if (!reason_can_wait(asked) || now >= s->not_before_ns) {
+        if (!colo_reason_can_wait(asked) || now >= s->not_before_ns) {
             *reason = asked;
             return 0;
         }

@@ -39,6 +39,11 @@ void colo_request_checkpoint_timeout(void)
 {
 }
 
+bool colo_secondary_follows(void)
+{
+    return false;
+}
+
 bool colo_guest_shutdown_deferred(ShutdownCause cause)
 {
     return false;

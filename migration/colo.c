@@ -82,14 +82,18 @@ void colo_leave_request(ColoCheckpointReason reason)
     }
 }
 
-/* The first reason to ask is the one that counts; the monitor's word is more */
+/*
+ * The first reason to ask is the one that counts, but one that cannot wait is
+ * more than one that can, and the monitor's word is most.
+ */
 static void request_checkpoint(ColoCheckpointReason reason)
 {
     QEMU_LOCK_GUARD(&request_lock);
     if (!request_wire) {
         return;
     }
-    if (requested < 0 || reason == COLO_CHECKPOINT_REASON_REQUEST) {
+    if (requested < 0 || reason == COLO_CHECKPOINT_REASON_REQUEST ||
+        (colo_reason_can_wait(requested) && !colo_reason_can_wait(reason))) {
         requested = reason;
         colo_wire_wake(request_wire);
     }
@@ -371,6 +375,12 @@ void colo_checkpoint_delay_set(void)
     if (colo_session_active(COLO_MODE_PRIMARY) && current->wire) {
         colo_wire_wake(current->wire);
     }
+}
+
+bool colo_secondary_follows(void)
+{
+    return colo_session_active(COLO_MODE_SECONDARY) &&
+           colo_wish(current) != COLO_WISH_FAILOVER;
 }
 
 bool colo_command_refused(const char *command, Error **errp)

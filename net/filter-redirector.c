@@ -51,6 +51,7 @@
 #include "net/net.h"
 #include "net/queue.h"
 #include "qom/object.h"
+#include "qom/object_interfaces.h"
 #include "system/runstate.h"
 #include "trace.h"
 
@@ -588,6 +589,10 @@ static void redirector_status_changed(NetFilterState *nf, Error **errp)
 
     if (nf->on) {
         redirector_feed(r);
+    } else if (r->state == REDIRECTOR_SECONDARY && colo_secondary_follows()) {
+        nf->on = true;
+        error_setg(errp, "filter-redirector of a secondary cannot be switched "
+                   "off: its guest would be seen");
     } else {
         redirector_wake(r);
     }
@@ -664,6 +669,13 @@ static void redirector_cleanup(NetFilterState *nf)
     while (!QSIMPLEQ_EMPTY(&r->kept)) {
         kept_pop(r);
     }
+}
+
+/* The secondary's guest would be seen, and see what it must not */
+static bool redirector_can_be_deleted(UserCreatable *uc)
+{
+    return FILTER_REDIRECTOR(uc)->state != REDIRECTOR_SECONDARY ||
+           !colo_secondary_follows();
 }
 
 static char *redirector_get_indev(Object *obj, Error **errp)
@@ -753,6 +765,7 @@ static void redirector_class_init(ObjectClass *oc, void *data)
 {
     NetFilterClass *nfc = NETFILTER_CLASS(oc);
 
+    USER_CREATABLE_CLASS(oc)->can_be_deleted = redirector_can_be_deleted;
     nfc->setup = redirector_setup;
     nfc->cleanup = redirector_cleanup;
     nfc->status_changed = redirector_status_changed;

@@ -171,6 +171,12 @@ bool colo_loading(void);
 bool colo_command_refused(const char *command, Error **errp);
 
 /*
+ * colo_secondary_follows: is this a secondary of which nobody has said that it
+ * shall go on?  Then its guest is not to be seen.  BQL held.
+ */
+bool colo_secondary_follows(void);
+
+/*
  * colo_cont: what "cont" means in the middle of a checkpoint
  *
  * Returns true when the wish was taken care of here: either noted, to be
