@@ -2,4 +2,4 @@
 """The end-to-end tests; importing the package registers them."""
 
 from . import (ends, fault, hybrid, kill, loss, monitor,  # noqa: F401
-               ram, soak)
+               ram, selfcheck, soak)
