@@ -106,6 +106,27 @@ def primary_stalled(ctx: Context) -> None:
         check_intact(ticker)
 
 
+@test('/colo/e2e/loss/primary-power-off')
+def primary_power_off(ctx: Context) -> None:
+    """No socket is closed when a host loses its power.  Who knows better than
+    the timeout says so, and the secondary takes over at once."""
+    with ctx.pair() as pair:
+        ctx.protected(pair, x_colo_timeout=60000)
+        ticker = pair.client('ticker')
+        wait_lines(ticker)
+        ctx.hosts.cut_link()
+        try:
+            pair.fence('primary')
+            check(pair.vm('secondary').status().state != 'lost',
+                  'it has heard of the end')
+            took = pair.failover('secondary')
+            check(took < 3, f'the secondary was live after {took:.1f} s')
+            wait_lines(ticker)
+        finally:
+            ctx.hosts.mend_link()
+        check_intact(ticker)
+
+
 @test('/colo/e2e/loss/slow-link')
 def slow_link(ctx: Context) -> None:
     """A checkpoint takes seconds on the wire; nothing is lost, nothing hung."""

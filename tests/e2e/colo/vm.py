@@ -235,8 +235,12 @@ class Pair:
                             incoming=True)
         return self.secondary
 
-    def begin_protection(self, **parameters: Any) -> None:
-        """Ask for it; parameters with _ for - (e.g. x_colo_timeout=1000)."""
+    def begin_protection(self, exit_on_error: bool = True,
+                         **parameters: Any) -> None:
+        """Ask for it; parameters with _ for - (e.g. x_colo_timeout=1000).
+
+        @exit_on_error: the secondary ends if the first migration fails.
+        """
         primary, secondary = self.vm('primary'), self.vm('secondary')
         capability = {'capabilities': [{'capability': product.CAPABILITY,
                                         'state': True}]}
@@ -251,7 +255,8 @@ class Pair:
         for vm in (primary, secondary):
             vm.monitor.execute('migrate-set-capabilities', capability)
             vm.monitor.execute('migrate-set-parameters', settings)
-        secondary.monitor.execute('migrate-incoming', {'uri': uri})
+        secondary.monitor.execute('migrate-incoming', {
+            'uri': uri, 'exit-on-error': exit_on_error})
         primary.monitor.execute('migrate', {'uri': uri})
 
     def wait_protected(self, timeout: float = PROTECT_SECONDS) -> None:
