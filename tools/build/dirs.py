@@ -5,6 +5,8 @@
     check     the same with the fault points compiled in, and the tests
     sanitize  as check, with the address and undefined-behaviour sanitizers
     stock     the base with its own COLO, to measure against
+    no-colo-proxy, no-replication
+              what others build who do not want COLO; for tests
 """
 
 import json
@@ -60,6 +62,7 @@ class Dir:
     src: Path = SRC
     faults: bool = False
     sanitize: bool = False
+    extra: Tuple[str, ...] = ()     # for QEMU's configure
 
     @property
     def path(self) -> Path:
@@ -68,7 +71,11 @@ class Dir:
 
 DIRS = {d.name: d for d in (Dir('qemu'), Dir('check', faults=True),
                             Dir('sanitize', faults=True, sanitize=True),
-                            Dir('stock', src=STOCK_SRC))}
+                            Dir('stock', src=STOCK_SRC),
+                            Dir('no-colo-proxy',
+                                extra=('--disable-colo-proxy',)),
+                            Dir('no-replication',
+                                extra=('--disable-replication',)))}
 
 
 def config() -> Dict[str, Any]:
@@ -110,7 +117,7 @@ def options(which: Dir) -> List[str]:
         meson_options = (which.src / 'meson_options.txt').read_text()
         if re.search(r"option\('colo_faults'", meson_options):
             found.append('-Dcolo_faults=true')
-    return found + list(cfg['extra'])
+    return found + list(cfg['extra']) + list(which.extra)
 
 
 def source_tree(which: Dir) -> tree.Tree:
