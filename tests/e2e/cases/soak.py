@@ -3,11 +3,23 @@
 
 from __future__ import annotations
 
-from .registry import Context, check, check_intact, test
+import os
+import time
+from pathlib import Path
+
+from colo import vm
+
+from .registry import Context, check, check_intact, test, wait_for
 
 WARM_UP = 200
 CHECKPOINTS = 1000
 SLACK_KIB = 4096
+SOAK_QUICK = 30.0
+SOAK_LONG = 2 * 3600.0      # seconds; COLO_SOAK_SECONDS says otherwise
+SOAK_WARM = 10.0
+SIDES = ('primary', 'secondary')
+LARGE_KIB = 64 * 1024
+FLOWS = 64                  # the clients have a handful of connections
 
 
 @test('/colo/e2e/soak/memory')
@@ -25,3 +37,61 @@ def memory(ctx: Context) -> None:
              f'secondary {before[1]} -> {after[1]}')
     for old, new in zip(before, after):
         check(new - old < SLACK_KIB, f'RSS grew from {old} to {new} KiB')
+
+
+def soak_seconds(ctx: Context) -> float:
+    return float(os.environ.get('COLO_SOAK_SECONDS') or
+                 (SOAK_LONG if ctx.long else SOAK_QUICK))
+
+
+def heap_kib(side: vm.Vm) -> int:
+    """What is resident of all mappings but the large ones: those are guest
+    RAM, which its guest touches bit by bit, and translated code."""
+    total = size = 0
+    text = Path(f'/proc/{side.pid}/smaps').read_text(encoding='ascii')
+    for line in text.splitlines():
+        if line.startswith('Size:'):
+            size = int(line.split()[1])
+        elif line.startswith('Rss:') and size < LARGE_KIB:
+            total += int(line.split()[1])
+    return total
+
+
+def queued(pair: vm.Pair) -> int:
+    return pair.compared()['queued-packets']
+
+
+@test('/colo/e2e/soak/hybrid')
+def hybrid(ctx: Context) -> None:
+    """Hybrid mode under mixed clients, connections that come and go among
+    them: no growth of memory, connections or queues."""
+    seconds = soak_seconds(ctx)
+    with ctx.pair(mode='hybrid', memory='256') as pair:
+        ctx.protected(pair)
+        clients = [pair.client('ticker'), pair.client('echo', interval=5),
+                   pair.client('http', path='/64k', connections=2)]
+
+        def serve(until: float) -> None:
+            while time.monotonic() < until:
+                pair.control('ping')        # a connection of its own
+                check(not any(running.end for running in clients),
+                      'a client ended')
+                time.sleep(0.05)
+
+        serve(time.monotonic() + SOAK_WARM)
+        before = [heap_kib(pair.vm(side)) for side in SIDES]
+        start = pair.vm('primary').status().checkpoints
+        serve(time.monotonic() + seconds)
+        after = [heap_kib(pair.vm(side)) for side in SIDES]
+        status = pair.vm('primary').status()
+        compared = pair.compared()
+        check(compared['flows'] < FLOWS, f'{compared["flows"]} flows')
+        for running in clients:
+            check_intact(running)
+        wait_for('empty queues', lambda: queued(pair) == 0)
+    ctx.note(f'{seconds:.0f} s, {status.checkpoints - start} checkpoints, '
+             f'{compared["released-equal"]} packets equal; KiB beside RAM '
+             f'and code: primary {before[0]} -> {after[0]}, '
+             f'secondary {before[1]} -> {after[1]}')
+    for old, new in zip(before, after):
+        check(new - old < SLACK_KIB, f'it grew from {old} to {new} KiB')
