@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from colo import client, product, vm
 
 from .registry import (Context, check, check_intact, test, wait_for,
@@ -36,9 +38,9 @@ def quit_primary(ctx: Context) -> None:
         check_ended(pair.vm('secondary'))
 
 
-@test('/colo/e2e/end/guest-poweroff')
-def poweroff(ctx: Context) -> None:
-    with ctx.pair() as pair:
+def power_off(ctx: Context, **changes: Any) -> None:
+    """The guest ends itself: the pair ends, and nobody lives on."""
+    with ctx.pair(**changes) as pair:
         ctx.protected(pair)
         try:
             pair.control('poweroff')
@@ -46,6 +48,11 @@ def poweroff(ctx: Context) -> None:
             pass        # its answer and its end race
         check(pair.vm('primary').wait_exit(30) == 0, 'exit status')
         check_ended(pair.vm('secondary'))
+
+
+@test('/colo/e2e/end/guest-poweroff')
+def poweroff(ctx: Context) -> None:
+    power_off(ctx)
 
 
 @test('/colo/e2e/end/cancel')

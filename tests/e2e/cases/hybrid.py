@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Sequence
 
-from colo import client, product, qmp, vm
+from colo import product, qmp, vm
 
-from .ends import check_ended
+from .ends import power_off
+from .kill import KILLS_LONG, KILLS_QUICK, Mode, kill_rounds
+from .ram import reset_guest
 from .registry import (Context, check, check_intact, check_verified, test,
                        wait_for, wait_lines)
 
-KILLS_QUICK = 3
-KILLS_LONG = 30
 MOMENT_SECONDS = (0.2, 1.5)     # after protection is there
 CHECKPOINTS_QUICK = 40
 CHECKPOINTS_LONG = 500
@@ -28,41 +28,19 @@ def survivor_of(victim: str) -> str:
     return 'primary' if victim == 'secondary' else 'secondary'
 
 
-def kill_rounds(ctx: Context, victim: str) -> None:
-    """Kill @victim, fail over, build the pair again, and so on; one guest
-    and the same connections all along."""
-    rounds = KILLS_LONG if ctx.long else KILLS_QUICK
-    rng = ctx.rng(f'hybrid {victim}')
-    verified = 0
-    with hybrid(ctx, verify=True) as pair:
-        pair.start_primary()
-        clients = [pair.client('ticker'),
-                   pair.client('http', path='/64k', connections=2),
-                   pair.client('echo', interval=5)]
-        pair.start_secondary()
-        for _ in range(rounds):
-            pair.protect()
-            time.sleep(rng.uniform(*MOMENT_SECONDS))
-            verified += check_verified(pair.vm('secondary').status(), 0)
-            pair.fence(victim)
-            pair.failover(survivor_of(victim))
-            wait_lines(clients[0])
-            vm.rebuild(pair)
-        ends = [check_intact(running) for running in clients]
-    ctx.note(f'{rounds} kills of the {victim}, RAM equal at {verified} '
-             f'checkpoints, longest gap of the ticker '
-             f'{ends[0]["longest_gap_us"] / 1000:.0f} ms, '
-             f'{ends[1]["count"]} pages of 64 KiB checked')
+CLIENTS: Sequence[Mode] = (
+    ('ticker', {}), ('http', {'path': '/64k', 'connections': 2}),
+    ('echo', {'interval': 5}))
 
 
 @test('/colo/e2e/hybrid/kill/primary')
 def kill_primary(ctx: Context) -> None:
-    kill_rounds(ctx, 'primary')
+    kill_rounds(ctx, 'primary', CLIENTS, mode='hybrid')
 
 
 @test('/colo/e2e/hybrid/kill/secondary')
 def kill_secondary(ctx: Context) -> None:
-    kill_rounds(ctx, 'secondary')
+    kill_rounds(ctx, 'secondary', CLIENTS, mode='hybrid')
 
 
 @test('/colo/e2e/hybrid/kill/any')
@@ -214,36 +192,13 @@ def paused(ctx: Context) -> None:
 @test('/colo/e2e/hybrid/guest-poweroff')
 def poweroff(ctx: Context) -> None:
     """Both guests power off; it ends in order, and nobody lives on."""
-    with hybrid(ctx) as pair:
-        ctx.protected(pair)
-        try:
-            pair.control('poweroff')
-        except client.ClientError:
-            pass        # its answer and its end race
-        check(pair.vm('primary').wait_exit(30) == 0, 'exit status')
-        check_ended(pair.vm('secondary'))
+    power_off(ctx, mode='hybrid', memory='256')
 
 
 @test('/colo/e2e/hybrid/reset')
 def reset(ctx: Context) -> None:
     """The guest boots again under protection."""
-    with hybrid(ctx, verify=True) as pair:
-        ctx.protected(pair, x_checkpoint_delay=200)
-        pair.vm('primary').monitor.execute('system_reset')
-        pair.vm('primary').monitor.wait_event('RESET', 10)
-        pair.wait_checkpoints(10, 60)
-
-        def answers() -> bool:
-            try:
-                pair.control('ping')
-                return True
-            except client.ClientError:
-                return False
-        wait_for('the guest to boot again', answers, 90)
-        check_verified(pair.vm('secondary').status(), 10)
-        pair.fence('primary')
-        pair.failover('secondary')
-        pair.control('ping')
+    reset_guest(ctx, 10, mode='hybrid', x_checkpoint_delay=200)
 
 
 @test('/colo/e2e/hybrid/stream-lost')

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from colo import client
 
 from .registry import (Context, check_intact, check_verified, test, wait_for,
@@ -67,15 +69,14 @@ def q35(ctx: Context) -> None:
     busy_checkpoints(ctx, machine='q35')
 
 
-@test('/colo/e2e/ram/reset')
-def reset(ctx: Context) -> None:
-    """The guest is reset in between: firmware and option ROMs are copied
-    into RAM again, and it boots under protection."""
-    with ctx.pair(verify=True, memory='256') as pair:
-        ctx.protected(pair)
+def reset_guest(ctx: Context, count: int, mode: str = 'periodic',
+                **parameters: Any) -> None:
+    """The guest is reset and boots under protection."""
+    with ctx.pair(verify=True, memory='256', mode=mode) as pair:
+        ctx.protected(pair, **parameters)
         pair.vm('primary').monitor.execute('system_reset')
         pair.vm('primary').monitor.wait_event('RESET', 10)
-        pair.wait_checkpoints(20, 60)
+        pair.wait_checkpoints(count, 60)
 
         def answers() -> bool:
             try:
@@ -84,8 +85,14 @@ def reset(ctx: Context) -> None:
             except client.ClientError:
                 return False
         wait_for('the guest to boot again', answers, 90)
-        verified = check_verified(pair.vm('secondary').status(), 20)
+        verified = check_verified(pair.vm('secondary').status(), count)
         pair.fence('primary')
         pair.failover('secondary')
         pair.control('ping')
     ctx.note(f'RAM equal at {verified} checkpoints')
+
+
+@test('/colo/e2e/ram/reset')
+def reset(ctx: Context) -> None:
+    """Firmware and option ROMs are copied into RAM again."""
+    reset_guest(ctx, 20)
