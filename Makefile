@@ -19,7 +19,9 @@ all: $(CONFIGURED)
 $(CONFIGURED):
 	./configure
 
+# What the demo lacks here it says before the build, not after it.
 demo: $(CONFIGURED)
+	@$(PYTHON) tests/e2e/demo.py --may-run
 	@$(BUILD) qemu
 	@$(PYTHON) tests/e2e/demo.py --build build $(ARGS)
 

@@ -164,9 +164,15 @@ def main() -> int:
                         default='hybrid')
     parser.add_argument('--accel', choices=('tcg', 'kvm'),
                         help='do not probe which one works')
+    parser.add_argument('--may-run', action='store_true',
+                        help='only see whether the hosts can be made here')
     args = parser.parse_args()
     args.build = args.build.resolve()
     try:
+        if args.may_run:
+            net.enter()
+            with net.Hosts():
+                return 0
         if not (args.build / 'qemu-system-x86_64').exists():
             raise vm.VmError(f'no qemu-system-x86_64 in {args.build}')
         if not guest.cached():
