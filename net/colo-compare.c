@@ -81,6 +81,8 @@ typedef enum CompareCommand {
     COMPARE_ARM,
     COMPARE_COMMIT,
     COMPARE_OPEN,
+    COMPARE_OUT_OPENED,
+    COMPARE_NOTIFY_OPENED,
 } CompareCommand;
 
 typedef struct Command {
@@ -95,7 +97,7 @@ typedef struct Input {
     const char *name;
     CharBackend chr;
     ColoStreamReader *reader;
-    bool broken;                /* until it is opened again */
+    bool broken;                /* until it is closed */
 } Input;
 
 struct ColoCompare {
@@ -228,6 +230,14 @@ static const ColoMatchOps match_ops = {
 
 /* Commands */
 
+/* A stream to @chr begins, unless it is known or over again */
+static void compare_opened(ColoStreamWriter *w, CharBackend *chr)
+{
+    if (qemu_chr_fe_backend_open(chr) && !colo_stream_writer_connected(w)) {
+        colo_stream_writer_opened(w);
+    }
+}
+
 static void compare_obey(ColoCompare *c)
 {
     QSIMPLEQ_HEAD(, Command) todo = QSIMPLEQ_HEAD_INITIALIZER(todo);
@@ -247,6 +257,12 @@ static void compare_obey(ColoCompare *c)
             break;
         case COMPARE_OPEN:
             colo_match_open(c->match);
+            break;
+        case COMPARE_OUT_OPENED:
+            compare_opened(c->out, &c->out_chr);
+            break;
+        case COMPARE_NOTIFY_OPENED:
+            compare_opened(c->notify_out, &c->notify.chr);
             break;
         }
         g_free(cmd);
@@ -276,9 +292,14 @@ static void compare_obey_bh(void *opaque)
 {
     ColoCompare *c = opaque;
 
+    if (!c->out) {
+        /* Too early; compare_begin() sees to it */
+        return;
+    }
     colo_stream_writer_cork(c->out);
     compare_obey(c);
     colo_stream_writer_uncork(c->out);
+    compare_set_timer(c);
     compare_publish(c);
 }
 
@@ -292,6 +313,18 @@ static void compare_command(ColoCompare *c, CompareCommand what, uint64_t cut)
         QSIMPLEQ_INSERT_TAIL(&c->commands, cmd, next);
     }
     qemu_bh_schedule(c->bh);
+}
+
+/*
+ * A client that was connecting when the object was made says in the main loop
+ * that it did, all others say so in the iothread.
+ */
+static void compare_tell_opened(ColoCompare *c, CompareCommand what)
+{
+    compare_command(c, what, 0);
+    if (in_aio_context_home_thread(c->ctx)) {
+        compare_obey(c);
+    }
 }
 
 static void compare_participant_prepare(ColoParticipant *p)
@@ -404,8 +437,12 @@ static int input_can_read(void *opaque)
     Input *in = opaque;
     ColoCompare *c = in->c;
 
-    if (in == &c->primary && (colo_match_full(c->match) ||
-                              !QSIMPLEQ_EMPTY(&c->pending))) {
+    if (in == &c->notify) {
+        return READ_BYTES;
+    }
+    /* What the secondary says lets packets go, too, and adds some */
+    if (!QSIMPLEQ_EMPTY(&c->pending) ||
+        (in == &c->primary && colo_match_full(c->match))) {
         return 0;
     }
     return READ_BYTES;
@@ -441,13 +478,13 @@ static void input_event(void *opaque, QEMUChrEvent event)
 
     switch (event) {
     case CHR_EVENT_OPENED:
-        in->broken = false;
-        colo_stream_reader_reset(in->reader);
+        /* Its first bytes may have been read already */
         if (in == &c->notify) {
-            colo_stream_writer_opened(c->notify_out);
+            compare_tell_opened(c, COMPARE_NOTIFY_OPENED);
         }
         break;
     case CHR_EVENT_CLOSED:
+        in->broken = false;
         colo_stream_reader_reset(in->reader);
         if (in == &c->secondary) {
             colo_match_secondary_lost(c->match);
@@ -476,7 +513,7 @@ static void out_event(void *opaque, QEMUChrEvent event)
     ColoCompare *c = opaque;
 
     if (event == CHR_EVENT_OPENED) {
-        colo_stream_writer_opened(c->out);
+        compare_tell_opened(c, COMPARE_OUT_OPENED);
     } else if (event == CHR_EVENT_CLOSED) {
         colo_stream_writer_closed(c->out);
         compare_drained(c);
@@ -802,6 +839,14 @@ static void compare_set_number(Object *obj, Visitor *v, const char *name,
     }
 }
 
+static void compare_check_iothread(const Object *obj, const char *name,
+                                   Object *value, Error **errp)
+{
+    if (COLO_COMPARE(obj)->attached) {
+        error_setg(errp, "'%s' cannot be changed any more", name);
+    }
+}
+
 static void compare_init(Object *obj)
 {
     ColoCompare *c = COLO_COMPARE(obj);
@@ -830,7 +875,7 @@ static void compare_class_init(ObjectClass *oc, void *data)
                                   compare_set_notify_dev);
     object_class_property_add_link(oc, "iothread", TYPE_IOTHREAD,
                                    offsetof(ColoCompare, iothread),
-                                   object_property_allow_set_link,
+                                   compare_check_iothread,
                                    OBJ_PROP_LINK_STRONG);
     object_class_property_add_bool(oc, "vnet_hdr_support",
                                    compare_get_vnet_hdr, compare_set_vnet_hdr);
