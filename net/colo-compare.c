@@ -22,7 +22,8 @@
  * before any filter writes its first record (ColoParticipant.prepare), and
  * commands are carried out before each record, so a record that comes without
  * one belongs to a session that is over.  A commit may overtake the record of
- * its cut; the rules allow for that.
+ * its cut; the rules allow for that.  An object that is made while a session
+ * is under way holds from the start, whatever record the stream is behind.
  *
  * Back-pressure: while the rules are full, or outdev takes nothing, primary_in
  * is not read; its socket fills, then the queue of the filter-redirector, which
@@ -79,6 +80,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(ColoCompare, COLO_COMPARE)
 
 typedef enum CompareCommand {
     COMPARE_ARM,
+    COMPARE_HOLD,
     COMPARE_COMMIT,
     COMPARE_OPEN,
     COMPARE_OUT_OPENED,
@@ -88,7 +90,7 @@ typedef enum CompareCommand {
 typedef struct Command {
     QSIMPLEQ_ENTRY(Command) next;
     CompareCommand what;
-    uint64_t cut;               /* COMPARE_COMMIT */
+    uint64_t cut;               /* COMPARE_HOLD, COMPARE_COMMIT */
 } Command;
 
 /* One of the two streams that come in */
@@ -252,6 +254,9 @@ static void compare_obey(ColoCompare *c)
         case COMPARE_ARM:
             colo_match_arm(c->match);
             break;
+        case COMPARE_HOLD:
+            colo_match_primary_cut(c->match, cmd->cut);
+            break;
         case COMPARE_COMMIT:
             colo_match_commit(c->match, cmd->cut);
             break;
@@ -330,6 +335,19 @@ static void compare_tell_opened(ColoCompare *c, CompareCommand what)
 static void compare_participant_prepare(ColoParticipant *p)
 {
     compare_command(container_of(p, ColoCompare, participant), COMPARE_ARM, 0);
+}
+
+/*
+ * To those who are there when the session begins the stream says it.  It may
+ * have said it already to another object that is no more.
+ */
+static void compare_participant_arm(ColoParticipant *p, uint64_t epoch)
+{
+    ColoCompare *c = container_of(p, ColoCompare, participant);
+
+    if (!c->attached) {
+        compare_command(c, COMPARE_HOLD, epoch);
+    }
 }
 
 static void compare_participant_commit(ColoParticipant *p, uint64_t cut)
@@ -628,27 +646,33 @@ static bool check_properties(ColoCompare *c, Error **errp)
     const struct {
         const char *name;
         const char *value;
-    } needed[] = {
+        bool optional;
+    } chardevs[] = {
         { "primary_in", c->primary_in },
         { "secondary_in", c->secondary_in },
         { "outdev", c->outdev },
-        { "iothread", c->iothread ? "" : NULL },
+        { "notify_dev", c->notify_dev, true },
     };
 
-    for (int i = 0; i < ARRAY_SIZE(needed); i++) {
-        if (!needed[i].value) {
+    for (int i = 0; i < ARRAY_SIZE(chardevs); i++) {
+        if (!chardevs[i].value && !chardevs[i].optional) {
             error_setg(errp, "colo-compare needs Parameter '%s'",
-                       needed[i].name);
+                       chardevs[i].name);
             return false;
         }
         for (int j = 0; j < i; j++) {
-            if (!strcmp(needed[i].value, needed[j].value)) {
+            if (!g_strcmp0(chardevs[i].value, chardevs[j].value)) {
                 error_setg(errp, "colo-compare: Parameters '%s' and '%s' are "
                            "both '%s', they need a chardev each",
-                           needed[j].name, needed[i].name, needed[i].value);
+                           chardevs[j].name, chardevs[i].name,
+                           chardevs[i].value);
                 return false;
             }
         }
+    }
+    if (!c->iothread) {
+        error_setg(errp, "colo-compare needs Parameter 'iothread'");
+        return false;
     }
     return true;
 }
@@ -668,12 +692,13 @@ static void compare_attach(ColoCompare *c)
     c->bh = aio_bh_new(c->ctx, compare_obey_bh, c);
     c->participant = (ColoParticipant) {
         .prepare = compare_participant_prepare,
+        .arm = compare_participant_arm,
         .commit = compare_participant_commit,
         .open = compare_participant_open,
     };
+    colo_participant_register(&c->participant);
     c->attached = true;
     QTAILQ_INSERT_TAIL(&compares, c, next);
-    colo_participant_register(&c->participant);
     /* The command to arm, if any, is there before the first record is read */
     aio_wait_bh_oneshot(c->ctx, compare_begin, c);
 }
