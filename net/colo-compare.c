@@ -43,10 +43,10 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "qapi/util.h"
-#include "qapi/visitor.h"
 #include "block/aio-wait.h"
 #include "chardev/char-fe.h"
 #include "net/colo-compare.h"
+#include "net/colo-compare-options.h"
 #include "net/colo.h"
 #include "net/colo-match.h"
 #include "net/colo-stream.h"
@@ -59,17 +59,6 @@
 #define TYPE_COLO_COMPARE "colo-compare"
 OBJECT_DECLARE_SIMPLE_TYPE(ColoCompare, COLO_COMPARE)
 
-/*
- * As published, but for the timeout (3000 ms): it no longer releases what the
- * other guest did not say, it asks for a checkpoint, and a client waits so long.
- */
-#define DEFAULT_TIMEOUT_MS      200
-#define DEFAULT_SCAN_MS         3000
-#define DEFAULT_MAX_PACKETS     1024
-
-#define MAX_BYTES               (64 * MiB)
-#define MAX_FLOWS               65536
-#define IDLE_MS                 (10 * 60 * 1000)
 #define OUT_BYTES               (4 * MiB)
 #define NOTIFY_BYTES            4096
 #define READ_BYTES              (256 * KiB)
@@ -111,10 +100,7 @@ struct ColoCompare {
     char *outdev;
     char *notify_dev;
     IOThread *iothread;
-    bool vnet_hdr;
-    uint64_t timeout_ms;
-    uint32_t scan_ms;
-    uint32_t max_packets;
+    ColoCompareOptions options;
     AioContext *ctx;
     ColoParticipant participant;
 
@@ -211,17 +197,7 @@ static void compare_need(void *opaque, ColoMatchNeed why)
     ColoCompare *c = opaque;
 
     trace_colo_compare_need(c->outdev, why);
-    switch (why) {
-    case COLO_MATCH_NEED_MISMATCH:
-        colo_request_checkpoint_mismatch();
-        break;
-    case COLO_MATCH_NEED_TIMEOUT:
-        colo_request_checkpoint_timeout();
-        break;
-    case COLO_MATCH_NEED_ROOM:
-        colo_request_checkpoint_queue_full();
-        break;
-    }
+    colo_compare_request(why);
     compare_notify_xen(c, XEN_REQUEST);
 }
 
@@ -284,7 +260,7 @@ static void compare_publish(ColoCompare *c)
 /* What was fed may have changed when to look again */
 static void compare_set_timer(ColoCompare *c)
 {
-    int64_t next = MIN(now_ms() + c->scan_ms,
+    int64_t next = MIN(now_ms() + c->options.scan_ms,
                        colo_match_deadline_ms(c->match));
 
     if (!timer_pending(c->timer) || timer_expire_time_ns(c->timer) >
@@ -545,7 +521,7 @@ static void compare_tick(void *opaque)
     colo_stream_writer_cork(c->out);
     colo_match_tick(c->match, now_ms());
     colo_stream_writer_uncork(c->out);
-    timer_mod(c->timer, now_ms() + c->scan_ms);
+    timer_mod(c->timer, now_ms() + c->options.scan_ms);
     compare_set_timer(c);
     compare_publish(c);
 }
@@ -575,10 +551,11 @@ static void compare_begin(void *opaque)
 {
     ColoCompare *c = opaque;
     GMainContext *gctx = iothread_get_g_main_context(c->iothread);
+    bool vnet_hdr = c->options.vnet_hdr;
 
     c->timer = aio_timer_new(c->ctx, QEMU_CLOCK_REALTIME, SCALE_MS,
                              compare_tick, c);
-    c->out = colo_stream_writer_new(&c->out_chr, gctx, c->vnet_hdr, OUT_BYTES,
+    c->out = colo_stream_writer_new(&c->out_chr, gctx, vnet_hdr, OUT_BYTES,
                                     compare_drained, c);
     qemu_chr_fe_set_handlers(&c->out_chr, out_can_read, out_read, out_event,
                              NULL, c, gctx, true);
@@ -587,9 +564,9 @@ static void compare_begin(void *opaque)
                                                NOTIFY_BYTES, NULL, NULL);
         input_begin(c, &c->notify, "notify_dev", false, &notify_ops);
     }
-    input_begin(c, &c->secondary, "secondary_in", c->vnet_hdr, &secondary_ops);
-    input_begin(c, &c->primary, "primary_in", c->vnet_hdr, &primary_ops);
-    timer_mod(c->timer, now_ms() + c->scan_ms);
+    input_begin(c, &c->secondary, "secondary_in", vnet_hdr, &secondary_ops);
+    input_begin(c, &c->primary, "primary_in", vnet_hdr, &primary_ops);
+    timer_mod(c->timer, now_ms() + c->options.scan_ms);
     /* What was said before is done now */
     qemu_bh_schedule(c->bh);
 }
@@ -679,16 +656,8 @@ static bool check_properties(ColoCompare *c, Error **errp)
 
 static void compare_attach(ColoCompare *c)
 {
-    ColoMatchConfig config = {
-        .timeout_ms = c->timeout_ms,
-        .max_packets = c->max_packets,
-        .max_bytes = MAX_BYTES,
-        .max_flows = MAX_FLOWS,
-        .idle_ms = IDLE_MS,
-    };
-
     c->ctx = iothread_get_aio_context(c->iothread);
-    c->match = colo_match_new(&config, &match_ops, c);
+    c->match = colo_compare_options_match(&c->options, &match_ops, c);
     c->bh = aio_bh_new(c->ctx, compare_obey_bh, c);
     c->participant = (ColoParticipant) {
         .prepare = compare_participant_prepare,
@@ -698,6 +667,7 @@ static void compare_attach(ColoCompare *c)
     };
     colo_participant_register(&c->participant);
     c->attached = true;
+    c->options.fixed = true;
     QTAILQ_INSERT_TAIL(&compares, c, next);
     /* The command to arm, if any, is there before the first record is read */
     aio_wait_bh_oneshot(c->ctx, compare_begin, c);
@@ -794,76 +764,6 @@ STRING_PROPERTY(secondary_in)
 STRING_PROPERTY(outdev)
 STRING_PROPERTY(notify_dev)
 
-static bool compare_get_vnet_hdr(Object *obj, Error **errp)
-{
-    return COLO_COMPARE(obj)->vnet_hdr;
-}
-
-static void compare_set_vnet_hdr(Object *obj, bool value, Error **errp)
-{
-    ColoCompare *c = COLO_COMPARE(obj);
-
-    if (c->attached) {
-        error_setg(errp, "'vnet_hdr_support' cannot be changed any more");
-        return;
-    }
-    c->vnet_hdr = value;
-}
-
-/* A number of the object and its bounds */
-typedef struct Number {
-    const char *name;
-    size_t offset;
-    bool wide;                  /* 64 bits, not 32 */
-    uint64_t min;
-    uint64_t max;
-} Number;
-
-static const Number numbers[] = {
-    { "compare_timeout", offsetof(ColoCompare, timeout_ms), true, 1,
-      3600 * 1000 },
-    { "expired_scan_cycle", offsetof(ColoCompare, scan_ms), false, 1,
-      3600 * 1000 },
-    { "max_queue_size", offsetof(ColoCompare, max_packets), false, 1,
-      1 << 20 },
-};
-
-static void compare_get_number(Object *obj, Visitor *v, const char *name,
-                               void *opaque, Error **errp)
-{
-    const Number *n = opaque;
-    void *field = (char *)obj + n->offset;
-    uint64_t value = n->wide ? *(uint64_t *)field : *(uint32_t *)field;
-
-    visit_type_uint64(v, name, &value, errp);
-}
-
-static void compare_set_number(Object *obj, Visitor *v, const char *name,
-                               void *opaque, Error **errp)
-{
-    const Number *n = opaque;
-    void *field = (char *)obj + n->offset;
-    uint64_t value;
-
-    if (!visit_type_uint64(v, name, &value, errp)) {
-        return;
-    }
-    if (value < n->min || value > n->max) {
-        error_setg(errp, "Parameter '%s' is %" PRIu64 ", it has to be between "
-                   "%" PRIu64 " and %" PRIu64, name, value, n->min, n->max);
-        return;
-    }
-    if (COLO_COMPARE(obj)->attached) {
-        error_setg(errp, "'%s' cannot be changed any more", name);
-        return;
-    }
-    if (n->wide) {
-        *(uint64_t *)field = value;
-    } else {
-        *(uint32_t *)field = value;
-    }
-}
-
 static void compare_check_iothread(const Object *obj, const char *name,
                                    Object *value, Error **errp)
 {
@@ -876,9 +776,7 @@ static void compare_init(Object *obj)
 {
     ColoCompare *c = COLO_COMPARE(obj);
 
-    c->timeout_ms = DEFAULT_TIMEOUT_MS;
-    c->scan_ms = DEFAULT_SCAN_MS;
-    c->max_packets = DEFAULT_MAX_PACKETS;
+    colo_compare_options_init(&c->options, obj, '_');
     qemu_mutex_init(&c->lock);
     QSIMPLEQ_INIT(&c->commands);
     QSIMPLEQ_INIT(&c->pending);
@@ -902,14 +800,6 @@ static void compare_class_init(ObjectClass *oc, void *data)
                                    offsetof(ColoCompare, iothread),
                                    compare_check_iothread,
                                    OBJ_PROP_LINK_STRONG);
-    object_class_property_add_bool(oc, "vnet_hdr_support",
-                                   compare_get_vnet_hdr, compare_set_vnet_hdr);
-    for (int i = 0; i < ARRAY_SIZE(numbers); i++) {
-        object_class_property_add(oc, numbers[i].name,
-                                  numbers[i].wide ? "uint64" : "uint32",
-                                  compare_get_number, compare_set_number, NULL,
-                                  (void *)&numbers[i]);
-    }
 }
 
 static const TypeInfo compare_info = {
@@ -936,42 +826,19 @@ type_init(compare_register_types);
 
 static ColoCompareStatistics *compare_statistics(ColoCompare *c)
 {
-    ColoCompareStatistics *st = g_new0(ColoCompareStatistics, 1);
-    ColoMatchStats m;
+    ColoCompareStatistics *st;
 
-    WITH_QEMU_LOCK_GUARD(&c->lock) {
-        m = c->stats;
-        st->dropped_closed = c->dropped_closed;
-    }
-    st->id = g_strdup(object_get_canonical_path_component(OBJECT(c)));
-    st->primary_packets = m.primary_packets;
-    st->secondary_packets = m.secondary_packets;
-    st->released_equal = m.released_equal;
-    st->released_commit = m.released_commit;
-    st->released_open = m.released_open;
-    st->mismatches = m.mismatches;
-    st->timeouts = m.timeouts;
-    st->bytes_compared = m.bytes_compared;
-    st->acks_clamped = m.acks_clamped;
-    st->windows_clamped = m.windows_clamped;
-    st->acks_of_secondary = m.acks_of_secondary;
-    st->secondary_discarded = m.secondary_discarded;
-    st->secondary_dropped = m.secondary_dropped;
-    st->flows = m.flows;
-    st->queued_packets = m.queued_packets;
-    st->queued_bytes = m.queued_bytes;
-    st->queued_bytes_max = m.queued_bytes_max;
+    QEMU_LOCK_GUARD(&c->lock);
+    st = colo_compare_statistics_new(OBJECT(c), &c->stats);
+    st->dropped_closed = c->dropped_closed;
     return st;
 }
 
-ColoCompareStatisticsList *colo_net_compare_statistics(void)
+void colo_compare_append_statistics(ColoCompareStatisticsList ***tail)
 {
-    ColoCompareStatisticsList *list = NULL;
-    ColoCompareStatisticsList **tail = &list;
     ColoCompare *c;
 
     QTAILQ_FOREACH(c, &compares, next) {
-        QAPI_LIST_APPEND(tail, compare_statistics(c));
+        QAPI_LIST_APPEND(*tail, compare_statistics(c));
     }
-    return list;
 }

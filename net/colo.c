@@ -8,6 +8,7 @@
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
 #include "net/colo.h"
+#include "net/colo-compare.h"
 #include "net/filter.h"
 #include "net/net.h"
 #include "qom/object.h"
@@ -44,11 +45,11 @@ static void warn_unless_held(NICState *nic, void *opaque)
                     "committed: add -object filter-output-commit,netdev=%s",
                     nc->name, nc->peer->name);
     } else if (mode == COLO_SYNC_MODE_HYBRID && !held &&
+               !has_filter(nc->peer, "filter-compare") &&
                !has_filter(nc->peer, "filter-redirector")) {
         warn_report("COLO: nothing compares the output of '%s' with the "
                     "secondary's: netdev '%s' needs filter-mirror and "
-                    "filter-redirector, and a colo-compare", nc->name,
-                    nc->peer->name);
+                    "filter-compare", nc->name, nc->peer->name);
     } else if (mode == COLO_SYNC_MODE_HYBRID && held) {
         warn_report("COLO: in hybrid mode filter-output-commit still holds "
                     "the output of '%s' until the next checkpoint",
@@ -59,4 +60,14 @@ static void warn_unless_held(NICState *nic, void *opaque)
 void colo_net_warn_unprotected(ColoSyncMode mode)
 {
     qemu_foreach_nic(warn_unless_held, &mode);
+}
+
+ColoCompareStatisticsList *colo_net_compare_statistics(void)
+{
+    ColoCompareStatisticsList *list = NULL;
+    ColoCompareStatisticsList **tail = &list;
+
+    colo_compare_append_statistics(&tail);
+    filter_compare_append_statistics(&tail);
+    return list;
 }

@@ -4,10 +4,17 @@
     primary                                    secondary
     netdev -> m0 -> rew0 -> guest              netdev    f1 -> rew0 -> guest
                \\____________________________________________/
-    guest -> rew0 -> redire1                   guest -> rew0 -> f2
-                       | compare0                               | red1
-                       comp0 <----------------------------------'
-                       | compare_out0          compare1
+    guest -> rew0 -> comp0 -> netdev           guest -> rew0 -> f2
+                       ^ compare1                               | red1
+                       '----------------------------------------'
+
+comp0 is a filter-compare.  The published set-up has a colo-compare instead, with
+two more filters and two sockets within the primary:
+
+    guest -> rew0 -> redire1
+                       | compare0
+                       comp0 <- compare1
+                       | compare_out0
     netdev <- redire0 -'
 
 A primary that was a secondary before has a filter-rewriter (rew0), which stays
@@ -29,6 +36,8 @@ COMPARE_PORT = 9004
 PRIMARY_OBJECTS = ('comp0', 'redire1', 'redire0', 'm0')
 PRIMARY_CHARDEVS = ('mirror0', 'compare1', 'compare0', 'compare0-0',
                     'compare_out', 'compare_out0')
+# Before the rewriter of an earlier life, as seen from the network
+HEAD = {'position': 'head', 'insert': 'behind'}
 SECONDARY_OBJECTS = ('f2', 'f1')
 SECONDARY_CHARDEVS = ('red0', 'red1')
 
@@ -61,34 +70,47 @@ def _filter(vm: Vm, kind: str, name: str, **options: Any) -> None:
     _object(vm, kind, name, netdev='hn0', vnet_hdr_support=True, **options)
 
 
-def attach_primary(vm: Vm, run: Path, **compare: Any) -> None:
-    """Make @vm ready to be a primary; @compare are options of colo-compare."""
-    if 'comp0' in vm.proxy:
-        return
-    detach(vm)
-    link = net.LINK_ADDRESS[vm.host]
-    _socket(vm, 'mirror0', _inet(link, MIRROR_PORT), True)
-    _socket(vm, 'compare1', _inet(link, COMPARE_PORT), True)
+def _attach_published(vm: Vm, run: Path, **compare: Any) -> None:
+    """colo-compare and what it needs around it."""
     for name in ('compare0', 'compare_out'):
         path = run / f'{name}-{vm.host}.sock'
         path.unlink(missing_ok=True)
         _socket(vm, name, _unix(path), True)
         _socket(vm, f'{name}-0' if name == 'compare0' else f'{name}0',
                 _unix(path), False)
+        vm.proxy |= {name, f'{name}-0' if name == 'compare0' else f'{name}0'}
     if 'iothread1' not in vm.proxy:
         _object(vm, 'iothread', 'iothread1')
         vm.proxy.add('iothread1')
     _object(vm, 'colo-compare', 'comp0', primary_in='compare0-0',
             secondary_in='compare1', outdev='compare_out0',
             iothread='iothread1', vnet_hdr_support=True, **compare)
-    # Before the rewriter of an earlier life, as seen from the network
-    head = {'position': 'head', 'insert': 'behind'}
     _filter(vm, 'filter-redirector', 'redire1', queue='rx', outdev='compare0',
-            **head)
+            **HEAD)
     _filter(vm, 'filter-redirector', 'redire0', queue='rx',
-            indev='compare_out', **head)
-    _filter(vm, 'filter-mirror', 'm0', queue='tx', outdev='mirror0', **head)
-    vm.proxy |= {*PRIMARY_OBJECTS, *PRIMARY_CHARDEVS}
+            indev='compare_out', **HEAD)
+    vm.proxy |= {'redire0', 'redire1'}
+
+
+def attach_primary(vm: Vm, run: Path, published: bool = False,
+                   **compare: Any) -> None:
+    """Make @vm ready to be a primary; @compare are options of comp0."""
+    if 'comp0' in vm.proxy:
+        return
+    detach(vm)
+    link = net.LINK_ADDRESS[vm.host]
+    _socket(vm, 'mirror0', _inet(link, MIRROR_PORT), True)
+    _socket(vm, 'compare1', _inet(link, COMPARE_PORT), True)
+    if published:
+        _attach_published(vm, run, **compare)
+    else:
+        options = {name.replace('_', '-'): value
+                   for name, value in compare.items()}
+        _object(vm, 'filter-compare', 'comp0', netdev='hn0', queue='rx',
+                **HEAD, **{'secondary-in': 'compare1',
+                           'vnet-hdr-support': True}, **options)
+    _filter(vm, 'filter-mirror', 'm0', queue='tx', outdev='mirror0', **HEAD)
+    vm.proxy |= {'comp0', 'm0', 'mirror0', 'compare1'}
 
 
 def attach_secondary(vm: Vm, primary: Vm) -> None:

@@ -42,7 +42,8 @@ class Machine:
     mode: str = 'periodic'      # or hybrid
     gate: bool = True           # periodic mode: hold output until it is
                                 # committed; hybrid: compare it
-    compare: tuple[tuple[str, int], ...] = ()   # options of colo-compare
+    compare: tuple[tuple[str, int], ...] = ()   # its options
+    published: bool = False     # colo-compare, not filter-compare
     verify: bool = False        # compare all RAM at each checkpoint
     nic: str = ''               # more properties of the NIC
     extra: tuple[str, ...] = field(default=())
@@ -248,7 +249,7 @@ class Pair:
         for key, value in parameters.items():
             settings[key.replace('_', '-')] = value
         if self.machine.mode == 'hybrid' and self.machine.gate:
-            proxy.attach_primary(primary, self.run,
+            proxy.attach_primary(primary, self.run, self.machine.published,
                                  **dict(self.machine.compare))
             proxy.attach_secondary(secondary, primary)
         uri = f'tcp:{net.LINK_ADDRESS[secondary.host]}:{COLO_PORT}'
@@ -297,10 +298,10 @@ class Pair:
             time.sleep(0.01)
 
     def compared(self) -> dict[str, int]:
-        """What colo-compare on the primary has done, by name."""
+        """What compares on the primary has done, by name."""
         found = self.vm('primary').status().statistics['compare']
         if len(found) != 1:
-            raise VmError(f'{len(found)} colo-compare objects')
+            raise VmError(f'{len(found)} objects that compare')
         return {key: value for key, value in found[0].items() if key != 'id'}
 
     def protect(self, timeout: float = PROTECT_SECONDS,
