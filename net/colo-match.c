@@ -591,6 +591,7 @@ static void match_secondary_fragment(ColoMatch *m, ColoPacket *p)
 void colo_match_secondary(ColoMatch *m, ColoPacket *p)
 {
     m->stats.secondary_packets++;
+    m->now_ms = MAX(m->now_ms, p->arrived_ms);
     if (m->mode == COLO_MATCH_OPEN || !m->s_known ||
         m->s_epoch < m->committed) {
         m->stats.secondary_discarded++;

@@ -68,8 +68,8 @@ ColoMatch *colo_match_new(const ColoMatchConfig *config,
 void colo_match_free(ColoMatch *m);
 
 /*
- * The two streams, in their order.  Packets are taken over; arrived_ms of the
- * primary's has to be set.  A cut record of the primary arms the rules: before
+ * The two streams, in their order.  Packets are taken over; arrived_ms has to be
+ * set.  A cut record of the primary arms the rules: before
  * the first one and after colo_match_open() all packets are released at once.
  *
  * An epoch of the primary's that is not later than the one before is ignored (a

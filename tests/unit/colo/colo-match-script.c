@@ -244,6 +244,9 @@ static void bench_command(Bench *b, const char *what, const char *arg)
     case 'C':
         colo_match_commit(b->m, n);
         break;
+    case 't':
+        b->now_ms += n;
+        break;
     case 'T':
         b->now_ms += n;
         colo_match_tick(b->m, b->now_ms);
@@ -254,7 +257,9 @@ static void bench_command(Bench *b, const char *what, const char *arg)
         colo_match_primary(b->m, p);
         break;
     case 's':
-        colo_match_secondary(b->m, packet_from_text(arg));
+        p = packet_from_text(arg);
+        p->arrived_ms = b->now_ms;
+        colo_match_secondary(b->m, p);
         break;
     default:
         g_assert_not_reached();

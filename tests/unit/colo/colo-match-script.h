@@ -9,6 +9,7 @@
  *   P n, S n, C n    cut record of the primary, of the secondary; commit
  *   A, O, L          arm, open, the secondary is lost
  *   T ms             time goes on, and the engine is told
+ *   t ms             time goes on
  *   p ..., s ...     packets of the primary, of the secondary
  *   full, room       the engine has to say that it is full, or not
  *

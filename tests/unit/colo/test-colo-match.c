@@ -593,6 +593,12 @@ static const Script scripts[] = {
       "T 99\n"
       "T 1 > !M\n"
       "T 500\n" },
+    { "time/secondary-first", NULL,
+      MIDDLE
+      "t 500\n"                             /* nothing was said for long */
+      "s 1000+10a50\n"
+      "T 99\n"
+      "T 1 > !M\n" },
     { "time/forgotten", NULL,
       MIDDLE
       "p d1\n"
