@@ -9,7 +9,7 @@ from typing import Any, Sequence
 from colo import product, qmp, vm
 
 from .ends import power_off
-from .kill import KILLS_LONG, KILLS_QUICK, Mode, kill_rounds
+from .kill import DATAGRAMS, KILLS_LONG, KILLS_QUICK, Mode, kill_rounds
 from .ram import reset_guest
 from .registry import (Context, check, check_intact, check_verified, test,
                        wait_for, wait_lines)
@@ -30,7 +30,7 @@ def survivor_of(victim: str) -> str:
 
 CLIENTS: Sequence[Mode] = (
     ('ticker', {}), ('http', {'path': '/64k', 'connections': 2}),
-    ('echo', {'interval': 5}))
+    ('echo', {'interval': 5}), *DATAGRAMS)
 
 
 @test('/colo/e2e/hybrid/kill/primary')

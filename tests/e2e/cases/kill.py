@@ -9,7 +9,7 @@ from typing import Any, Sequence
 from colo import product, vm
 
 from .registry import (Context, check, check_intact, check_verified, test,
-                       wait_lines)
+                       wait_lines, wait_served)
 
 KILLS_QUICK = 3
 KILLS_LONG = 30
@@ -17,6 +17,14 @@ MOMENT_SECONDS = (0.2, 1.2)     # after protection is there
 
 
 Mode = tuple[str, dict[str, Any]]       # of a client, and its options
+
+
+def checked(mode: str, end: dict[str, Any]) -> str:
+    """How much a client has seen, in words."""
+    if 'bytes' in end:
+        return f'{end["bytes"]} bytes of {mode}'
+    lost = f' ({end["lost"]} lost)' if 'lost' in end else ''
+    return f'{end["count"]} answers of {mode}{lost}'
 
 
 def kill_rounds(ctx: Context, victim: str, modes: Sequence[Mode],
@@ -38,18 +46,20 @@ def kill_rounds(ctx: Context, victim: str, modes: Sequence[Mode],
             survivor = 'primary' if victim == 'secondary' else 'secondary'
             pair.failover(survivor)
             wait_lines(clients[0])
+            for running in clients[1:]:
+                wait_served(running)
             vm.rebuild(pair)
         ends = [check_intact(running) for running in clients]
     check(verified > 0, 'RAM was never compared')
-    done = ', '.join(f'{end.get("bytes") or end.get("count")} '
-                     f'{"bytes" if "bytes" in end else "answers"} of {mode[0]}'
-                     for mode, end in list(zip(modes, ends))[1:])
+    done = ', '.join(checked(mode, end)
+                     for (mode, _), end in list(zip(modes, ends))[1:])
     ctx.note(f'{rounds} kills of the {victim}, RAM equal at {verified} '
              f'checkpoints, longest gap of the ticker '
              f'{ends[0]["longest_gap_us"] / 1000:.0f} ms; checked: {done}')
 
 
-PERIODIC: Sequence[Mode] = (('ticker', {}), ('bulk-out', {}))
+DATAGRAMS: Sequence[Mode] = (('udp', {}), ('ping6', {}))
+PERIODIC: Sequence[Mode] = (('ticker', {}), ('bulk-out', {}), *DATAGRAMS)
 
 
 @test('/colo/e2e/kill/primary')

@@ -90,6 +90,17 @@ def wait_lines(ticker: client.Client, more: int = 50) -> None:
              lambda: ticker.poll().get('received', 0) >= goal, LINES_SECONDS)
 
 
+def wait_served(running: client.Client) -> None:
+    """The client gets something more: it has not been left out."""
+    def count() -> int:
+        last = running.poll()
+        return int(last.get('received') or last.get('bytes') or
+                   last.get('count') or 0)
+    before = count()
+    wait_for(f'more for {running.mode}', lambda: count() > before,
+             LINES_SECONDS)
+
+
 def check_intact(running: client.Client) -> dict[str, Any]:
     end = running.stop()
     check(bool(end['intact']), f'{running.mode}: {end["why"]}: {end}')
@@ -106,4 +117,4 @@ def check_verified(status: product.Status, at_least: int) -> int:
 
 __all__ = ['Context', 'Failed', 'LONG_ONLY', 'Skip', 'TESTS', 'check',
            'check_intact', 'check_verified', 'guest', 'test', 'wait_for',
-           'wait_lines']
+           'wait_lines', 'wait_served']

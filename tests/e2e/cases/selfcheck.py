@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from typing import Any
 
 from colo import client
 
@@ -15,26 +16,42 @@ MODES: dict[str, dict[str, str]] = {
     'ticker': {}, 'bulk-out': {}, 'bulk-in': {}, 'echo': {},
     'http': {'path': '/64k'},
 }
+DATAGRAMS: dict[str, dict[str, str]] = {
+    'udp': {}, 'ping6': {'host': '::1', 'connect_seconds': '2'},
+}
+# What a client calls it, and who can see it: echo requests are not counted
+DATAGRAM_FAULTS = {
+    'lose': ('lost', ('udp', 'ping6')),
+    'repeat': ('doubled', ('udp', 'ping6')),
+    'change': ('wrong', ('udp', 'ping6')),
+    'replay': ('replayed', ('udp',)),
+    'fork': ('forked', ('udp',)),
+}
+PING_SWITCH = '/proc/sys/net/ipv6/icmp/echo_ignore_all'
 KILLS = 6       # lines leave too early at each of them, so one is plenty
 
 
-def serve_badly(ctx: Context, fault: str) -> list[str]:
-    """The clients that were content although the server did @fault."""
+def serve_badly(ctx: Context, fault: str,
+                modes: dict[str, dict[str, str]]) -> dict[str, dict[str, Any]]:
+    """What the clients say of a server that does @fault."""
     image = ctx.machine.image
-    content = []
+    said = {}
     server = subprocess.Popen(
         ctx.hosts.argv('client', image.server, f'--serve={fault}'),
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
-        for mode, options in MODES.items():
-            running = client.Client(ctx.hosts, image.client, mode,
-                                    host='127.0.0.1', seconds=1, **options)
-            if running.wait_end()['intact']:
-                content.append(mode)
+        for mode, options in modes.items():
+            running = client.Client(ctx.hosts, image.client, mode, seconds=1,
+                                    **{'host': '127.0.0.1', **options})
+            said[mode] = running.wait_end()
     finally:
         server.kill()
         server.wait()
-    return content
+    return said
+
+
+def content(said: dict[str, dict[str, Any]]) -> list[str]:
+    return [mode for mode, end in said.items() if end['intact']]
 
 
 @test('/colo/e2e/self/clients')
@@ -42,10 +59,37 @@ def clients(ctx: Context) -> None:
     """Every client sees bytes that are lost, repeated or changed, and none
     sees them where there are none."""
     for fault in FAULTS:
-        content = serve_badly(ctx, fault)
-        check(not content, f'{fault}: not seen by {", ".join(content)}')
-    check(serve_badly(ctx, 'none') == list(MODES),
+        fooled = content(serve_badly(ctx, fault, MODES))
+        check(not fooled, f'{fault}: not seen by {", ".join(fooled)}')
+    check(content(serve_badly(ctx, 'none', MODES)) == list(MODES),
           'a client complains of a server without faults')
+
+
+def leave_pings(ctx: Context, leave: bool) -> None:
+    """Whether the kernel of the client's host leaves them to a program."""
+    subprocess.run(ctx.hosts.argv('client', 'tee', PING_SWITCH), check=True,
+                   input=b'%d' % leave, stdout=subprocess.DEVNULL)
+
+
+@test('/colo/e2e/self/datagrams')
+def datagrams(ctx: Context) -> None:
+    """The clients of datagrams see a wrong answer, a second one, and one that
+    an earlier or another state gave; one that is lost they count."""
+    said = serve_badly(ctx, 'none', DATAGRAMS)
+    check(content(said) == list(DATAGRAMS) and
+          not any(end['lost'] for end in said.values()),
+          f'complaints of a server without faults: {said}')
+    leave_pings(ctx, True)
+    for fault, (name, modes) in DATAGRAM_FAULTS.items():
+        said = serve_badly(ctx, fault, {mode: DATAGRAMS[mode]
+                                        for mode in modes})
+        for mode, end in said.items():
+            check(end[name] == 1, f'{fault}: {mode} says {end}')
+        check(content(said) == (list(modes) if fault == 'lose' else []),
+              f'{fault}: {said}')
+    check(not content(serve_badly(ctx, 'none', {'ping6': DATAGRAMS['ping6']})),
+          'ping6 is content without any answer')
+    leave_pings(ctx, False)
 
 
 @test('/colo/e2e/self/no-gate')

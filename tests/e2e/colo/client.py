@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Run the client program (../guest/colo-client.c) on the client host."""
+"""Run the client program (../guest/colo-client*.c) on the client host."""
 
 from __future__ import annotations
 

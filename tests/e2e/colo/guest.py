@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Build the guest of the end-to-end tests: a Debian cloud kernel, and an
-initramfs that holds one static program (../guest/colo-guest.c), busybox and
+initramfs that holds one static program (../guest/colo-guest*.c), busybox and
 the modules for virtio.
 
 The result stays in a cache directory ($XDG_CACHE_HOME/colo-guest or
@@ -225,9 +225,10 @@ def _initramfs(server: Path, modules: _Modules, busybox: bytes) -> bytes:
     return cpio.bytes()
 
 
-def _compile(source: str, target: Path, *flags: str) -> None:
+def _compile(sources: str, target: Path, *flags: str) -> None:
     compiler = os.environ.get('CC', 'gcc').split()
-    _run(*compiler, '-O2', '-Wall', *flags, '-o', target, SOURCES / source)
+    _run(*compiler, '-O2', '-Wall', *flags, '-o', target,
+         *sorted(SOURCES.glob(sources)))
 
 
 def _key() -> str:
@@ -256,9 +257,9 @@ def build(cache: Path | None = None) -> Image:
             tmp = Path(name)
             result = tmp / 'result'
             result.mkdir()
-            _compile('colo-guest.c', result / 'colo-guest', '-static',
+            _compile('colo-guest*.c', result / 'colo-guest', '-static',
                      '-pthread')
-            _compile('colo-client.c', result / 'colo-client')
+            _compile('colo-client*.c', result / 'colo-client')
             _run('dpkg', '-x', _kernel_package(cache), tmp / 'kernel')
             kernels = sorted((tmp / 'kernel' / 'boot').glob('vmlinuz-*'))
             if not kernels:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Hosts made of network namespaces.
 
-          client              10.77.0.1
+          client              10.77.0.1, fd00:77::1
             |
           switch              a bridge; it learns where the guest's MAC is
           /    \\
@@ -27,6 +27,9 @@ from typing import NoReturn
 CLIENT_ADDRESS = '10.77.0.1'
 GUEST_ADDRESS = '10.77.0.10'
 GUEST_PREFIX = 24
+CLIENT_ADDRESS6 = 'fd00:77::1'
+GUEST_ADDRESS6 = 'fd00:77::10'
+GUEST_PREFIX6 = 64
 LINK_ADDRESS = {'a': '10.78.0.1', 'b': '10.78.0.2'}
 LINK_PREFIX = 24
 TAP = 'tap0'
@@ -163,6 +166,8 @@ class Hosts:
         self._cable('client', 'eth0', 'switch', 'to-client')
         self._port('switch', 'to-client')
         self._address('client', 'eth0', CLIENT_ADDRESS, GUEST_PREFIX)
+        self._address('client', 'eth0', CLIENT_ADDRESS6, GUEST_PREFIX6,
+                      'nodad')
         self._cable('a', 'colo0', 'b', 'colo0')
         for name, address in LINK_ADDRESS.items():
             self._address(name, 'colo0', address, LINK_PREFIX)
@@ -204,9 +209,11 @@ class Hosts:
         self.ip(name, 'link', 'set', dev, 'master', 'br0', 'addrgenmode',
                 'none', 'up')
 
-    def _address(self, name: str, dev: str, address: str, prefix: int) -> None:
+    def _address(self, name: str, dev: str, address: str, prefix: int,
+                 *flags: str) -> None:
         self.ip(name, 'link', 'set', dev, 'addrgenmode', 'none', 'up')
-        self.ip(name, 'address', 'add', f'{address}/{prefix}', 'dev', dev)
+        self.ip(name, 'address', 'add', f'{address}/{prefix}', 'dev', dev,
+                *flags)
 
     def cut_link(self) -> None:
         """Between the hosts only; both keep their clients."""

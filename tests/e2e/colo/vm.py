@@ -67,7 +67,8 @@ class Machine:
                  '-kernel', str(self.image.kernel),
                  '-initrd', str(self.image.initrd),
                  '-append', f'{CMDLINE} colo.ip={net.GUEST_ADDRESS}/'
-                 f'{net.GUEST_PREFIX} {self.cmdline}'.strip(),
+                 f'{net.GUEST_PREFIX} colo.ip6={net.GUEST_ADDRESS6}/'
+                 f'{net.GUEST_PREFIX6} {self.cmdline}'.strip(),
                  '-netdev', f'tap,id=hn0,ifname={net.TAP},script=no,'
                  'downscript=no', '-device', nic]
         if self.gate and self.mode == 'periodic':

@@ -17,241 +17,23 @@
  * process that does nothing else.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "colo-client.h"
 #include "colo-stream.h"
 
-#define NS_PER_S            1000000000LL
-#define NS_PER_MS           1000000LL
-#define PROGRESS_NS         (500 * NS_PER_MS)
-#define CONNECT_TRY_NS      (2000 * NS_PER_MS)
 #define BUF_BYTES           262144
 #define ECHO_BYTES          64
 #define MAX_CONNECTIONS     256
-
-typedef struct Options {
-    const char *host;
-    int port;                   /* 0 = that of the mode */
-    double seconds;             /* 0 = until a signal */
-    double connect_seconds;     /* longest wait for the guest to answer */
-    double idle_seconds;        /* longest silence, 0 = no limit */
-    unsigned long long seed;
-    unsigned long long rate;    /* bytes a second, 0 = as fast as it goes */
-    double interval_ms;         /* echo: pause between two requests */
-    int connections;            /* http */
-    const char *path;           /* http */
-    const char *command;        /* control */
-} Options;
-
-static Options opt = {
-    .host = "10.77.0.10",
-    .connect_seconds = 30,
-    .seed = 1,
-    .connections = 4,
-    .path = "/small",
-    .command = "ping",
-};
-static volatile sig_atomic_t stopped;
-
-/* The longest time without progress, and when it began */
-typedef struct Gap {
-    int64_t last;
-    int64_t longest;
-    int64_t longest_at;
-} Gap;
-
-/* Latencies, in microseconds */
-typedef struct Samples {
-    uint32_t *us;
-    size_t count;
-    size_t size;
-} Samples;
-
-static int64_t now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * NS_PER_S + ts.tv_nsec;
-}
-
-static void sleep_ns(int64_t ns)
-{
-    struct timespec ts = { ns / NS_PER_S, ns % NS_PER_S };
-
-    nanosleep(&ts, NULL);
-}
-
-static void on_signal(int sig)
-{
-    stopped = 1;
-}
-
-static void print(const char *fmt, ...)
-{
-    va_list ap;
-
-    va_start(ap, fmt);
-    vprintf(fmt, ap);
-    va_end(ap);
-    fflush(stdout);
-}
-
-static void gap_start(Gap *gap)
-{
-    gap->last = now_ns();
-    gap->longest = 0;
-    gap->longest_at = gap->last;
-}
-
-static void gap_progress(Gap *gap, int64_t now)
-{
-    if (now - gap->last > gap->longest) {
-        gap->longest = now - gap->last;
-        gap->longest_at = gap->last;
-    }
-    gap->last = now;
-}
-
-static void samples_add(Samples *samples, int64_t ns)
-{
-    if (samples->count == samples->size) {
-        size_t size = samples->size ? samples->size * 2 : 65536;
-        uint32_t *us = realloc(samples->us, size * sizeof(*us));
-
-        if (!us) {
-            return;
-        }
-        samples->us = us;
-        samples->size = size;
-    }
-    samples->us[samples->count++] = ns / 1000;
-}
-
-static int compare_u32(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-
-    return x < y ? -1 : x > y;
-}
-
-static void samples_print(Samples *samples)
-{
-    size_t n = samples->count;
-
-    if (!n) {
-        print(",\"p50_us\":null,\"p99_us\":null,\"max_us\":null");
-        return;
-    }
-    qsort(samples->us, n, sizeof(*samples->us), compare_u32);
-    print(",\"p50_us\":%u,\"p99_us\":%u,\"max_us\":%u", samples->us[n / 2],
-          samples->us[n - 1 - n / 100], samples->us[n - 1]);
-}
-
-/* A connected socket that does not block, or -1 after connect_seconds */
-static int connect_guest(int port)
-{
-    struct sockaddr_in address = {
-        .sin_family = AF_INET,
-        .sin_port = htons(opt.port ? opt.port : port),
-    };
-    int64_t deadline = now_ns() + opt.connect_seconds * NS_PER_S;
-
-    if (inet_pton(AF_INET, opt.host, &address.sin_addr) != 1) {
-        return -1;
-    }
-    while (!stopped && now_ns() < deadline) {
-        int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-        int64_t try_until = now_ns() + CONNECT_TRY_NS;
-        int error, on = 1;
-        socklen_t len = sizeof(error);
-        struct pollfd pfd = { .fd = fd, .events = POLLOUT };
-
-        error = connect(fd, (struct sockaddr *)&address, sizeof(address)) ?
-                errno : 0;
-        if (error == EINPROGRESS &&
-            poll(&pfd, 1, CONNECT_TRY_NS / NS_PER_MS) == 1) {
-            getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len);
-        }
-        if (!error) {
-            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-            return fd;
-        }
-        close(fd);
-        if (now_ns() < try_until) {
-            sleep_ns(try_until - now_ns());
-        }
-    }
-    return -1;
-}
-
-/*
- * Wait until @fd is ready, for as long as progress or the end of the run
- * allows.  The caller looks at the clock itself.
- */
-static short wait_for(int fd, short events, int timeout_ms)
-{
-    struct pollfd pfd = { .fd = fd, .events = events };
-
-    return poll(&pfd, 1, timeout_ms) == 1 ? pfd.revents : 0;
-}
-
-static bool too_long_idle(const Gap *gap, int64_t now)
-{
-    return opt.idle_seconds && now - gap->last > opt.idle_seconds * NS_PER_S;
-}
-
-static int64_t end_of_run(void)
-{
-    return opt.seconds ? now_ns() + opt.seconds * NS_PER_S : INT64_MAX;
-}
-
-static bool blocked(void)
-{
-    return errno == EAGAIN || errno == EINTR;
-}
-
-static const char *connection_lost(ssize_t n)
-{
-    return n ? strerror(errno) : "closed by the guest";
-}
-
-static void print_gap(const Gap *gap)
-{
-    print(",\"longest_gap_us\":%lld,\"longest_gap_at_ns\":%lld",
-          (long long)gap->longest / 1000, (long long)gap->longest_at);
-}
-
-static int finish(bool intact, const char *why)
-{
-    print(",\"intact\":%s,\"why\":\"%s\"}\n", intact ? "true" : "false", why);
-    return intact ? 0 : 1;
-}
-
-static int not_connected(void)
-{
-    print("{\"event\":\"end\"");
-    return finish(false, "no connection");
-}
-
-static void connected(void)
-{
-    print("{\"event\":\"connected\",\"at_ns\":%lld}\n", (long long)now_ns());
-}
 
 /*
  * ticker: lines "SEQ NOW_NS BEFORE_NS", each number once and in order, and each
@@ -739,7 +521,7 @@ static int run_http(void)
     int i;
 
     snprintf(http_request, sizeof(http_request),
-             "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", opt.path, opt.host);
+             "GET %s HTTP/1.1\r\nHost: guest\r\n\r\n", opt.path);
     for (i = 0; i < opt.connections; i++) {
         http[i].fd = connect_guest(80);
         if (http[i].fd < 0) {
@@ -877,6 +659,8 @@ static const struct {
     { "bulk-in", run_bulk_in, "send the stream (--seed, --rate)" },
     { "echo", run_echo, "64-byte requests (--interval MS)" },
     { "http", run_http, "GET (--path, --connections)" },
+    { "udp", run_udp, "numbered datagrams (--interval MS)" },
+    { "ping6", run_ping6, "ICMPv6 echo requests (--interval MS)" },
     { "control", run_control, "one command (--command)" },
 };
 

@@ -3,8 +3,9 @@
  * What runs inside the guest of the end-to-end tests.
  *
  * As process 1 it is the whole user space: it mounts /proc, /sys and /dev,
- * loads the modules listed in /lib/modules/boot, gives eth0 the address in
- * colo.ip=ADDRESS/PREFIX of the kernel command line, and serves.  With
+ * loads the modules listed in /lib/modules/boot, gives eth0 the addresses in
+ * colo.ip=ADDRESS/PREFIX and colo.ip6=... of the kernel command line (eth1
+ * those in colo.ip1 and colo.ip6-1, and so on), and serves.  With
  * --serve it only serves, so that the clients can be tested without a VM; with
  * --serve=FAULT it does so badly (see the table of faults), to show that the
  * clients notice.
@@ -22,18 +23,18 @@
  *   7004  bulk in    "SEED\n" and then the stream in; out "ack COUNT\n" each
  *                    MiB, "end COUNT\n" at the end, "bad OFFSET\n" when a byte
  *                    is wrong
- *   80    HTTP/1.1   /small 6 bytes, /64k 65536 bytes of the stream of seed 64
  *   7005  control    one command a line, the answer is "ok ..." or "error ...";
  *                    see the table of commands below
+ *   7006  udp        a datagram in, the same out with what the guest knows of
+ *                    its client filled in (colo-datagram.h)
+ *   80    HTTP/1.1   /small 6 bytes, /64k 65536 bytes of the stream of seed 64
  *
  * One thread serves one connection with blocking calls; nothing is shared
  * between them but the dirty thread's size, which is atomic.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -43,28 +44,24 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "colo-guest.h"
 #include "colo-stream.h"
 
-#define TICK_NS             5000000LL
 #define DIRTY_PERIOD_NS     100000000LL
 #define ECHO_BYTES          64
 #define BULK_BYTES          65536
 #define ACK_BYTES           (1ULL << 20)
 #define STACK_BYTES         (256 * 1024)
 #define USER_TIMEOUT_MS     180000  /* a client that is gone for so long */
-#define NIC_WAIT_MS         10000
 
 typedef struct Service {
     const char *name;
@@ -81,27 +78,20 @@ typedef struct Connection {
 static pthread_attr_t thread_attr;
 static bool is_init;
 
-/* What to do wrong once on each connection, after a while */
-typedef enum Fault {
-    FAULT_NONE,
-    FAULT_LOSE,     /* a line or some bytes are left out */
-    FAULT_REPEAT,   /* a line or some bytes come twice */
-    FAULT_CHANGE,   /* a byte is another; a line follows another line */
-} Fault;
-
 static const char *const fault_names[] = {
     [FAULT_NONE] = "none",
     [FAULT_LOSE] = "lose",
     [FAULT_REPEAT] = "repeat",
     [FAULT_CHANGE] = "change",
+    [FAULT_REPLAY] = "replay",
+    [FAULT_FORK] = "fork",
 };
 
-static Fault fault;
+Fault fault;
 
-#define FAULT_TICK          20
 #define FAULT_BYTE          100000
 
-static int64_t now_ns(void)
+int64_t now_ns(void)
 {
     struct timespec ts;
 
@@ -109,7 +99,7 @@ static int64_t now_ns(void)
     return ts.tv_sec * 1000000000LL + ts.tv_nsec;
 }
 
-static void sleep_until(int64_t ns)
+void sleep_until(int64_t ns)
 {
     struct timespec ts = { ns / 1000000000LL, ns % 1000000000LL };
 
@@ -119,7 +109,7 @@ static void sleep_until(int64_t ns)
     }
 }
 
-static void say(const char *fmt, ...)
+void say(const char *fmt, ...)
 {
     char line[256];
     va_list ap;
@@ -543,35 +533,6 @@ static void control_uptime(int fd, const char *args)
     send_line(fd, "ok %lld\n", (long long)now_ns());
 }
 
-static bool load_modules(const char *set)
-{
-    char list[128], path[256];
-    bool ok = true;
-    FILE *f;
-
-    snprintf(list, sizeof(list), "/lib/modules/%s", set);
-    f = fopen(list, "r");
-    if (!f) {
-        return false;
-    }
-    while (fgets(path, sizeof(path), f)) {
-        int fd;
-
-        path[strcspn(path, "\n")] = 0;
-        fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (fd < 0 ||
-            (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST)) {
-            say("module %s: %s", path, strerror(errno));
-            ok = false;
-        }
-        if (fd >= 0) {
-            close(fd);
-        }
-    }
-    fclose(f);
-    return ok;
-}
-
 static void control_load(int fd, const char *args)
 {
     bool ok = is_init && *args && !strchr(args, '/') && load_modules(args);
@@ -715,97 +676,6 @@ static bool start_service(Service *service)
            !pthread_create(&thread, &thread_attr, accept_thread, service);
 }
 
-/* Process 1 */
-
-/* The value of colo.@key on the kernel's command line */
-static bool boot_option(const char *key, char *value, size_t size)
-{
-    char line[4096], want[64];
-    FILE *f = fopen("/proc/cmdline", "r");
-    char *word, *save;
-    bool found = false;
-
-    if (!f) {
-        return false;
-    }
-    snprintf(want, sizeof(want), "colo.%s=", key);
-    if (fgets(line, sizeof(line), f)) {
-        for (word = strtok_r(line, " \n", &save); word;
-             word = strtok_r(NULL, " \n", &save)) {
-            if (!strncmp(word, want, strlen(want))) {
-                snprintf(value, size, "%s", word + strlen(want));
-                found = true;
-            }
-        }
-    }
-    fclose(f);
-    return found;
-}
-
-static bool set_address(const char *name, const char *address, int prefix)
-{
-    struct ifreq request = { };
-    struct sockaddr_in *in = (struct sockaddr_in *)&request.ifr_addr;
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    int64_t deadline = now_ns() + NIC_WAIT_MS * 1000000LL;
-    bool ok = false;
-
-    snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
-    while (ioctl(fd, SIOCGIFFLAGS, &request) < 0) {
-        if (now_ns() > deadline) {
-            goto out;
-        }
-        sleep_until(now_ns() + TICK_NS);
-    }
-    if (address) {
-        in->sin_family = AF_INET;
-        inet_pton(AF_INET, address, &in->sin_addr);
-        if (ioctl(fd, SIOCSIFADDR, &request) < 0) {
-            goto out;
-        }
-        in->sin_addr.s_addr = htonl(prefix ? ~0U << (32 - prefix) : 0);
-        if (ioctl(fd, SIOCSIFNETMASK, &request) < 0) {
-            goto out;
-        }
-    }
-    ioctl(fd, SIOCGIFFLAGS, &request);
-    request.ifr_flags |= IFF_UP | IFF_RUNNING;
-    ok = ioctl(fd, SIOCSIFFLAGS, &request) == 0;
-out:
-    close(fd);
-    return ok;
-}
-
-static void set_up_guest(void)
-{
-    char address[64] = "10.77.0.10/24";
-    char *slash;
-
-    mkdir("/proc", 0755);
-    mkdir("/sys", 0755);
-    mkdir("/dev", 0755);
-    mkdir("/tmp", 0777);
-    mount("proc", "/proc", "proc", 0, NULL);
-    mount("sysfs", "/sys", "sysfs", 0, NULL);
-    mount("devtmpfs", "/dev", "devtmpfs", 0, NULL);
-    setenv("PATH", "/bin", 1);
-    if (open("/dev/console", O_RDWR) >= 0) {
-        /* The initramfs has no device nodes: these are 0, 1 and 2 */
-        dup2(0, 1);
-        dup2(0, 2);
-    }
-    load_modules("boot");
-    boot_option("ip", address, sizeof(address));
-    slash = strchr(address, '/');
-    if (slash) {
-        *slash = 0;
-    }
-    set_address("lo", NULL, 8);
-    if (!set_address("eth0", address, slash ? atoi(slash + 1) : 24)) {
-        say("no address on eth0: %s", strerror(errno));
-    }
-}
-
 static bool parse_arguments(int argc, char **argv)
 {
     static const char serve[] = "--serve";
@@ -832,8 +702,8 @@ int main(int argc, char **argv)
 
     is_init = getpid() == 1;
     if (!is_init && !parse_arguments(argc, argv)) {
-        fprintf(stderr, "usage: %s --serve[=none|lose|repeat|change] "
-                "(or be process 1)\n", argv[0]);
+        fprintf(stderr, "usage: %s --serve[=none|lose|repeat|change|replay|"
+                "fork] (or be process 1)\n", argv[0]);
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);
@@ -848,6 +718,10 @@ int main(int argc, char **argv)
             say("port %d: %s", services[i].port, strerror(errno));
             return 1;
         }
+    }
+    if (!start_udp() || !start_ping6()) {
+        say("datagrams: %s", strerror(errno));
+        return 1;
     }
     if (pthread_create(&thread, &thread_attr, dirty_thread, NULL)) {
         say("no thread");
