@@ -7,11 +7,12 @@
  *
  *   wrong     an answer to what was not asked, or with other bytes
  *   doubled   a second answer to the same request
- *   replayed  udp: the guest's count of requests did not grow from one answer
- *             to the next, so it went on from an earlier state
- *   forked    udp: the answer's count follows that of the answer before, but
- *             the request that the guest says it got in between is another
+ *   replayed  udp: the guest has counted another request with that number, so
+ *             it went on from an earlier state
+ *   forked    udp: the request that the guest says it got before is not the one
+ *             to which it gave the number before
  *
+ * Their order says nothing: a network of several CPUs may swap datagrams.
  * Each fifth request is longer than a frame, so it and its answer are
  * fragmented.
  */
@@ -60,9 +61,9 @@ struct Datagrams {
     uint64_t client;            /* no other run has it */
     uint64_t sent;              /* ids are 1 to this */
     uint64_t answered, wrong, doubled, replayed, forked;
-    uint64_t last_id, last_count;
     bool done[WINDOW];          /* answered, by id */
     int64_t sent_at[WINDOW];
+    ColoDatagram counted[WINDOW];   /* by count */
     Gap gap;
     Samples samples;
 };
@@ -108,14 +109,19 @@ static void ask(Datagrams *d)
 
 static void check_count(Datagrams *d, const ColoDatagram *answer)
 {
-    if (answer->count <= d->last_count) {
+    ColoDatagram *slot = &d->counted[answer->count % WINDOW];
+    const ColoDatagram *before = &d->counted[(answer->count - 1) % WINDOW];
+    const ColoDatagram *after = &d->counted[(answer->count + 1) % WINDOW];
+
+    if (slot->count == answer->count) {
         d->replayed++;
         return;
     }
-    d->forked += d->last_count && answer->count == d->last_count + 1 &&
-                 answer->before != d->last_id;
-    d->last_count = answer->count;
-    d->last_id = answer->id;
+    *slot = *answer;
+    d->forked += (before->count == answer->count - 1 && before->count &&
+                  before->id != answer->before) ||
+                 (after->count == answer->count + 1 &&
+                  after->before != answer->id);
 }
 
 static void take(Datagrams *d, const uint8_t *buf, size_t size)
@@ -140,7 +146,7 @@ static void take(Datagrams *d, const uint8_t *buf, size_t size)
     if (answer.id < 1 || answer.id > d->sent ||
         d->sent - answer.id >= WINDOW || size != head + len ||
         (head && !d->kind->check(d, buf, answer.id)) ||
-        (d->kind->counted ? answer.count > answer.id
+        (d->kind->counted ? !answer.count || answer.count > d->sent
                           : answer.count || answer.before)) {
         d->wrong++;
         return;
