@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The end-to-end tests; importing the package registers them."""
 
-from . import (ends, fault, first, hybrid, kill, loss, monitor,  # noqa: F401
-               ram, selfcheck, soak)
+from . import (ends, fault, first, hybrid, inputs, kill, loss,  # noqa: F401
+               monitor, ram, selfcheck, soak)
