@@ -55,7 +55,7 @@ class Control:
         self._buffer = b''
         self._socket.settimeout(COMMAND_SECONDS)
         try:
-            self._socket.connect((net.GUEST_ADDRESS, PORT))
+            self._socket.connect((net.guest_address(), PORT))
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as err:
             self._socket.close()

@@ -2,4 +2,4 @@
 """The end-to-end tests; importing the package registers them."""
 
 from . import (ends, fault, first, hybrid, inputs, kill, loss,  # noqa: F401
-               monitor, ram, selfcheck, soak)
+               monitor, nics, ram, selfcheck, soak)

@@ -41,8 +41,10 @@ class Context:
 
     def pair(self, **changes: Any) -> vm.Pair:
         """A pair of machines like ours, but for @changes."""
-        return vm.Pair(self.hosts, vm.replace(self.machine, **changes),
-                       self.run)
+        machine = vm.replace(self.machine, **changes)
+        while self.hosts.networks < machine.nics:
+            self.hosts.add_network()
+        return vm.Pair(self.hosts, machine, self.run)
 
     def protected(self, pair: vm.Pair, **parameters: Any) -> vm.Pair:
         """Boot the guest and protect it."""

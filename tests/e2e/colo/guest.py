@@ -31,7 +31,7 @@ SOURCES = Path(__file__).resolve().parent.parent / 'guest'
 # Sets of modules: "boot" is loaded at once, others by the control port.  What
 # the kernel has built in (ext4 for one) needs none.
 MODULE_SETS = {
-    'boot': ['virtio_pci', 'virtio_net', 'virtio_blk'],
+    'boot': ['virtio_pci', 'virtio_net', 'virtio_blk', 'vmxnet3', 'e1000'],
 }
 COMMAND_SECONDS = 300
 

@@ -8,6 +8,8 @@
        host a  host b         each a bridge with the tap of its QEMU
           \\____/              10.78.0.1 -- 10.78.0.2, the COLO link
 
+add_network() makes the same again for another NIC: 10.77.1.1 and so on.
+
 enter() first moves the whole process into namespaces of its own: network,
 mounts and processes, and a user namespace unless it runs as root.  So nothing
 can reach any other network, and when the process ends, for whatever reason,
@@ -24,15 +26,10 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-CLIENT_ADDRESS = '10.77.0.1'
-GUEST_ADDRESS = '10.77.0.10'
 GUEST_PREFIX = 24
-CLIENT_ADDRESS6 = 'fd00:77::1'
-GUEST_ADDRESS6 = 'fd00:77::10'
 GUEST_PREFIX6 = 64
 LINK_ADDRESS = {'a': '10.78.0.1', 'b': '10.78.0.2'}
 LINK_PREFIX = 24
-TAP = 'tap0'
 COMMAND_SECONDS = 20
 
 _CLONE_NEWNS = 0x00020000
@@ -45,6 +42,26 @@ _PR_SET_PDEATHSIG = 1
 _SI_KERNEL = 0x80
 
 _entered = False
+
+
+def client_address(network: int = 0) -> str:
+    return f'10.77.{network}.1'
+
+
+def guest_address(network: int = 0) -> str:
+    return f'10.77.{network}.10'
+
+
+def client_address6(network: int = 0) -> str:
+    return f'fd00:77:0:{network}::1'
+
+
+def guest_address6(network: int = 0) -> str:
+    return f'fd00:77:0:{network}::10'
+
+
+def tap(network: int = 0) -> str:
+    return f'tap{network}'
 
 
 class NetError(Exception):
@@ -156,21 +173,29 @@ class Hosts:
         for name in self.names:
             _command('ip', 'netns', 'add', name)
             self.ip(name, 'link', 'set', 'lo', 'up')
-        self._bridge('switch')
-        for name in ('a', 'b'):
-            self._bridge(name)
-            self._tap(name)
-            self._cable(name, 'up0', 'switch', f'to-{name}')
-            self._port(name, 'up0')
-            self._port('switch', f'to-{name}')
-        self._cable('client', 'eth0', 'switch', 'to-client')
-        self._port('switch', 'to-client')
-        self._address('client', 'eth0', CLIENT_ADDRESS, GUEST_PREFIX)
-        self._address('client', 'eth0', CLIENT_ADDRESS6, GUEST_PREFIX6,
-                      'nodad')
+        self.networks = 0
+        self.add_network()
         self._cable('a', 'colo0', 'b', 'colo0')
         for name, address in LINK_ADDRESS.items():
             self._address(name, 'colo0', address, LINK_PREFIX)
+
+    def add_network(self) -> None:
+        """From the client to a NIC of the guest, over another switch."""
+        n = self.networks
+        end = f'-{n}' if n else ''      # of a port of a switch
+        self._bridge('switch', n)
+        for name in ('a', 'b'):
+            self._bridge(name, n)
+            self._tap(name, n)
+            self._cable(name, f'up{n}', 'switch', f'to-{name}{end}')
+            self._port(name, f'up{n}', n)
+            self._port('switch', f'to-{name}{end}', n)
+        self._cable('client', f'eth{n}', 'switch', f'to-client{end}')
+        self._port('switch', f'to-client{end}', n)
+        self._address('client', f'eth{n}', client_address(n), GUEST_PREFIX)
+        self._address('client', f'eth{n}', client_address6(n), GUEST_PREFIX6,
+                      'nodad')
+        self.networks += 1
 
     def close(self) -> None:
         """Take the namespaces away; their processes have ended before."""
@@ -191,22 +216,23 @@ class Hosts:
         return ['nsenter', f'--net=/run/netns/{name}', '--',
                 *(str(arg) for arg in args)]
 
-    def _bridge(self, name: str) -> None:
-        self.ip(name, 'link', 'add', 'br0', 'type', 'bridge', 'stp_state', '0',
-                'forward_delay', '0', 'mcast_snooping', '0')
-        self.ip(name, 'link', 'set', 'br0', 'addrgenmode', 'none', 'up')
+    def _bridge(self, name: str, n: int) -> None:
+        self.ip(name, 'link', 'add', f'br{n}', 'type', 'bridge', 'stp_state',
+                '0', 'forward_delay', '0', 'mcast_snooping', '0')
+        self.ip(name, 'link', 'set', f'br{n}', 'addrgenmode', 'none', 'up')
 
-    def _tap(self, name: str) -> None:
+    def _tap(self, name: str, n: int) -> None:
         """A tap that outlives its QEMU, so that the next one finds it."""
-        self.ip(name, 'tuntap', 'add', 'dev', TAP, 'mode', 'tap', 'vnet_hdr')
-        self._port(name, TAP)
+        self.ip(name, 'tuntap', 'add', 'dev', tap(n), 'mode', 'tap',
+                'vnet_hdr')
+        self._port(name, tap(n), n)
 
     def _cable(self, one: str, dev: str, other: str, peer: str) -> None:
         self.ip(one, 'link', 'add', dev, 'type', 'veth', 'peer', 'name', peer,
                 'netns', other)
 
-    def _port(self, name: str, dev: str) -> None:
-        self.ip(name, 'link', 'set', dev, 'master', 'br0', 'addrgenmode',
+    def _port(self, name: str, dev: str, n: int) -> None:
+        self.ip(name, 'link', 'set', dev, 'master', f'br{n}', 'addrgenmode',
                 'none', 'up')
 
     def _address(self, name: str, dev: str, address: str, prefix: int,

@@ -14,7 +14,7 @@ from typing import Any
 from . import client, guest, net, product, proxy
 from .qmp import Monitor, QmpClosed, QmpError, QmpTimeout
 
-MAC = '52:54:00:c0:10:01'
+MAC = '52:54:00:c0:10:0{}'
 COLO_PORT = 7700
 BOOT_SECONDS = 90.0         # under TCG beside other work it has taken 20
 PROTECT_SECONDS = 60.0
@@ -45,9 +45,33 @@ class Machine:
     compare: tuple[tuple[str, int], ...] = ()   # its options
     published: bool = False     # colo-compare, not filter-compare
     verify: bool = False        # compare all RAM at each checkpoint
-    nic: str = ''               # more properties of the NIC
+    nic: str = ''               # more properties of the NICs
+    nic_model: str = 'virtio-net-pci'
+    nics: int = 1               # each has a network of its own
     extra: tuple[str, ...] = field(default=())
     cmdline: str = ''
+
+    def _addresses(self) -> list[str]:
+        """What the kernel's command line says of the NICs."""
+        words = []
+        for n in range(self.nics):
+            words += [f'colo.ip{n or ""}={net.guest_address(n)}/'
+                      f'{net.GUEST_PREFIX}',
+                      f'colo.ip6{f"-{n}" if n else ""}='
+                      f'{net.guest_address6(n)}/{net.GUEST_PREFIX6}']
+        return words
+
+    def _nic(self, n: int) -> list[str]:
+        nic = f'{self.nic_model},netdev=hn{n},mac={MAC.format(n + 1)}'
+        if 'romfile' not in self.nic:
+            nic += ',romfile='
+        if self.nic:
+            nic += f',{self.nic}'
+        args = ['-netdev', f'tap,id=hn{n},ifname={net.tap(n)},script=no,'
+                'downscript=no', '-device', nic]
+        if self.gate and self.mode == 'periodic':
+            args += ['-object', f'{product.GATE_TYPE},id=oc{n},netdev=hn{n}']
+        return args
 
     def argv(self) -> list[str]:
         pc_bios = self.binary.resolve().parent / 'pc-bios'
@@ -55,24 +79,16 @@ class Machine:
         for path in (pc_bios, *map(Path, FIRMWARE)):
             if path.is_dir():
                 args += ['-L', str(path)]
-        nic = f'virtio-net-pci,netdev=hn0,mac={MAC}'
-        if 'romfile' not in self.nic:
-            nic += ',romfile='
-        if self.nic:
-            nic += f',{self.nic}'
         args += ['-no-user-config', '-nodefaults', '-display', 'none',
                  '-msg', 'timestamp=on',
                  '-machine', self.machine, '-accel', self.accel,
                  '-m', self.memory, '-smp', str(self.cpus),
                  '-kernel', str(self.image.kernel),
                  '-initrd', str(self.image.initrd),
-                 '-append', f'{CMDLINE} colo.ip={net.GUEST_ADDRESS}/'
-                 f'{net.GUEST_PREFIX} colo.ip6={net.GUEST_ADDRESS6}/'
-                 f'{net.GUEST_PREFIX6} {self.cmdline}'.strip(),
-                 '-netdev', f'tap,id=hn0,ifname={net.TAP},script=no,'
-                 'downscript=no', '-device', nic]
-        if self.gate and self.mode == 'periodic':
-            args += ['-object', f'{product.GATE_TYPE},id=oc0,netdev=hn0']
+                 '-append', ' '.join((CMDLINE, *self._addresses(),
+                                      self.cmdline)).strip()]
+        for n in range(self.nics):
+            args += self._nic(n)
         if self.verify:
             args += ['-global', product.VERIFY_RAM]
         return args + list(self.extra)
@@ -250,7 +266,7 @@ class Pair:
         for key, value in parameters.items():
             settings[key.replace('_', '-')] = value
         if self.machine.mode == 'hybrid' and self.machine.gate:
-            proxy.attach_primary(primary, self.run, self.machine.published,
+            proxy.attach_primary(primary, self.run,
                                  **dict(self.machine.compare))
             proxy.attach_secondary(secondary, primary)
         uri = f'tcp:{net.LINK_ADDRESS[secondary.host]}:{COLO_PORT}'
@@ -298,12 +314,13 @@ class Pair:
                               f'{status.state}')
             time.sleep(0.01)
 
-    def compared(self) -> dict[str, int]:
+    def compared(self, nic: int = 0) -> dict[str, int]:
         """What compares on the primary has done, by name."""
         found = self.vm('primary').status().statistics['compare']
-        if len(found) != 1:
+        if len(found) != self.machine.nics:
             raise VmError(f'{len(found)} objects that compare')
-        return {key: value for key, value in found[0].items() if key != 'id'}
+        item = {item.pop('id'): item for item in found}
+        return dict(item[proxy.name('comp0', nic)])
 
     def protect(self, timeout: float = PROTECT_SECONDS,
                 **parameters: Any) -> None:

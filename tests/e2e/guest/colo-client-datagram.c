@@ -323,7 +323,7 @@ static int ping6_open(Datagrams *d)
     struct icmp6_filter filter;
     int fd;
 
-    if (inet_pton(AF_INET6, opt.host ? opt.host : "fd00:77::10",
+    if (inet_pton(AF_INET6, opt.host ? opt.host : "fd00:77:0:0::10",
                   &address.sin6_addr) != 1) {
         return -1;
     }
