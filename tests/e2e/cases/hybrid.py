@@ -43,12 +43,11 @@ def kill_secondary(ctx: Context) -> None:
     kill_rounds(ctx, 'secondary', CLIENTS, mode='hybrid')
 
 
-@test('/colo/e2e/hybrid/kill/any')
-def kill_any(ctx: Context) -> None:
+def kill_either(ctx: Context, **changes: Any) -> None:
     """Now the one, now the other: rewritten connections change sides."""
     rounds = 2 * (KILLS_LONG if ctx.long else KILLS_QUICK)
     rng = ctx.rng('hybrid any')
-    with hybrid(ctx) as pair:
+    with hybrid(ctx, **changes) as pair:
         pair.start_primary()
         running = pair.client('http', path='/64k', connections=2)
         ticker = pair.client('ticker')
@@ -70,6 +69,18 @@ def kill_any(ctx: Context) -> None:
     ctx.note(f'{rounds} kills')
 
 
+@test('/colo/e2e/hybrid/kill/any')
+def kill_any(ctx: Context) -> None:
+    """With filter-compare."""
+    kill_either(ctx)
+
+
+@test('/colo/e2e/hybrid/kill/any-published')
+def kill_any_published(ctx: Context) -> None:
+    """With colo-compare, two filter-redirectors and an iothread."""
+    kill_either(ctx, published=True)
+
+
 @test('/colo/e2e/hybrid/kill/bulk-in')
 def kill_bulk_in(ctx: Context) -> None:
     """What the client sent and the guest acknowledged is there afterwards."""
@@ -84,10 +95,9 @@ def kill_bulk_in(ctx: Context) -> None:
     check(end['bytes'] > 0, 'nothing arrived')
 
 
-@test('/colo/e2e/hybrid/equal')
-def equal(ctx: Context) -> None:
+def served_equally(ctx: Context, **changes: Any) -> None:
     """Guests that say the same need no checkpoints."""
-    with hybrid(ctx) as pair:
+    with hybrid(ctx, **changes) as pair:
         ctx.protected(pair)
         clients = [pair.client('http', path='/64k', connections=2),
                    pair.client('echo'), pair.client('bulk-out')]
@@ -103,6 +113,18 @@ def equal(ctx: Context) -> None:
     ctx.note(f'{compared["released-equal"]} packets were equal, '
              f'{compared["released-commit"]} left by one of '
              f'{status.checkpoints} checkpoints')
+
+
+@test('/colo/e2e/hybrid/equal')
+def equal(ctx: Context) -> None:
+    """With filter-compare."""
+    served_equally(ctx)
+
+
+@test('/colo/e2e/hybrid/equal-published')
+def equal_published(ctx: Context) -> None:
+    """With colo-compare, two filter-redirectors and an iothread."""
+    served_equally(ctx, published=True)
 
 
 @test('/colo/e2e/hybrid/different')
