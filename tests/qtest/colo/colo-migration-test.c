@@ -413,7 +413,7 @@ static void test_gate(const void *mode)
     colo_refused(p->primary, "max-queue-bytes",
                  "{'execute': 'object-add', 'arguments': {"
                  "'qom-type': 'filter-output-commit', 'id': 'oc1',"
-                 "'netdev': 'hn0', 'max-queue-bytes': 100}}");
+                 "'netdev': 'hn0', 'max-queue-bytes': 69631}}");
     colo_refused(p->primary, "max-queue-bytes",
                  "{'execute': 'object-add', 'arguments': {"
                  "'qom-type': 'filter-output-commit', 'id': 'oc1',"
