@@ -22,12 +22,16 @@
  *              primary.  This needs queue=all, the default.
  *
  * The queue is bounded.  Past the bound a NIC that can be told to wait (it
- * gave a sent callback) gets 0 as answer: its packet is queued, and it sends
- * no other one until the callback.  That never happens while the VM stands
- * still, because a NIC must not have a packet under way when its state is
- * saved.  A NIC that cannot wait goes on filling the queue up to a hard
- * limit; from there on packets are dropped, and counted.  Either way a full
- * queue asks for a checkpoint.
+ * gave a sent callback; virtio-net does) gets 0 as answer: its packet is
+ * queued, and it sends no other one until the callback.  That never happens
+ * while the VM stands still or the NIC is reset, because it must not have a
+ * packet under way then: it may send what its ring holds, past the bound.  A
+ * NIC that cannot wait goes on filling the queue.  So there is a hard limit:
+ * four times the bound, and room for some rings if the NIC can wait.  Past it
+ * packets are dropped, and counted.
+ *
+ * A full queue asks for a checkpoint.  A NIC that cannot wait asks at half the
+ * bound already: until the commit there is room for seven times as much again.
  *
  * Released packets are handed to the backend one at a time: the next one
  * follows when the last one was taken, so that nothing piles up in a
@@ -56,6 +60,8 @@ OBJECT_DECLARE_SIMPLE_TYPE(OutputCommit, FILTER_OUTPUT_COMMIT)
 #define DEFAULT_MAX_BYTES   (16 * MiB)
 /* NICs that cannot wait may fill the queue this many times over */
 #define HARD_LIMIT_FACTOR   4
+/* More than those that can wait send at the stops until a commit, or a reset */
+#define RINGS_BYTES         (4ULL * 256 * NET_BUFSIZE)
 
 typedef enum OutputCommitState {
     OUTPUT_COMMIT_OFF,
@@ -300,6 +306,11 @@ static void output_commit_vm_state(void *opaque, bool running, RunState state)
     }
 }
 
+static uint64_t hard_limit(const OutputCommit *oc, bool can_wait)
+{
+    return oc->max_bytes * HARD_LIMIT_FACTOR + (can_wait ? RINGS_BYTES : 0);
+}
+
 static ssize_t output_commit_receive_iov(NetFilterState *nf,
                                          NetClientState *sender,
                                          unsigned flags,
@@ -317,10 +328,10 @@ static ssize_t output_commit_receive_iov(NetFilterState *nf,
     if (oc->state == OUTPUT_COMMIT_OFF || sender == nf->netdev) {
         return 0;
     }
-    if (oc->queued_bytes >= oc->max_bytes * HARD_LIMIT_FACTOR) {
+    if (oc->queued_bytes >= hard_limit(oc, sent_cb)) {
         oc->dropped++;
         warn_report_once("filter-output-commit: queue of '%s' is full and its "
-                         "NIC cannot wait, packets are dropped",
+                         "NIC does not wait, packets are dropped",
                          nf->netdev_id);
         return size;
     }
@@ -338,9 +349,8 @@ static ssize_t output_commit_receive_iov(NetFilterState *nf,
 
     if (oc->state == OUTPUT_COMMIT_DRAINING) {
         output_commit_feed(oc);
-        return size;
     }
-    if (oc->queued_bytes < oc->max_bytes) {
+    if (oc->queued_bytes < (sent_cb ? oc->max_bytes : oc->max_bytes / 2)) {
         return size;
     }
     colo_request_checkpoint_queue_full();

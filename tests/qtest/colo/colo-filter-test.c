@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * COLO qtests: filter-mirror and filter-redirector.
+ * COLO qtests: filter-mirror, filter-redirector, and what NICs that cannot wait
+ * do to filter-output-commit.
  *
  * Proves: options that make no sense are refused with what was given, a peer
  * that leaves, stalls or says nonsense does no harm and shows in the counters,
@@ -858,6 +859,63 @@ static void test_session_kept_full(void)
     net_gone(n);
 }
 
+static uint64_t queued(Net *n)
+{
+    return counter(n->qts, "oc1", "queued-bytes");
+}
+
+static void expect_size(int fd, uint32_t expected)
+{
+    uint32_t size;
+
+    g_free(read_packet(fd, &size));
+    g_assert_cmpuint(size, ==, expected);
+}
+
+/*
+ * A hub cannot wait, as most NICs: at half the bound of the gate a checkpoint
+ * is asked for.  When there is nobody to have it, four times the bound is the
+ * end, and what was held until then leaves after the failover.
+ */
+static void test_session_gate(void)
+{
+    const uint32_t bound = MAX_FRAME, half = bound / 2;
+    g_autofree uint8_t *packet = g_malloc0(bound);
+    ColoPair *p = colo_pair_new("periodic");
+    Net *n = net_on(p->primary);
+
+    qtest_qmp_assert_success(n->qts,
+        "{'execute': 'object-add', 'arguments': {'id': 'oc1',"
+        "'qom-type': 'filter-output-commit', 'netdev': 'n0',"
+        "'max-queue-bytes': %u}}", bound);
+    begin_session(p);
+    write_packet(n->guest, packet, half - 1);
+    wait_for(queued(n) == half - 1);
+    g_assert_true(nothing_to_read(n->net));
+    write_packet(n->guest, packet, 1);
+    expect_size(n->net, half - 1);
+    expect_size(n->net, 1);
+    g_assert_cmpint(colo_statistic(p->primary, "checkpoints"), ==, 1);
+
+    colo_kill(&p->secondary);
+    colo_wait_state(p->primary, "lost");
+    for (int i = 0; i < 10; i++) {
+        write_packet(n->guest, packet, half);
+    }
+    wait_for(counter(n->qts, "oc1", "dropped-packets") == 2);
+    g_assert_cmpuint(queued(n), ==, 4 * bound);
+    g_assert_true(nothing_to_read(n->net));
+    colo_failover(p->primary);
+    for (int i = 0; i < 8; i++) {
+        expect_size(n->net, half);
+    }
+    colo_wait_state(p->primary, "alone");
+    write_packet(n->guest, packet, 2);
+    expect_size(n->net, 2);
+    colo_pair_free(p);
+    net_gone(n);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -893,5 +951,6 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/filter/session/nic-queue", test_session_nic_queue);
     qtest_add_func("/colo/filter/session/nic-behind", test_session_nic_behind);
     qtest_add_func("/colo/filter/session/kept-full", test_session_kept_full);
+    qtest_add_func("/colo/filter/session/gate", test_session_gate);
     return g_test_run();
 }
