@@ -83,9 +83,16 @@ def main() -> int:
         print('\n'.join(names))
         return 0
 
+    try:
+        image = guest.build()
+        net.enter()
+    except guest.GuestError as err:
+        print(f'Bail out! {err}')
+        return 1
+    except net.NetError as err:
+        print(f'1..0 # SKIP {err}')
+        return 0
     print(f'1..{len(names)}\n# seed {args.seed}', flush=True)
-    image = guest.build()
-    net.enter()
     good = True
     with tempfile.TemporaryDirectory(prefix='colo-') as run:
         machine = vm.Machine(args.build.resolve() / 'qemu-system-x86_64',

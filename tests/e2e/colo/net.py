@@ -31,6 +31,7 @@ GUEST_PREFIX6 = 64
 LINK_ADDRESS = {'a': '10.78.0.1', 'b': '10.78.0.2'}
 LINK_PREFIX = 24
 COMMAND_SECONDS = 20
+REMEDY = 'run as root, or permit user namespaces'
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWUSER = 0x10000000
@@ -75,8 +76,7 @@ def _libc() -> ctypes.CDLL:
 def _check(result: int, what: str) -> None:
     if result < 0:
         reason = os.strerror(ctypes.get_errno())
-        raise NetError(f'{what}: {reason}; run as root, or permit user '
-                       'namespaces')
+        raise NetError(f'{what}: {reason}; {REMEDY}')
 
 
 def _mount(source: str, target: str, kind: str, flags: int) -> None:
@@ -105,6 +105,16 @@ def _on_signal(number: int, _frame: object) -> NoReturn:
     sys.exit(128 + number)
 
 
+def _be_root_inside(uid: int, gid: int) -> None:
+    """In a new user namespace, that user of the one around it is root."""
+    for name, text in (('setgroups', 'deny'), ('uid_map', f'0 {uid} 1'),
+                       ('gid_map', f'0 {gid} 1')):
+        try:
+            Path('/proc/self', name).write_text(text, encoding='ascii')
+        except OSError as err:
+            raise NetError(f'{name}: {err.strerror}; {REMEDY}') from None
+
+
 def enter() -> None:
     """Go on inside new namespaces; the caller has no threads yet.
 
@@ -124,9 +134,7 @@ def enter() -> None:
     sys.stdout.flush()
     _check(libc.unshare(flags), 'unshare')
     if uid:
-        Path('/proc/self/setgroups').write_text('deny', encoding='ascii')
-        Path('/proc/self/uid_map').write_text(f'0 {uid} 1', encoding='ascii')
-        Path('/proc/self/gid_map').write_text(f'0 {gid} 1', encoding='ascii')
+        _be_root_inside(uid, gid)
     handled = {signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, handled)
     ours, theirs = os.pipe()
