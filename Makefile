@@ -31,6 +31,7 @@ check: $(CONFIGURED)
 
 check-long: $(CONFIGURED)
 	@$(BUILD) --tests check
+	@$(BUILD) --tests sanitize
 	@tests/check --long $(ARGS)
 
 bench: $(CONFIGURED)
@@ -57,7 +58,8 @@ help:
 	@echo 'and lint; J=N sets the number of jobs. ./configure -h: options.'
 
 clean:
-	rm -rf build/qemu build/check build/sanitize build/stock build/series
+	rm -rf build/qemu build/check build/sanitize build/stock build/series \
+		build/no-colo-proxy build/no-replication
 	rm -f build/qemu-*
 
 distclean:

@@ -24,7 +24,12 @@
 #include "colo-frame.h"
 #include "colo-helpers.h"
 
+/* Nobody but a silent peer may take so long; ms */
+#ifdef __SANITIZE_ADDRESS__
+#define TIMEOUT_MS  2000
+#else
 #define TIMEOUT_MS  300
+#endif
 /* For those that must not have to wait for it */
 #define LONG_TIMEOUT_MS 600000
 
@@ -56,7 +61,7 @@ static const struct {
     [FAULT_GARBAGE] = { "garbage" },
     [FAULT_REPEAT] = { "repeat" },
     [FAULT_TRUNCATE] = { "truncate" },
-    [FAULT_SILENCE] = { "silence", "silent for 300 ms" },
+    [FAULT_SILENCE] = { "silence", "silent for " stringify(TIMEOUT_MS) " ms" },
     [FAULT_IMPATIENCE] = { "impatience" },
 };
 
