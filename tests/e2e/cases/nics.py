@@ -11,11 +11,11 @@ from __future__ import annotations
 import time
 from typing import Sequence
 
-from colo import net
+from colo import guest, net
 
 from .hybrid import CLIENTS, SERVED_SECONDS
 from .kill import DATAGRAMS, Mode, kill_rounds
-from .registry import Context, check, check_intact, test
+from .registry import Context, Skip, check, check_intact, test
 
 # The guest sends on each of them, and most of what it says is the same
 SECOND = {'host': net.guest_address(1)}
@@ -82,3 +82,25 @@ def vmxnet3_secondary(ctx: Context) -> None:
 def vmxnet3_periodic(ctx: Context) -> None:
     kill_rounds(ctx, 'primary', (('ticker', {}), *DATAGRAMS),
                 nic_model='vmxnet3')
+
+
+def e1000(ctx: Context, victim: str) -> None:
+    """A NIC that has no other way to make its guest wait than to be slow."""
+    try:
+        image = guest.build(kernel='generic')
+    except guest.GuestError as err:
+        raise Skip(f'no kernel with e1000: {err}') from None
+    kill_rounds(ctx, victim, CLIENTS, mode='hybrid', nic_model='e1000',
+                image=image)
+
+
+@test('/colo/e2e/hybrid/e1000/kill-primary', long_only=True,
+      kernel='generic')
+def e1000_primary(ctx: Context) -> None:
+    e1000(ctx, 'primary')
+
+
+@test('/colo/e2e/hybrid/e1000/kill-secondary', long_only=True,
+      kernel='generic')
+def e1000_secondary(ctx: Context) -> None:
+    e1000(ctx, 'secondary')

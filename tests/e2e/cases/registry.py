@@ -57,15 +57,23 @@ class Context:
 Test = Callable[[Context], None]
 TESTS: dict[str, Test] = {}
 LONG_ONLY: set[str] = set()
+KERNELS: dict[str, str] = {}    # of tests that need another one
 
 
-def test(path: str, long_only: bool = False) -> Callable[[Test], Test]:
-    """Register a test by its path, e.g. /colo/e2e/kill."""
+def test(path: str, long_only: bool = False,
+         kernel: str | None = None) -> Callable[[Test], Test]:
+    """Register a test by its path, e.g. /colo/e2e/kill.
+
+    @kernel: the guest needs that one (see guest.py); it is fetched while there
+    is a network.
+    """
     def register(function: Test) -> Test:
         assert path not in TESTS
         TESTS[path] = function
         if long_only:
             LONG_ONLY.add(path)
+        if kernel:
+            KERNELS[path] = kernel
         return function
     return register
 

@@ -26,7 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator
 
-METAPACKAGE = 'linux-image-cloud-amd64'
+# The kernel for machines of all kinds is larger, slower to boot, and has the
+# modules of more NICs
+METAPACKAGES = {
+    'cloud': 'linux-image-cloud-amd64',
+    'generic': 'linux-image-amd64',
+}
 SOURCES = Path(__file__).resolve().parent.parent / 'guest'
 # Sets of modules: "boot" is loaded at once, others by the control port.  What
 # the kernel has built in (ext4 for one) needs none.
@@ -79,16 +84,16 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _kernel_package_name() -> str:
-    pattern = re.compile(r'^\s*Depends: (linux-image-\S+-cloud-amd64)\s*$',
+def _kernel_package_name(metapackage: str) -> str:
+    pattern = re.compile(r'^\s*Depends: (linux-image-[0-9]\S+-amd64)\s*$',
                          re.MULTILINE)
     for attempt in range(2):
-        match = pattern.search(_run('apt-cache', 'depends', METAPACKAGE))
+        match = pattern.search(_run('apt-cache', 'depends', metapackage))
         if match:
             return match.group(1)
         if attempt == 0 and os.geteuid() == 0:
             _run('apt-get', 'update')
-    raise GuestError(f'guest: the package lists do not know {METAPACKAGE}; '
+    raise GuestError(f'guest: the package lists do not know {metapackage}; '
                      'run apt-get update')
 
 
@@ -112,11 +117,12 @@ def _download(cache: Path, name: str) -> Path:
     return files[-1]
 
 
-def _kernel_package(cache: Path) -> Path:
-    files = sorted(cache.glob('linux-image-*-cloud-amd64_*.deb'))
+def _kernel_package(cache: Path, kernel: str) -> Path:
+    files = [file for file in sorted(cache.glob('linux-image-*-amd64_*.deb'))
+             if ('-cloud-' in file.name) == (kernel == 'cloud')]
     if files:
         return files[-1]
-    return _download(cache, _kernel_package_name())
+    return _download(cache, _kernel_package_name(METAPACKAGES[kernel]))
 
 
 def _module_data(path: Path) -> bytes:
@@ -231,8 +237,8 @@ def _compile(sources: str, target: Path, *flags: str) -> None:
          *sorted(SOURCES.glob(sources)))
 
 
-def _key() -> str:
-    digest = hashlib.sha256()
+def _key(kernel: str) -> str:
+    digest = hashlib.sha256(kernel.encode('ascii'))
     for path in sorted(SOURCES.glob('*.[ch]')) + [Path(__file__)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -240,14 +246,14 @@ def _key() -> str:
 
 def cached(cache: Path | None = None) -> bool:
     """Whether build() has nothing to do."""
-    return ((cache or cache_dir()) / f'image-{_key()}').is_dir()
+    return ((cache or cache_dir()) / f'image-{_key("cloud")}').is_dir()
 
 
-def build(cache: Path | None = None) -> Image:
+def build(cache: Path | None = None, kernel: str = 'cloud') -> Image:
     """The image, built if the cache has none of these sources."""
     cache = cache or cache_dir()
     cache.mkdir(parents=True, exist_ok=True)
-    done = cache / f'image-{_key()}'
+    done = cache / f'image-{_key(kernel)}'
     image = Image(done / 'vmlinuz', done / 'initrd', done / 'colo-client',
                   done / 'colo-guest')
     with _lock(cache / 'lock'):
@@ -260,7 +266,7 @@ def build(cache: Path | None = None) -> Image:
             _compile('colo-guest*.c', result / 'colo-guest', '-static',
                      '-pthread')
             _compile('colo-client*.c', result / 'colo-client')
-            _run('dpkg', '-x', _kernel_package(cache), tmp / 'kernel')
+            _run('dpkg', '-x', _kernel_package(cache, kernel), tmp / 'kernel')
             kernels = sorted((tmp / 'kernel' / 'boot').glob('vmlinuz-*'))
             if not kernels:
                 raise GuestError('guest: the kernel package has no vmlinuz')
