@@ -1,14 +1,37 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Replication: the registry of drivers that follow checkpoints.
+ * Replication: the registry of drivers that follow checkpoints, both sides.
+ *
+ * The list changes under the BQL and the lock; who has either may walk it.
+ * A thread without the BQL counts itself as a user of the driver it calls,
+ * without the lock held, and replication_remove() waits for users.
  */
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/lockable.h"
+#include "qemu/thread.h"
+#include "qemu/timer.h"
 #include "block/replication.h"
 
 static QLIST_HEAD(, ReplicationState) drivers =
     QLIST_HEAD_INITIALIZER(drivers);
+
+/* Protects the list, users, going */
+static QemuMutex drivers_lock;
+static QemuCond drivers_unused;
+
+/* Held while the function below runs */
+static QemuMutex error_lock;
+static ReplicationErrorFunc *error_fn;
+static void *error_opaque;
+
+static void __attribute__((__constructor__)) replication_init_locks(void)
+{
+    qemu_mutex_init(&drivers_lock);
+    qemu_cond_init(&drivers_unused);
+    qemu_mutex_init(&error_lock);
+}
 
 ReplicationState *replication_new(void *opaque, ReplicationOps *ops)
 {
@@ -17,15 +40,53 @@ ReplicationState *replication_new(void *opaque, ReplicationOps *ops)
     assert(ops);
     rs->opaque = opaque;
     rs->ops = ops;
+    QEMU_LOCK_GUARD(&drivers_lock);
     QLIST_INSERT_HEAD(&drivers, rs, next);
     return rs;
 }
 
 void replication_remove(ReplicationState *rs)
 {
-    if (rs) {
+    if (!rs) {
+        return;
+    }
+    WITH_QEMU_LOCK_GUARD(&drivers_lock) {
+        rs->going = true;
+        while (rs->users) {
+            qemu_cond_wait(&drivers_unused, &drivers_lock);
+        }
         QLIST_REMOVE(rs, next);
-        g_free(rs);
+    }
+    g_free(rs);
+}
+
+/*
+ * The driver after @rs, or the first; the caller becomes its user and is none
+ * of @rs any more.  Any thread.
+ */
+static ReplicationState *next_in_use(ReplicationState *rs)
+{
+    ReplicationState *next;
+
+    QEMU_LOCK_GUARD(&drivers_lock);
+    next = rs ? QLIST_NEXT(rs, next) : QLIST_FIRST(&drivers);
+    while (next && next->going) {
+        next = QLIST_NEXT(next, next);
+    }
+    if (next) {
+        next->users++;
+    }
+    if (rs && !--rs->users) {
+        qemu_cond_broadcast(&drivers_unused);
+    }
+    return next;
+}
+
+static void end_use(ReplicationState *rs)
+{
+    QEMU_LOCK_GUARD(&drivers_lock);
+    if (!--rs->users) {
+        qemu_cond_broadcast(&drivers_unused);
     }
 }
 
@@ -63,4 +124,74 @@ void replication_get_error_all(Error **errp)
 void replication_stop_all(bool failover, Error **errp)
 {
     CALL_ALL(errp, stop, failover);
+}
+
+void replication_cut_all(uint64_t epoch)
+{
+    ReplicationState *rs;
+
+    QLIST_FOREACH(rs, &drivers, next) {
+        if (rs->ops->cut) {
+            rs->ops->cut(rs, epoch);
+        }
+    }
+}
+
+bool replication_settle_all(uint64_t timeout_ms, Error **errp)
+{
+    int64_t begin = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    ReplicationState *rs = NULL;
+
+    while ((rs = next_in_use(rs))) {
+        uint64_t gone = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) - begin;
+
+        if (rs->ops->settle &&
+            !rs->ops->settle(rs, timeout_ms - MIN(gone, timeout_ms), errp)) {
+            end_use(rs);
+            return false;
+        }
+    }
+    return true;
+}
+
+void replication_allow_all(uint64_t epoch)
+{
+    ReplicationState *rs = NULL;
+
+    while ((rs = next_in_use(rs))) {
+        if (rs->ops->allow) {
+            rs->ops->allow(rs, epoch);
+        }
+    }
+}
+
+void replication_prepare_all(Error **errp)
+{
+    CALL_ALL(errp, prepare);
+}
+
+void replication_abandon_all(void)
+{
+    ReplicationState *rs, *next;
+
+    QLIST_FOREACH_SAFE(rs, &drivers, next, next) {
+        if (rs->ops->abandon) {
+            rs->ops->abandon(rs);
+        }
+    }
+}
+
+void replication_on_error(ReplicationErrorFunc *fn, void *opaque)
+{
+    QEMU_LOCK_GUARD(&error_lock);
+    error_fn = fn;
+    error_opaque = opaque;
+}
+
+void replication_report_error(const char *node, const Error *err)
+{
+    QEMU_LOCK_GUARD(&error_lock);
+    if (error_fn) {
+        error_fn(error_opaque, node, err);
+    }
 }

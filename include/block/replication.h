@@ -3,7 +3,18 @@
  * Replication: block drivers that follow the checkpoints of a VM.
  *
  * A driver registers itself once a device; the checkpointing code (COLO, or
- * Xen through the monitor) then speaks to all of them at once.  BQL.
+ * Xen through the monitor) then speaks to all of them at once.
+ *
+ * What happens to the disks around one checkpoint, in this order:
+ *
+ *   primary                            secondary
+ *   replication_cut_all()
+ *   replication_settle_all()           (its disk takes what arrives)
+ *                                      replication_prepare_all()
+ *                                      replication_do_checkpoint_all()
+ *   replication_allow_all()
+ *
+ * Unless a function says otherwise it is called under the BQL.
  */
 
 #ifndef QEMU_BLOCK_REPLICATION_H
@@ -20,6 +31,10 @@ typedef void ReplicationStart(ReplicationState *drv, ReplicationMode role,
                               Error **errp);
 typedef void ReplicationStop(ReplicationState *drv, bool failover,
                              Error **errp);
+typedef void ReplicationEpoch(ReplicationState *drv, uint64_t epoch);
+typedef bool ReplicationSettle(ReplicationState *drv, uint64_t timeout_ms,
+                               Error **errp);
+typedef void ReplicationAbandon(ReplicationState *drv);
 
 /* What a driver does; it leaves out what it has no use for */
 typedef struct ReplicationOps {
@@ -31,12 +46,24 @@ typedef struct ReplicationOps {
     ReplicationStart *start;
     /* End; after a failover this side goes on with what it has */
     ReplicationStop *stop;
+    /* As replication_cut_all() */
+    ReplicationEpoch *cut;
+    /* As replication_settle_all(): any thread, without the BQL */
+    ReplicationSettle *settle;
+    /* As replication_allow_all(): any thread */
+    ReplicationEpoch *allow;
+    /* As replication_prepare_all() */
+    ReplicationCall *prepare;
+    /* As replication_abandon_all() */
+    ReplicationAbandon *abandon;
 } ReplicationOps;
 
 struct ReplicationState {
-    QLIST_ENTRY(ReplicationState) next;
+    QLIST_ENTRY(ReplicationState) next; /* the list: see replication.c */
     ReplicationOps *ops;
     void *opaque;                       /* the driver's */
+    unsigned users;                     /* calls from other threads */
+    bool going;                         /* being removed: no new users */
 };
 
 /*
@@ -48,7 +75,58 @@ void replication_do_checkpoint_all(Error **errp);
 void replication_start_all(ReplicationMode role, Error **errp);
 void replication_stop_all(bool after_failover, Error **errp);
 
-/* Unregister and free; NULL is none */
+/*
+ * Primary, while the VM stands still and its disks are drained: whatever is
+ * written from now on belongs to @epoch and is held back until
+ * replication_allow_all().  Never waits, cannot fail.
+ */
+void replication_cut_all(uint64_t epoch);
+
+/*
+ * Primary: wait until all that was written before the last cut has arrived.
+ * Any thread, without the BQL.  False with @errp: an I/O error, or not
+ * within @timeout_ms milliseconds for all drivers together.
+ */
+bool replication_settle_all(uint64_t timeout_ms, Error **errp);
+
+/*
+ * Primary: the secondary has loaded the checkpoint; writes of @epoch may be
+ * sent.  Any thread.
+ */
+void replication_allow_all(uint64_t epoch);
+
+/*
+ * Secondary, before it says that it has all of a checkpoint: fail now
+ * whatever could fail in replication_do_checkpoint_all().
+ */
+void replication_prepare_all(Error **errp);
+
+/*
+ * Either side: the peer is lost.  Give up what is under way, so that no
+ * drain, no removal and no main loop waits for the peer, and nothing that
+ * the peer still sends reaches this side's disk.  Takes as long as the own
+ * disk needs for what it has begun, at most a few seconds.
+ */
+void replication_abandon_all(void);
+
+/*
+ * Have @fn called when an I/O error ends replication of a node, at most once
+ * per node and start.  @node is the node's name.  NULL: no more calls, and
+ * none is under way on return.
+ *
+ * @fn runs in any thread; it must not take the BQL, wait, or call this.
+ */
+typedef void ReplicationErrorFunc(void *opaque, const char *node,
+                                  const Error *err);
+void replication_on_error(ReplicationErrorFunc *fn, void *opaque);
+
+/* For drivers: tell whoever called replication_on_error().  Any thread. */
+void replication_report_error(const char *node, const Error *err);
+
+/*
+ * Unregister and free; NULL is none.  Waits for calls from other threads, so
+ * a driver lets them fail first.
+ */
 void replication_remove(ReplicationState *drv);
 
 /* Register a driver.  Never fails. */

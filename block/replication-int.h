@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Replication: what the halves of the block driver share, both sides.
+ */
+
+#ifndef BLOCK_REPLICATION_INT_H
+#define BLOCK_REPLICATION_INT_H
+
+#include "block/block_int.h"
+#include "block/replication.h"
+#include "replication-log.h"
+
+/*
+ * Where a node is.  What the guest may do in each stage:
+ *
+ *              entered by       primary             secondary
+ *  IDLE        open, an orderly reads fail, writes  read if another node is
+ *              stop (secondary) are logged if       the parent, else all
+ *                               another node is the fails
+ *                               parent, else fail
+ *  RUNNING     start            reads fail, writes  all, in the overlays
+ *                               are logged
+ *  STOPPED     stop (primary)   reads fail, writes  never
+ *                               are dropped
+ *  FOLDING     failover         never               all; the overlays go into
+ *                                                   the disk
+ *  FOLDED      the end of that  never               all, on the disk
+ *  UNFOLDED    failure of that  never               all, in the overlays
+ *
+ * All but IDLE and RUNNING are final.
+ */
+typedef enum ReplicationStage {
+    REPLICATION_STAGE_IDLE,
+    REPLICATION_STAGE_RUNNING,
+    REPLICATION_STAGE_STOPPED,
+    REPLICATION_STAGE_FOLDING,
+    REPLICATION_STAGE_FOLDED,
+    REPLICATION_STAGE_UNFOLDED,
+    REPLICATION_STAGE__MAX,
+} ReplicationStage;
+
+typedef struct BDRVReplicationState {
+    /* Set once */
+    BlockDriverState *bs;
+    ReplicationMode mode;
+    ReplicationState *rs;
+
+    /* Written under the BQL, read anywhere: atomic */
+    ReplicationStage stage;
+
+    /* Primary; set once.  See replication-primary.c. */
+    ReplicationLog *log;
+    BlockDriverState *peer;     /* the child at open, referenced */
+    bool direct;                /* requests go past the block layer */
+
+    /* Secondary; BQL.  See replication-secondary.c. */
+    char *top_id;               /* set once */
+    BlockBackend *hidden;       /* while RUNNING */
+    BlockJob *backup;           /* while RUNNING */
+    BlockJob *fold;             /* while FOLDING */
+    Error *error;               /* what ended it */
+} BDRVReplicationState;
+
+/* BQL */
+void replication_set_stage(BDRVReplicationState *s, ReplicationStage stage);
+
+static inline ReplicationStage replication_stage(BDRVReplicationState *s)
+{
+    return qatomic_read(&s->stage);
+}
+
+/* Is @bs @below, or anywhere above it? */
+bool GRAPH_RDLOCK replication_is_above(BlockDriverState *bs,
+                                       BlockDriverState *below);
+
+/* The node's name, for messages */
+static inline const char *replication_name(BDRVReplicationState *s)
+{
+    return s->bs->node_name;
+}
+
+/* BQL, no coroutine */
+int replication_primary_open(BDRVReplicationState *s, uint64_t log_size,
+                             Error **errp);
+void replication_primary_start(BDRVReplicationState *s, Error **errp);
+void replication_primary_stop(BDRVReplicationState *s);
+void replication_primary_abandon(BDRVReplicationState *s);
+void replication_primary_close(BDRVReplicationState *s);
+void replication_primary_get_error(BDRVReplicationState *s, Error **errp);
+/* Nobody drains only our child: see replication-primary.c */
+void replication_primary_drain(BDRVReplicationState *s, bool begin);
+
+/* BQL, no coroutine */
+void replication_secondary_start(BDRVReplicationState *s, Error **errp);
+void replication_secondary_prepare(BDRVReplicationState *s, Error **errp);
+void replication_secondary_checkpoint(BDRVReplicationState *s, Error **errp);
+void replication_secondary_abandon(BDRVReplicationState *s);
+void replication_secondary_stop(BDRVReplicationState *s, bool failover,
+                                Error **errp);
+void replication_secondary_close(BDRVReplicationState *s);
+
+#endif

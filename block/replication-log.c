@@ -1,0 +1,609 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Replication, primary side: a bounded log of what the guest has written, and
+ * the thread that sends it.
+ *
+ * Goal: a write of the guest completes when it has been copied into the log;
+ * the way to the secondary is not in its path.  The secondary gets the writes
+ * of an epoch only when it may, and all of them before the next checkpoint.
+ *
+ * Records stand in the order in which they came.  The thread begins them in
+ * just this order, several at a time: the first record waits as long as
+ *
+ *  - REPLICATION_LOG_REQUESTS are under way,
+ *  - it belongs to an epoch that is not allowed yet,
+ *  - it overlaps with a request under way,
+ *  - it is a flush and anything is under way, or a flush is under way.
+ *
+ * So whatever the order in which requests end, the disk is as if each record
+ * had been applied by itself, and what follows a flush is on the disk only if
+ * what came before it is there for good.  Neighbouring writes of the same
+ * epoch are merged.
+ *
+ * Limit: a write that finds the log full waits, which slows the guest down
+ * to what the secondary takes.  A waiting write is in flight for the block
+ * layer, and whoever drains the disk waits for it, maybe with the BQL, which
+ * maybe is what it takes to get on.  Thus must_admit(): asked every
+ * ADMIT_INTERVAL_MS, and then the log takes more than its limit; a drained
+ * disk gets no new requests, so what is too much is bounded by those that had
+ * begun.
+ *
+ * Failure: the first request that fails, or replication_log_break(), breaks
+ * the log for good.  It then takes everything and drops it: the guest never
+ * notices, whoever made the log is told.
+ *
+ * Threads: writers anywhere, the sender in a thread and an AioContext of its
+ * own; it needs neither the BQL nor the main loop.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/coroutine.h"
+#include "qemu/lockable.h"
+#include "qemu/rcu.h"
+#include "qemu/timer.h"
+#include "block/aio-wait.h"
+#include "trace.h"
+#include "replication-log.h"
+
+/* How often waiting writes ask whether they must be admitted, ms */
+#define ADMIT_INTERVAL_MS 20
+
+/* Buffers of one merged request */
+#define MAX_MERGED 256
+
+typedef enum LogRecordType {
+    LOG_WRITE,
+    LOG_ZERO,
+    LOG_ZERO_UNMAP,
+    LOG_DISCARD,
+    LOG_FLUSH,
+} LogRecordType;
+
+typedef struct LogRecord {
+    QSIMPLEQ_ENTRY(LogRecord) next;
+    LogRecordType type;
+    int64_t offset;
+    int64_t bytes;
+    uint64_t epoch;
+    uint64_t cut;               /* how many cuts came before it */
+    uint64_t cost;              /* what it takes of the limit */
+    uint8_t *data;              /* of LOG_WRITE */
+} LogRecord;
+
+typedef QSIMPLEQ_HEAD(, LogRecord) LogRecords;
+
+/* Records under way, one after the other on the disk if they are several */
+typedef struct LogRequest {
+    QLIST_ENTRY(LogRequest) next;
+    ReplicationLog *log;
+    LogRecords records;
+    LogRecordType type;
+    int64_t offset;
+    int64_t bytes;
+    QEMUIOVector qiov;          /* of LOG_WRITE */
+} LogRequest;
+
+struct ReplicationLog {
+    /* Set once */
+    const ReplicationLogOps *ops;
+    void *opaque;
+    uint64_t limit;
+    uint32_t align;
+    uint32_t max_request;
+    AioContext *ctx;
+    QemuThread thread;
+    QEMUBH *send_bh;            /* may be scheduled by any thread */
+    QEMUTimer *admit_timer;
+
+    /* Only the log's thread */
+    bool stopping;
+
+    QemuMutex lock;
+    /* All below: lock */
+    LogRecords waiting;
+    QLIST_HEAD(, LogRequest) under_way;
+    unsigned n_under_way;
+    bool flushing;              /* the one under way is a flush */
+    unsigned paused;
+    uint64_t epoch;             /* of new records */
+    uint64_t cut;               /* of new records */
+    uint64_t allowed;           /* the last epoch that may be sent */
+    uint64_t n_records;         /* waiting or under way */
+    uint64_t n_before;          /* of these, from before the last cut */
+    QemuCond settled;           /* n_before is 0, or the log has broken */
+    CoQueue room;
+    unsigned n_writers;         /* in room */
+    ReplicationLogStats stats;
+};
+
+static bool log_broken_locked(ReplicationLog *log)
+{
+    return log->stats.err != 0;
+}
+
+/* Threads that use the log: a short life */
+
+static void *log_thread(void *opaque)
+{
+    ReplicationLog *log = opaque;
+
+    rcu_register_thread();
+    qemu_set_current_aio_context(log->ctx);
+    while (!log->stopping) {
+        aio_poll(log->ctx, true);
+    }
+    rcu_unregister_thread();
+    return NULL;
+}
+
+static void log_stop_bh(void *opaque)
+{
+    ReplicationLog *log = opaque;
+
+    log->stopping = true;
+}
+
+static void log_send_bh(void *opaque);
+static void log_admit_timer(void *opaque);
+
+ReplicationLog *replication_log_new(const ReplicationLogOps *ops, void *opaque,
+                                    uint64_t limit, uint32_t align,
+                                    uint32_t max_request, Error **errp)
+{
+    ReplicationLog *log;
+    AioContext *ctx = aio_context_new(errp);
+
+    if (!ctx) {
+        return NULL;
+    }
+    log = g_new0(ReplicationLog, 1);
+    log->ops = ops;
+    log->opaque = opaque;
+    log->limit = limit;
+    log->stats.limit = limit;
+    log->align = MAX(align, 1);
+    log->max_request = max_request;
+    log->ctx = ctx;
+    log->allowed = UINT64_MAX;
+    QSIMPLEQ_INIT(&log->waiting);
+    QLIST_INIT(&log->under_way);
+    qemu_co_queue_init(&log->room);
+    qemu_mutex_init(&log->lock);
+    qemu_cond_init(&log->settled);
+    log->send_bh = aio_bh_new(ctx, log_send_bh, log);
+    log->admit_timer = aio_timer_new(ctx, QEMU_CLOCK_REALTIME, SCALE_MS,
+                                     log_admit_timer, log);
+    qemu_thread_create(&log->thread, "repl-log", log_thread, log,
+                       QEMU_THREAD_JOINABLE);
+    return log;
+}
+
+static bool log_is_busy(ReplicationLog *log)
+{
+    QEMU_LOCK_GUARD(&log->lock);
+    return log->n_under_way || log->n_writers;
+}
+
+void replication_log_free(ReplicationLog *log)
+{
+    if (!log) {
+        return;
+    }
+    replication_log_break(log, ECANCELED);
+    AIO_WAIT_WHILE_UNLOCKED(NULL, log_is_busy(log));
+
+    /*
+     * Nothing is under way, so nothing schedules the BH or the timer, and the
+     * thread can be the last one that knows the log.
+     */
+    aio_bh_schedule_oneshot(log->ctx, log_stop_bh, log);
+    qemu_thread_join(&log->thread);
+    timer_free(log->admit_timer);
+    qemu_bh_delete(log->send_bh);
+    aio_context_unref(log->ctx);
+    qemu_cond_destroy(&log->settled);
+    qemu_mutex_destroy(&log->lock);
+    g_free(log);
+}
+
+/* Records come in */
+
+/* Let as many writers look again as there are now; drops the lock for each */
+static void log_wake_writers_locked(ReplicationLog *log)
+{
+    unsigned n = log->n_writers;
+
+    while (n-- && qemu_co_enter_next(&log->room, &log->lock)) {
+        ;
+    }
+}
+
+static void log_admit_timer(void *opaque)
+{
+    ReplicationLog *log = opaque;
+
+    QEMU_LOCK_GUARD(&log->lock);
+    log_wake_writers_locked(log);
+}
+
+static void log_record_free(LogRecord *rec)
+{
+    g_free(rec->data);
+    g_free(rec);
+}
+
+/* The record is done with: sent, or dropped */
+static void log_record_gone_locked(ReplicationLog *log, LogRecord *rec)
+{
+    log->stats.bytes -= rec->cost;
+    log->n_records--;
+    if (rec->cut < log->cut && !--log->n_before) {
+        qemu_cond_broadcast(&log->settled);
+    }
+    log_record_free(rec);
+}
+
+static bool log_has_room_locked(ReplicationLog *log, uint64_t cost)
+{
+    return !log->stats.bytes || log->stats.bytes + cost <= log->limit;
+}
+
+/* Wait for room, maybe in vain */
+static void coroutine_fn log_wait_locked(ReplicationLog *log, uint64_t cost)
+{
+    int64_t begin = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+
+    trace_replication_log_full(log->epoch, log->stats.bytes);
+    log->n_writers++;
+    while (!log_broken_locked(log) && !log_has_room_locked(log, cost)) {
+        bool admit;
+
+        qemu_mutex_unlock(&log->lock);
+        admit = log->ops->must_admit && log->ops->must_admit(log->opaque);
+        qemu_mutex_lock(&log->lock);
+        if (admit) {
+            break;
+        }
+        if (log->ops->must_admit) {
+            timer_mod_anticipate(log->admit_timer,
+                                 qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                                 ADMIT_INTERVAL_MS);
+        }
+        if (!log_broken_locked(log) && !log_has_room_locked(log, cost)) {
+            qemu_co_queue_wait(&log->room, &log->lock);
+        }
+    }
+    log->n_writers--;
+    log->stats.throttled_ns += qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - begin;
+}
+
+/* Two flushes in a row are one */
+static bool log_is_superfluous_locked(ReplicationLog *log, LogRecord *rec)
+{
+    LogRecord *last = QSIMPLEQ_LAST(&log->waiting, LogRecord, next);
+
+    return rec->type == LOG_FLUSH && last && last->type == LOG_FLUSH &&
+           last->cut == log->cut;
+}
+
+static void coroutine_fn log_append(ReplicationLog *log, LogRecord *rec)
+{
+    bool waited = false, dropped = false;
+
+    rec->cost = sizeof(*rec) + (rec->data ? rec->bytes : 0);
+    WITH_QEMU_LOCK_GUARD(&log->lock) {
+        if (!log_has_room_locked(log, rec->cost)) {
+            waited = true;
+            log_wait_locked(log, rec->cost);
+        }
+        dropped = log_broken_locked(log) ||
+                  log_is_superfluous_locked(log, rec);
+        if (!dropped) {
+            rec->epoch = log->epoch;
+            rec->cut = log->cut;
+            QSIMPLEQ_INSERT_TAIL(&log->waiting, rec, next);
+            log->n_records++;
+            log->stats.bytes += rec->cost;
+            log->stats.max_bytes = MAX(log->stats.max_bytes,
+                                       log->stats.bytes);
+            qemu_bh_schedule(log->send_bh);
+        }
+    }
+    if (dropped) {
+        log_record_free(rec);
+    }
+    if (waited) {
+        aio_wait_kick();        /* replication_log_free() may wait for us */
+    }
+}
+
+static LogRecord *log_record_new(LogRecordType type, int64_t offset,
+                                 int64_t bytes)
+{
+    LogRecord *rec = g_new0(LogRecord, 1);
+
+    rec->type = type;
+    rec->offset = offset;
+    rec->bytes = bytes;
+    return rec;
+}
+
+void coroutine_fn replication_log_write(ReplicationLog *log, int64_t offset,
+                                        int64_t bytes, QEMUIOVector *qiov,
+                                        size_t qiov_offset)
+{
+    LogRecord *rec = log_record_new(LOG_WRITE, offset, bytes);
+
+    rec->data = g_try_malloc(bytes);
+    if (!rec->data) {
+        log_record_free(rec);
+        replication_log_break(log, ENOMEM);
+        return;
+    }
+    qemu_iovec_to_buf(qiov, qiov_offset, rec->data, bytes);
+    log_append(log, rec);
+}
+
+void coroutine_fn replication_log_zero(ReplicationLog *log, int64_t offset,
+                                       int64_t bytes, bool may_unmap)
+{
+    log_append(log, log_record_new(may_unmap ? LOG_ZERO_UNMAP : LOG_ZERO,
+                                   offset, bytes));
+}
+
+void coroutine_fn replication_log_discard(ReplicationLog *log, int64_t offset,
+                                          int64_t bytes)
+{
+    log_append(log, log_record_new(LOG_DISCARD, offset, bytes));
+}
+
+void coroutine_fn replication_log_flush(ReplicationLog *log)
+{
+    log_append(log, log_record_new(LOG_FLUSH, 0, 0));
+}
+
+/* Records go out */
+
+static bool log_overlaps_locked(ReplicationLog *log, int64_t offset,
+                                int64_t bytes)
+{
+    int64_t begin = QEMU_ALIGN_DOWN(offset, log->align);
+    int64_t end = ROUND_UP(offset + bytes, log->align);
+    LogRequest *req;
+
+    QLIST_FOREACH(req, &log->under_way, next) {
+        if (begin < ROUND_UP(req->offset + req->bytes, log->align) &&
+            end > QEMU_ALIGN_DOWN(req->offset, log->align)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* May @rec begin?  It is the first one that waits. */
+static bool log_may_begin_locked(ReplicationLog *log, LogRecord *rec)
+{
+    if (log->paused || log->flushing || rec->epoch > log->allowed ||
+        log->n_under_way >= REPLICATION_LOG_REQUESTS) {
+        return false;
+    }
+    if (rec->type == LOG_FLUSH) {
+        return !log->n_under_way;
+    }
+    return !log_overlaps_locked(log, rec->offset, rec->bytes);
+}
+
+/* Does the first record that waits go on where @req ends? */
+static bool log_may_merge_locked(ReplicationLog *log, LogRequest *req,
+                                 LogRecord *rec)
+{
+    return req->type == LOG_WRITE && rec && rec->type == LOG_WRITE &&
+           rec->epoch <= log->allowed &&
+           rec->offset == req->offset + req->bytes &&
+           rec->bytes <= (int64_t)log->max_request - req->bytes &&
+           req->qiov.niov < MAX_MERGED &&
+           !log_overlaps_locked(log, rec->offset, rec->bytes);
+}
+
+static void log_take_locked(ReplicationLog *log, LogRequest *req,
+                            LogRecord *rec)
+{
+    QSIMPLEQ_REMOVE_HEAD(&log->waiting, next);
+    QSIMPLEQ_INSERT_TAIL(&req->records, rec, next);
+    req->bytes += rec->bytes;
+    if (rec->type == LOG_WRITE) {
+        qemu_iovec_add(&req->qiov, rec->data, rec->bytes);
+    }
+}
+
+/* The next request that may begin, or NULL */
+static LogRequest *log_next_locked(ReplicationLog *log)
+{
+    LogRecord *rec = QSIMPLEQ_FIRST(&log->waiting);
+    LogRequest *req;
+
+    if (!rec || !log_may_begin_locked(log, rec)) {
+        return NULL;
+    }
+    req = g_new0(LogRequest, 1);
+    req->log = log;
+    req->type = rec->type;
+    req->offset = rec->offset;
+    QSIMPLEQ_INIT(&req->records);
+    qemu_iovec_init(&req->qiov, 1);
+    do {
+        log_take_locked(log, req, rec);
+        rec = QSIMPLEQ_FIRST(&log->waiting);
+    } while (log_may_merge_locked(log, req, rec));
+
+    QLIST_INSERT_HEAD(&log->under_way, req, next);
+    log->n_under_way++;
+    log->flushing = req->type == LOG_FLUSH;
+    if (log->ops->begin) {
+        log->ops->begin(log->opaque);
+    }
+    return req;
+}
+
+static int coroutine_fn log_send(LogRequest *req)
+{
+    const ReplicationLogOps *ops = req->log->ops;
+    void *opaque = req->log->opaque;
+
+    switch (req->type) {
+    case LOG_WRITE:
+        return ops->write(opaque, req->offset, req->bytes, &req->qiov);
+    case LOG_ZERO:
+        return ops->zero(opaque, req->offset, req->bytes, false);
+    case LOG_ZERO_UNMAP:
+        return ops->zero(opaque, req->offset, req->bytes, true);
+    case LOG_DISCARD:
+        return ops->discard(opaque, req->offset, req->bytes);
+    case LOG_FLUSH:
+        return ops->flush(opaque);
+    }
+    g_assert_not_reached();
+}
+
+static void log_request_gone_locked(ReplicationLog *log, LogRequest *req)
+{
+    LogRecord *rec;
+
+    QLIST_REMOVE(req, next);
+    log->n_under_way--;
+    log->flushing = false;
+    while ((rec = QSIMPLEQ_FIRST(&req->records))) {
+        QSIMPLEQ_REMOVE_HEAD(&req->records, next);
+        log_record_gone_locked(log, rec);
+    }
+    qemu_iovec_destroy(&req->qiov);
+    g_free(req);
+}
+
+static void coroutine_fn log_request_entry(void *opaque)
+{
+    LogRequest *req = opaque;
+    ReplicationLog *log = req->log;
+    int ret = log_send(req);
+
+    if (ret < 0) {
+        replication_log_break(log, -ret);
+    }
+    WITH_QEMU_LOCK_GUARD(&log->lock) {
+        if (ret >= 0) {
+            log->stats.sent_requests++;
+            log->stats.sent_bytes += req->type == LOG_WRITE ? req->bytes : 0;
+        }
+        log_request_gone_locked(log, req);
+        if (log->ops->end) {
+            log->ops->end(log->opaque);
+        }
+        log_wake_writers_locked(log);
+        /*
+         * Under the lock: the last request has to be through with the log
+         * before replication_log_free() may see that it is.
+         */
+        if (!log_broken_locked(log)) {
+            qemu_bh_schedule(log->send_bh);
+        }
+    }
+    aio_wait_kick();
+}
+
+static void log_send_bh(void *opaque)
+{
+    ReplicationLog *log = opaque;
+
+    while (true) {
+        LogRequest *req;
+
+        WITH_QEMU_LOCK_GUARD(&log->lock) {
+            req = log_next_locked(log);
+        }
+        if (!req) {
+            break;
+        }
+        qemu_coroutine_enter(qemu_coroutine_create(log_request_entry, req));
+    }
+}
+
+/* Epochs */
+
+void replication_log_cut(ReplicationLog *log, uint64_t epoch)
+{
+    QEMU_LOCK_GUARD(&log->lock);
+    log->epoch = epoch;
+    log->cut++;
+    log->allowed = epoch - 1;
+    log->n_before = log->n_records;
+}
+
+void replication_log_allow(ReplicationLog *log, uint64_t epoch)
+{
+    QEMU_LOCK_GUARD(&log->lock);
+    log->allowed = MAX(log->allowed, epoch);
+    qemu_bh_schedule(log->send_bh);
+}
+
+bool replication_log_settle(ReplicationLog *log, uint64_t timeout_ms,
+                            Error **errp)
+{
+    int64_t end = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                  MIN(timeout_ms, INT_MAX);
+
+    QEMU_LOCK_GUARD(&log->lock);
+    while (log->n_before && !log_broken_locked(log)) {
+        int64_t left = end - qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+
+        if (left <= 0) {
+            error_setg(errp, "%" PRIu64 " writes have not arrived within %"
+                       PRIu64 " ms", log->n_before, timeout_ms);
+            return false;
+        }
+        qemu_cond_timedwait(&log->settled, &log->lock, left);
+    }
+    if (log_broken_locked(log)) {
+        error_setg_errno(errp, log->stats.err, "writes could not be sent");
+        return false;
+    }
+    return true;
+}
+
+void replication_log_pause(ReplicationLog *log, bool paused)
+{
+    QEMU_LOCK_GUARD(&log->lock);
+    if (paused) {
+        log->paused++;
+    } else {
+        assert(log->paused);
+        log->paused--;
+        qemu_bh_schedule(log->send_bh);
+    }
+}
+
+void replication_log_break(ReplicationLog *log, int err)
+{
+    LogRecord *rec;
+
+    WITH_QEMU_LOCK_GUARD(&log->lock) {
+        if (log_broken_locked(log)) {
+            return;
+        }
+        log->stats.err = err ? err : EIO;
+        trace_replication_log_broken(log->epoch, log->stats.err);
+        while ((rec = QSIMPLEQ_FIRST(&log->waiting))) {
+            QSIMPLEQ_REMOVE_HEAD(&log->waiting, next);
+            log_record_gone_locked(log, rec);
+        }
+        qemu_cond_broadcast(&log->settled);
+        log_wake_writers_locked(log);
+    }
+    log->ops->broken(log->opaque, err ? err : EIO);
+}
+
+void replication_log_stats(ReplicationLog *log, ReplicationLogStats *stats)
+{
+    QEMU_LOCK_GUARD(&log->lock);
+    *stats = log->stats;
+}

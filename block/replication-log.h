@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Replication, primary side: a bounded log of what the guest has written, and
+ * the thread that sends it.  See replication-log.c for how it works.
+ *
+ * It knows no block devices: whoever makes a log says in ReplicationLogOps
+ * how to send.
+ */
+
+#ifndef BLOCK_REPLICATION_LOG_H
+#define BLOCK_REPLICATION_LOG_H
+
+#include "block/aio.h"
+#include "qemu/iov.h"
+
+typedef struct ReplicationLog ReplicationLog;
+
+/* Requests that are sent at a time; a client of NBD has as many slots */
+#define REPLICATION_LOG_REQUESTS 16
+
+/*
+ * How to send.  The first four run in coroutines in the log's thread, up to
+ * REPLICATION_LOG_REQUESTS at a time, and return 0 or a negative errno.
+ */
+typedef struct ReplicationLogOps {
+    int coroutine_fn (*write)(void *opaque, int64_t offset, int64_t bytes,
+                              QEMUIOVector *qiov);
+    int coroutine_fn (*zero)(void *opaque, int64_t offset, int64_t bytes,
+                             bool may_unmap);
+    int coroutine_fn (*discard)(void *opaque, int64_t offset, int64_t bytes);
+    int coroutine_fn (*flush)(void *opaque);
+
+    /*
+     * A request begins, has ended.  Optional; the log's thread, with the
+     * log's lock held: neither may call the log.
+     */
+    void (*begin)(void *opaque);
+    void (*end)(void *opaque);
+
+    /*
+     * A write waits for room: must it be let in nevertheless, because
+     * somebody waits for it to complete?  Optional; asked again and again in
+     * the coroutine of the write.
+     */
+    bool coroutine_fn (*must_admit)(void *opaque);
+
+    /*
+     * The log has broken with the errno @err: nothing more is sent.  Once;
+     * in the thread that broke it, before its requests have ended.
+     */
+    void (*broken)(void *opaque, int err);
+} ReplicationLogOps;
+
+typedef struct ReplicationLogStats {
+    uint64_t bytes;             /* in the log */
+    uint64_t max_bytes;         /* the most there ever were */
+    uint64_t limit;             /* from here on writes wait */
+    uint64_t sent_bytes;        /* of writes, that have arrived */
+    uint64_t sent_requests;     /* of any kind, that have arrived */
+    uint64_t throttled_ns;      /* time that writes waited, added up */
+    int err;                    /* errno that broke the log, 0 for none */
+} ReplicationLogStats;
+
+/*
+ * @limit: bytes that may wait, with what the log needs for itself
+ * @align: bytes; two writes within such a block count as overlapping
+ * @max_request: bytes; neighbours are merged up to this
+ *
+ * Main thread.
+ */
+ReplicationLog *replication_log_new(const ReplicationLogOps *ops, void *opaque,
+                                    uint64_t limit, uint32_t align,
+                                    uint32_t max_request, Error **errp);
+
+/*
+ * Drop what is left, wait for requests that have begun (the caller sees to it
+ * that they end), end the thread.  Main thread; nobody else uses the log any
+ * more.  NULL is none.
+ */
+void replication_log_free(ReplicationLog *log);
+
+/*
+ * What the guest does, in its coroutine, any thread.  May wait for room,
+ * always succeeds: a log that is broken takes anything and drops it.
+ */
+void coroutine_fn replication_log_write(ReplicationLog *log, int64_t offset,
+                                        int64_t bytes, QEMUIOVector *qiov,
+                                        size_t qiov_offset);
+void coroutine_fn replication_log_zero(ReplicationLog *log, int64_t offset,
+                                       int64_t bytes, bool may_unmap);
+void coroutine_fn replication_log_discard(ReplicationLog *log, int64_t offset,
+                                          int64_t bytes);
+void coroutine_fn replication_log_flush(ReplicationLog *log);
+
+/*
+ * What comes from now on belongs to @epoch, from 1, and is held back.  Any
+ * thread.
+ */
+void replication_log_cut(ReplicationLog *log, uint64_t epoch);
+
+/* What belongs to @epoch or an earlier one may be sent.  Any thread. */
+void replication_log_allow(ReplicationLog *log, uint64_t epoch);
+
+/*
+ * Wait until all that came before the last cut has arrived.  Any thread, but
+ * no coroutine and not the log's.  False with @errp if the log is broken, or
+ * after @timeout_ms milliseconds.
+ */
+bool replication_log_settle(ReplicationLog *log, uint64_t timeout_ms,
+                            Error **errp);
+
+/* Begin no requests while @paused; those that have begun go on.  Any thread. */
+void replication_log_pause(ReplicationLog *log, bool paused);
+
+/*
+ * Send nothing any more, drop all, let all waiters go.  Any thread, as often
+ * as one likes; the first one's errno counts.
+ */
+void replication_log_break(ReplicationLog *log, int err);
+
+/* Any thread */
+void replication_log_stats(ReplicationLog *log, ReplicationLogStats *stats);
+
+#endif

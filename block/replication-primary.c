@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Replication: the primary's half of the block driver.
+ *
+ * The node is the second child of the guest's disk, a quorum in fifo mode.
+ * What the guest writes goes into the log (replication-log.c) and is done;
+ * the log's thread sends it to the child, as a rule an NBD client whose
+ * server exports the disk of the secondary.
+ *
+ * The peer may be slow or dead at any time, and then nothing here may wait
+ * for it: neither a drain (the VM stops, a device is reset, a child is taken
+ * out of the quorum) nor whoever wants to change the graph.  A request that
+ * goes through the block layer is counted, drained and holds the graph lock
+ * until it ends.  So with a child "nbd" the log's thread calls the driver's
+ * functions directly.  That is safe because
+ *
+ *  - we hold a reference to the child until the log is gone;
+ *  - nothing writes to it but us, and nothing reads: no tracking of overlaps
+ *    is missed, and the log has its own;
+ *  - we keep to its limits: those of our node are at least as strict (the
+ *    block layer splits what the guest asks for), the alignment is seen to
+ *    here;
+ *  - the NBD client sends and receives in the AioContext of the coroutine,
+ *    under locks of its own, and has as many slots as the log has requests;
+ *  - a change of its AioContext concerns only timers for reconnecting, which
+ *    there are none of: "reconnect-delay" is refused, and after its first
+ *    error the connection is shut for good and never used again.
+ *
+ * The NBD client is shut by way of yank: from any thread, at any time,
+ * without waiting, and then all its requests end.
+ *
+ * With any other child (a local disk, in tests) the requests are ordinary
+ * ones.  They stop while our node is drained, which it is whenever the child
+ * is; they end as soon as the local disk allows.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-yank.h"
+#include "qemu/memalign.h"
+#include "qemu/units.h"
+#include "qobject/qdict.h"
+#include "qobject/qnum.h"
+#include "qobject/qstring.h"
+#include "block/block-io.h"
+#include "block/graph-lock.h"
+#include "replication-int.h"
+
+/* The longest request that the log makes of several writes */
+#define MAX_REQUEST MiB
+
+/* How zeroes are written if the child cannot */
+#define ZERO_CHUNK (256 * KiB)
+
+/* The child as it is: its own functions */
+
+static int coroutine_fn direct_read(BDRVReplicationState *s, int64_t offset,
+                                    int64_t bytes, void *buf)
+{
+    QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, bytes);
+
+    assume_graph_lock(); /* see above */
+    return s->peer->drv->bdrv_co_preadv(s->peer, offset, bytes, &qiov, 0);
+}
+
+static int coroutine_fn direct_write(BDRVReplicationState *s, int64_t offset,
+                                     int64_t bytes, QEMUIOVector *qiov)
+{
+    assume_graph_lock(); /* see above */
+    return s->peer->drv->bdrv_co_pwritev(s->peer, offset, bytes, qiov, 0);
+}
+
+/*
+ * Write what is not aligned: read the blocks at both ends first.  Nobody
+ * writes to them meanwhile, as the log knows the alignment.
+ */
+static int coroutine_fn direct_write_unaligned(BDRVReplicationState *s,
+                                               int64_t offset, int64_t bytes,
+                                               QEMUIOVector *qiov)
+{
+    uint32_t align = s->peer->bl.request_alignment;
+    int64_t begin = QEMU_ALIGN_DOWN(offset, align);
+    int64_t end = ROUND_UP(offset + bytes, align);
+    QEMU_AUTO_VFREE uint8_t *buf = qemu_try_memalign(align, end - begin);
+    QEMUIOVector aligned;
+    int ret = 0;
+
+    if (!buf) {
+        return -ENOMEM;
+    }
+    if (begin < offset) {
+        ret = direct_read(s, begin, align, buf);
+    }
+    if (ret >= 0 && end > offset + bytes &&
+        (end - begin > align || begin == offset)) {
+        ret = direct_read(s, end - align, align, buf + (end - begin - align));
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    qemu_iovec_to_buf(qiov, 0, buf + (offset - begin), bytes);
+    qemu_iovec_init_buf(&aligned, buf, end - begin);
+    return direct_write(s, begin, end - begin, &aligned);
+}
+
+static int coroutine_fn direct_write_any(BDRVReplicationState *s,
+                                         int64_t offset, int64_t bytes,
+                                         QEMUIOVector *qiov)
+{
+    if (QEMU_IS_ALIGNED(offset | bytes, s->peer->bl.request_alignment)) {
+        return direct_write(s, offset, bytes, qiov);
+    }
+    return direct_write_unaligned(s, offset, bytes, qiov);
+}
+
+static int coroutine_fn direct_zero_as_data(BDRVReplicationState *s,
+                                            int64_t offset, int64_t bytes)
+{
+    g_autofree uint8_t *zeroes = g_malloc0(MIN(bytes, ZERO_CHUNK));
+    int ret = 0;
+
+    while (bytes && ret >= 0) {
+        int64_t n = MIN(bytes, ZERO_CHUNK);
+        QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, zeroes, n);
+
+        ret = direct_write_any(s, offset, n, &qiov);
+        offset += n;
+        bytes -= n;
+    }
+    return ret;
+}
+
+static int coroutine_fn direct_zero(BDRVReplicationState *s, int64_t offset,
+                                    int64_t bytes, BdrvRequestFlags flags)
+{
+    BlockDriverState *peer = s->peer;
+    int ret = -ENOTSUP;
+
+    assume_graph_lock(); /* see above */
+    if (peer->drv->bdrv_co_pwrite_zeroes &&
+        QEMU_IS_ALIGNED(offset | bytes, peer->bl.request_alignment)) {
+        flags &= peer->supported_zero_flags;
+        ret = peer->drv->bdrv_co_pwrite_zeroes(peer, offset, bytes, flags);
+    }
+    return ret == -ENOTSUP ? direct_zero_as_data(s, offset, bytes) : ret;
+}
+
+/* A discard is a hint: what cannot be done is left out */
+static int coroutine_fn direct_discard(BDRVReplicationState *s, int64_t offset,
+                                       int64_t bytes)
+{
+    BlockDriverState *peer = s->peer;
+    int64_t begin = ROUND_UP(offset, peer->bl.request_alignment);
+    int64_t end = QEMU_ALIGN_DOWN(offset + bytes, peer->bl.request_alignment);
+    int ret;
+
+    assume_graph_lock(); /* see above */
+    if (begin >= end || !peer->drv->bdrv_co_pdiscard ||
+        !(peer->open_flags & BDRV_O_UNMAP)) {
+        return 0;
+    }
+    ret = peer->drv->bdrv_co_pdiscard(peer, begin, end - begin);
+    return ret == -ENOTSUP ? 0 : ret;
+}
+
+static int coroutine_fn direct_flush(BDRVReplicationState *s)
+{
+    assume_graph_lock(); /* see above */
+    return s->peer->drv->bdrv_co_flush(s->peer);
+}
+
+/* What the log calls */
+
+static int coroutine_fn primary_write(void *opaque, int64_t offset,
+                                      int64_t bytes, QEMUIOVector *qiov)
+{
+    BDRVReplicationState *s = opaque;
+
+    if (s->direct) {
+        return direct_write_any(s, offset, bytes, qiov);
+    }
+    GRAPH_RDLOCK_GUARD();
+    return bdrv_co_pwritev(s->bs->file, offset, bytes, qiov, 0);
+}
+
+static int coroutine_fn primary_zero(void *opaque, int64_t offset,
+                                     int64_t bytes, bool may_unmap)
+{
+    BDRVReplicationState *s = opaque;
+    BdrvRequestFlags flags = may_unmap ? BDRV_REQ_MAY_UNMAP : 0;
+
+    if (s->direct) {
+        return direct_zero(s, offset, bytes, flags);
+    }
+    GRAPH_RDLOCK_GUARD();
+    return bdrv_co_pwrite_zeroes(s->bs->file, offset, bytes, flags);
+}
+
+static int coroutine_fn primary_discard(void *opaque, int64_t offset,
+                                        int64_t bytes)
+{
+    BDRVReplicationState *s = opaque;
+
+    if (s->direct) {
+        return direct_discard(s, offset, bytes);
+    }
+    GRAPH_RDLOCK_GUARD();
+    return bdrv_co_pdiscard(s->bs->file, offset, bytes);
+}
+
+static int coroutine_fn primary_flush(void *opaque)
+{
+    BDRVReplicationState *s = opaque;
+
+    if (s->direct) {
+        return direct_flush(s);
+    }
+    GRAPH_RDLOCK_GUARD();
+    return bdrv_co_flush(s->bs->file->bs);
+}
+
+/* An ordinary request is one of our node's from before it is one of its child */
+static void primary_begin(void *opaque)
+{
+    BDRVReplicationState *s = opaque;
+
+    if (!s->direct) {
+        bdrv_inc_in_flight(s->bs);
+    }
+}
+
+static void primary_end(void *opaque)
+{
+    BDRVReplicationState *s = opaque;
+
+    if (!s->direct) {
+        bdrv_dec_in_flight(s->bs);
+    }
+}
+
+static bool GRAPH_RDLOCK is_drained_from_above(BlockDriverState *bs)
+{
+    BdrvChild *c;
+
+    if (qatomic_read(&bs->quiesce_counter)) {
+        return true;
+    }
+    QLIST_FOREACH(c, &bs->parents, next_parent) {
+        if (c->klass->parent_is_bds && is_drained_from_above(c->opaque)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool coroutine_fn primary_must_admit(void *opaque)
+{
+    BDRVReplicationState *s = opaque;
+
+    assume_graph_lock(); /* the request that asks holds it */
+    return is_drained_from_above(s->bs);
+}
+
+static void yank_peer(BDRVReplicationState *s)
+{
+    YankInstance instance = {
+        .type = YANK_INSTANCE_TYPE_BLOCK_NODE,
+        .u.block_node.node_name = s->peer->node_name,
+    };
+    YankInstanceList list = { .value = &instance };
+
+    /* It fails when the NBD client is not connected any more */
+    qmp_yank(&list, NULL);
+}
+
+static void primary_broken(void *opaque, int err)
+{
+    BDRVReplicationState *s = opaque;
+    g_autoptr(Error) error = NULL;
+
+    if (s->direct) {
+        yank_peer(s);
+    }
+    if (err == ECANCELED ||
+        replication_stage(s) != REPLICATION_STAGE_RUNNING) {
+        return; /* whoever did or will do this knows */
+    }
+    error_setg_errno(&error, err, "node '%s' could not write to the secondary",
+                     replication_name(s));
+    replication_report_error(replication_name(s), error);
+}
+
+static const ReplicationLogOps primary_log_ops = {
+    .write = primary_write,
+    .zero = primary_zero,
+    .discard = primary_discard,
+    .flush = primary_flush,
+    .begin = primary_begin,
+    .end = primary_end,
+    .must_admit = primary_must_admit,
+    .broken = primary_broken,
+};
+
+/* From open to close */
+
+static bool is_nbd(BlockDriverState *bs)
+{
+    return bs->drv && !strcmp(bs->drv->format_name, "nbd");
+}
+
+static bool GRAPH_RDLOCK has_nbd_below(BlockDriverState *bs)
+{
+    BdrvChild *c;
+
+    QLIST_FOREACH(c, &bs->children, next) {
+        if (is_nbd(c->bs) || has_nbd_below(c->bs)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Is there such an option, and is it not 0? */
+static bool has_nonzero_option(BlockDriverState *bs, const char *name)
+{
+    QObject *value = qdict_get(bs->options, name);
+    QString *string = qobject_to(QString, value);
+    QNum *num = qobject_to(QNum, value);
+
+    return (string && strcmp(qstring_get_str(string), "0")) ||
+           (num && qnum_get_double(num) != 0);
+}
+
+int replication_primary_open(BDRVReplicationState *s, uint64_t log_size,
+                             Error **errp)
+{
+    BlockDriverState *peer;
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    peer = s->bs->file->bs;
+    s->direct = is_nbd(peer);
+    if (s->direct && has_nonzero_option(peer, "reconnect-delay")) {
+        error_setg(errp, "the NBD client '%s' has 'reconnect-delay', which "
+                   "replication cannot allow: it has to be 0",
+                   peer->node_name);
+        return -EINVAL;
+    }
+    if (!s->direct && has_nbd_below(peer)) {
+        error_setg(errp, "there is '%s' (%s) between the NBD client and "
+                   "replication, which cannot be", peer->node_name,
+                   peer->drv->format_name);
+        return -EINVAL;
+    }
+    s->log = replication_log_new(&primary_log_ops, s, log_size,
+                                 peer->bl.request_alignment,
+                                 MIN_NON_ZERO(peer->bl.max_transfer,
+                                              MAX_REQUEST), errp);
+    if (!s->log) {
+        return -EIO;
+    }
+    bdrv_ref(peer);
+    s->peer = peer;
+    return 0;
+}
+
+void replication_primary_start(BDRVReplicationState *s, Error **errp)
+{
+    replication_set_stage(s, REPLICATION_STAGE_RUNNING);
+    /* From here on it would be reported */
+    replication_primary_get_error(s, errp);
+    if (*errp) {
+        replication_set_stage(s, REPLICATION_STAGE_STOPPED);
+    }
+}
+
+void replication_primary_get_error(BDRVReplicationState *s, Error **errp)
+{
+    ReplicationLogStats stats;
+
+    replication_log_stats(s->log, &stats);
+    if (stats.err) {
+        error_setg_errno(errp, stats.err, "node '%s' does not replicate any "
+                         "more", replication_name(s));
+    }
+}
+
+void replication_primary_abandon(BDRVReplicationState *s)
+{
+    replication_log_break(s->log, ECANCELED);
+}
+
+void replication_primary_stop(BDRVReplicationState *s)
+{
+    replication_set_stage(s, REPLICATION_STAGE_STOPPED);
+    replication_primary_abandon(s);
+}
+
+void replication_primary_drain(BDRVReplicationState *s, bool begin)
+{
+    if (s->log && !s->direct) {
+        replication_log_pause(s->log, begin);
+    }
+}
+
+void replication_primary_close(BDRVReplicationState *s)
+{
+    replication_log_free(s->log);
+    bdrv_unref(s->peer);
+}

@@ -1,0 +1,481 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Replication: the secondary's half of the block driver.
+ *
+ *            guest                     NBD server, for the primary
+ *              |                            |
+ *         replication                 copy-before-write
+ *              |                       |    |
+ *           active                     |    |
+ *              |                       |    |
+ *            hidden  <-----------------+    |
+ *              |                            |
+ *            disk  <------------------------+
+ *
+ * The disk always has what the primary has written.  The guest here is to see
+ * the disk as of the last checkpoint with its own writes: these go to the
+ * active overlay, and before the primary overwrites something on the disk it
+ * is copied to the hidden one.  A backup job with sync=none does that.  As
+ * its target has the source for a backing file, it writes with
+ * BDRV_REQ_SERIALISING, thus waits for reads of the guest that are on their
+ * way through the hidden overlay to the disk, and these never see what is
+ * newer than the checkpoint.
+ *
+ * The job also keeps others from resizing, or taking snapshots of, any part
+ * of this, up to the top.
+ *
+ * A checkpoint empties both overlays and has all be copied again.  The guest
+ * stands still, and the primary does not write: it waits to be told that the
+ * checkpoint has been loaded.  If it writes all the same the checkpoint fails
+ * instead of waiting for it.
+ *
+ * A failover first shuts the NBD clients out.  A primary that was only slow
+ * may have writes in socket buffers, and these would be neither in the
+ * checkpoint nor of this guest.  Then the job ends, and another one commits
+ * both overlays into the disk, while the guest runs.
+ *
+ * All is under the BQL.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-block-export.h"
+#include "qemu/timer.h"
+#include "block/aio-wait.h"
+#include "block/block_backup.h"
+#include "block/block_int.h"
+#include "block/blockjob_int.h"
+#include "block/export.h"
+#include "system/block-backend.h"
+#include "trace.h"
+#include "replication-int.h"
+
+/* How long requests may take to end, once no new ones can begin */
+#define QUIET_TIMEOUT_MS 5000
+
+/* Waiting with a limit */
+
+typedef struct Deadline {
+    QEMUTimer *timer;
+    bool over;
+} Deadline;
+
+static void deadline_cb(void *opaque)
+{
+    Deadline *deadline = opaque;
+
+    deadline->over = true;
+}
+
+static void deadline_begin(Deadline *deadline, int64_t ms)
+{
+    deadline->over = false;
+    deadline->timer = aio_timer_new(qemu_get_aio_context(),
+                                    QEMU_CLOCK_REALTIME, SCALE_MS,
+                                    deadline_cb, deadline);
+    timer_mod(deadline->timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + ms);
+}
+
+static void deadline_end(Deadline *deadline)
+{
+    timer_free(deadline->timer);
+}
+
+/* The nodes.  NULL unless all three are there. */
+
+static BlockDriverState *GRAPH_RDLOCK get_active(BDRVReplicationState *s)
+{
+    return s->bs->file->bs;
+}
+
+static BlockDriverState *GRAPH_RDLOCK get_hidden(BDRVReplicationState *s)
+{
+    return bdrv_cow_bs(get_active(s));
+}
+
+static BlockDriverState *GRAPH_RDLOCK get_disk(BDRVReplicationState *s)
+{
+    BlockDriverState *hidden = get_hidden(s);
+
+    return hidden ? bdrv_cow_bs(hidden) : NULL;
+}
+
+static bool GRAPH_RDLOCK check_overlay(BlockDriverState *bs, Error **errp)
+{
+    if (!bs->drv || !bs->drv->bdrv_make_empty) {
+        error_setg(errp, "overlay '%s' (%s) cannot be emptied: it should be "
+                   "qcow2", bdrv_get_node_name(bs), bdrv_get_format_name(bs));
+        return false;
+    }
+    return true;
+}
+
+static bool GRAPH_RDLOCK check_length(BlockDriverState *bs, int64_t length,
+                                      Error **errp)
+{
+    int64_t its = bdrv_getlength(bs);
+
+    if (its < 0) {
+        error_setg_errno(errp, -its, "cannot tell the length of '%s'",
+                         bdrv_get_node_name(bs));
+        return false;
+    }
+    if (its != length) {
+        error_setg(errp, "'%s' has %" PRId64 " bytes, but the guest's disk "
+                   "has %" PRId64, bdrv_get_node_name(bs), its, length);
+        return false;
+    }
+    return true;
+}
+
+/* What has to be right before a start.  Returns the top, or NULL. */
+static BlockDriverState *check_chain(BDRVReplicationState *s, Error **errp)
+{
+    BlockDriverState *top, *active, *hidden, *disk;
+    int64_t length;
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    active = get_active(s);
+    hidden = get_hidden(s);
+    disk = get_disk(s);
+    if (!disk) {
+        error_setg(errp, "'%s' has to be an overlay over another one over the "
+                   "secondary's disk", bdrv_get_node_name(active));
+        return NULL;
+    }
+    if (!check_overlay(active, errp) || !check_overlay(hidden, errp)) {
+        return NULL;
+    }
+    length = bdrv_getlength(s->bs);
+    if (!check_length(active, length, errp) ||
+        !check_length(hidden, length, errp) ||
+        !check_length(disk, length, errp)) {
+        return NULL;
+    }
+    if (bdrv_is_read_only(s->bs)) {
+        error_setg(errp, "the node is read-only");
+        return NULL;
+    }
+    if (bdrv_is_read_only(disk)) {
+        error_setg(errp, "the secondary's disk '%s' is read-only",
+                   bdrv_get_node_name(disk));
+        return NULL;
+    }
+    top = bdrv_lookup_bs(s->top_id, s->top_id, errp);
+    if (top && !replication_is_above(top, s->bs)) {
+        error_setg(errp, "'%s', of 'top-id', is not above the node",
+                   s->top_id);
+        return NULL;
+    }
+    return top;
+}
+
+/* The overlays */
+
+/*
+ * Nothing may begin any more in the hidden overlay or above it, and nothing
+ * is under way: neither of the guest nor of the NBD server, which writes
+ * through copy-before-write.  Other than bdrv_drained_begin() this gives up.
+ * On failure nothing is drained.
+ */
+static bool drain_begin_bounded(BlockDriverState *bs, Error **errp)
+{
+    Deadline deadline;
+    bool quiet;
+
+    bdrv_do_drained_begin_quiesce(bs, NULL);
+    deadline_begin(&deadline, QUIET_TIMEOUT_MS);
+    AIO_WAIT_WHILE_UNLOCKED(NULL, !deadline.over &&
+                                  bdrv_drain_poll(bs, NULL, false));
+    deadline_end(&deadline);
+    quiet = !bdrv_drain_poll(bs, NULL, false);
+    if (!quiet) {
+        bdrv_drained_end(bs);
+        error_setg(errp, "requests for '%s' have not ended within %d ms",
+                   bdrv_get_node_name(bs), QUIET_TIMEOUT_MS);
+    }
+    return quiet;
+}
+
+/* The guest has no writes of its own any more, and sees the disk as it is */
+static bool empty_overlays(BDRVReplicationState *s, Error **errp)
+{
+    BlockDriverState *hidden = blk_bs(s->hidden);
+    int64_t begin = qemu_clock_get_us(QEMU_CLOCK_REALTIME);
+    Error *local_err = NULL;
+
+    if (!drain_begin_bounded(hidden, errp)) {
+        return false;
+    }
+    bdrv_graph_rdlock_main_loop();
+    bdrv_make_empty(s->bs->file, &local_err);
+    bdrv_graph_rdunlock_main_loop();
+    if (!local_err) {
+        blk_make_empty(s->hidden, &local_err);
+    }
+    if (!local_err && s->backup) {
+        backup_do_checkpoint(s->backup, &local_err);
+    }
+    bdrv_drained_end(hidden);
+    trace_replication_emptied(replication_name(s),
+                              qemu_clock_get_us(QEMU_CLOCK_REALTIME) - begin);
+    if (local_err) {
+        error_propagate(errp, local_err);
+        return false;
+    }
+    return true;
+}
+
+/* A way to write to the hidden overlay, which is only a backing file so far */
+static bool open_hidden(BDRVReplicationState *s, Error **errp)
+{
+    BlockDriverState *hidden;
+
+    bdrv_graph_rdlock_main_loop();
+    hidden = get_hidden(s);
+    bdrv_graph_rdunlock_main_loop();
+
+    if (bdrv_is_read_only(hidden) &&
+        bdrv_reopen_set_read_only(hidden, false, errp) < 0) {
+        return false;
+    }
+    s->hidden = blk_new(bdrv_get_aio_context(hidden), BLK_PERM_WRITE,
+                        BLK_PERM_ALL);
+    blk_set_allow_aio_context_change(s->hidden, true);
+    return blk_insert_bs(s->hidden, hidden, errp) >= 0;
+}
+
+static void close_hidden(BDRVReplicationState *s)
+{
+    blk_unref(s->hidden);
+    s->hidden = NULL;
+}
+
+/* The job that copies before the primary writes */
+
+static void fail(BDRVReplicationState *s, Error *err)
+{
+    if (s->error) {
+        error_free(err);
+        return;
+    }
+    s->error = err;
+    replication_report_error(replication_name(s), err);
+}
+
+static void backup_done(void *opaque, int ret)
+{
+    BlockDriverState *bs = opaque;
+    BDRVReplicationState *s = bs->opaque;
+
+    if (s->backup) {
+        Error *err = NULL;
+
+        s->backup = NULL;
+        close_hidden(s);
+        error_setg_errno(&err, ret < 0 ? -ret : ECANCELED,
+                         "nothing is copied any more before the primary "
+                         "writes to the disk");
+        fail(s, err);
+    }
+    bdrv_unref(bs);
+}
+
+/* End it.  Drains all: the NBD clients are shut out, or well-behaved. */
+static void stop_backup(BDRVReplicationState *s)
+{
+    BlockJob *job = s->backup;
+
+    s->backup = NULL;
+    if (job) {
+        job_cancel_sync(&job->job, true);
+    }
+}
+
+static bool start_backup(BDRVReplicationState *s, BlockDriverState *top,
+                         Error **errp)
+{
+    BackupPerf perf = { .max_workers = 1 };
+    BlockDriverState *disk;
+    int ret;
+
+    bdrv_graph_rdlock_main_loop();
+    disk = get_disk(s);
+    bdrv_graph_rdunlock_main_loop();
+
+    s->backup = backup_job_create(NULL, disk, blk_bs(s->hidden), 0,
+                                  MIRROR_SYNC_MODE_NONE, NULL, 0, false, false,
+                                  NULL, &perf, BLOCKDEV_ON_ERROR_REPORT,
+                                  BLOCKDEV_ON_ERROR_REPORT, JOB_INTERNAL,
+                                  backup_done, s->bs, NULL, errp);
+    if (!s->backup) {
+        return false;
+    }
+    bdrv_ref(s->bs); /* backup_done() */
+
+    bdrv_graph_wrlock();
+    ret = block_job_add_bdrv(s->backup, "top", top, 0, BLK_PERM_ALL, errp);
+    bdrv_graph_wrunlock();
+    if (ret < 0) {
+        BlockJob *job = s->backup;
+
+        s->backup = NULL;
+        job_cancel_sync(&job->job, true);
+        return false;
+    }
+    job_start(&s->backup->job);
+    return true;
+}
+
+/* What the registry calls, by way of replication.c */
+
+void replication_secondary_start(BDRVReplicationState *s, Error **errp)
+{
+    ERRP_GUARD();
+    BlockDriverState *top;
+
+    if (bdrv_activate(s->bs, errp) < 0) {
+        goto fail;
+    }
+    top = check_chain(s, errp);
+    if (!top) {
+        goto fail;
+    }
+    if (!open_hidden(s, errp) || !empty_overlays(s, errp) ||
+        !start_backup(s, top, errp)) {
+        goto fail_hidden;
+    }
+    replication_set_stage(s, REPLICATION_STAGE_RUNNING);
+    return;
+
+fail_hidden:
+    close_hidden(s);
+fail:
+    error_prepend(errp, "node '%s': ", replication_name(s));
+}
+
+void replication_secondary_prepare(BDRVReplicationState *s, Error **errp)
+{
+    if (s->error) {
+        error_setg(errp, "node '%s': %s", replication_name(s),
+                   error_get_pretty(s->error));
+    }
+}
+
+void replication_secondary_checkpoint(BDRVReplicationState *s, Error **errp)
+{
+    ERRP_GUARD();
+
+    replication_secondary_prepare(s, errp);
+    if (!*errp && !empty_overlays(s, errp)) {
+        error_prepend(errp, "node '%s': ", replication_name(s));
+        fail(s, error_copy(*errp));
+    }
+}
+
+/* May @exp change the disk behind the guest's back? */
+static bool exports_disk(BDRVReplicationState *s, BlockExport *exp)
+{
+    BlockDriverState *bs = blk_bs(exp->blk);
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    return bs && get_disk(s) && replication_is_above(bs, get_disk(s)) &&
+           !replication_is_above(bs, get_active(s));
+}
+
+void replication_secondary_abandon(BDRVReplicationState *s)
+{
+    g_autoptr(BlockExportInfoList) exports = qmp_query_block_exports(NULL);
+    BlockExportInfoList *e;
+
+    for (e = exports; e; e = e->next) {
+        const char *id = e->value->id;
+        BlockExport *exp = blk_exp_find(id);
+        Deadline deadline;
+
+        if (!exp || !exports_disk(s, exp)) {
+            continue;
+        }
+        blk_exp_request_shutdown(exp);
+        deadline_begin(&deadline, QUIET_TIMEOUT_MS);
+        AIO_WAIT_WHILE_UNLOCKED(NULL, !deadline.over && blk_exp_find(id));
+        deadline_end(&deadline);
+        trace_replication_shut_out(replication_name(s), id,
+                                   !blk_exp_find(id));
+    }
+}
+
+/* Failover: the overlays go into the disk */
+
+static void fold_done(void *opaque, int ret)
+{
+    BDRVReplicationState *s = opaque;
+
+    trace_replication_folded(replication_name(s), ret);
+    s->fold = NULL;
+    if (ret < 0) {
+        Error *err = NULL;
+
+        error_setg_errno(&err, -ret, "the overlays are not in the disk, and "
+                         "are needed still");
+        fail(s, err);
+        replication_set_stage(s, REPLICATION_STAGE_UNFOLDED);
+    } else {
+        replication_set_stage(s, REPLICATION_STAGE_FOLDED);
+    }
+}
+
+static void start_fold(BDRVReplicationState *s, Error **errp)
+{
+    const char *name = replication_name(s);
+    /* A name that QEMU has made up begins with what no job ID may have */
+    g_autofree char *id = g_strdup_printf("replication-%s",
+                                          name + (*name == '#'));
+    BlockDriverState *active, *disk;
+
+    bdrv_graph_rdlock_main_loop();
+    active = get_active(s);
+    disk = get_disk(s);
+    bdrv_graph_rdunlock_main_loop();
+
+    replication_set_stage(s, REPLICATION_STAGE_FOLDING);
+    s->fold = commit_active_start(id, active, disk, JOB_DEFAULT, 0,
+                                  BLOCKDEV_ON_ERROR_REPORT, NULL, fold_done,
+                                  s, true, errp);
+    if (!s->fold) {
+        fail(s, error_copy(*errp));
+        replication_set_stage(s, REPLICATION_STAGE_UNFOLDED);
+    }
+}
+
+void replication_secondary_stop(BDRVReplicationState *s, bool failover,
+                                Error **errp)
+{
+    ERRP_GUARD();
+
+    if (failover) {
+        replication_secondary_abandon(s);
+        stop_backup(s);
+        close_hidden(s);
+        start_fold(s, errp);
+    } else {
+        if (!s->error) {
+            empty_overlays(s, errp);
+        }
+        stop_backup(s);
+        close_hidden(s);
+        replication_set_stage(s, REPLICATION_STAGE_IDLE);
+    }
+    if (*errp) {
+        error_prepend(errp, "node '%s': ", replication_name(s));
+    }
+}
+
+void replication_secondary_close(BDRVReplicationState *s)
+{
+    /* The job that copies has a reference to us: it is no more */
+    if (s->fold) {
+        job_cancel_sync(&s->fold->job, true);
+    }
+}

@@ -1,0 +1,576 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Replication: the block driver, both sides.
+ *
+ * Here is what is the same on both sides: options, stages, who calls which
+ * half.  The halves are in replication-primary.c and replication-secondary.c,
+ * and each has its theory of operation.
+ *
+ * Requests come in any thread.  All else, but settle and allow, is called
+ * under the BQL.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/util.h"
+#include "qemu/module.h"
+#include "qemu/option.h"
+#include "qemu/units.h"
+#include "qobject/qdict.h"
+#include "block/block-io.h"
+#include "trace.h"
+#include "replication-int.h"
+
+#define OPT_MODE "mode"
+#define OPT_TOP_ID "top-id"
+#define OPT_LOG_SIZE "log-size"
+
+#define LOG_SIZE_DEFAULT (64 * MiB)
+#define LOG_SIZE_MIN (4 * MiB)
+#define LOG_SIZE_MAX (4 * GiB)
+
+static const char *const stage_names[] = {
+    [REPLICATION_STAGE_IDLE] = "idle",
+    [REPLICATION_STAGE_RUNNING] = "running",
+    [REPLICATION_STAGE_STOPPED] = "stopped",
+    [REPLICATION_STAGE_FOLDING] = "folding",
+    [REPLICATION_STAGE_FOLDED] = "folded",
+    [REPLICATION_STAGE_UNFOLDED] = "unfolded",
+};
+
+QEMU_BUILD_BUG_ON(ARRAY_SIZE(stage_names) != REPLICATION_STAGE__MAX);
+
+/* What may follow each stage, bits */
+static const unsigned next_stages[REPLICATION_STAGE__MAX] = {
+    [REPLICATION_STAGE_IDLE] = BIT(REPLICATION_STAGE_RUNNING) |
+                               BIT(REPLICATION_STAGE_STOPPED),
+    [REPLICATION_STAGE_RUNNING] = BIT(REPLICATION_STAGE_IDLE) |
+                                  BIT(REPLICATION_STAGE_STOPPED) |
+                                  BIT(REPLICATION_STAGE_FOLDING) |
+                                  BIT(REPLICATION_STAGE_UNFOLDED),
+    [REPLICATION_STAGE_FOLDING] = BIT(REPLICATION_STAGE_FOLDED) |
+                                  BIT(REPLICATION_STAGE_UNFOLDED),
+};
+
+void replication_set_stage(BDRVReplicationState *s, ReplicationStage stage)
+{
+    assert(next_stages[s->stage] & BIT(stage));
+    trace_replication_stage(replication_name(s), stage_names[s->stage],
+                            stage_names[stage]);
+    qatomic_set(&s->stage, stage);
+}
+
+bool GRAPH_RDLOCK replication_is_above(BlockDriverState *bs,
+                                       BlockDriverState *below)
+{
+    BdrvChild *c;
+
+    if (bs == below) {
+        return true;
+    }
+    QLIST_FOREACH(c, &bs->children, next) {
+        if (replication_is_above(c->bs, below)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What the registry calls */
+
+static BDRVReplicationState *driver_state(ReplicationState *rs)
+{
+    BlockDriverState *bs = rs->opaque;
+
+    return bs->opaque;
+}
+
+static void replication_start(ReplicationState *rs, ReplicationMode mode,
+                              Error **errp)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    if (s->mode == REPLICATION_MODE_SECONDARY &&
+        mode == REPLICATION_MODE_PRIMARY &&
+        s->stage != REPLICATION_STAGE_IDLE &&
+        s->stage != REPLICATION_STAGE_RUNNING) {
+        /* It has failed over: what is left is a disk like any other */
+        return;
+    }
+    if (s->mode != mode) {
+        error_setg(errp, "node '%s' is the %s, it cannot start as the %s",
+                   replication_name(s), ReplicationMode_str(s->mode),
+                   ReplicationMode_str(mode));
+        return;
+    }
+    if (s->stage != REPLICATION_STAGE_IDLE) {
+        error_setg(errp, "node '%s' is %s and cannot start",
+                   replication_name(s), stage_names[s->stage]);
+        return;
+    }
+    if (mode == REPLICATION_MODE_PRIMARY) {
+        replication_primary_start(s, errp);
+    } else {
+        replication_secondary_start(s, errp);
+    }
+}
+
+static void replication_stop(ReplicationState *rs, bool failover, Error **errp)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    if (s->stage != REPLICATION_STAGE_RUNNING) {
+        return;
+    }
+    if (s->mode == REPLICATION_MODE_PRIMARY) {
+        replication_primary_stop(s);
+    } else {
+        replication_secondary_stop(s, failover, errp);
+    }
+}
+
+static void replication_get_error(ReplicationState *rs, Error **errp)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    if (s->error) {
+        error_setg(errp, "node '%s': %s", replication_name(s),
+                   error_get_pretty(s->error));
+    } else if (s->stage == REPLICATION_STAGE_RUNNING &&
+               s->mode == REPLICATION_MODE_PRIMARY) {
+        replication_primary_get_error(s, errp);
+    }
+}
+
+static void replication_checkpoint(ReplicationState *rs, Error **errp)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    if (s->stage != REPLICATION_STAGE_RUNNING) {
+        return;
+    }
+    if (s->mode == REPLICATION_MODE_PRIMARY) {
+        replication_primary_get_error(s, errp);
+    } else {
+        replication_secondary_checkpoint(s, errp);
+    }
+}
+
+static void replication_prepare(ReplicationState *rs, Error **errp)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    if (s->stage == REPLICATION_STAGE_RUNNING &&
+        s->mode == REPLICATION_MODE_SECONDARY) {
+        replication_secondary_prepare(s, errp);
+    }
+}
+
+static void replication_abandon(ReplicationState *rs)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    if (s->mode == REPLICATION_MODE_PRIMARY) {
+        replication_primary_abandon(s);
+    } else if (s->stage == REPLICATION_STAGE_RUNNING) {
+        replication_secondary_abandon(s);
+    }
+}
+
+static void replication_cut(ReplicationState *rs, uint64_t epoch)
+{
+    BDRVReplicationState *s = driver_state(rs);
+    ReplicationLogStats stats;
+
+    if (s->stage == REPLICATION_STAGE_RUNNING && s->log) {
+        replication_log_stats(s->log, &stats);
+        trace_replication_cut(epoch, replication_name(s), stats.bytes);
+        replication_log_cut(s->log, epoch);
+    }
+}
+
+static bool replication_settle(ReplicationState *rs, uint64_t timeout_ms,
+                               Error **errp)
+{
+    BDRVReplicationState *s = driver_state(rs);
+    bool ok;
+
+    if (replication_stage(s) != REPLICATION_STAGE_RUNNING || !s->log) {
+        return true;
+    }
+    ok = replication_log_settle(s->log, timeout_ms, errp);
+    if (!ok) {
+        error_prepend(errp, "node '%s': ", replication_name(s));
+    }
+    trace_replication_settle(replication_name(s), ok);
+    return ok;
+}
+
+static void replication_allow(ReplicationState *rs, uint64_t epoch)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    if (replication_stage(s) == REPLICATION_STAGE_RUNNING && s->log) {
+        trace_replication_allow(epoch, replication_name(s));
+        replication_log_allow(s->log, epoch);
+    }
+}
+
+static ReplicationOps replication_ops = {
+    .start = replication_start,
+    .cut = replication_cut,
+    .settle = replication_settle,
+    .prepare = replication_prepare,
+    .checkpoint = replication_checkpoint,
+    .allow = replication_allow,
+    .get_error = replication_get_error,
+    .abandon = replication_abandon,
+    .stop = replication_stop,
+};
+
+/* What the block layer calls */
+
+static QemuOptsList runtime_opts = {
+    .name = "replication",
+    .head = QTAILQ_HEAD_INITIALIZER(runtime_opts.head),
+    .desc = {
+        {
+            .name = OPT_MODE,
+            .type = QEMU_OPT_STRING,
+            .help = "primary or secondary",
+        },
+        {
+            .name = OPT_TOP_ID,
+            .type = QEMU_OPT_STRING,
+            .help = "secondary: node name or device ID of the guest's disk",
+        },
+        {
+            .name = OPT_LOG_SIZE,
+            .type = QEMU_OPT_SIZE,
+            .help = "primary: bytes that may wait to be sent",
+        },
+        { /* end of list */ }
+    },
+};
+
+static bool take_options(BDRVReplicationState *s, QemuOpts *opts,
+                         uint64_t *log_size, Error **errp)
+{
+    const char *mode = qemu_opt_get(opts, OPT_MODE);
+    const char *top_id = qemu_opt_get(opts, OPT_TOP_ID);
+    int value;
+
+    if (!mode) {
+        error_setg(errp, "option '" OPT_MODE "' is needed, 'primary' or "
+                   "'secondary'");
+        return false;
+    }
+    value = qapi_enum_parse(&ReplicationMode_lookup, mode, -1, errp);
+    if (value < 0) {
+        return false;
+    }
+    s->mode = value;
+    *log_size = qemu_opt_get_size(opts, OPT_LOG_SIZE, LOG_SIZE_DEFAULT);
+    if (s->mode == REPLICATION_MODE_PRIMARY && top_id) {
+        error_setg(errp, "'" OPT_TOP_ID "' is an option of the secondary");
+        return false;
+    }
+    if (s->mode == REPLICATION_MODE_SECONDARY && !top_id) {
+        error_setg(errp, "the secondary needs '" OPT_TOP_ID "', the guest's "
+                   "disk");
+        return false;
+    }
+    if (s->mode == REPLICATION_MODE_SECONDARY &&
+        qemu_opt_get(opts, OPT_LOG_SIZE)) {
+        error_setg(errp, "'" OPT_LOG_SIZE "' is an option of the primary");
+        return false;
+    }
+    if (*log_size < LOG_SIZE_MIN || *log_size > LOG_SIZE_MAX) {
+        error_setg(errp, "'" OPT_LOG_SIZE "' is %" PRIu64 ", it has to be "
+                   "from %" PRIu64 " to %" PRIu64, *log_size,
+                   (uint64_t)LOG_SIZE_MIN, (uint64_t)LOG_SIZE_MAX);
+        return false;
+    }
+    s->top_id = g_strdup(top_id);
+    return true;
+}
+
+static void take_flags(BlockDriverState *bs, BDRVReplicationState *s)
+{
+    BdrvRequestFlags write = BDRV_REQ_FUA;
+    BdrvRequestFlags zero = BDRV_REQ_FUA | BDRV_REQ_MAY_UNMAP |
+                            BDRV_REQ_NO_FALLBACK;
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    /* The log takes anything */
+    if (s->mode == REPLICATION_MODE_SECONDARY) {
+        write &= bs->file->bs->supported_write_flags;
+        zero &= bs->file->bs->supported_zero_flags;
+    }
+    bs->supported_write_flags = BDRV_REQ_WRITE_UNCHANGED | write;
+    bs->supported_zero_flags = BDRV_REQ_WRITE_UNCHANGED | zero;
+}
+
+static int replication_open(BlockDriverState *bs, QDict *options, int flags,
+                            Error **errp)
+{
+    BDRVReplicationState *s = bs->opaque;
+    g_autoptr(QemuOpts) opts = NULL;
+    uint64_t log_size;
+    int ret;
+
+    s->bs = bs;
+    opts = qemu_opts_create(&runtime_opts, NULL, 0, &error_abort);
+    if (!qemu_opts_absorb_qdict(opts, options, errp) ||
+        !take_options(s, opts, &log_size, errp)) {
+        return -EINVAL;
+    }
+    ret = bdrv_open_file_child(NULL, options, "file", bs, errp);
+    if (ret < 0) {
+        goto fail;
+    }
+    take_flags(bs, s);
+    if (s->mode == REPLICATION_MODE_PRIMARY) {
+        ret = replication_primary_open(s, log_size, errp);
+        if (ret < 0) {
+            goto fail;
+        }
+    }
+    s->rs = replication_new(bs, &replication_ops);
+    return 0;
+
+fail:
+    g_free(s->top_id);
+    return ret;
+}
+
+static void replication_close(BlockDriverState *bs)
+{
+    BDRVReplicationState *s = bs->opaque;
+
+    if (s->mode == REPLICATION_MODE_PRIMARY) {
+        /* Lets settle fail, which replication_remove() waits for */
+        replication_primary_abandon(s);
+    } else {
+        replication_secondary_close(s);
+    }
+    replication_remove(s->rs);
+    if (s->mode == REPLICATION_MODE_PRIMARY) {
+        replication_primary_close(s);
+    }
+    error_free(s->error);
+    g_free(s->top_id);
+}
+
+static void replication_child_perm(BlockDriverState *bs, BdrvChild *c,
+                                   BdrvChildRole role,
+                                   BlockReopenQueue *reopen_queue,
+                                   uint64_t perm, uint64_t shared,
+                                   uint64_t *nperm, uint64_t *nshared)
+{
+    /* A format that writes to its file does so whenever it can; so do we */
+    bdrv_default_perms(bs, c, BDRV_CHILD_DATA | BDRV_CHILD_METADATA,
+                       reopen_queue, perm, shared, nperm, nshared);
+    if (!(perm & BLK_PERM_RESIZE)) {
+        *nperm &= ~BLK_PERM_RESIZE;
+    }
+    /* Below the overlays of a secondary others write: the NBD server */
+    *nshared = BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
+               BLK_PERM_WRITE_UNCHANGED;
+}
+
+/* Is this only the disk of a node, and so one that may be looked at? */
+static bool GRAPH_RDLOCK has_node_above(BlockDriverState *bs)
+{
+    BdrvChild *c;
+
+    QLIST_FOREACH(c, &bs->parents, next_parent) {
+        if (c->klass->parent_is_bds) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* May the guest do this now?  If so, and there is a log, it goes there. */
+static int coroutine_fn GRAPH_RDLOCK check_request(BlockDriverState *bs,
+                                                   bool is_write)
+{
+    BDRVReplicationState *s = bs->opaque;
+    bool idle = replication_stage(s) == REPLICATION_STAGE_IDLE;
+    bool refused;
+
+    if (s->mode == REPLICATION_MODE_PRIMARY) {
+        refused = !is_write || (idle && !has_node_above(bs));
+    } else {
+        refused = idle && (is_write || !has_node_above(bs));
+    }
+    return refused ? -EIO : 0;
+}
+
+static int64_t coroutine_fn GRAPH_RDLOCK
+replication_co_getlength(BlockDriverState *bs)
+{
+    return bdrv_co_getlength(bs->file->bs);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+replication_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                      QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    int ret = check_request(bs, false);
+
+    return ret < 0 ? ret
+                   : bdrv_co_preadv(bs->file, offset, bytes, qiov, flags);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+replication_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                       QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    BDRVReplicationState *s = bs->opaque;
+    int ret = check_request(bs, true);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (!s->log) {
+        return bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
+    }
+    replication_log_write(s->log, offset, bytes, qiov, 0);
+    if (flags & BDRV_REQ_FUA) {
+        replication_log_flush(s->log);
+    }
+    return 0;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+replication_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
+                             int64_t bytes, BdrvRequestFlags flags)
+{
+    BDRVReplicationState *s = bs->opaque;
+    int ret = check_request(bs, true);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (!s->log) {
+        return bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
+    }
+    replication_log_zero(s->log, offset, bytes, flags & BDRV_REQ_MAY_UNMAP);
+    if (flags & BDRV_REQ_FUA) {
+        replication_log_flush(s->log);
+    }
+    return 0;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+replication_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
+{
+    BDRVReplicationState *s = bs->opaque;
+    int ret = check_request(bs, true);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (!s->log) {
+        return bdrv_co_pdiscard(bs->file, offset, bytes);
+    }
+    replication_log_discard(s->log, offset, bytes);
+    return 0;
+}
+
+static int coroutine_fn GRAPH_RDLOCK replication_co_flush(BlockDriverState *bs)
+{
+    BDRVReplicationState *s = bs->opaque;
+
+    if (!s->log) {
+        return bdrv_co_flush(bs->file->bs);
+    }
+    if (check_request(bs, true) == 0) {
+        replication_log_flush(s->log);
+    }
+    return 0;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+replication_co_block_status(BlockDriverState *bs, bool want_zero,
+                            int64_t offset, int64_t bytes, int64_t *pnum,
+                            int64_t *map, BlockDriverState **file)
+{
+    BDRVReplicationState *s = bs->opaque;
+
+    *pnum = bytes;
+    if (s->mode == REPLICATION_MODE_PRIMARY) {
+        /* Not worth a question to the other host */
+        return BDRV_BLOCK_DATA;
+    }
+    *map = offset;
+    *file = bs->file->bs;
+    return BDRV_BLOCK_RAW | BDRV_BLOCK_OFFSET_VALID;
+}
+
+static void replication_refresh_limits(BlockDriverState *bs, Error **errp)
+{
+    BDRVReplicationState *s = bs->opaque;
+    BlockLimits *child = &bs->file->bs->bl;
+
+    bs->bl.max_pwrite_zeroes = child->max_pwrite_zeroes;
+    bs->bl.max_pdiscard = child->max_pdiscard;
+    if (s->mode == REPLICATION_MODE_PRIMARY) {
+        /* The sender sees to the child's alignment, and copies */
+        bs->bl.request_alignment = 1;
+        bs->bl.max_transfer = MIN_NON_ZERO(bs->bl.max_transfer, MiB);
+    } else {
+        bs->bl.request_alignment = child->request_alignment;
+        bs->bl.pwrite_zeroes_alignment = child->pwrite_zeroes_alignment;
+        bs->bl.pdiscard_alignment = child->pdiscard_alignment;
+    }
+}
+
+static void replication_drain_begin(BlockDriverState *bs)
+{
+    replication_primary_drain(bs->opaque, true);
+}
+
+static void replication_drain_end(BlockDriverState *bs)
+{
+    replication_primary_drain(bs->opaque, false);
+}
+
+static const char *const replication_strong_runtime_opts[] = {
+    OPT_MODE,
+    OPT_TOP_ID,
+    NULL
+};
+
+static BlockDriver bdrv_replication = {
+    .format_name                = "replication",
+    .instance_size              = sizeof(BDRVReplicationState),
+    .is_filter                  = true,
+    .strong_runtime_opts        = replication_strong_runtime_opts,
+
+    .bdrv_open                  = replication_open,
+    .bdrv_child_perm            = replication_child_perm,
+    .bdrv_refresh_limits        = replication_refresh_limits,
+
+    .bdrv_co_getlength          = replication_co_getlength,
+    .bdrv_co_preadv             = replication_co_preadv,
+    .bdrv_co_pwritev            = replication_co_pwritev,
+    .bdrv_co_pwrite_zeroes      = replication_co_pwrite_zeroes,
+    .bdrv_co_pdiscard           = replication_co_pdiscard,
+    .bdrv_co_flush              = replication_co_flush,
+    .bdrv_co_block_status       = replication_co_block_status,
+
+    .bdrv_drain_begin           = replication_drain_begin,
+    .bdrv_drain_end             = replication_drain_end,
+    .bdrv_close                 = replication_close,
+};
+
+static void bdrv_replication_init(void)
+{
+    bdrv_register(&bdrv_replication);
+}
+
+block_init(bdrv_replication_init);
