@@ -188,6 +188,11 @@ void replication_on_error(ReplicationErrorFunc *fn, void *opaque)
     error_opaque = opaque;
 }
 
+bool replication_exists(void)
+{
+    return !QLIST_EMPTY(&drivers);
+}
+
 void replication_report_error(const char *node, const Error *err)
 {
     QEMU_LOCK_GUARD(&error_lock);

@@ -166,7 +166,7 @@ static int coroutine_fn direct_discard(BDRVReplicationState *s, int64_t offset,
 static int coroutine_fn direct_flush(BDRVReplicationState *s)
 {
     assume_graph_lock(); /* see above */
-    return s->peer->drv->bdrv_co_flush(s->peer);
+    return s->peer->drv->bdrv_co_flush_to_os(s->peer);
 }
 
 /* What the log calls */

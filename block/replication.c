@@ -52,6 +52,8 @@ static const unsigned next_stages[REPLICATION_STAGE__MAX] = {
                                   BIT(REPLICATION_STAGE_UNFOLDED),
 };
 
+static BlockDriver bdrv_replication;
+
 void replication_set_stage(BDRVReplicationState *s, ReplicationStage stage)
 {
     assert(next_stages[s->stage] & BIT(stage));
@@ -74,6 +76,28 @@ bool GRAPH_RDLOCK replication_is_above(BlockDriverState *bs,
         }
     }
     return false;
+}
+
+static bool GRAPH_RDLOCK forwards(BlockDriverState *bs)
+{
+    BdrvChild *c;
+
+    if (bs->drv == &bdrv_replication) {
+        return ((BDRVReplicationState *)bs->opaque)->mode ==
+               REPLICATION_MODE_PRIMARY;
+    }
+    QLIST_FOREACH(c, &bs->children, next) {
+        if (forwards(c->bs)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool replication_forwards(BlockDriverState *bs)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    return forwards(bs);
 }
 
 /* What the registry calls */

@@ -34,6 +34,8 @@
 #include "system/runstate.h"
 #include "migration/colo.h"
 #include "net/colo.h"
+#include "block/replication.h"
+#include "colo-disks.h"
 #include "colo-internal.h"
 #include "colo-pages.h"
 #include "migration.h"
@@ -87,6 +89,27 @@ static bool primary_expect(ColoSession *s, ColoFrameType type, uint64_t cut,
     return true;
 }
 
+/* With the first answer after the handshake the secondary's disks are ready */
+static bool primary_open_disks(ColoSession *s, Error **errp)
+{
+    const char *stage = "the secondary's disks";
+    ColoFrame f;
+
+    if (!s->disks) {
+        return true;
+    }
+    if (!colo_wire_send_buf(s->wire, COLO_FRAME_PING, 0, NULL, 0, errp) ||
+        !colo_wire_recv(s->wire, stage, &f, errp)) {
+        return false;
+    }
+    if (f.type != COLO_FRAME_PONG) {
+        colo_read_end(s, &f, stage, errp);
+        return false;
+    }
+    colo_disks_allow(0);
+    return true;
+}
+
 /* Session start: the secondary speaks first */
 static bool primary_handshake(ColoSession *s, Error **errp)
 {
@@ -111,13 +134,18 @@ static bool primary_handshake(ColoSession *s, Error **errp)
         return false;
     }
 
+    /* Its guest must not see a disk without what was written so far */
+    if (!colo_disks_settle(s, 0, errp)) {
+        return false;
+    }
     colo_start_encode(&(ColoStart) {
         .mode = s->mode,
         .timeout_ms = s->timeout_ms,
         .flags = s->verify_ram ? COLO_START_VERIFY_RAM : 0,
     }, start);
     return colo_wire_send_buf(s->wire, COLO_FRAME_START, 0, start,
-                              sizeof(start), errp);
+                              sizeof(start), errp) &&
+           primary_open_disks(s, errp);
 }
 
 /*
@@ -167,6 +195,9 @@ static bool primary_run_epoch(ColoSession *s, ColoCheckpointReason *reason,
         if (colo_wish(s) != COLO_WISH_NONE) {
             s->cause = COLO_CAUSE_WISH;
             error_setg(errp, "asked to end the session");
+            return false;
+        }
+        if (!colo_disks_ok(s, errp)) {
             return false;
         }
         due_ns = primary_next_due(s, reason);
@@ -366,6 +397,7 @@ static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
     if (ok) {
         s->epoch = c->number;
         colo_participants_cut(s->epoch);
+        colo_disks_cut(s->epoch);
         colo_set_primary(s, COLO_PRIMARY_STATE_SENDING, "copied");
     }
     if (live) {
@@ -435,6 +467,7 @@ static bool primary_checkpoint(ColoSession *s, ColoCheckpointReason reason,
         return false;
     }
     if (!primary_send_pages(s, &c, errp) ||
+        !colo_disks_settle(s, c.number, errp) ||
         !primary_send_tail(s, &c, errp)) {
         return false;
     }
@@ -448,6 +481,7 @@ static bool primary_checkpoint(ColoSession *s, ColoCheckpointReason reason,
     if (!primary_expect(s, COLO_FRAME_VMSTATE_LOADED, c.number, &f, errp)) {
         return false;
     }
+    colo_disks_allow(c.number);
     set_state(s, COLO_PRIMARY_STATE_RUNNING, "loaded");
     s->not_before_ns = now_ns() + REST_FACTOR * (now_ns() - c.asked_ns);
     return true;
@@ -474,6 +508,7 @@ static void primary_alone(ColoSession *s, const char *why,
                           COLOExitReason reason)
 {
     colo_set_primary(s, COLO_PRIMARY_STATE_ALONE, why);
+    colo_disks_stop(true);
     colo_participants_open();
     colo_report_exit(s, reason);
 }
@@ -531,6 +566,7 @@ static void primary_finish(ColoSession *s, Error *err)
         return;
     }
     colo_set_primary(s, COLO_PRIMARY_STATE_LOST, error_get_pretty(err));
+    colo_disks_abandon();
     colo_await_decision(s, err);
     if (colo_wish(s) == COLO_WISH_FAILOVER) {
         primary_alone(s, "failover", COLO_EXIT_REASON_ERROR);
@@ -578,11 +614,12 @@ static uint64_t staging_limit_pages(ColoSession *s)
     return MAX(limit / qemu_target_page_size(), COLO_PAGES_PER_FRAME);
 }
 
-/* Disks are not replicated: say so instead of losing writes in silence */
+/* A disk that is not replicated: say so instead of losing writes in silence */
 static void warn_about_disks(void)
 {
     for (BlockBackend *blk = blk_next(NULL); blk; blk = blk_next(blk)) {
-        if (blk_bs(blk) && blk_supports_write_perm(blk)) {
+        if (blk_bs(blk) && blk_supports_write_perm(blk) &&
+            !replication_forwards(blk_bs(blk))) {
             warn_report("COLO: disk '%s' is writable and not replicated: "
                         "after a failover it may lack writes that the guest "
                         "was told are done", blk_name(blk));
@@ -594,6 +631,7 @@ void migrate_start_colo_process(MigrationState *ms)
 {
     ColoSession *s;
     g_autoptr(Error) err = NULL;
+    bool disks_ok;
 
     assert(bql_locked());
     s = colo_session_new(COLO_MODE_PRIMARY,
@@ -608,6 +646,8 @@ void migrate_start_colo_process(MigrationState *ms)
     colo_net_warn_unprotected(s->mode);
     warn_about_disks();
     colo_participants_arm(0);
+    s->disks = colo_disks_exist();
+    disks_ok = colo_disks_start(s, &err);
     s->last_cut_ns = now_ns();
     s->paused = !runstate_is_live(ms->vm_old_state);
     if (s->mode == COLO_SYNC_MODE_HYBRID) {
@@ -620,11 +660,16 @@ void migrate_start_colo_process(MigrationState *ms)
     }
     bql_unlock();
 
-    primary_protect(s, &err);
+    if (disks_ok) {
+        primary_protect(s, &err);
+    } else {
+        s->cause = COLO_CAUSE_LOCAL;
+    }
     primary_finish(s, err);
 
     bql_lock();
     primary_close_migration(s, ms, err);
     g_clear_pointer(&s->device_file, qemu_fclose);
+    colo_disks_stop(false);
     colo_session_over(s);
 }

@@ -32,6 +32,7 @@
 #include "migration/colo.h"
 #include "migration/global_state.h"
 #include "migration/misc.h"
+#include "colo-disks.h"
 #include "colo-internal.h"
 #include "colo-pages.h"
 #include "migration.h"
@@ -75,10 +76,22 @@ int colo_incoming_prepare(void)
     return 0;
 }
 
+/* A primary that waits for the disks says meanwhile that it is well */
+static bool secondary_recv(ColoSession *s, const char *stage, ColoFrame *f,
+                           Error **errp)
+{
+    do {
+        if (!colo_wire_recv(s->wire, stage, f, errp)) {
+            return false;
+        }
+    } while (f->type == COLO_FRAME_PING);
+    return true;
+}
+
 static bool secondary_expect(ColoSession *s, ColoFrameType type, uint64_t cut,
                              const char *stage, ColoFrame *f, Error **errp)
 {
-    if (!colo_wire_recv(s->wire, stage, f, errp)) {
+    if (!secondary_recv(s, stage, f, errp)) {
         return false;
     }
     if (f->type != type || f->epoch != cut) {
@@ -152,6 +165,17 @@ static void secondary_stop_guest(void)
     }
 }
 
+/* For the first time: what only a secondary that is ready needs.  BQL. */
+static bool secondary_prepare_disks(ColoSession *s, Error **errp)
+{
+    if (s->mode == COLO_SYNC_MODE_HYBRID && !migration_block_activate(errp)) {
+        error_prepend(errp, "the guest of the secondary cannot run in hybrid "
+                      "mode without disks of its own: ");
+        return false;
+    }
+    return colo_disks_start(s, errp);
+}
+
 /*
  * Ready to take over: the guest stands or, in hybrid mode, runs.  False with
  * @errp set if it could not be started.
@@ -160,18 +184,16 @@ static bool secondary_ready(ColoSession *s, const char *why, Error **errp)
 {
     BQL_LOCK_GUARD();
 
+    if (!s->was_ready && !secondary_prepare_disks(s, errp)) {
+        s->cause = COLO_CAUSE_LOCAL;
+        return false;
+    }
+    s->was_ready = true;
     if (s->mode == COLO_SYNC_MODE_PERIODIC) {
         colo_set_secondary(s, COLO_SECONDARY_STATE_STANDING, why);
         return true;
     }
-    if (!s->was_ready && !migration_block_activate(errp)) {
-        s->cause = COLO_CAUSE_LOCAL;
-        error_prepend(errp, "the guest of the secondary cannot run in hybrid "
-                      "mode without disks of its own: ");
-        return false;
-    }
     colo_set_secondary(s, COLO_SECONDARY_STATE_RUNNING, why);
-    s->was_ready = true;
     secondary_run_guest(s);
     return true;
 }
@@ -186,6 +208,9 @@ static bool secondary_await_request(ColoSession *s, uint64_t cut, Error **errp)
         if (colo_wish(s) != COLO_WISH_NONE) {
             s->cause = COLO_CAUSE_WISH;
             error_setg(errp, "asked to end the session");
+            return false;
+        }
+        if (!colo_disks_ok(s, errp)) {
             return false;
         }
         switch (colo_wire_wait(s->wire, now_ns() +
@@ -278,7 +303,7 @@ static bool secondary_receive(ColoSession *s, uint64_t cut, ColoTail *tail,
     set_state(s, COLO_SECONDARY_STATE_RECEIVING, "the primary sends");
     colo_pages_begin(s);
     for (;;) {
-        if (!colo_wire_recv(s->wire, stage, &f, errp)) {
+        if (!secondary_recv(s, stage, &f, errp)) {
             return false;
         }
         if (f.epoch == cut && f.type == COLO_FRAME_PAGES) {
@@ -320,6 +345,10 @@ static bool secondary_load(ColoSession *s, const ColoTail *tail, Error **errp)
 
     loading = true;
     qemu_system_reset(SHUTDOWN_CAUSE_SNAPSHOT_LOAD);
+    if (!colo_disks_load(errp)) {
+        loading = false;
+        return false;
+    }
     colo_ram_apply(s->ram, s->staging);
 
     f = qemu_file_new_input(QIO_CHANNEL(s->device_state));
@@ -375,15 +404,28 @@ static bool secondary_load_and_count(ColoSession *s, Arrival *a, Error **errp)
     return true;
 }
 
+/* All of it is here.  False with @errp set if it could not be loaded. */
+static bool secondary_commit(ColoSession *s, uint64_t cut, Error **errp)
+{
+    BQL_LOCK_GUARD();
+
+    if (!colo_disks_prepare(errp)) {
+        s->cause = COLO_CAUSE_LOCAL;
+        return false;
+    }
+    s->committed = cut;
+    colo_set_secondary(s, COLO_SECONDARY_STATE_COMMITTED, "complete");
+    return true;
+}
+
 static bool secondary_commit_and_load(ColoSession *s, Arrival *a,
                                       Error **errp)
 {
     g_autoptr(Error) send_err = NULL;
 
-    bql_lock();
-    s->committed = a->cut;
-    colo_set_secondary(s, COLO_SECONDARY_STATE_COMMITTED, "complete");
-    bql_unlock();
+    if (!secondary_commit(s, a->cut, errp)) {
+        return false;
+    }
 
     /* Whether or not the primary hears of it: this side has it */
     colo_wire_send_buf(s->wire, COLO_FRAME_VMSTATE_RECEIVED, a->cut, NULL, 0,
@@ -425,7 +467,6 @@ static void secondary_follow(ColoSession *s, Error **errp)
         !secondary_ready(s, "ready", errp)) {
         return;
     }
-    s->was_ready = true;
     while (secondary_checkpoint(s, errp)) {
         continue;
     }
@@ -517,6 +558,7 @@ static void secondary_end_bh(void *opaque)
     }
     colo_ram_dirty_log_end();
     multifd_recv_shutdown();
+    colo_disks_stop(live);
     colo_session_over(s);
 
     colo_participants_stand(false);

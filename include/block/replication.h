@@ -22,6 +22,7 @@
 
 #include "qapi/qapi-types-block-core.h"
 #include "qemu/queue.h"
+#include "qemu/typedefs.h"
 
 typedef struct ReplicationState ReplicationState;
 
@@ -128,6 +129,15 @@ void replication_report_error(const char *node, const Error *err);
  * a driver lets them fail first.
  */
 void replication_remove(ReplicationState *drv);
+
+/* Is any driver registered? */
+bool replication_exists(void);
+
+/*
+ * Is what is written to @bs replicated, by a driver below it that forwards?
+ * BQL, main loop or migration thread.
+ */
+bool replication_forwards(BlockDriverState *bs);
 
 /* Register a driver.  Never fails. */
 ReplicationState *replication_new(void *opaque, ReplicationOps *driver_ops);

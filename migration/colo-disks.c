@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: the replicated disks of a session, both sides.
+ *
+ * Between the session's thread and block/replication*.c, which do the work.
+ * Epochs are numbered from 1 there: what the guest writes after cut n belongs
+ * to n + 1.
+ *
+ * A failure of a disk comes from any thread; it is noted, and the session's
+ * thread, which may be asleep, is woken and ends the session.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qemu/timer.h"
+#include "qapi/error.h"
+#include "qapi/qapi-events-colo.h"
+#include "block/replication.h"
+#include "colo-disks.h"
+
+/* While waiting for disks, speak this often within the timeout */
+#define SLICES_PER_TIMEOUT  3
+
+/* The log of the primary may be long, and the other disk slow */
+#define SETTLE_TIMEOUTS     12
+
+static QemuMutex lock;
+/* lock */
+static ColoWire *wire;              /* of the session, or NULL */
+static char *failure;               /* what failed first, or NULL */
+
+/* BQL */
+static bool started;
+
+static void __attribute__((constructor)) disks_init(void)
+{
+    qemu_mutex_init(&lock);
+}
+
+static void disk_failed(void *opaque, const char *node, const Error *err)
+{
+    QEMU_LOCK_GUARD(&lock);
+    if (!failure) {
+        failure = g_strdup(error_get_pretty(err));
+    }
+    if (wire) {
+        colo_wire_wake(wire);
+    }
+}
+
+bool colo_disks_exist(void)
+{
+    return replication_exists();
+}
+
+bool colo_disks_start(ColoSession *s, Error **errp)
+{
+    ERRP_GUARD();
+    bool primary = s->side == COLO_MODE_PRIMARY;
+
+    WITH_QEMU_LOCK_GUARD(&lock) {
+        wire = s->wire;
+        g_clear_pointer(&failure, g_free);
+    }
+    started = true;
+    replication_on_error(disk_failed, NULL);
+    replication_start_all(primary ? REPLICATION_MODE_PRIMARY
+                                  : REPLICATION_MODE_SECONDARY, errp);
+    if (*errp) {
+        colo_disks_stop(false);
+        return false;
+    }
+    if (primary) {
+        colo_disks_cut(0);
+    }
+    return true;
+}
+
+bool colo_disks_ok(ColoSession *s, Error **errp)
+{
+    QEMU_LOCK_GUARD(&lock);
+    if (failure) {
+        s->cause = COLO_CAUSE_LOCAL;
+        error_setg(errp, "disk: %s", failure);
+    }
+    return !failure;
+}
+
+void colo_disks_cut(uint64_t cut)
+{
+    replication_cut_all(cut + 1);
+}
+
+void colo_disks_allow(uint64_t cut)
+{
+    replication_allow_all(cut + 1);
+}
+
+bool colo_disks_settle(ColoSession *s, uint64_t cut, Error **errp)
+{
+    int64_t end = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                  (int64_t)s->timeout_ms * SETTLE_TIMEOUTS;
+
+    while (true) {
+        g_autoptr(Error) err = NULL;
+
+        if (replication_settle_all(s->timeout_ms / SLICES_PER_TIMEOUT, &err)) {
+            return true;
+        }
+        if (!colo_disks_ok(s, errp)) {
+            return false;
+        }
+        if (colo_wish(s) == COLO_WISH_FAILOVER) {
+            s->cause = COLO_CAUSE_WISH;
+            error_setg(errp, "asked to end the session");
+            return false;
+        }
+        if (qemu_clock_get_ms(QEMU_CLOCK_REALTIME) >= end) {
+            s->cause = COLO_CAUSE_LOCAL;
+            error_propagate_prepend(errp, g_steal_pointer(&err), "disk: ");
+            return false;
+        }
+        if (!colo_wire_send_buf(s->wire, COLO_FRAME_PING, cut, NULL, 0,
+                                errp)) {
+            return false;
+        }
+    }
+}
+
+bool colo_disks_prepare(Error **errp)
+{
+    ERRP_GUARD();
+
+    replication_prepare_all(errp);
+    return !*errp;
+}
+
+bool colo_disks_load(Error **errp)
+{
+    ERRP_GUARD();
+
+    replication_do_checkpoint_all(errp);
+    return !*errp;
+}
+
+void colo_disks_abandon(void)
+{
+    replication_abandon_all();
+}
+
+/* Say what failed, if anything did: the user has to mend it */
+static void report_failure(void)
+{
+    QEMU_LOCK_GUARD(&lock);
+    if (failure) {
+        qapi_event_send_colo_disk_error(failure);
+        g_clear_pointer(&failure, g_free);
+    }
+    wire = NULL;
+}
+
+void colo_disks_stop(bool failover)
+{
+    Error *err = NULL;
+
+    if (!started) {
+        return;
+    }
+    started = false;
+    replication_on_error(NULL, NULL);
+    report_failure();
+    replication_stop_all(failover, &err);
+    if (err) {
+        error_reportf_err(err, "COLO: disk: ");
+    }
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: the replicated disks of a session.  Not for base code.
+ */
+
+#ifndef QEMU_MIGRATION_COLO_DISKS_H
+#define QEMU_MIGRATION_COLO_DISKS_H
+
+#include "colo-internal.h"
+
+/*
+ * colo_disks_start: replication begins; on the primary what the guest writes
+ * from now on is held back until colo_disks_allow()
+ *
+ * BQL, the VM stands still.  False with @errp set if a disk cannot be
+ * replicated.
+ */
+bool colo_disks_start(ColoSession *s, Error **errp);
+
+/* Has this QEMU disks that are replicated?  BQL. */
+bool colo_disks_exist(void);
+
+/* Did the disks of this side fail since?  Session's thread. */
+bool colo_disks_ok(ColoSession *s, Error **errp);
+
+/*
+ * Primary, the VM stands still: what is written from now on belongs to the
+ * epoch that cut @cut begins, and is held back.  BQL.
+ */
+void colo_disks_cut(uint64_t cut);
+
+/*
+ * Primary: wait until the secondary's disks have all that was written before
+ * @cut.  Meanwhile the peer is told that this side is well.  Session's thread,
+ * no BQL.  False with @errp set when a disk failed, or took too long.
+ */
+bool colo_disks_settle(ColoSession *s, uint64_t cut, Error **errp);
+
+/* Primary: the secondary has loaded @cut.  Any thread. */
+void colo_disks_allow(uint64_t cut);
+
+/* Secondary, before the commit: could colo_disks_load() fail?  BQL. */
+bool colo_disks_prepare(Error **errp);
+
+/* Secondary: a checkpoint is loaded, its guest has written nothing.  BQL. */
+bool colo_disks_load(Error **errp);
+
+/* The peer is lost: wait for it no longer.  BQL. */
+void colo_disks_abandon(void);
+
+/*
+ * colo_disks_stop: the session is over
+ *
+ * @failover: this side goes on with what it has.  BQL; idempotent.
+ */
+void colo_disks_stop(bool failover);
+
+#endif
