@@ -593,6 +593,18 @@ static const Script scripts[] = {
       "T 99\n"
       "T 1 > !M\n"
       "T 500\n" },
+    { "tcp/last-words", NULL,
+      BEGIN "p 999+1a500\ns 999+1a500 > 999+1a500\n"
+      "s 1000+14a500\n"
+      "p 1000+14a400 > 1000+14a400\n"
+      "s 1014+14a500\n"
+      "s 1000+14a500\n"
+      "s 1028+14a500\n"
+      "p 1014+0a450 > 1014+0a450\n"
+      "p 1014+14a500 > 1014+14a500\n"
+      "p FP1028+14a500\n"
+      "p 1000+14a500 > 1000+14a500\n"
+      "s F1042+0a500 > FP1028+14a500\n" },
     { "time/secondary-first", NULL,
       MIDDLE
       "t 500\n"                             /* nothing was said for long */
