@@ -93,10 +93,10 @@ def set_side_by_side(primary: list[Answer],
     """How many answers of the primary's the secondary's guest gave as well,
     and what it said that the primary's did not."""
     said = {answer.number: answer for answer in primary}
-    check([answer.number for answer in primary] ==
-          list(range(primary[0].number, primary[0].number + len(primary))),
-          "the primary's guest has leapt in its numbers")
-    last = primary[-1].number
+    first, last = min(said), max(said)
+    check(len(primary) == len(said) == last - first + 1,
+          f"{len(primary)} answers of the primary's guest have the numbers "
+          f'{first} to {last}')
     different = [f'{answer} and not {said.get(answer.number)}'
                  for answer in secondary if answer.number <= last and
                  answer != said.get(answer.number)]
