@@ -26,7 +26,8 @@
  * maybe is what it takes to get on.  Thus must_admit(): asked every
  * ADMIT_INTERVAL_MS, and then the log takes more than its limit; a drained
  * disk gets no new requests, so what is too much is bounded by those that had
- * begun.
+ * begun.  Flushes never wait: the monitor flushes disks that are not drained,
+ * and as several in a row are one, there are no more than writes.
  *
  * Failure: the first request that fails, or replication_log_break(), breaks
  * the log for good.  It then takes everything and drops it: the guest never
@@ -293,7 +294,7 @@ static void coroutine_fn log_append(ReplicationLog *log, LogRecord *rec)
 
     rec->cost = sizeof(*rec) + (rec->data ? rec->bytes : 0);
     WITH_QEMU_LOCK_GUARD(&log->lock) {
-        if (!log_has_room_locked(log, rec->cost)) {
+        if (rec->type != LOG_FLUSH && !log_has_room_locked(log, rec->cost)) {
             waited = true;
             log_wait_locked(log, rec->cost);
         }

@@ -80,8 +80,8 @@ ReplicationLog *replication_log_new(const ReplicationLogOps *ops, void *opaque,
 void replication_log_free(ReplicationLog *log);
 
 /*
- * What the guest does, in its coroutine, any thread.  May wait for room,
- * always succeeds: a log that is broken takes anything and drops it.
+ * What the guest does, in its coroutine, any thread.  All but a flush may wait
+ * for room; all succeed: a log that is broken takes anything and drops it.
  */
 void coroutine_fn replication_log_write(ReplicationLog *log, int64_t offset,
                                         int64_t bytes, QEMUIOVector *qiov,

@@ -219,7 +219,7 @@ static int coroutine_fn primary_flush(void *opaque)
     return bdrv_co_flush(s->bs->file->bs);
 }
 
-/* An ordinary request is one of our node's from before it is one of its child */
+/* An ordinary request is one of our node's before it is one of its child's */
 static void primary_begin(void *opaque)
 {
     BDRVReplicationState *s = opaque;

@@ -536,6 +536,8 @@ static void test_admit(void)
     guest(f, 'w', 0, 63 * KiB, 1);
     guest_begin(&g);
     g_assert_false(g.done);
+    guest(f, 'f', 0, 0, 0); /* never waits */
+    guest(f, 'f', 0, 0, 0);
     qatomic_set(&f->admit, true);
     guest_wait(&g);
     g_assert_cmpint(n_calls(f), ==, 0);
