@@ -1,0 +1,749 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO qtests: the disks of two QEMUs, with NBD between them.
+ *
+ * No guest runs, the monitor writes in its place; xen-set-replication starts
+ * and stops.  Proves: what the primary writes is on the secondary's disk, but
+ * the secondary's guest sees it only from the next checkpoint on; a failover
+ * brings what the secondary's guest saw into the disk, shuts the primary out
+ * first, and waits for no primary that has stopped in the middle; a secondary
+ * that is gone or stands still costs the primary's guest nothing but time, and
+ * keeps nobody from draining or removing; mistakes have clear errors.
+ */
+
+#include "qemu/osdep.h"
+#include <sys/socket.h>
+#include <sys/un.h>
+#include "qemu/bswap.h"
+#include "qemu/units.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#include "libqos/libqos.h"
+#include "colo-helpers.h"
+
+#define DISK_MB 16
+#define DISK (DISK_MB * MiB)
+/* Longer than this no command takes, whatever the peer does */
+#define COMMAND_MS 10000
+#define DISK_DEADLINE_S 60
+
+typedef struct Disks {
+    char *dir;
+    char *primary_raw;
+    char *secondary_raw;
+    char *active;
+    char *hidden;
+    char *primary_socket;
+    char *secondary_socket;
+    QTestState *primary;
+    QTestState *secondary;
+} Disks;
+
+static void test_is_late(int sig)
+{
+    static const char text[] = "# the time of this test is over\n";
+
+    if (write(STDERR_FILENO, text, sizeof(text) - 1) < 0) {
+        /* The abort says it, too */
+    }
+    abort();
+}
+
+static char *new_file(Disks *d, const char *name, bool qcow2)
+{
+    char *path = g_build_filename(d->dir, name, NULL);
+
+    if (qcow2) {
+        mkqcow2(path, DISK_MB);
+    } else {
+        int fd = open(path, O_RDWR | O_CREAT, 0600);
+
+        g_assert_cmpint(fd, >=, 0);
+        g_assert_cmpint(ftruncate(fd, DISK), ==, 0);
+        close(fd);
+    }
+    return path;
+}
+
+/* Have a server, which shows what the guest sees */
+static void export_top(QTestState *qts, const char *path)
+{
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'nbd-server-start', 'arguments': {'addr': {"
+        "'type': 'unix', 'data': {'path': %s}}}}", path);
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'block-export-add', 'arguments': {'type': 'nbd', "
+        "'id': 'e1', 'node-name': 'topnode', 'name': 't'}}");
+}
+
+static void start_secondary(Disks *d)
+{
+    d->secondary = qtest_initf(
+        ">/dev/null -M none -nodefaults "
+        "-blockdev driver=raw,node-name=disk,discard=unmap,"
+        "file.driver=file,file.filename=%s,file.discard=unmap "
+        "-blockdev driver=qcow2,node-name=active,file.driver=file,"
+        "file.filename=%s,backing.driver=qcow2,backing.node-name=hidden,"
+        "backing.file.driver=file,backing.file.filename=%s,"
+        "backing.backing=disk "
+        "-drive if=none,id=top,node-name=topnode,driver=quorum,"
+        "read-pattern=fifo,vote-threshold=1,children.0.driver=replication,"
+        "children.0.node-name=repl,children.0.mode=secondary,"
+        "children.0.top-id=top,children.0.file=active",
+        d->secondary_raw, d->active, d->hidden);
+    export_top(d->secondary, d->secondary_socket);
+    qtest_qmp_assert_success(d->secondary,
+        "{'execute': 'block-export-add', 'arguments': {'type': 'nbd', "
+        "'id': 'e0', 'node-name': 'disk', 'name': 'd', 'writable': true}}");
+}
+
+static Disks *disks_new(void)
+{
+    Disks *d = g_new0(Disks, 1);
+    struct sigaction late = { .sa_handler = test_is_late };
+
+    sigaction(SIGALRM, &late, NULL);
+    alarm(DISK_DEADLINE_S);
+    d->dir = g_dir_make_tmp("colo-disk-XXXXXX", NULL);
+    g_assert_nonnull(d->dir);
+    d->primary_raw = new_file(d, "primary", false);
+    d->secondary_raw = new_file(d, "secondary", false);
+    d->active = new_file(d, "active", true);
+    d->hidden = new_file(d, "hidden", true);
+    d->primary_socket = g_build_filename(d->dir, "nbd-primary", NULL);
+    d->secondary_socket = g_build_filename(d->dir, "nbd-secondary", NULL);
+    start_secondary(d);
+    d->primary = qtest_initf(
+        ">/dev/null -M none -nodefaults "
+        "-drive if=none,id=top,node-name=topnode,driver=quorum,"
+        "read-pattern=fifo,vote-threshold=1,discard=unmap,"
+        "children.0.driver=raw,children.0.node-name=local,"
+        "children.0.discard=unmap,children.0.file.driver=file,"
+        "children.0.file.filename=%s", d->primary_raw);
+    export_top(d->primary, d->primary_socket);
+    return d;
+}
+
+static void disks_free(Disks *d)
+{
+    char *paths[] = { d->primary_raw, d->secondary_raw, d->active, d->hidden,
+                      d->primary_socket, d->secondary_socket };
+
+    if (d->primary) {
+        colo_quit(&d->primary);
+    }
+    if (d->secondary) {
+        colo_quit(&d->secondary);
+    }
+    for (int i = 0; i < ARRAY_SIZE(paths); i++) {
+        unlink(paths[i]);
+        g_free(paths[i]);
+    }
+    rmdir(d->dir);
+    g_free(d->dir);
+    g_free(d);
+    alarm(0);
+}
+
+/* A client of NBD of our own */
+
+static void read_all(int fd, void *buf, size_t len)
+{
+    while (len) {
+        ssize_t n = RETRY_ON_EINTR(read(fd, buf, len));
+
+        g_assert_cmpint(n, >, 0);
+        buf += n;
+        len -= n;
+    }
+}
+
+static void write_all(int fd, const void *buf, size_t len)
+{
+    g_assert_cmpint(send(fd, buf, len, MSG_NOSIGNAL), ==, len);
+}
+
+/* Connect to the export with this name (NBD_OPT_EXPORT_NAME) */
+static int nbd_client(const char *path, char name)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    struct {
+        uint32_t flags;
+        uint64_t magic;
+        uint32_t option;
+        uint32_t len;
+        char name;
+    } QEMU_PACKED hello = {
+        .flags = cpu_to_be32(3), /* fixed newstyle, no zeroes */
+        .magic = cpu_to_be64(0x49484156454f5054ULL),
+        .option = cpu_to_be32(1),
+        .len = cpu_to_be32(1),
+        .name = name,
+    };
+    char greeting[18];
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+    g_assert_cmpint(fd, >=, 0);
+    g_strlcpy(addr.sun_path, path, sizeof(addr.sun_path));
+    g_assert_cmpint(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), ==,
+                    0);
+    read_all(fd, greeting, 18);
+    write_all(fd, &hello, sizeof(hello));
+    read_all(fd, greeting, 10);
+    return fd;
+}
+
+/* Begin a request; for a write (1) what is written follows.  0 is a read. */
+static void nbd_request(int fd, int type, uint64_t offset, uint32_t bytes)
+{
+    struct {
+        uint32_t magic;
+        uint16_t flags;
+        uint16_t type;
+        uint64_t cookie;
+        uint64_t offset;
+        uint32_t len;
+    } QEMU_PACKED request = {
+        .magic = cpu_to_be32(0x25609513),
+        .type = cpu_to_be16(type),
+        .cookie = 1,
+        .offset = cpu_to_be64(offset),
+        .len = cpu_to_be32(bytes),
+    };
+
+    write_all(fd, &request, sizeof(request));
+}
+
+/* Commands */
+
+static void replication(QTestState *qts, bool enable, bool primary)
+{
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'xen-set-replication', 'arguments': {"
+        "'enable': %i, 'primary': %i}}", enable, primary);
+}
+
+static void failover(QTestState *qts, bool primary)
+{
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'xen-set-replication', 'arguments': {"
+        "'enable': false, 'primary': %i, 'failover': true}}", primary);
+}
+
+static void checkpoint(Disks *d)
+{
+    qtest_qmp_assert_success(d->primary,
+                             "{'execute': 'xen-colo-do-checkpoint'}");
+    qtest_qmp_assert_success(d->secondary,
+                             "{'execute': 'xen-colo-do-checkpoint'}");
+}
+
+static bool has_error(QTestState *qts)
+{
+    QDict *answer = qtest_qmp_assert_success_ref(qts,
+        "{'execute': 'query-xen-replication-status'}");
+    bool error = qdict_get_bool(answer, "error");
+
+    qobject_unref(answer);
+    return error;
+}
+
+static void add_node(Disks *d, const char *more)
+{
+    g_autofree char *json = g_strdup_printf(
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
+        "'node-name': 'repl', 'mode': 'primary'%s, 'file': {'driver': 'nbd', "
+        "'export': 'd', 'server': {'type': 'unix', 'path': %%s}}}}", more);
+
+    qtest_qmp_assert_success(d->primary, json, d->secondary_socket);
+}
+
+static void add_child(QTestState *qts)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'x-blockdev-change', "
+                             "'arguments': {'parent': 'top', "
+                             "'node': 'repl'}}");
+}
+
+static void del_node(QTestState *qts)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'x-blockdev-change', "
+                             "'arguments': {'parent': 'top', "
+                             "'child': 'children.1'}}");
+    qtest_qmp_assert_success(qts, "{'execute': 'blockdev-del', "
+                             "'arguments': {'node-name': 'repl'}}");
+}
+
+/* Both sides replicate; the primary's node has @more options */
+static void connect_disks(Disks *d, const char *more)
+{
+    add_node(d, more);
+    add_child(d->primary);
+    replication(d->secondary, true, false);
+    replication(d->primary, true, true);
+}
+
+/* What qemu-io says goes to QEMU's standard output, so see what it did */
+static void G_GNUC_PRINTF(2, 3) io(QTestState *qts, const char *fmt, ...)
+{
+    g_autofree char *command = NULL;
+    va_list ap;
+
+    va_start(ap, fmt);
+    command = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    g_free(qtest_hmp(qts, "qemu-io top \"%s\"", command));
+}
+
+/* What the guest of @qts reads has to be this */
+static void io_read(Disks *d, QTestState *qts, int byte, int64_t offset,
+                    int64_t bytes)
+{
+    g_autofree uint8_t *buf = g_malloc(bytes);
+    g_autofree uint8_t *want = g_malloc(bytes);
+    uint32_t reply[4];
+    int fd = nbd_client(qts == d->primary ? d->primary_socket
+                                          : d->secondary_socket, 't');
+
+    nbd_request(fd, 0, offset, bytes);
+    read_all(fd, reply, sizeof(reply));
+    g_assert_cmphex(be32_to_cpu(reply[0]), ==, 0x67446698);
+    g_assert_cmpint(be32_to_cpu(reply[1]), ==, 0);
+    read_all(fd, buf, bytes);
+    close(fd);
+    memset(want, byte, bytes);
+    g_assert_cmpmem(buf, bytes, want, bytes);
+}
+
+static void io_write(QTestState *qts, int byte, int64_t offset, int64_t bytes)
+{
+    io(qts, "write -P %d %" PRId64 " %" PRId64, byte, offset, bytes);
+}
+
+/* What is in a file */
+
+static bool file_has(const char *path, int byte, int64_t offset, int64_t bytes)
+{
+    g_autofree uint8_t *buf = g_malloc(bytes);
+    g_autofree uint8_t *want = g_malloc(bytes);
+    int fd = open(path, O_RDONLY);
+
+    memset(want, byte, bytes);
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(pread(fd, buf, bytes, offset), ==, bytes);
+    close(fd);
+    return !memcmp(buf, want, bytes);
+}
+
+static int64_t end_time(void)
+{
+    return g_get_monotonic_time() + COLO_DEADLINE_MS * 1000LL;
+}
+
+static void wait_file(const char *path, int byte, int64_t offset,
+                      int64_t bytes)
+{
+    int64_t end = end_time();
+
+    while (!file_has(path, byte, offset, bytes)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        g_usleep(2000);
+    }
+}
+
+static bool are_same(const char *a, const char *b)
+{
+    g_autofree char *data_a = NULL, *data_b = NULL;
+    gsize len_a, len_b;
+
+    g_assert_true(g_file_get_contents(a, &data_a, &len_a, NULL));
+    g_assert_true(g_file_get_contents(b, &data_b, &len_b, NULL));
+    return len_a == len_b && !memcmp(data_a, data_b, len_a);
+}
+
+/* All that has been written is on its way, in no order */
+static void wait_same(const char *a, const char *b)
+{
+    int64_t end = end_time();
+
+    while (!are_same(a, b)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        g_usleep(2000);
+    }
+}
+
+/* Wait for the job that folds the overlays into the disk */
+static void wait_no_job(QTestState *qts)
+{
+    int64_t end = end_time();
+    bool none;
+
+    do {
+        QList *jobs = NULL;
+        QDict *answer = qtest_qmp(qts, "{'execute': 'query-block-jobs'}");
+
+        jobs = qdict_get_qlist(answer, "return");
+        none = qlist_empty(jobs);
+        qobject_unref(answer);
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        g_usleep(none ? 0 : 2000);
+    } while (!none);
+}
+
+/* Is the disk still exported?  What only reads is. */
+static bool has_exports(QTestState *qts)
+{
+    QDict *answer = qtest_qmp(qts, "{'execute': 'query-block-exports'}");
+    size_t n = qlist_size(qdict_get_qlist(answer, "return"));
+
+    qobject_unref(answer);
+    g_assert_cmpint(n, >=, 1);
+    return n > 1;
+}
+
+/* The tests */
+
+static void test_checkpoint(void)
+{
+    Disks *d = disks_new();
+
+    connect_disks(d, "");
+    io_write(d->primary, 0x11, 0, 256 * KiB);
+    wait_file(d->secondary_raw, 0x11, 0, 256 * KiB);
+    io_read(d, d->primary, 0x11, 0, 256 * KiB);
+    io_read(d, d->secondary, 0, 0, 256 * KiB);
+    io_write(d->secondary, 0x22, 64 * KiB, 64 * KiB);
+    io_write(d->secondary, 0x22, MiB, 64 * KiB);
+    io_read(d, d->secondary, 0x22, MiB, 64 * KiB);
+    g_assert_true(file_has(d->secondary_raw, 0, MiB, 64 * KiB));
+    checkpoint(d);
+    io_read(d, d->secondary, 0x11, 0, 256 * KiB);
+    io_read(d, d->secondary, 0, MiB, 64 * KiB);
+
+    /* All over again: the same blocks are copied a second time */
+    io_write(d->primary, 0x33, 0, 64 * KiB);
+    wait_file(d->secondary_raw, 0x33, 0, 64 * KiB);
+    io_read(d, d->secondary, 0x11, 0, 256 * KiB);
+    checkpoint(d);
+    io_read(d, d->secondary, 0x33, 0, 64 * KiB);
+    g_assert_false(has_error(d->primary));
+    g_assert_false(has_error(d->secondary));
+    wait_same(d->primary_raw, d->secondary_raw);
+    disks_free(d);
+}
+
+/* What is written before replication starts arrives, too */
+static void test_before_start(void)
+{
+    Disks *d = disks_new();
+
+    add_node(d, "");
+    add_child(d->primary);
+    io_write(d->primary, 0x44, 0, 64 * KiB);
+    wait_file(d->secondary_raw, 0x44, 0, 64 * KiB);
+    replication(d->secondary, true, false);
+    replication(d->primary, true, true);
+    io_read(d, d->secondary, 0x44, 0, 64 * KiB);
+    disks_free(d);
+}
+
+static void test_kinds(void)
+{
+    Disks *d = disks_new();
+
+    connect_disks(d, ", 'discard': 'unmap'");
+    io_write(d->primary, 0x55, 0, 4 * MiB);
+    io(d->primary, "write -z 64k 1M");
+    io(d->primary, "discard 2M 1M");
+    io(d->primary, "write -P 0x66 -f 3500k 512");
+    wait_file(d->secondary_raw, 0x66, 3500 * KiB, 512);
+    wait_same(d->primary_raw, d->secondary_raw);
+    g_assert_true(file_has(d->secondary_raw, 0, 64 * KiB, MiB));
+    g_assert_true(file_has(d->secondary_raw, 0, 2 * MiB, MiB));
+    io_read(d, d->secondary, 0, 0, 4 * MiB);
+    disks_free(d);
+}
+
+static void test_random(void)
+{
+    Disks *d = disks_new();
+
+    connect_disks(d, ", 'log-size': 4194304");
+    for (int i = 0; i < 300; i++) {
+        int64_t offset = g_test_rand_int_range(0, DISK / 512 - 2048) * 512LL;
+
+        io_write(d->primary, g_test_rand_int_range(1, 256), offset,
+                 g_test_rand_int_range(1, 2048) * 512LL);
+        if (i % 50 == 49) {
+            io_write(d->primary, i % 256, DISK - 512, 512);
+            io_write(d->secondary, 1, offset, 512);
+            wait_file(d->secondary_raw, i % 256, DISK - 512, 512);
+            checkpoint(d);
+        }
+    }
+    wait_same(d->primary_raw, d->secondary_raw);
+    disks_free(d);
+}
+
+static void test_failover_secondary(void)
+{
+    Disks *d = disks_new();
+
+    connect_disks(d, "");
+    io_write(d->primary, 0x11, 0, MiB);
+    wait_file(d->secondary_raw, 0x11, 0, MiB);
+    checkpoint(d);
+    io_write(d->primary, 0x77, 0, 64 * KiB);        /* never committed */
+    io_write(d->secondary, 0x22, 512 * KiB, 64 * KiB);
+    wait_file(d->secondary_raw, 0x77, 0, 64 * KiB);
+    failover(d->secondary, false);
+    g_assert_false(has_exports(d->secondary));
+    io_write(d->secondary, 0x23, 2 * MiB, 64 * KiB);
+    wait_no_job(d->secondary);
+    g_assert_true(file_has(d->secondary_raw, 0x11, 0, 512 * KiB));
+    g_assert_true(file_has(d->secondary_raw, 0x22, 512 * KiB, 64 * KiB));
+    g_assert_true(file_has(d->secondary_raw, 0x23, 2 * MiB, 64 * KiB));
+    io_write(d->secondary, 0x24, 2 * MiB, 64 * KiB);
+    g_assert_true(file_has(d->secondary_raw, 0x24, 2 * MiB, 64 * KiB));
+    g_assert_false(has_error(d->secondary));
+
+    /* The primary's guest notices nothing, and the node can go */
+    io_write(d->primary, 0x78, 0, 64 * KiB);
+    io_read(d, d->primary, 0x78, 0, 64 * KiB);
+    while (!has_error(d->primary)) {
+        g_usleep(2000); /* until the alarm */
+    }
+    failover(d->primary, true);
+    del_node(d->primary);
+    disks_free(d);
+}
+
+static void test_failover_primary(void)
+{
+    Disks *d = disks_new();
+
+    connect_disks(d, "");
+    io_write(d->primary, 0x11, 0, MiB);
+    colo_kill(&d->secondary);
+    for (int i = 0; i < 100; i++) {
+        io_write(d->primary, i, i * 64 * KiB, 64 * KiB);
+    }
+    while (!has_error(d->primary)) {
+        g_usleep(2000); /* until the alarm */
+    }
+    failover(d->primary, true);
+    g_assert_false(has_error(d->primary));
+    del_node(d->primary);
+    io_write(d->primary, 0x12, 0, MiB);
+    io_read(d, d->primary, 0x12, 0, MiB);
+    disks_free(d);
+}
+
+/* Run what takes long if it waits for the peer */
+static void check_time(int64_t begin)
+{
+    g_assert_cmpint(g_get_monotonic_time() - begin, <, COMMAND_MS * 1000LL);
+}
+
+/*
+ * The secondary stands still and the log is full.  First the disk alone is
+ * drained (by the removal of the device), then all, then the node removed.
+ */
+static void test_secondary_stands(void)
+{
+    Disks *d = disks_new();
+    int64_t begin;
+    pid_t pid;
+
+    connect_disks(d, ", 'log-size': 4194304");
+    io_write(d->primary, 1, 0, MiB);
+    wait_file(d->secondary_raw, 1, 0, MiB);
+    pid = qtest_pid(d->secondary);
+    g_assert_cmpint(kill(pid, SIGSTOP), ==, 0);
+    begin = g_get_monotonic_time();
+    for (int i = 0; i < 10; i++) {
+        io(d->primary, "aio_write -P %d %dM 1M", i + 2, i);
+    }
+    io(d->primary, "aio_flush");
+    check_time(begin);
+
+    for (int i = 0; i < 10; i++) {
+        io(d->primary, "aio_write -P %d %dM 1M", i + 20, i);
+    }
+    qtest_qmp_assert_success(d->primary, "{'execute': 'stop'}");
+    check_time(begin);
+    for (int i = 0; i < 10; i++) {
+        g_assert_true(file_has(d->primary_raw, i + 20, i * MiB, MiB));
+    }
+    for (int i = 0; i < 5; i++) {
+        io(d->primary, "aio_write -P %d %dM 1M", i + 40, i);
+    }
+    del_node(d->primary);
+    check_time(begin);
+    for (int i = 0; i < 5; i++) {
+        g_assert_true(file_has(d->primary_raw, i + 40, i * MiB, MiB));
+    }
+    colo_quit(&d->primary);
+    check_time(begin);
+    g_assert_cmpint(kill(pid, SIGCONT), ==, 0);
+    disks_free(d);
+}
+
+/* As above, and the primary is just ended */
+static void test_quit(void)
+{
+    Disks *d = disks_new();
+    int64_t begin;
+    pid_t pid;
+
+    connect_disks(d, ", 'log-size': 4194304");
+    pid = qtest_pid(d->secondary);
+    g_assert_cmpint(kill(pid, SIGSTOP), ==, 0);
+    begin = g_get_monotonic_time();
+    for (int i = 0; i < 10; i++) {
+        io(d->primary, "aio_write -P %d %dM 1M", i + 2, i);
+    }
+    colo_quit(&d->primary);
+    check_time(begin);
+    g_assert_cmpint(kill(pid, SIGCONT), ==, 0);
+    /* And a secondary that was never stopped */
+    disks_free(d);
+}
+
+/* A primary stops in the middle of a write; later it goes on */
+static void test_primary_stands(void)
+{
+    Disks *d = disks_new();
+    g_autofree char *data = g_malloc(MiB);
+    int64_t begin;
+    int fd;
+
+    memset(data, 0x88, MiB);
+    replication(d->secondary, true, false);
+    fd = nbd_client(d->secondary_socket, 'd');
+    nbd_request(fd, 1, 0, 64 * KiB);
+    write_all(fd, data, 64 * KiB);
+    wait_file(d->secondary_raw, 0x88, 0, 64 * KiB);
+    nbd_request(fd, 1, 64 * KiB, MiB);
+    write_all(fd, data, 5000);
+
+    begin = g_get_monotonic_time();
+    failover(d->secondary, false);
+    check_time(begin);
+    g_assert_false(has_exports(d->secondary));
+    g_assert_cmpint(send(fd, data, 5000, MSG_NOSIGNAL), <, 0);
+    wait_no_job(d->secondary);
+    g_assert_true(file_has(d->secondary_raw, 0, 0, 2 * MiB));
+    io_read(d, d->secondary, 0, 0, 2 * MiB);
+    close(fd);
+    disks_free(d);
+}
+
+/* It writes the rest of what it has begun when nobody waits for it any more */
+static void test_checkpoint_disturbed(void)
+{
+    Disks *d = disks_new();
+    g_autofree char *data = g_malloc(MiB);
+    int64_t begin;
+    int fd;
+
+    memset(data, 0x99, MiB);
+    replication(d->secondary, true, false);
+    fd = nbd_client(d->secondary_socket, 'd');
+    nbd_request(fd, 1, 64 * KiB, MiB);
+    write_all(fd, data, 5000);
+    begin = g_get_monotonic_time();
+    colo_refused(d->secondary, "not ended within",
+                 "{'execute': 'xen-colo-do-checkpoint'}");
+    check_time(begin);
+    g_assert_true(has_error(d->secondary));
+    failover(d->secondary, false);
+    wait_no_job(d->secondary);
+    close(fd);
+    disks_free(d);
+}
+
+/* An orderly stop throws the secondary's own writes away */
+static void test_stop(void)
+{
+    Disks *d = disks_new();
+
+    connect_disks(d, "");
+    io_write(d->primary, 0x11, 0, MiB);
+    wait_file(d->secondary_raw, 0x11, 0, MiB);
+    io_write(d->secondary, 0x22, 0, 64 * KiB);
+    replication(d->primary, false, true);
+    replication(d->secondary, false, false);
+    io_read(d, d->secondary, 0x11, 0, MiB);
+    replication(d->secondary, true, false);
+    io_read(d, d->secondary, 0x11, 0, MiB);
+    replication(d->secondary, false, false);
+    colo_refused(d->primary, "is stopped and cannot start",
+                 "{'execute': 'xen-set-replication', 'arguments': {"
+                 "'enable': true, 'primary': true}}");
+    disks_free(d);
+}
+
+/* Whatever is wrong is said before anything happens */
+static void test_refused(void)
+{
+    static const char *const options[][2] = {
+        { "'mode': 'primary', 'top-id': 'top'", "option of the secondary" },
+        { "'mode': 'secondary'", "needs 'top-id'" },
+        { "'mode': 'secondary', 'top-id': 'top', 'log-size': 4194304",
+          "option of the primary" },
+        { "'mode': 'primary', 'log-size': 4194303", "has to be from" },
+        { "'mode': 'primary', 'log-size': 4294967297", "has to be from" },
+    };
+    Disks *d = disks_new();
+
+    for (int i = 0; i < ARRAY_SIZE(options); i++) {
+        g_autofree char *json = g_strdup_printf(
+            "{'execute': 'blockdev-add', 'arguments': {"
+            "'driver': 'replication', 'node-name': 'r', %s, "
+            "'file': {'driver': 'null-co', 'read-zeroes': true}}}",
+            options[i][0]);
+
+        colo_refused(d->primary, options[i][1], json, NULL);
+    }
+    colo_refused(d->primary, "reconnect-delay",
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
+        "'node-name': 'repl', 'mode': 'primary', 'file': {'driver': 'nbd', "
+        "'export': 'd', 'reconnect-delay': 5, "
+        "'server': {'type': 'unix', 'path': %s}}}}", d->secondary_socket);
+    colo_refused(d->primary, "between the NBD client and",
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
+        "'node-name': 'repl', 'mode': 'primary', 'file': {'driver': 'raw', "
+        "'file': {'driver': 'nbd', 'export': 'd', "
+        "'server': {'type': 'unix', 'path': %s}}}}}", d->secondary_socket);
+    colo_refused(d->secondary, "cannot start as the primary",
+                 "{'execute': 'xen-set-replication', 'arguments': {"
+                 "'enable': true, 'primary': true}}");
+    add_node(d, "");
+    colo_refused(d->primary, "cannot start as the secondary",
+                 "{'execute': 'xen-set-replication', 'arguments': {"
+                 "'enable': true, 'primary': false}}");
+    disks_free(d);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    if (!have_qemu_img()) {
+        g_test_message("no qemu-img, no tests");
+        return 0;
+    }
+    qtest_add_func("/colo/disk/checkpoint", test_checkpoint);
+    qtest_add_func("/colo/disk/before-start", test_before_start);
+    qtest_add_func("/colo/disk/kinds", test_kinds);
+    qtest_add_func("/colo/disk/random", test_random);
+    qtest_add_func("/colo/disk/failover/secondary", test_failover_secondary);
+    qtest_add_func("/colo/disk/failover/primary", test_failover_primary);
+    qtest_add_func("/colo/disk/stands/secondary", test_secondary_stands);
+    qtest_add_func("/colo/disk/stands/quit", test_quit);
+    qtest_add_func("/colo/disk/stands/primary", test_primary_stands);
+    qtest_add_func("/colo/disk/stands/checkpoint", test_checkpoint_disturbed);
+    qtest_add_func("/colo/disk/stop", test_stop);
+    qtest_add_func("/colo/disk/refused", test_refused);
+    return g_test_run();
+}
