@@ -9,6 +9,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qapi/util.h"
 #include "qemu/lockable.h"
 #include "qemu/thread.h"
 #include "qemu/timer.h"
@@ -179,6 +180,19 @@ void replication_abandon_all(void)
             rs->ops->abandon(rs);
         }
     }
+}
+
+ColoDiskStatisticsList *replication_query_all(void)
+{
+    ColoDiskStatisticsList *list = NULL;
+    ReplicationState *rs;
+
+    QLIST_FOREACH(rs, &drivers, next) {
+        if (rs->ops->query) {
+            QAPI_LIST_PREPEND(list, rs->ops->query(rs));
+        }
+    }
+    return list;
 }
 
 void replication_on_error(ReplicationErrorFunc *fn, void *opaque)

@@ -11,7 +11,7 @@
 #include "replication-log.h"
 
 /*
- * Where a node is.  What the guest may do in each stage:
+ * Where a node is: ColoDiskStage.  What the guest may do in each:
  *
  *              entered by       primary             secondary
  *  IDLE        open, an orderly reads fail, writes  read if another node is
@@ -29,15 +29,6 @@
  *
  * All but IDLE and RUNNING are final.
  */
-typedef enum ReplicationStage {
-    REPLICATION_STAGE_IDLE,
-    REPLICATION_STAGE_RUNNING,
-    REPLICATION_STAGE_STOPPED,
-    REPLICATION_STAGE_FOLDING,
-    REPLICATION_STAGE_FOLDED,
-    REPLICATION_STAGE_UNFOLDED,
-    REPLICATION_STAGE__MAX,
-} ReplicationStage;
 
 typedef struct BDRVReplicationState {
     /* Set once */
@@ -46,7 +37,7 @@ typedef struct BDRVReplicationState {
     ReplicationState *rs;
 
     /* Written under the BQL, read anywhere: atomic */
-    ReplicationStage stage;
+    ColoDiskStage stage;
 
     /* Primary; set once.  See replication-primary.c. */
     ReplicationLog *log;
@@ -62,9 +53,9 @@ typedef struct BDRVReplicationState {
 } BDRVReplicationState;
 
 /* BQL */
-void replication_set_stage(BDRVReplicationState *s, ReplicationStage stage);
+void replication_set_stage(BDRVReplicationState *s, ColoDiskStage stage);
 
-static inline ReplicationStage replication_stage(BDRVReplicationState *s)
+static inline ColoDiskStage replication_stage(BDRVReplicationState *s)
 {
     return qatomic_read(&s->stage);
 }
@@ -86,6 +77,8 @@ void replication_primary_start(BDRVReplicationState *s, Error **errp);
 void replication_primary_stop(BDRVReplicationState *s);
 void replication_primary_abandon(BDRVReplicationState *s);
 void replication_primary_close(BDRVReplicationState *s);
+void replication_primary_query(BDRVReplicationState *s,
+                               ColoDiskStatistics *stats);
 void replication_primary_get_error(BDRVReplicationState *s, Error **errp);
 /* Nobody drains only our child: see replication-primary.c */
 void replication_primary_drain(BDRVReplicationState *s, bool begin);
@@ -97,6 +90,8 @@ void replication_secondary_checkpoint(BDRVReplicationState *s, Error **errp);
 void replication_secondary_abandon(BDRVReplicationState *s);
 void replication_secondary_stop(BDRVReplicationState *s, bool failover,
                                 Error **errp);
+void replication_secondary_query(BDRVReplicationState *s,
+                                 ColoDiskStatistics *stats);
 void replication_secondary_close(BDRVReplicationState *s);
 
 #endif

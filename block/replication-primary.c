@@ -282,7 +282,7 @@ static void primary_broken(void *opaque, int err)
         yank_peer(s);
     }
     if (err == ECANCELED ||
-        replication_stage(s) != REPLICATION_STAGE_RUNNING) {
+        replication_stage(s) != COLO_DISK_STAGE_RUNNING) {
         return; /* whoever did or will do this knows */
     }
     error_setg_errno(&error, err, "node '%s' could not write to the secondary",
@@ -366,11 +366,11 @@ int replication_primary_open(BDRVReplicationState *s, uint64_t log_size,
 
 void replication_primary_start(BDRVReplicationState *s, Error **errp)
 {
-    replication_set_stage(s, REPLICATION_STAGE_RUNNING);
+    replication_set_stage(s, COLO_DISK_STAGE_RUNNING);
     /* From here on it would be reported */
     replication_primary_get_error(s, errp);
     if (*errp) {
-        replication_set_stage(s, REPLICATION_STAGE_STOPPED);
+        replication_set_stage(s, COLO_DISK_STAGE_STOPPED);
     }
 }
 
@@ -385,6 +385,24 @@ void replication_primary_get_error(BDRVReplicationState *s, Error **errp)
     }
 }
 
+void replication_primary_query(BDRVReplicationState *s,
+                               ColoDiskStatistics *stats)
+{
+    ReplicationLogStats log;
+
+    replication_log_stats(s->log, &log);
+    if (log.err && log.err != ECANCELED) {
+        stats->error = g_strdup(strerror(log.err));
+    }
+    stats->log = g_new0(ColoDiskLog, 1);
+    stats->log->bytes = log.bytes;
+    stats->log->peak = log.max_bytes;
+    stats->log->limit = log.limit;
+    stats->log->sent_bytes = log.sent_bytes;
+    stats->log->sent_requests = log.sent_requests;
+    stats->log->throttled_ns = log.throttled_ns;
+}
+
 void replication_primary_abandon(BDRVReplicationState *s)
 {
     replication_log_break(s->log, ECANCELED);
@@ -392,7 +410,7 @@ void replication_primary_abandon(BDRVReplicationState *s)
 
 void replication_primary_stop(BDRVReplicationState *s)
 {
-    replication_set_stage(s, REPLICATION_STAGE_STOPPED);
+    replication_set_stage(s, COLO_DISK_STAGE_STOPPED);
     replication_primary_abandon(s);
 }
 

@@ -346,7 +346,7 @@ void replication_secondary_start(BDRVReplicationState *s, Error **errp)
         !start_backup(s, top, errp)) {
         goto fail_hidden;
     }
-    replication_set_stage(s, REPLICATION_STAGE_RUNNING);
+    replication_set_stage(s, COLO_DISK_STAGE_RUNNING);
     return;
 
 fail_hidden:
@@ -420,9 +420,9 @@ static void fold_done(void *opaque, int ret)
         error_setg_errno(&err, -ret, "the overlays are not in the disk, and "
                          "are needed still");
         fail(s, err);
-        replication_set_stage(s, REPLICATION_STAGE_UNFOLDED);
+        replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
     } else {
-        replication_set_stage(s, REPLICATION_STAGE_FOLDED);
+        replication_set_stage(s, COLO_DISK_STAGE_FOLDED);
     }
 }
 
@@ -439,13 +439,13 @@ static void start_fold(BDRVReplicationState *s, Error **errp)
     disk = get_disk(s);
     bdrv_graph_rdunlock_main_loop();
 
-    replication_set_stage(s, REPLICATION_STAGE_FOLDING);
+    replication_set_stage(s, COLO_DISK_STAGE_FOLDING);
     s->fold = commit_active_start(id, active, disk, JOB_DEFAULT, 0,
                                   BLOCKDEV_ON_ERROR_REPORT, NULL, fold_done,
                                   s, true, errp);
     if (!s->fold) {
         fail(s, error_copy(*errp));
-        replication_set_stage(s, REPLICATION_STAGE_UNFOLDED);
+        replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
     }
 }
 
@@ -465,10 +465,30 @@ void replication_secondary_stop(BDRVReplicationState *s, bool failover,
         }
         stop_backup(s);
         close_hidden(s);
-        replication_set_stage(s, REPLICATION_STAGE_IDLE);
+        replication_set_stage(s, COLO_DISK_STAGE_IDLE);
     }
     if (*errp) {
         error_prepend(errp, "node '%s': ", replication_name(s));
+    }
+}
+
+void replication_secondary_query(BDRVReplicationState *s,
+                                 ColoDiskStatistics *stats)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    if (s->stage == COLO_DISK_STAGE_RUNNING) {
+        int64_t active = bdrv_get_allocated_file_size(get_active(s));
+        int64_t hidden = bdrv_get_allocated_file_size(get_hidden(s));
+
+        stats->has_overlay_bytes = true;
+        stats->overlay_bytes = MAX(active, 0) + MAX(hidden, 0);
+    }
+    if (s->fold) {
+        stats->has_fold_bytes = true;
+        stats->has_fold_total = true;
+        progress_get_snapshot(&s->fold->job.progress, &stats->fold_bytes,
+                              &stats->fold_total);
     }
 }
 

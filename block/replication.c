@@ -29,36 +29,25 @@
 #define LOG_SIZE_MIN (4 * MiB)
 #define LOG_SIZE_MAX (4 * GiB)
 
-static const char *const stage_names[] = {
-    [REPLICATION_STAGE_IDLE] = "idle",
-    [REPLICATION_STAGE_RUNNING] = "running",
-    [REPLICATION_STAGE_STOPPED] = "stopped",
-    [REPLICATION_STAGE_FOLDING] = "folding",
-    [REPLICATION_STAGE_FOLDED] = "folded",
-    [REPLICATION_STAGE_UNFOLDED] = "unfolded",
-};
-
-QEMU_BUILD_BUG_ON(ARRAY_SIZE(stage_names) != REPLICATION_STAGE__MAX);
-
 /* What may follow each stage, bits */
-static const unsigned next_stages[REPLICATION_STAGE__MAX] = {
-    [REPLICATION_STAGE_IDLE] = BIT(REPLICATION_STAGE_RUNNING) |
-                               BIT(REPLICATION_STAGE_STOPPED),
-    [REPLICATION_STAGE_RUNNING] = BIT(REPLICATION_STAGE_IDLE) |
-                                  BIT(REPLICATION_STAGE_STOPPED) |
-                                  BIT(REPLICATION_STAGE_FOLDING) |
-                                  BIT(REPLICATION_STAGE_UNFOLDED),
-    [REPLICATION_STAGE_FOLDING] = BIT(REPLICATION_STAGE_FOLDED) |
-                                  BIT(REPLICATION_STAGE_UNFOLDED),
+static const unsigned next_stages[COLO_DISK_STAGE__MAX] = {
+    [COLO_DISK_STAGE_IDLE] = BIT(COLO_DISK_STAGE_RUNNING) |
+                               BIT(COLO_DISK_STAGE_STOPPED),
+    [COLO_DISK_STAGE_RUNNING] = BIT(COLO_DISK_STAGE_IDLE) |
+                                  BIT(COLO_DISK_STAGE_STOPPED) |
+                                  BIT(COLO_DISK_STAGE_FOLDING) |
+                                  BIT(COLO_DISK_STAGE_UNFOLDED),
+    [COLO_DISK_STAGE_FOLDING] = BIT(COLO_DISK_STAGE_FOLDED) |
+                                  BIT(COLO_DISK_STAGE_UNFOLDED),
 };
 
 static BlockDriver bdrv_replication;
 
-void replication_set_stage(BDRVReplicationState *s, ReplicationStage stage)
+void replication_set_stage(BDRVReplicationState *s, ColoDiskStage stage)
 {
     assert(next_stages[s->stage] & BIT(stage));
-    trace_replication_stage(replication_name(s), stage_names[s->stage],
-                            stage_names[stage]);
+    trace_replication_stage(replication_name(s), ColoDiskStage_str(s->stage),
+                            ColoDiskStage_str(stage));
     qatomic_set(&s->stage, stage);
 }
 
@@ -116,8 +105,8 @@ static void replication_start(ReplicationState *rs, ReplicationMode mode,
 
     if (s->mode == REPLICATION_MODE_SECONDARY &&
         mode == REPLICATION_MODE_PRIMARY &&
-        s->stage != REPLICATION_STAGE_IDLE &&
-        s->stage != REPLICATION_STAGE_RUNNING) {
+        s->stage != COLO_DISK_STAGE_IDLE &&
+        s->stage != COLO_DISK_STAGE_RUNNING) {
         /* It has failed over: what is left is a disk like any other */
         return;
     }
@@ -127,9 +116,9 @@ static void replication_start(ReplicationState *rs, ReplicationMode mode,
                    ReplicationMode_str(mode));
         return;
     }
-    if (s->stage != REPLICATION_STAGE_IDLE) {
+    if (s->stage != COLO_DISK_STAGE_IDLE) {
         error_setg(errp, "node '%s' is %s and cannot start",
-                   replication_name(s), stage_names[s->stage]);
+                   replication_name(s), ColoDiskStage_str(s->stage));
         return;
     }
     if (mode == REPLICATION_MODE_PRIMARY) {
@@ -143,7 +132,7 @@ static void replication_stop(ReplicationState *rs, bool failover, Error **errp)
 {
     BDRVReplicationState *s = driver_state(rs);
 
-    if (s->stage != REPLICATION_STAGE_RUNNING) {
+    if (s->stage != COLO_DISK_STAGE_RUNNING) {
         return;
     }
     if (s->mode == REPLICATION_MODE_PRIMARY) {
@@ -160,7 +149,7 @@ static void replication_get_error(ReplicationState *rs, Error **errp)
     if (s->error) {
         error_setg(errp, "node '%s': %s", replication_name(s),
                    error_get_pretty(s->error));
-    } else if (s->stage == REPLICATION_STAGE_RUNNING &&
+    } else if (s->stage == COLO_DISK_STAGE_RUNNING &&
                s->mode == REPLICATION_MODE_PRIMARY) {
         replication_primary_get_error(s, errp);
     }
@@ -170,7 +159,7 @@ static void replication_checkpoint(ReplicationState *rs, Error **errp)
 {
     BDRVReplicationState *s = driver_state(rs);
 
-    if (s->stage != REPLICATION_STAGE_RUNNING) {
+    if (s->stage != COLO_DISK_STAGE_RUNNING) {
         return;
     }
     if (s->mode == REPLICATION_MODE_PRIMARY) {
@@ -184,7 +173,7 @@ static void replication_prepare(ReplicationState *rs, Error **errp)
 {
     BDRVReplicationState *s = driver_state(rs);
 
-    if (s->stage == REPLICATION_STAGE_RUNNING &&
+    if (s->stage == COLO_DISK_STAGE_RUNNING &&
         s->mode == REPLICATION_MODE_SECONDARY) {
         replication_secondary_prepare(s, errp);
     }
@@ -196,7 +185,7 @@ static void replication_abandon(ReplicationState *rs)
 
     if (s->mode == REPLICATION_MODE_PRIMARY) {
         replication_primary_abandon(s);
-    } else if (s->stage == REPLICATION_STAGE_RUNNING) {
+    } else if (s->stage == COLO_DISK_STAGE_RUNNING) {
         replication_secondary_abandon(s);
     }
 }
@@ -206,11 +195,30 @@ static void replication_cut(ReplicationState *rs, uint64_t epoch)
     BDRVReplicationState *s = driver_state(rs);
     ReplicationLogStats stats;
 
-    if (s->stage == REPLICATION_STAGE_RUNNING && s->log) {
+    if (s->stage == COLO_DISK_STAGE_RUNNING && s->log) {
         replication_log_stats(s->log, &stats);
         trace_replication_cut(epoch, replication_name(s), stats.bytes);
         replication_log_cut(s->log, epoch);
     }
+}
+
+static ColoDiskStatistics *replication_query(ReplicationState *rs)
+{
+    BDRVReplicationState *s = driver_state(rs);
+    ColoDiskStatistics *stats = g_new0(ColoDiskStatistics, 1);
+
+    stats->node_name = g_strdup(replication_name(s));
+    stats->mode = s->mode;
+    stats->stage = s->stage;
+    if (s->error) {
+        stats->error = g_strdup(error_get_pretty(s->error));
+    }
+    if (s->mode == REPLICATION_MODE_PRIMARY) {
+        replication_primary_query(s, stats);
+    } else {
+        replication_secondary_query(s, stats);
+    }
+    return stats;
 }
 
 static bool replication_settle(ReplicationState *rs, uint64_t timeout_ms,
@@ -219,7 +227,7 @@ static bool replication_settle(ReplicationState *rs, uint64_t timeout_ms,
     BDRVReplicationState *s = driver_state(rs);
     bool ok;
 
-    if (replication_stage(s) != REPLICATION_STAGE_RUNNING || !s->log) {
+    if (replication_stage(s) != COLO_DISK_STAGE_RUNNING || !s->log) {
         return true;
     }
     ok = replication_log_settle(s->log, timeout_ms, errp);
@@ -234,7 +242,7 @@ static void replication_allow(ReplicationState *rs, uint64_t epoch)
 {
     BDRVReplicationState *s = driver_state(rs);
 
-    if (replication_stage(s) == REPLICATION_STAGE_RUNNING && s->log) {
+    if (replication_stage(s) == COLO_DISK_STAGE_RUNNING && s->log) {
         trace_replication_allow(epoch, replication_name(s));
         replication_log_allow(s->log, epoch);
     }
@@ -248,6 +256,7 @@ static ReplicationOps replication_ops = {
     .checkpoint = replication_checkpoint,
     .allow = replication_allow,
     .get_error = replication_get_error,
+    .query = replication_query,
     .abandon = replication_abandon,
     .stop = replication_stop,
 };
@@ -422,7 +431,7 @@ static int coroutine_fn GRAPH_RDLOCK check_request(BlockDriverState *bs,
                                                    bool is_write)
 {
     BDRVReplicationState *s = bs->opaque;
-    bool idle = replication_stage(s) == REPLICATION_STAGE_IDLE;
+    bool idle = replication_stage(s) == COLO_DISK_STAGE_IDLE;
     bool refused;
 
     if (s->mode == REPLICATION_MODE_PRIMARY) {

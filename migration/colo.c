@@ -555,6 +555,8 @@ COLOStatus *qmp_query_colo_status(Error **errp)
         status->epoch = s->epoch;
         status->statistics = session_statistics(s);
     }
+    status->disks = replication_query_all();
+    status->has_disks = status->disks != NULL;
     return status;
 }
 

@@ -21,6 +21,7 @@
 #define QEMU_BLOCK_REPLICATION_H
 
 #include "qapi/qapi-types-block-core.h"
+#include "qapi/qapi-types-colo.h"
 #include "qemu/queue.h"
 #include "qemu/typedefs.h"
 
@@ -36,6 +37,7 @@ typedef void ReplicationEpoch(ReplicationState *drv, uint64_t epoch);
 typedef bool ReplicationSettle(ReplicationState *drv, uint64_t timeout_ms,
                                Error **errp);
 typedef void ReplicationAbandon(ReplicationState *drv);
+typedef ColoDiskStatistics *ReplicationQuery(ReplicationState *drv);
 
 /* What a driver does; it leaves out what it has no use for */
 typedef struct ReplicationOps {
@@ -57,6 +59,8 @@ typedef struct ReplicationOps {
     ReplicationCall *prepare;
     /* As replication_abandon_all() */
     ReplicationAbandon *abandon;
+    /* One element for replication_query_all() */
+    ReplicationQuery *query;
 } ReplicationOps;
 
 struct ReplicationState {
@@ -109,6 +113,9 @@ void replication_prepare_all(Error **errp);
  * disk needs for what it has begun, at most a few seconds.
  */
 void replication_abandon_all(void);
+
+/* What the disks are doing; the caller frees it */
+ColoDiskStatisticsList *replication_query_all(void);
 
 /*
  * Have @fn called when an I/O error ends replication of a node, at most once

@@ -401,6 +401,39 @@ static bool has_exports(QTestState *qts)
     return n > 1;
 }
 
+/* The replicated disk in query-colo-status; the caller unrefs it */
+static QDict *query_disk(QTestState *qts)
+{
+    QDict *answer = qtest_qmp_assert_success_ref(qts,
+        "{'execute': 'query-colo-status'}");
+    QList *disks = qdict_get_qlist(answer, "disks");
+    QDict *disk;
+
+    g_assert_nonnull(disks);
+    g_assert_cmpuint(qlist_size(disks), ==, 1);
+    disk = qobject_ref(qobject_to(QDict, qlist_peek(disks)));
+    qobject_unref(answer);
+    g_assert_cmpstr(qdict_get_str(disk, "node-name"), ==, "repl");
+    return disk;
+}
+
+static void check_stage(QTestState *qts, const char *stage)
+{
+    QDict *disk = query_disk(qts);
+
+    g_assert_cmpstr(qdict_get_str(disk, "stage"), ==, stage);
+    qobject_unref(disk);
+}
+
+static int64_t log_number(QTestState *qts, const char *key)
+{
+    QDict *disk = query_disk(qts);
+    int64_t number = qdict_get_int(qdict_get_qdict(disk, "log"), key);
+
+    qobject_unref(disk);
+    return number;
+}
+
 /* The tests */
 
 static void test_checkpoint(void)
@@ -500,6 +533,7 @@ static void test_failover_secondary(void)
     g_assert_false(has_exports(d->secondary));
     io_write(d->secondary, 0x23, 2 * MiB, 64 * KiB);
     wait_no_job(d->secondary);
+    check_stage(d->secondary, "folded");
     g_assert_true(file_has(d->secondary_raw, 0x11, 0, 512 * KiB));
     g_assert_true(file_has(d->secondary_raw, 0x22, 512 * KiB, 64 * KiB));
     g_assert_true(file_has(d->secondary_raw, 0x23, 2 * MiB, 64 * KiB));
@@ -513,7 +547,9 @@ static void test_failover_secondary(void)
     while (!has_error(d->primary)) {
         g_usleep(2000); /* until the alarm */
     }
+    check_stage(d->primary, "running");
     failover(d->primary, true);
+    check_stage(d->primary, "stopped");
     del_node(d->primary);
     disks_free(d);
 }
@@ -566,6 +602,11 @@ static void test_secondary_stands(void)
     }
     io(d->primary, "aio_flush");
     check_time(begin);
+    g_assert_cmpint(log_number(d->primary, "limit"), ==, 4 * MiB);
+    g_assert_cmpint(log_number(d->primary, "peak"), >, 4 * MiB);
+    g_assert_cmpint(log_number(d->primary, "bytes"), >, 4 * MiB);
+    g_assert_cmpint(log_number(d->primary, "sent-bytes"), ==, MiB);
+    g_assert_cmpint(log_number(d->primary, "throttled-ns"), >, 0);
 
     for (int i = 0; i < 10; i++) {
         io(d->primary, "aio_write -P %d %dM 1M", i + 20, i);
