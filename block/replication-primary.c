@@ -361,11 +361,39 @@ int replication_primary_open(BDRVReplicationState *s, uint64_t log_size,
     }
     bdrv_ref(peer);
     s->peer = peer;
+    if (s->bs->quiesce_counter) {
+        /* We have not been told, but shall be of the end */
+        replication_primary_drain(s, true);
+    }
     return 0;
+}
+
+/* Nobody above us may find that what it reads is longer than we are */
+static bool check_lengths(BDRVReplicationState *s, Error **errp)
+{
+    BdrvChild *c;
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    QLIST_FOREACH(c, &s->bs->parents, next_parent) {
+        BlockDriverState *parent = c->klass->parent_is_bds ? c->opaque : NULL;
+
+        if (parent && bdrv_getlength(parent) != bdrv_getlength(s->bs)) {
+            error_setg(errp, "node '%s' has not the length of the disk '%s'",
+                       replication_name(s), bdrv_get_node_name(parent));
+            return false;
+        }
+    }
+    return true;
 }
 
 void replication_primary_start(BDRVReplicationState *s, Error **errp)
 {
+    ERRP_GUARD();
+
+    if (!check_lengths(s, errp)) {
+        return;
+    }
     replication_set_stage(s, COLO_DISK_STAGE_RUNNING);
     /* From here on it would be reported */
     replication_primary_get_error(s, errp);

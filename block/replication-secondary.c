@@ -39,6 +39,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qapi/qapi-builtin-types.h"
 #include "qapi/qapi-commands-block-export.h"
 #include "qemu/timer.h"
 #include "block/aio-wait.h"
@@ -387,23 +388,27 @@ static bool exports_disk(BDRVReplicationState *s, BlockExport *exp)
 void replication_secondary_abandon(BDRVReplicationState *s)
 {
     g_autoptr(BlockExportInfoList) exports = qmp_query_block_exports(NULL);
+    g_autoptr(strList) shut = NULL;
     BlockExportInfoList *e;
+    strList *id;
+    Deadline deadline;
 
     for (e = exports; e; e = e->next) {
-        const char *id = e->value->id;
-        BlockExport *exp = blk_exp_find(id);
-        Deadline deadline;
+        BlockExport *exp = blk_exp_find(e->value->id);
 
-        if (!exp || !exports_disk(s, exp)) {
-            continue;
+        if (exp && exports_disk(s, exp)) {
+            QAPI_LIST_PREPEND(shut, g_strdup(e->value->id));
+            blk_exp_request_shutdown(exp);
         }
-        blk_exp_request_shutdown(exp);
-        deadline_begin(&deadline, QUIET_TIMEOUT_MS);
-        AIO_WAIT_WHILE_UNLOCKED(NULL, !deadline.over && blk_exp_find(id));
-        deadline_end(&deadline);
-        trace_replication_shut_out(replication_name(s), id,
-                                   !blk_exp_find(id));
     }
+    deadline_begin(&deadline, QUIET_TIMEOUT_MS);
+    for (id = shut; id; id = id->next) {
+        AIO_WAIT_WHILE_UNLOCKED(NULL,
+                                !deadline.over && blk_exp_find(id->value));
+        trace_replication_shut_out(replication_name(s), id->value,
+                                   !blk_exp_find(id->value));
+    }
+    deadline_end(&deadline);
 }
 
 /* Failover: the overlays go into the disk */
