@@ -512,19 +512,18 @@ static void coroutine_fn log_request_entry(void *opaque)
     aio_wait_kick();
 }
 
+static LogRequest *log_next(ReplicationLog *log)
+{
+    QEMU_LOCK_GUARD(&log->lock);
+    return log_next_locked(log);
+}
+
 static void log_send_bh(void *opaque)
 {
     ReplicationLog *log = opaque;
+    LogRequest *req;
 
-    while (true) {
-        LogRequest *req;
-
-        WITH_QEMU_LOCK_GUARD(&log->lock) {
-            req = log_next_locked(log);
-        }
-        if (!req) {
-            break;
-        }
+    while ((req = log_next(log))) {
         qemu_coroutine_enter(qemu_coroutine_create(log_request_entry, req));
     }
 }

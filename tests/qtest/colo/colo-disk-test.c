@@ -33,6 +33,8 @@ typedef struct Disks {
     char *secondary_raw;
     char *active;
     char *hidden;
+    char *spare_a;              /* overlays that are not in use */
+    char *spare_b;
     char *primary_socket;
     char *secondary_socket;
     QTestState *primary;
@@ -110,6 +112,8 @@ static Disks *disks_new(void)
     d->secondary_raw = new_file(d, "secondary", false);
     d->active = new_file(d, "active", true);
     d->hidden = new_file(d, "hidden", true);
+    d->spare_a = new_file(d, "spare-a", true);
+    d->spare_b = new_file(d, "spare-b", true);
     d->primary_socket = g_build_filename(d->dir, "nbd-primary", NULL);
     d->secondary_socket = g_build_filename(d->dir, "nbd-secondary", NULL);
     start_secondary(d);
@@ -127,7 +131,8 @@ static Disks *disks_new(void)
 static void disks_free(Disks *d)
 {
     char *paths[] = { d->primary_raw, d->secondary_raw, d->active, d->hidden,
-                      d->primary_socket, d->secondary_socket };
+                      d->spare_a, d->spare_b, d->primary_socket,
+                      d->secondary_socket };
 
     if (d->primary) {
         colo_quit(&d->primary);
@@ -767,6 +772,50 @@ static void test_refused(void)
     disks_free(d);
 }
 
+/* Chains that are wrong are refused at the start */
+static void test_wrong_chain(void)
+{
+    Disks *d = disks_new();
+
+    qtest_qmp_assert_success(d->primary,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
+        "'node-name': 'repl', 'mode': 'primary', 'file': {"
+        "'driver': 'null-co', 'size': 8388608}}}");
+    add_child(d->primary);
+    colo_refused(d->primary, "has not the length of",
+                 "{'execute': 'xen-set-replication', 'arguments': {"
+                 "'enable': true, 'primary': true}}");
+    del_node(d->primary);
+
+    qtest_qmp_assert_success(d->primary,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
+        "'node-name': 'repl', 'mode': 'secondary', 'top-id': 'top', 'file': {"
+        "'driver': 'null-co', 'size': 16777216}}}");
+    colo_refused(d->primary, "has to be an overlay over another one",
+                 "{'execute': 'xen-set-replication', 'arguments': {"
+                 "'enable': true, 'primary': false}}");
+    disks_free(d);
+}
+
+/* The top has to be above the node */
+static void test_wrong_top(void)
+{
+    Disks *d = disks_new();
+
+    qtest_qmp_assert_success(d->primary,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
+        "'node-name': 'repl', 'mode': 'secondary', 'top-id': 'top', 'file': {"
+        "'driver': 'qcow2', 'file': {'driver': 'file', 'filename': %s}, "
+        "'backing': {'driver': 'qcow2', 'file': {'driver': 'file', "
+        "'filename': %s}, 'backing': {'driver': 'null-co', "
+        "'size': 16777216, 'read-zeroes': true, 'read-only': false}}}}}",
+        d->spare_a, d->spare_b);
+    colo_refused(d->primary, "is not above the node",
+                 "{'execute': 'xen-set-replication', 'arguments': {"
+                 "'enable': true, 'primary': false}}");
+    disks_free(d);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -786,5 +835,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/disk/stands/checkpoint", test_checkpoint_disturbed);
     qtest_add_func("/colo/disk/stop", test_stop);
     qtest_add_func("/colo/disk/refused", test_refused);
+    qtest_add_func("/colo/disk/wrong-chain", test_wrong_chain);
+    qtest_add_func("/colo/disk/wrong-top", test_wrong_top);
     return g_test_run();
 }
