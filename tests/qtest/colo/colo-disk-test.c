@@ -78,9 +78,10 @@ static void export_top(QTestState *qts, const char *path)
         "'id': 'e1', 'node-name': 'topnode', 'name': 't'}}");
 }
 
-static void start_secondary(Disks *d)
+static QTestState *start_secondary(const char *raw, const char *active,
+                                   const char *hidden, const char *server)
 {
-    d->secondary = qtest_initf(
+    QTestState *qts = qtest_initf(
         ">/dev/null -M none -nodefaults "
         "-blockdev driver=raw,node-name=disk,discard=unmap,"
         "file.driver=file,file.filename=%s,file.discard=unmap "
@@ -92,11 +93,13 @@ static void start_secondary(Disks *d)
         "read-pattern=fifo,vote-threshold=1,children.0.driver=replication,"
         "children.0.node-name=repl,children.0.mode=secondary,"
         "children.0.top-id=top,children.0.file=active",
-        d->secondary_raw, d->active, d->hidden);
-    export_top(d->secondary, d->secondary_socket);
-    qtest_qmp_assert_success(d->secondary,
+        raw, active, hidden);
+
+    export_top(qts, server);
+    qtest_qmp_assert_success(qts,
         "{'execute': 'block-export-add', 'arguments': {'type': 'nbd', "
         "'id': 'e0', 'node-name': 'disk', 'name': 'd', 'writable': true}}");
+    return qts;
 }
 
 static Disks *disks_new(void)
@@ -116,7 +119,8 @@ static Disks *disks_new(void)
     d->spare_b = new_file(d, "spare-b", true);
     d->primary_socket = g_build_filename(d->dir, "nbd-primary", NULL);
     d->secondary_socket = g_build_filename(d->dir, "nbd-secondary", NULL);
-    start_secondary(d);
+    d->secondary = start_secondary(d->secondary_raw, d->active, d->hidden,
+                                   d->secondary_socket);
     d->primary = qtest_initf(
         ">/dev/null -M none -nodefaults "
         "-drive if=none,id=top,node-name=topnode,driver=quorum,"
@@ -253,21 +257,27 @@ static bool has_error(QTestState *qts)
     return error;
 }
 
-static void add_node(Disks *d, const char *more)
+static void add_node_to(QTestState *qts, const char *name, const char *more,
+                        const char *server)
 {
     g_autofree char *json = g_strdup_printf(
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
-        "'node-name': 'repl', 'mode': 'primary'%s, 'file': {'driver': 'nbd', "
+        "'node-name': %%s, 'mode': 'primary'%s, 'file': {'driver': 'nbd', "
         "'export': 'd', 'server': {'type': 'unix', 'path': %%s}}}}", more);
 
-    qtest_qmp_assert_success(d->primary, json, d->secondary_socket);
+    qtest_qmp_assert_success(qts, json, name, server);
 }
 
-static void add_child(QTestState *qts)
+static void add_node(Disks *d, const char *more)
+{
+    add_node_to(d->primary, "repl", more, d->secondary_socket);
+}
+
+static void add_child(QTestState *qts, const char *name)
 {
     qtest_qmp_assert_success(qts, "{'execute': 'x-blockdev-change', "
                              "'arguments': {'parent': 'top', "
-                             "'node': 'repl'}}");
+                             "'node': %s}}", name);
 }
 
 static void del_node(QTestState *qts)
@@ -283,7 +293,7 @@ static void del_node(QTestState *qts)
 static void connect_disks(Disks *d, const char *more)
 {
     add_node(d, more);
-    add_child(d->primary);
+    add_child(d->primary, "repl");
     replication(d->secondary, true, false);
     replication(d->primary, true, true);
 }
@@ -476,7 +486,7 @@ static void test_before_start(void)
     Disks *d = disks_new();
 
     add_node(d, "");
-    add_child(d->primary);
+    add_child(d->primary, "repl");
     io_write(d->primary, 0x44, 0, 64 * KiB);
     wait_file(d->secondary_raw, 0x44, 0, 64 * KiB);
     replication(d->secondary, true, false);
@@ -556,6 +566,59 @@ static void test_failover_secondary(void)
     failover(d->primary, true);
     check_stage(d->primary, "stopped");
     del_node(d->primary);
+    disks_free(d);
+}
+
+static void copy_file(const char *from, const char *to)
+{
+    g_autofree char *data = NULL;
+    gsize len;
+
+    g_assert_true(g_file_get_contents(from, &data, &len, NULL));
+    g_assert_true(g_file_set_contents(to, data, len, NULL));
+}
+
+/* The survivor becomes the primary of a new secondary, and that survives */
+static void test_again(void)
+{
+    Disks *d = disks_new();
+    g_autofree char *raw = new_file(d, "third", false);
+    g_autofree char *server = g_build_filename(d->dir, "nbd-third", NULL);
+    QTestState *third;
+
+    connect_disks(d, "");
+    io_write(d->primary, 0x11, 0, MiB);
+    wait_file(d->secondary_raw, 0x11, 0, MiB);
+    checkpoint(d);
+    colo_kill(&d->primary);
+    failover(d->secondary, false);
+    wait_no_job(d->secondary);
+
+    copy_file(d->secondary_raw, raw);
+    third = start_secondary(raw, d->spare_a, d->spare_b, server);
+    add_node_to(d->secondary, "repl2", "", server);
+    add_child(d->secondary, "repl2");
+    replication(third, true, false);
+    replication(d->secondary, true, true);
+    io_write(d->secondary, 0x22, MiB, MiB);
+    wait_file(raw, 0x22, MiB, MiB);
+    io_write(third, 0x33, 2 * MiB, MiB);
+    qtest_qmp_assert_success(d->secondary,
+                             "{'execute': 'xen-colo-do-checkpoint'}");
+    qtest_qmp_assert_success(third, "{'execute': 'xen-colo-do-checkpoint'}");
+    io_write(third, 0x44, 3 * MiB, MiB);
+    g_assert_false(has_error(d->secondary));
+    g_assert_false(has_error(third));
+    colo_kill(&d->secondary);
+    failover(third, false);
+    wait_no_job(third);
+    g_assert_true(file_has(raw, 0x11, 0, MiB));
+    g_assert_true(file_has(raw, 0x22, MiB, MiB));
+    g_assert_true(file_has(raw, 0, 2 * MiB, MiB));
+    g_assert_true(file_has(raw, 0x44, 3 * MiB, MiB));
+    colo_quit(&third);
+    unlink(raw);
+    unlink(server);
     disks_free(d);
 }
 
@@ -781,7 +844,7 @@ static void test_wrong_chain(void)
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
         "'node-name': 'repl', 'mode': 'primary', 'file': {"
         "'driver': 'null-co', 'size': 8388608}}}");
-    add_child(d->primary);
+    add_child(d->primary, "repl");
     colo_refused(d->primary, "has not the length of",
                  "{'execute': 'xen-set-replication', 'arguments': {"
                  "'enable': true, 'primary': true}}");
@@ -829,6 +892,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/disk/random", test_random);
     qtest_add_func("/colo/disk/failover/secondary", test_failover_secondary);
     qtest_add_func("/colo/disk/failover/primary", test_failover_primary);
+    qtest_add_func("/colo/disk/failover/again", test_again);
     qtest_add_func("/colo/disk/stands/secondary", test_secondary_stands);
     qtest_add_func("/colo/disk/stands/quit", test_quit);
     qtest_add_func("/colo/disk/stands/primary", test_primary_stands);
