@@ -512,6 +512,28 @@ static void test_kinds(void)
     disks_free(d);
 }
 
+/* Whatever arrives while the secondary's guest reads, it reads what was */
+static void test_reads(void)
+{
+    Disks *d = disks_new();
+
+    connect_disks(d, "");
+    for (int round = 1; round <= 4; round++) {
+        io_write(d->primary, round, 0, 4 * MiB);
+        wait_file(d->secondary_raw, round, 0, 4 * MiB);
+        checkpoint(d);
+        for (int i = 0; i < 64; i++) {
+            int64_t offset = g_test_rand_int_range(0, 7000) * 512;
+
+            io(d->primary, "aio_write -P %d %" PRId64 " 256k", 100 + i,
+               offset);
+            io_read(d, d->secondary, round, offset, 256 * KiB);
+            io_read(d, d->secondary, round, 0, 4 * MiB);
+        }
+    }
+    disks_free(d);
+}
+
 static void test_random(void)
 {
     Disks *d = disks_new();
@@ -889,6 +911,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/disk/checkpoint", test_checkpoint);
     qtest_add_func("/colo/disk/before-start", test_before_start);
     qtest_add_func("/colo/disk/kinds", test_kinds);
+    qtest_add_func("/colo/disk/reads", test_reads);
     qtest_add_func("/colo/disk/random", test_random);
     qtest_add_func("/colo/disk/failover/secondary", test_failover_secondary);
     qtest_add_func("/colo/disk/failover/primary", test_failover_primary);
