@@ -150,6 +150,12 @@ void colo_disks_abandon(void)
     replication_abandon_all();
 }
 
+void colo_disks_forget_failure(void)
+{
+    QEMU_LOCK_GUARD(&lock);
+    g_clear_pointer(&failure, g_free);
+}
+
 /* Say what failed, if anything did: the user has to mend it */
 static void report_failure(void)
 {

@@ -49,6 +49,11 @@ bool colo_disks_load(Error **errp);
 void colo_disks_abandon(void);
 
 /*
+ * The peer is lost, so a disk of it that failed is no news.  Any thread.
+ */
+void colo_disks_forget_failure(void);
+
+/*
  * colo_disks_stop: the session is over
  *
  * @failover: this side goes on with what it has.  BQL; idempotent.

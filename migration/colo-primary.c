@@ -549,6 +549,7 @@ static void primary_finish(ColoSession *s, Error *err)
         }
         err = bye_err;
         failover = colo_wish(s) == COLO_WISH_FAILOVER;
+        colo_disks_forget_failure();
     }
 
     BQL_LOCK_GUARD();
@@ -618,7 +619,8 @@ static uint64_t staging_limit_pages(ColoSession *s)
 static void warn_about_disks(void)
 {
     for (BlockBackend *blk = blk_next(NULL); blk; blk = blk_next(blk)) {
-        if (blk_bs(blk) && blk_supports_write_perm(blk) &&
+        if (blk_bs(blk) && blk_get_attached_dev(blk) &&
+            blk_supports_write_perm(blk) &&
             !replication_forwards(blk_bs(blk))) {
             warn_report("COLO: disk '%s' is writable and not replicated: "
                         "after a failover it may lack writes that the guest "
