@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import client, guest, net, product, proxy
+from . import client, disks, guest, net, product, proxy
+from .disks import Disks
 from .qmp import Monitor, QmpClosed, QmpError, QmpTimeout
 
 MAC = '52:54:00:c0:10:0{}'
@@ -48,6 +49,7 @@ class Machine:
     nic: str = ''               # more properties of the NICs
     nic_model: str = 'virtio-net-pci'
     nics: int = 1               # each has a network of its own
+    disks: Disks | None = None    # replicated ones
     extra: tuple[str, ...] = field(default=())
     cmdline: str = ''
 
@@ -98,13 +100,14 @@ class Vm:
     """One QEMU on one host, started when made."""
 
     def __init__(self, hosts: net.Hosts, host: str, machine: Machine,
-                 run: Path, incoming: bool = False):
+                 run: Path, incoming: bool = False, secondary: bool = False):
         self.host = host
         self.machine = machine
         self.serial = run / f'serial-{host}.log'
         self.log = run / f'qemu-{host}.log'
         self.fenced = False
         self.proxy: set[str] = set()    # see proxy.py
+        self.disks: set[str] = set()    # see disks.py
         socket = run / f'qmp-{host}.sock'
         socket.unlink(missing_ok=True)
         args = machine.argv()
@@ -112,6 +115,9 @@ class Vm:
                  '-chardev', f'file,id=ser0,path={self.serial}',
                  '-serial', 'chardev:ser0',
                  '-qmp', f'unix:{socket},server=on,wait=off']
+        if machine.disks:
+            args += disks.arguments(machine.disks, machine.binary, run, host,
+                                    secondary)
         if incoming:
             args += ['-incoming', 'defer']
         with open(self.log, 'wb') as log:
@@ -215,6 +221,7 @@ class Pair:
         self.run = run
         self.primary: Vm | None = None
         self.secondary: Vm | None = None
+        disks.remove_images(run)
 
     def __enter__(self) -> Pair:
         return self
@@ -250,7 +257,7 @@ class Pair:
 
     def start_secondary(self, host: str = 'b') -> Vm:
         self.secondary = Vm(self.hosts, host, self.machine, self.run,
-                            incoming=True)
+                            incoming=True, secondary=True)
         return self.secondary
 
     def begin_protection(self, exit_on_error: bool = True,
@@ -269,6 +276,7 @@ class Pair:
             proxy.attach_primary(primary, self.run,
                                  **dict(self.machine.compare))
             proxy.attach_secondary(secondary, primary)
+        disks.attach(primary, secondary)
         uri = f'tcp:{net.LINK_ADDRESS[secondary.host]}:{COLO_PORT}'
         for vm in (primary, secondary):
             vm.monitor.execute('migrate-set-capabilities', capability)
@@ -377,6 +385,7 @@ def rebuild(pair: Pair) -> None:
         survivor = pair.vm('secondary')
     dead = 'b' if survivor.host == 'a' else 'a'
     pair.primary, pair.secondary = survivor, None
+    disks.detach(survivor)
     pair.start_secondary(dead)
 
 

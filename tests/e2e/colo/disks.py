@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Replicated disks of a pair: images, command lines, set-up by the monitor.
+
+    primary                             secondary
+    guest                               guest
+      |                                   |
+    disk0: quorum                       disk0: quorum
+      |       \\                           |
+    raw      replication0               childs0: replication
+    image      |                          |
+              nbd ----.                 active (qcow2)
+                      |                   |
+                      |                 hidden (qcow2)
+                      |                   |
+                      '--- export ----> parent0: raw image
+
+The command line makes what each side has for itself; NBD and replication0 come
+later, by attach().  So a side that was the secondary becomes a primary like any
+other: the overlays have been folded into parent0 by then.  Disks are numbered,
+and all of them are exported by the one NBD server of their QEMU.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import net
+
+if TYPE_CHECKING:
+    from .vm import Vm
+
+NBD_PORT = 9999
+TOOL_SECONDS = 30
+MIRROR_SECONDS = 60.0
+FOLD_SECONDS = 60.0
+QUORUM = 'driver=quorum,read-pattern=fifo,vote-threshold=1'
+PEER_CHILD = 'children.1'   # what is added to a quorum of one
+OVERLAYS = ('active', 'hidden')
+
+# What the guest sees: controllers, and the device of disk @n
+BUSES: dict[str, tuple[tuple[str, ...], str]] = {
+    'virtio-blk': ((), 'virtio-blk-pci,drive=disk{n}'),
+    'virtio-scsi': (('virtio-scsi-pci,id=scsi0',),
+                    'scsi-hd,bus=scsi0.0,drive=disk{n}'),
+    'ide': ((), 'ide-hd,drive=disk{n}'),
+    'ahci': (('ich9-ahci,id=ahci0',), 'ide-hd,bus=ahci0.{n},drive=disk{n}'),
+}
+
+
+class DiskError(Exception):
+    """A disk is not as it has to be."""
+
+
+@dataclass(frozen=True)
+class Disks:
+    """What the disks of a pair are like."""
+    count: int = 1
+    mib: int = 16
+    bus: str = 'virtio-blk'
+    iothread: bool = False      # one each
+    # How the secondary reaches its image, options of a raw node
+    parent: str = 'file.filename={image}'
+
+    def device(self, n: int) -> str:
+        """Where the guest has disk @n."""
+        letter = chr(ord('a') + n)
+        return f'/dev/{"v" if self.bus == "virtio-blk" else "s"}d{letter}'
+
+
+def image(run: Path, host: str, n: int) -> Path:
+    return run / f'disk{n}-{host}.img'
+
+
+def _overlay(run: Path, host: str, n: int, name: str) -> Path:
+    return run / f'{name}{n}-{host}.qcow2'
+
+
+def _create(tool: Path, kind: str, path: Path, mib: int) -> None:
+    subprocess.run([str(tool), 'create', '-q', '-f', kind, str(path),
+                    f'{mib}M'], check=True, timeout=TOOL_SECONDS)
+
+
+def _devices(disks: Disks) -> list[str]:
+    controllers, device = BUSES[disks.bus]
+    args = []
+    for controller in controllers:
+        args += ['-device', controller]
+    for n in range(disks.count):
+        text = device.format(n=n)
+        if disks.iothread:
+            args += ['-object', f'iothread,id=diskio{n}']
+            text += f',iothread=diskio{n}'
+        args += ['-device', text]
+    return args
+
+
+def remove_images(run: Path) -> None:
+    """What an earlier pair has left."""
+    for path in (*run.glob('disk*-?.img'), *run.glob('*-?.qcow2')):
+        path.unlink()
+
+
+def arguments(disks: Disks, binary: Path, run: Path, host: str,
+              secondary: bool) -> list[str]:
+    """The command line of @host.  A disk that is there is kept; overlays are
+    made anew."""
+    tool = binary.parent / 'qemu-img'
+    args = []
+    for n in range(disks.count):
+        disk = image(run, host, n)
+        if not disk.exists():
+            _create(tool, 'raw', disk, disks.mib)
+        if not secondary:
+            args += ['-drive', f'if=none,id=disk{n},{QUORUM},'
+                     f'children.0.driver=raw,children.0.file.filename={disk}']
+            continue
+        paths = [_overlay(run, host, n, name) for name in OVERLAYS]
+        for path in paths:
+            _create(tool, 'qcow2', path, disks.mib)
+        active, hidden = paths
+        args += ['-drive', f'if=none,id=parent{n},driver=raw,' +
+                 disks.parent.format(image=disk),
+                 '-drive', f'if=none,id=childs{n},driver=replication,'
+                 f'mode=secondary,top-id=disk{n},file.driver=qcow2,'
+                 f'file.file.filename={active},file.backing.driver=qcow2,'
+                 f'file.backing.file.filename={hidden},'
+                 f'file.backing.backing=parent{n}',
+                 '-drive', f'if=none,id=disk{n},{QUORUM},'
+                 f'children.0=childs{n}']
+    return args + _devices(disks)
+
+
+def _wait_job(vm: Vm, name: str, status: str, timeout: float) -> None:
+    """Until job @name is @status, or gone if that is 'null'."""
+    deadline = time.monotonic() + timeout
+    while True:
+        jobs = {job['id']: job for job in vm.monitor.execute('query-jobs')}
+        if name not in jobs:
+            if status == 'null':
+                return
+            raise DiskError(f'job {name} on {vm.host} has ended')
+        if jobs[name]['status'] == status:
+            return
+        if time.monotonic() > deadline:
+            raise DiskError(f'{jobs[name]} on {vm.host} is not {status} '
+                            f'after {timeout} s')
+        time.sleep(0.01)
+
+
+def wait_folded(vm: Vm, timeout: float = FOLD_SECONDS) -> None:
+    """After a failover to a secondary: until its overlays are in its disks."""
+    deadline = time.monotonic() + timeout
+    while vm.monitor.execute('query-block-jobs'):
+        if time.monotonic() > deadline:
+            raise DiskError(f'not folded after {timeout} s: '
+                            f'{vm.monitor.execute("query-block-jobs")}')
+        time.sleep(0.01)
+
+
+def _address(vm: Vm) -> dict[str, Any]:
+    return {'host': net.LINK_ADDRESS[vm.host], 'port': str(NBD_PORT)}
+
+
+def export(vm: Vm) -> None:
+    """Let the primary write to the disks of @vm, a secondary."""
+    assert vm.machine.disks
+    vm.monitor.execute('nbd-server-start', {
+        'addr': {'type': 'inet', 'data': _address(vm)}})
+    for n in range(vm.machine.disks.count):
+        vm.monitor.execute('nbd-server-add', {'device': f'parent{n}',
+                                              'writable': True})
+    vm.disks.add('nbd-server')
+
+
+def _nbd(secondary: Vm, n: int) -> dict[str, Any]:
+    return {'driver': 'nbd', 'export': f'parent{n}',
+            'server': {'type': 'inet', **_address(secondary)}}
+
+
+def _mirror(primary: Vm, secondary: Vm, n: int) -> None:
+    """Begin to copy disk @n while the guest runs."""
+    primary.monitor.execute('blockdev-add', {'node-name': f'resync{n}',
+                                             **_nbd(secondary, n)})
+    primary.monitor.execute('blockdev-mirror', {
+        'job-id': f'job-resync{n}', 'device': f'disk{n}',
+        'target': f'resync{n}', 'sync': 'full'})
+
+
+def _end_mirror(primary: Vm, n: int) -> None:
+    """The guest stands, and both disks are the same."""
+    job = f'job-resync{n}'
+    primary.monitor.execute('block-job-cancel', {'device': job})
+    _wait_job(primary, job, 'null', MIRROR_SECONDS)
+    primary.monitor.execute('blockdev-del', {'node-name': f'resync{n}'})
+
+
+def _replicate(primary: Vm, secondary: Vm, n: int) -> None:
+    """From now on all writes go to both disks."""
+    node = f'replication{n}'
+    primary.monitor.execute('blockdev-add', {
+        'driver': 'replication', 'mode': 'primary', 'node-name': node,
+        'file': _nbd(secondary, n)})
+    primary.monitor.execute('x-blockdev-change', {'parent': f'disk{n}',
+                                                  'node': node})
+    primary.disks.add(node)
+
+
+def attach(primary: Vm, secondary: Vm, resync: bool = True) -> None:
+    """Make both ready to be a pair: once the secondary's disks are equal.
+
+    Without @resync they are, and the guest has not written yet or stands.
+    """
+    if not primary.machine.disks or 'replication0' in primary.disks:
+        return
+    detach(primary)
+    export(secondary)
+    count = primary.machine.disks.count
+    running = primary.run_state() == 'running'
+    if resync:
+        for n in range(count):
+            _mirror(primary, secondary, n)
+        for n in range(count):
+            _wait_job(primary, f'job-resync{n}', 'ready', MIRROR_SECONDS)
+        if running:
+            primary.monitor.execute('stop')
+        for n in range(count):
+            _end_mirror(primary, n)
+    for n in range(count):
+        _replicate(primary, secondary, n)
+    if resync and running:
+        primary.monitor.execute('cont')
+
+
+def detach(vm: Vm) -> None:
+    """After a failover: take away what belonged to the pair, as documented."""
+    for name in sorted(vm.disks):
+        if name == 'nbd-server':
+            # It was the secondary
+            wait_folded(vm)
+            vm.monitor.execute('nbd-server-stop')
+            continue
+        n = int(name.removeprefix('replication'))
+        vm.monitor.execute('x-blockdev-change', {'parent': f'disk{n}',
+                                                 'child': PEER_CHILD})
+        vm.monitor.execute('blockdev-del', {'node-name': name})
+    vm.disks.clear()
+
+
+def io(vm: Vm, command: str, n: int = 0) -> str:
+    """A command of qemu-io on disk @n, as the guest of @vm sees it."""
+    start = vm.log.stat().st_size
+    said = str(vm.monitor.execute('human-monitor-command', {
+        'command-line': f'qemu-io disk{n} "{command}"'}))
+    with open(vm.log, 'rb') as log:
+        log.seek(start)
+        said += log.read().decode(errors='replace')
+    if 'bytes at offset' not in said or 'ailed' in said:
+        raise DiskError(f'disk{n} on {vm.host}: {command}: {said.strip()}')
+    return said
