@@ -28,6 +28,7 @@ DATAGRAM_FAULTS = {
     'fork': ('forked', ('udp',)),
 }
 PING_SWITCH = '/proc/sys/net/ipv6/icmp/echo_ignore_all'
+DISK_BYTES = 4 << 20
 KILLS = 6       # lines leave too early at each of them, so one is plenty
 
 
@@ -90,6 +91,20 @@ def datagrams(ctx: Context) -> None:
     check(not content(serve_badly(ctx, 'none', {'ping6': DATAGRAMS['ping6']})),
           'ping6 is content without any answer')
     leave_pings(ctx, False)
+
+
+@test('/colo/e2e/self/disk')
+def disk(ctx: Context) -> None:
+    """The client sees blocks that are not there, that it is told of twice,
+    that are wrong, and that are still to come."""
+    image = ctx.run / 'self.img'
+    options = {'disk': {'device': str(image), 'interval': '1'}}
+    for fault in ('none', *FAULTS, 'replay'):
+        with open(image, 'wb') as file:
+            file.truncate(DISK_BYTES)
+        said = serve_badly(ctx, fault, options)['disk']
+        check(said['groups'] > 0, f'nothing was written: {said}')
+        check(said['intact'] == (fault == 'none'), f'{fault}: {said}')
 
 
 @test('/colo/e2e/self/no-gate')

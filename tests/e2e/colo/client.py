@@ -16,6 +16,7 @@ from . import net
 
 CONTROL_SECONDS = 20.0
 END_SECONDS = 45.0      # bulk-in waits up to 30 s for the guest's last word
+VERIFY_SECONDS = 90.0   # the client itself gives up earlier
 
 
 class ClientError(Exception):
@@ -98,6 +99,24 @@ class Client:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         return self.wait_end(timeout)
+
+    def verify(self, timeout: float = VERIFY_SECONDS) -> int:
+        """Mode "disk": the guest reads its disk; what was durable, in blocks.
+
+        What is wrong is in the summary, and the program has ended.
+        """
+        before = self.poll().get('verified', 0)
+        self._process.send_signal(signal.SIGUSR1)
+        deadline = time.monotonic() + timeout
+        while self.end is None and self.last.get('verified', 0) <= before:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise ClientError(f'{self.mode}: not verified after '
+                                  f'{timeout} s')
+            self._read(left)
+        if self.end and not self.end['intact']:
+            raise ClientError(f'{self.mode}: {self.end["why"]}')
+        return int(self.poll()['acked'])
 
     def kill(self) -> None:
         if self._process.poll() is None:

@@ -27,6 +27,8 @@ Options opt = {
     .connections = 4,
     .path = "/small",
     .command = "ping",
+    .device = "/dev/vda",
+    .slots = 512,
 };
 volatile sig_atomic_t stopped;
 

@@ -662,6 +662,7 @@ static const struct {
     { "udp", run_udp, "numbered datagrams (--interval MS)" },
     { "ping6", run_ping6, "ICMPv6 echo requests (--interval MS)" },
     { "control", run_control, "one command (--command)" },
+    { "disk", run_disk, "blocks (--device, --slots, --seed, --interval MS)" },
 };
 
 static int usage(void)
@@ -670,7 +671,8 @@ static int usage(void)
             "[--seconds S] [--connect-seconds S]\n"
             "       [--idle-seconds S] [--seed N] [--rate BYTES_PER_S] "
             "[--interval MS]\n"
-            "       [--connections N] [--path P] [--command C]\n");
+            "       [--connections N] [--path P] [--command C] [--device D] "
+            "[--slots N]\n");
     for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
         fprintf(stderr, "  %-10s %s\n", modes[i].name, modes[i].help);
     }
@@ -691,6 +693,8 @@ int main(int argc, char **argv)
         { "connections", required_argument, NULL, 'n' },
         { "path", required_argument, NULL, 'P' },
         { "command", required_argument, NULL, 'C' },
+        { "device", required_argument, NULL, 'd' },
+        { "slots", required_argument, NULL, 'N' },
         { }
     };
     struct sigaction action = { .sa_handler = on_signal };
@@ -730,6 +734,12 @@ int main(int argc, char **argv)
             break;
         case 'C':
             opt.command = optarg;
+            break;
+        case 'd':
+            opt.device = optarg;
+            break;
+        case 'N':
+            opt.slots = atoi(optarg);
             break;
         default:
             return usage();

@@ -27,10 +27,13 @@ typedef struct Options {
     unsigned long long seed;
     unsigned long long rate;    /* bytes a second, 0 = as fast as it goes */
     double interval_ms;         /* echo: pause between two requests;
-                                   datagrams: from one to the next */
+                                   datagrams: from one to the next;
+                                   disk: pause of the writer */
     int connections;            /* http */
     const char *path;           /* http */
     const char *command;        /* control */
+    const char *device;         /* disk */
+    int slots;                  /* disk */
 } Options;
 
 extern Options opt;
@@ -87,5 +90,8 @@ int finish(bool intact, const char *why);
 /* Modes of colo-client-datagram.c */
 int run_udp(void);
 int run_ping6(void);
+
+/* Mode of colo-client-disk.c */
+int run_disk(void);
 
 #endif /* COLO_CLIENT_H */

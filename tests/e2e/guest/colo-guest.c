@@ -27,6 +27,7 @@
  *                    see the table of commands below
  *   7006  udp        a datagram in, the same out with what the guest knows of
  *                    its client filled in (colo-datagram.h)
+ *   7007  disk       numbered blocks on a disk (colo-guest-disk.c)
  *   80    HTTP/1.1   /small 6 bytes, /64k 65536 bytes of the stream of seed 64
  *
  * One thread serves one connection with blocking calls; nothing is shared
@@ -140,7 +141,7 @@ static bool send_all(int fd, const void *data, size_t len)
     return true;
 }
 
-static bool send_line(int fd, const char *fmt, ...)
+bool send_line(int fd, const char *fmt, ...)
 {
     char line[512];
     va_list ap;
@@ -181,8 +182,7 @@ static bool recv_all(int fd, void *data, size_t len)
     return true;
 }
 
-/* A line without its end; false at the end of the stream or if it is too long */
-static bool recv_line(int fd, char *line, size_t size)
+bool recv_line(int fd, char *line, size_t size)
 {
     size_t len = 0;
 
@@ -584,6 +584,7 @@ static const struct {
     { "reboot", control_reboot },
     { "sh", control_sh },           /* COMMAND: by busybox */
     { "uptime", control_uptime },   /* nanoseconds on the guest's clock */
+    { "verify", control_verify },   /* DEVICE: read what was written there */
 };
 
 static void serve_control(int fd)
@@ -614,6 +615,7 @@ static Service services[] = {
     { .name = "bulk-out", .port = 7003, .serve = serve_bulk_out },
     { .name = "bulk-in", .port = 7004, .serve = serve_bulk_in },
     { .name = "control", .port = 7005, .serve = serve_control },
+    { .name = "disk", .port = 7007, .serve = serve_disk },
     { .name = "http", .port = 80, .serve = serve_http },
 };
 

@@ -6,6 +6,7 @@
 #define COLO_GUEST_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define TICK_NS             5000000LL
@@ -29,6 +30,12 @@ int64_t now_ns(void);
 void sleep_until(int64_t ns);
 void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* A line to or from a connection; false if it has ended */
+bool send_line(int fd, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+/* Without its end; false if it is too long, too */
+bool recv_line(int fd, char *line, size_t size);
+
 /* Process 1 (colo-guest-init.c) */
 
 /* Insert the modules that /lib/modules/@set lists; false if one failed */
@@ -46,5 +53,9 @@ bool start_udp(void);
  * a fault, or without the right to it, the kernel is left to it.
  */
 bool start_ping6(void);
+
+/* Disks (colo-guest-disk.c): a service and a command */
+void serve_disk(int fd);
+void control_verify(int fd, const char *args);
 
 #endif /* COLO_GUEST_H */
