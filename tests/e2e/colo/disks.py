@@ -22,8 +22,11 @@ and all of them are exported by the one NBD server of their QEMU.
 
 from __future__ import annotations
 
+import hashlib
+import struct
 import subprocess
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +52,14 @@ BUSES: dict[str, tuple[tuple[str, ...], str]] = {
     'ide': ((), 'ide-hd,drive=disk{n}'),
     'ahci': (('ich9-ahci,id=ahci0',), 'ide-hd,bus=ahci0.{n},drive=disk{n}'),
 }
+
+
+# A block of ../guest/colo-guest-disk.c
+BLOCK_BYTES = 4096
+BLOCK_HEAD = struct.Struct('<8sQQLL')
+BLOCK_MAGIC = b'COLODISK'
+SLOTS = 512         # what the client asks for, if not told otherwise
+VIEW_SOCKET = 'view.sock'
 
 
 class DiskError(Exception):
@@ -261,3 +272,75 @@ def io(vm: Vm, command: str, n: int = 0) -> str:
     if 'bytes at offset' not in said or 'ailed' in said:
         raise DiskError(f'disk{n} on {vm.host}: {command}: {said.strip()}')
     return said
+
+
+def export_views(primary: Vm, secondary: Vm, run: Path) -> None:
+    """Let views() read what both guests see, and what the disk has."""
+    assert primary.machine.disks
+    path = run / VIEW_SOCKET
+    path.unlink(missing_ok=True)
+    primary.monitor.execute('nbd-server-start', {
+        'addr': {'type': 'unix', 'data': {'path': str(path)}}})
+    for vm in (primary, secondary):
+        for n in range(primary.machine.disks.count):
+            vm.monitor.execute('nbd-server-add', {'device': f'disk{n}'})
+
+
+def _digest(vm: Vm, uri: str, run: Path) -> str:
+    copy = run / 'view.copy'
+    subprocess.run(vm.hosts.argv(
+        vm.host, vm.machine.binary.parent / 'qemu-img', 'convert', '-f', 'raw',
+        '-O', 'raw', uri, copy), check=True, timeout=TOOL_SECONDS)
+    digest = hashlib.sha256(copy.read_bytes()).hexdigest()
+    copy.unlink()
+    return digest
+
+
+def view(vm: Vm, run: Path, n: int = 0) -> str:
+    """A digest of what the guest of @vm would read from disk @n."""
+    if 'nbd-server' in vm.disks:
+        where = f'nbd://{net.LINK_ADDRESS[vm.host]}:{NBD_PORT}/disk{n}'
+    else:
+        where = f'nbd+unix:///disk{n}?socket={run / VIEW_SOCKET}'
+    return _digest(vm, where, run)
+
+
+def arrived(secondary: Vm, run: Path, n: int = 0) -> str:
+    """A digest of what the primary has written to disk @n of @secondary."""
+    link = net.LINK_ADDRESS[secondary.host]
+    return _digest(secondary, f'nbd://{link}:{NBD_PORT}/parent{n}', run)
+
+
+def wait_fresh(vm: Vm, operations: int = 100, n: int = 0) -> None:
+    """Until the guest of @vm has written so often to disk @n."""
+    def written() -> int:
+        for item in vm.monitor.execute('query-blockstats'):
+            if item['device'] == f'disk{n}':
+                return int(item['stats']['wr_operations'])
+        raise DiskError(f'no disk{n} on {vm.host}')
+    goal = written() + operations
+    deadline = time.monotonic() + MIRROR_SECONDS
+    while written() < goal:
+        if time.monotonic() > deadline:
+            raise DiskError(f'the guest on {vm.host} does not write')
+        time.sleep(0.01)
+
+
+def check_image(path: Path, acked: int, seed: int = 1,
+                slots: int = SLOTS) -> None:
+    """The image has every block below number @acked that was not overwritten,
+    and no other one is damaged."""
+    data = path.read_bytes()
+    stride = len(data) // slots // BLOCK_BYTES * BLOCK_BYTES
+    for slot in range(slots):
+        block = data[slot * stride:slot * stride + BLOCK_BYTES]
+        magic, its_seed, number, crc, _ = BLOCK_HEAD.unpack_from(block)
+        least = acked - 1 - (acked - 1 - slot) % slots
+        if least < 0 and (magic, its_seed) != (BLOCK_MAGIC, seed):
+            continue
+        if (magic, its_seed) != (BLOCK_MAGIC, seed) or number < least or \
+                number % slots != slot or \
+                zlib.crc32(block[BLOCK_HEAD.size:]) != crc:
+            raise DiskError(f'{path.name}: slot {slot} has {magic!r} of seed '
+                            f'{its_seed}, number {number}, and not {least} or '
+                            'later')

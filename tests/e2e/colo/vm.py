@@ -101,6 +101,7 @@ class Vm:
 
     def __init__(self, hosts: net.Hosts, host: str, machine: Machine,
                  run: Path, incoming: bool = False, secondary: bool = False):
+        self.hosts = hosts
         self.host = host
         self.machine = machine
         self.serial = run / f'serial-{host}.log'
@@ -377,16 +378,21 @@ def boot_once(hosts: net.Hosts, machine: Machine, run: Path) -> Path:
     return state
 
 
-def rebuild(pair: Pair) -> None:
-    """After a failover: the survivor becomes the primary, a new QEMU on the
-    other host its secondary."""
+def retire(pair: Pair) -> str:
+    """After a failover: the survivor becomes the primary, and has nothing left
+    of the pair.  The other host."""
     survivor = pair.vm('primary')
     if not survivor.alive():
         survivor = pair.vm('secondary')
     dead = 'b' if survivor.host == 'a' else 'a'
     pair.primary, pair.secondary = survivor, None
     disks.detach(survivor)
-    pair.start_secondary(dead)
+    return dead
+
+
+def rebuild(pair: Pair) -> None:
+    """As retire(), with a new QEMU on the other host as the secondary."""
+    pair.start_secondary(retire(pair))
 
 
 def pick_accel(machine: Machine, run: Path, cache: Path) -> tuple[str, str]:
@@ -435,4 +441,5 @@ def pick_accel(machine: Machine, run: Path, cache: Path) -> tuple[str, str]:
 
 
 __all__ = ['Machine', 'Monitor', 'Pair', 'QmpClosed', 'QmpError', 'QmpTimeout',
-           'Vm', 'VmError', 'boot_once', 'pick_accel', 'rebuild', 'signal']
+           'Vm', 'VmError', 'boot_once', 'pick_accel', 'rebuild', 'retire',
+           'signal']

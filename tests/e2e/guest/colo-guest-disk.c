@@ -212,10 +212,10 @@ void serve_disk(int fd)
         return;
     }
     while (write_group(disk, &first, &last)) {
-        bool twice = fault == FAULT_REPEAT && first <= FAULT_TICK &&
-                     last >= FAULT_TICK;
+        int times = fault == FAULT_REPEAT && first <= FAULT_TICK &&
+                    last >= FAULT_TICK ? 2 : 1;
 
-        for (int i = 0; i <= twice; i++) {
+        for (int i = 0; i < times; i++) {
             if (!send_line(fd, "%llu %llu\n", (unsigned long long)first,
                            (unsigned long long)last)) {
                 end_writing(disk);
