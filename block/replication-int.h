@@ -48,7 +48,8 @@ typedef struct BDRVReplicationState {
     char *top_id;               /* set once */
     BlockBackend *hidden;       /* while RUNNING */
     BlockJob *backup;           /* while RUNNING */
-    BlockJob *fold;             /* while FOLDING */
+    BlockJob *fold;             /* while FOLDING, ... */
+    QEMUBH *fold_bh;            /* ...or what is about to start it */
     Error *error;               /* what ended it */
 } BDRVReplicationState;
 

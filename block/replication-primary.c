@@ -285,8 +285,13 @@ static void primary_broken(void *opaque, int err)
         replication_stage(s) != COLO_DISK_STAGE_RUNNING) {
         return; /* whoever did or will do this knows */
     }
-    error_setg_errno(&error, err, "node '%s' could not write to the secondary",
-                     replication_name(s));
+    if (err == ENOLINK) {
+        error_setg(&error, "node '%s' is no part of a disk of the guest, or "
+                   "not any more", replication_name(s));
+    } else {
+        error_setg_errno(&error, err, "node '%s' could not write to the "
+                         "secondary", replication_name(s));
+    }
     replication_report_error(replication_name(s), error);
 }
 

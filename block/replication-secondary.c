@@ -431,8 +431,15 @@ static void fold_done(void *opaque, int ret)
     }
 }
 
-static void start_fold(BDRVReplicationState *s, Error **errp)
+/*
+ * The guest is about to start, which may move its disk to another AioContext,
+ * and a job that is just done cannot follow.  So the job is begun when the main
+ * loop has finished with that.
+ */
+static void start_fold_bh(void *opaque)
 {
+    BDRVReplicationState *s = opaque;
+    Error *err = NULL;
     const char *name = replication_name(s);
     /* A name that QEMU has made up begins with what no job ID may have */
     g_autofree char *id = g_strdup_printf("replication-%s",
@@ -444,14 +451,23 @@ static void start_fold(BDRVReplicationState *s, Error **errp)
     disk = get_disk(s);
     bdrv_graph_rdunlock_main_loop();
 
-    replication_set_stage(s, COLO_DISK_STAGE_FOLDING);
+    g_clear_pointer(&s->fold_bh, qemu_bh_delete);
     s->fold = commit_active_start(id, active, disk, JOB_DEFAULT, 0,
                                   BLOCKDEV_ON_ERROR_REPORT, NULL, fold_done,
-                                  s, true, errp);
+                                  s, true, &err);
     if (!s->fold) {
-        fail(s, error_copy(*errp));
+        error_report("node '%s': the overlays are not in the disk, and are "
+                     "needed still: %s", name, error_get_pretty(err));
+        fail(s, err);
         replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
     }
+}
+
+static void start_fold(BDRVReplicationState *s)
+{
+    replication_set_stage(s, COLO_DISK_STAGE_FOLDING);
+    s->fold_bh = qemu_bh_new(start_fold_bh, s);
+    qemu_bh_schedule(s->fold_bh);
 }
 
 void replication_secondary_stop(BDRVReplicationState *s, bool failover,
@@ -463,7 +479,7 @@ void replication_secondary_stop(BDRVReplicationState *s, bool failover,
         replication_secondary_abandon(s);
         stop_backup(s);
         close_hidden(s);
-        start_fold(s, errp);
+        start_fold(s);
     } else {
         if (!s->error) {
             empty_overlays(s, errp);
@@ -499,6 +515,7 @@ void replication_secondary_query(BDRVReplicationState *s,
 
 void replication_secondary_close(BDRVReplicationState *s)
 {
+    g_clear_pointer(&s->fold_bh, qemu_bh_delete);
     /* The job that copies has a reference to us: it is no more */
     if (s->fold) {
         job_cancel_sync(&s->fold->job, true);

@@ -190,6 +190,13 @@ static void replication_abandon(ReplicationState *rs)
     }
 }
 
+/* Does anything write to the node? */
+static bool is_used(BDRVReplicationState *s)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    return !QLIST_EMPTY(&s->bs->parents);
+}
+
 static void replication_cut(ReplicationState *rs, uint64_t epoch)
 {
     BDRVReplicationState *s = driver_state(rs);
@@ -199,6 +206,10 @@ static void replication_cut(ReplicationState *rs, uint64_t epoch)
         replication_log_stats(s->log, &stats);
         trace_replication_cut(epoch, replication_name(s), stats.bytes);
         replication_log_cut(s->log, epoch);
+        if (!is_used(s)) {
+            /* The guest's disk has lost it, and with it what was written */
+            replication_log_break(s->log, ENOLINK);
+        }
     }
 }
 

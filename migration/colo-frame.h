@@ -176,6 +176,7 @@ typedef enum ColoByeReason {
     COLO_BYE_GUEST_SHUTDOWN,
     COLO_BYE_CANCEL,
     COLO_BYE_INCOMPATIBLE,
+    COLO_BYE_DISK,
     COLO_BYE__MAX,
 } ColoByeReason;
 

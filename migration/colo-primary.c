@@ -522,7 +522,9 @@ static bool primary_end(ColoSession *s, ColoByeReason reason, Error **errp)
     ok = colo_say_bye(s, reason, errp);
     if (ok) {
         BQL_LOCK_GUARD();
-        primary_alone(s, "the peer agreed", COLO_EXIT_REASON_REQUEST);
+        primary_alone(s, "the peer agreed", s->cause == COLO_CAUSE_WISH
+                                            ? COLO_EXIT_REASON_REQUEST
+                                            : COLO_EXIT_REASON_ERROR);
     }
     return ok;
 }
@@ -543,8 +545,9 @@ static void primary_finish(ColoSession *s, Error *err)
         if (!wish) {
             error_report("COLO primary: %s", error_get_pretty(err));
         }
-        if (primary_end(s, wish ? s->end_reason : COLO_BYE_INCOMPATIBLE,
-                        &bye_err)) {
+        if (primary_end(s, wish ? s->end_reason
+                           : colo_disks_ok(s, NULL) ? COLO_BYE_INCOMPATIBLE
+                           : COLO_BYE_DISK, &bye_err)) {
             return;
         }
         err = bye_err;
