@@ -141,6 +141,10 @@ def heading(about: dict[str, Any], shown: list[variants.Variant]) -> list[str]:
                  + ('the guest sends large segments.'
                     if about['vnet_hdr'] == 'on' else
                     'no checksum or segment offload.'))
+    if about['cpu_lists']:
+        lines.append('Each host has CPUs of its own: '
+                     + ' and '.join(about['cpu_lists'])
+                     + '; clients run on all.')
     if about['load_before'] > BUSY * about['cores']:
         lines.append('THE MACHINE WAS BUSY: take these numbers as a trial.')
     return lines
@@ -191,6 +195,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--vnet-hdr', choices=('on', 'off'), default='on',
                         help='of all tap devices; off takes the offloads '
                              'away from the guest (default on)')
+    parser.add_argument('--pin', choices=('on', 'off'), default='on',
+                        help='give each host half of the CPUs, as if it were '
+                             'a machine of its own (default on)')
     parser.add_argument('--accel', choices=('tcg', 'kvm'),
                         help='do not probe which one works')
     args = parser.parse_args()
@@ -227,12 +234,22 @@ def choose(args: argparse.Namespace) -> list[variants.Variant]:
     return [variant for variant in shown if variant.kind != 'stock']
 
 
+def cpu_lists(args: argparse.Namespace) -> tuple[str, ...]:
+    """Half of the CPUs for each host, which shares them with nobody but the
+    clients; none if there is just one."""
+    cores = os.cpu_count() or 1
+    if args.pin == 'off' or cores < 2:
+        return ()
+    return (f'0-{cores // 2 - 1}', f'{cores // 2}-{cores - 1}')
+
+
 def machines(args: argparse.Namespace, shown: list[variants.Variant],
              image: guest.Image, accel: str) -> dict[str, variants.Machine]:
     return {variant.key: variants.Machine(
         args.stock if variant.kind == 'stock' else args.build / QEMU,
         image, accel=accel, memory=str(args.memory),
-        offload=args.vnet_hdr == 'on') for variant in shown}
+        offload=args.vnet_hdr == 'on', cpu_lists=cpu_lists(args))
+            for variant in shown}
 
 
 def run_all(args: argparse.Namespace, results: Results,
@@ -260,7 +277,7 @@ def measure_all(args: argparse.Namespace, image: guest.Image) -> bool:
             'accel': accel, 'memory_mib': args.memory,
             'filled_mib': plan.fill_mib, 'cores': os.cpu_count() or 1,
             'kernel': platform.release(), 'load_before': load,
-            'vnet_hdr': args.vnet_hdr,
+            'vnet_hdr': args.vnet_hdr, 'cpu_lists': cpu_lists(args),
             'stock_patched': any(variant.kind == 'stock' for variant in shown)
                              and variants.can_mend(args.stock),
             'seconds': args.seconds,

@@ -179,15 +179,17 @@ def _bulk_row(variant: Variant, cell: Cell, alone: Cell | None) -> list[str]:
 
 def _checkpoints(cell: Cell) -> list[str]:
     if 'checkpoints' not in cell:
-        return ['-', '-']
+        return ['-', '-', '-', '-']
+    commit = cell.get('own_commit_ms', {})
     return [str(cell['checkpoints']),
-            number(cell.get('pause_ms', {}).get('p50'))]
+            number(cell.get('pause_ms', {}).get('p50')),
+            number(commit.get('p50')), number(commit.get('p99'))]
 
 
-LATENCY_HEAD = ['', 'per s', 'of alone', 'p50 ms', 'p99', 'max', 'checkpoints',
-                'pause p50']
-BULK_HEAD = ['', 'MB/s', 'of alone', 'longest gap ms', 'checkpoints',
-             'pause p50']
+CHECKPOINTS_HEAD = ['checkpoints', 'pause p50', 'commit p50', 'p99']
+LATENCY_HEAD = ['', 'per s', 'of alone', 'p50 ms', 'p99', 'max',
+                *CHECKPOINTS_HEAD]
+BULK_HEAD = ['', 'MB/s', 'of alone', 'longest gap ms', *CHECKPOINTS_HEAD]
 
 
 def network(cells: list[Cell], shown: list[Variant]) -> list[str]:

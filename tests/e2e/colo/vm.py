@@ -50,6 +50,7 @@ class Machine:
     nic_model: str = 'virtio-net-pci'
     nics: int = 1               # each has a network of its own
     disks: Disks | None = None    # replicated ones
+    cpu_lists: tuple[str, ...] = ()     # of this machine, for each host
     extra: tuple[str, ...] = field(default=())
     cmdline: str = ''
 
@@ -121,6 +122,9 @@ class Vm:
                                     secondary)
         if incoming:
             args += ['-incoming', 'defer']
+        if machine.cpu_lists:
+            cpus = machine.cpu_lists[list(net.LINK_ADDRESS).index(host)]
+            args = ['taskset', '--cpu-list', cpus, *args]
         with open(self.log, 'wb') as log:
             self.process = subprocess.Popen(
                 hosts.argv(host, *args), stdin=subprocess.DEVNULL,
