@@ -2,4 +2,4 @@
 """The end-to-end tests; importing the package registers them."""
 
 from . import (disks, ends, fault, first, hybrid, inputs,  # noqa: F401
-               kill, loss, monitor, nics, ram, selfcheck, soak)
+               kill, life, loss, monitor, nics, ram, selfcheck, soak)

@@ -191,6 +191,3 @@ def equal_periodic(ctx: Context) -> None:
 @test('/colo/e2e/disk/hybrid/equal')
 def equal_hybrid(ctx: Context) -> None:
     equal(ctx, 'hybrid')
-
-
-__all__ = ['product', 'start_writers', 'verify_all', 'check_images']
