@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from colo import disks
 from colo.qmp import QmpError
 
+from .disks import NEVER_MS, checkpoint
 from .registry import (Context, check, check_intact, check_verified, test,
                        wait_for, wait_lines)
 
@@ -98,3 +100,31 @@ def on_request(ctx: Context) -> None:
         status = pair.vm('primary').status()
         check(status.state == 'running', f'state {status.state} when idle')
         check(status.checkpoints == 3, f'{status.checkpoints} checkpoints')
+
+
+@test('/colo/e2e/monitor/disk-taken-out')
+def disk_taken_out(ctx: Context) -> None:
+    """A disk that the secondary does not get any more is found out before a
+    checkpoint is committed without it."""
+    with ctx.pair(memory='256', disks=disks.Disks()) as pair:
+        ctx.protected(pair)
+        primary, secondary = pair.vm('primary'), pair.vm('secondary')
+        primary.monitor.execute('migrate-set-parameters', {
+            'x-checkpoint-delay': NEVER_MS})
+        checkpoint(pair)
+        primary.monitor.execute('cont')
+        committed = primary.status().checkpoints
+        primary.monitor.execute('x-blockdev-change', {
+            'parent': 'disk0', 'child': disks.PEER_CHILD})
+        disks.io(primary, 'write -P 9 0 64k')
+        primary.monitor.execute('x-colo-checkpoint')
+        event = primary.monitor.wait_event('COLO_DISK_ERROR', 10)
+        check('replication0' in event['data']['message'], str(event))
+        event = primary.monitor.wait_event('COLO_EXIT', 10)
+        check(event['data']['reason'] == 'error', str(event))
+        secondary.monitor.wait_event('COLO_EXIT', 10)
+        check(primary.status().checkpoints == committed,
+              'a checkpoint was committed')
+        check(primary.run_state() == 'running', 'the guest was stopped')
+        check(secondary.run_state() == 'shutdown', 'it would go on')
+        pair.control('ping')
