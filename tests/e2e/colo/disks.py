@@ -75,6 +75,7 @@ class Disks:
     iothread: bool = False      # one each
     # How the secondary reaches its image, options of a raw node
     parent: str = 'file.filename={image}'
+    log_bytes: int | None = None    # what may wait on the primary
 
     def device(self, n: int) -> str:
         """Where the guest has disk @n."""
@@ -212,9 +213,12 @@ def _end_mirror(primary: Vm, n: int) -> None:
 def _replicate(primary: Vm, secondary: Vm, n: int) -> None:
     """From now on all writes go to both disks."""
     node = f'replication{n}'
-    primary.monitor.execute('blockdev-add', {
+    options: dict[str, Any] = {
         'driver': 'replication', 'mode': 'primary', 'node-name': node,
-        'file': _nbd(secondary, n)})
+        'file': _nbd(secondary, n)}
+    if primary.machine.disks and primary.machine.disks.log_bytes:
+        options['log-size'] = primary.machine.disks.log_bytes
+    primary.monitor.execute('blockdev-add', options)
     primary.monitor.execute('x-blockdev-change', {'parent': f'disk{n}',
                                                   'node': node})
     primary.disks.add(node)
@@ -311,16 +315,19 @@ def arrived(secondary: Vm, run: Path, n: int = 0) -> str:
     return _digest(secondary, f'nbd://{link}:{NBD_PORT}/parent{n}', run)
 
 
+def written(vm: Vm, n: int = 0) -> int:
+    """How often the guest of @vm has written to disk @n."""
+    for item in vm.monitor.execute('query-blockstats'):
+        if item['device'] == f'disk{n}':
+            return int(item['stats']['wr_operations'])
+    raise DiskError(f'no disk{n} on {vm.host}')
+
+
 def wait_fresh(vm: Vm, operations: int = 100, n: int = 0) -> None:
-    """Until the guest of @vm has written so often to disk @n."""
-    def written() -> int:
-        for item in vm.monitor.execute('query-blockstats'):
-            if item['device'] == f'disk{n}':
-                return int(item['stats']['wr_operations'])
-        raise DiskError(f'no disk{n} on {vm.host}')
-    goal = written() + operations
+    """Until the guest of @vm has written so often again to disk @n."""
+    goal = written(vm, n) + operations
     deadline = time.monotonic() + MIRROR_SECONDS
-    while written() < goal:
+    while written(vm, n) < goal:
         if time.monotonic() > deadline:
             raise DiskError(f'the guest on {vm.host} does not write')
         time.sleep(0.01)

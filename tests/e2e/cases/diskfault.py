@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Replicated disks when the other host, its disk or the way to it fails.
+
+The guest never notices, and nothing on this side waits for the other one.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import Any, Callable
+
+from colo import client, disks, product, vm
+
+from .disks import check_images, start_writers, verify_all
+from .registry import Context, check, check_intact, test, wait_for, wait_lines
+
+TIMEOUT_MS = 1000
+LONG_MS = 60000
+NOTICE_SECONDS = 10.0
+SOON_SECONDS = 3.0          # a command that waits for no peer
+LOG_BYTES = 4 << 20         # the least there is
+STILL_SECONDS = 1.0         # without a write: the log is full
+FULL_SECONDS = 60.0
+MIB = 17                    # the writer leaves the last one alone
+BAD_SECTOR = ((MIB << 20) - 8192) // 512
+
+
+def soon(what: str, run: Callable[[], Any]) -> None:
+    start = time.monotonic()
+    run()
+    took = time.monotonic() - start
+    check(took < SOON_SECONDS, f'{what} took {took:.1f} s')
+
+
+def begin(pair: vm.Pair, timeout_ms: int
+          ) -> tuple[client.Client, list[client.Client]]:
+    """A protected pair, its ticker and its writers, which have written."""
+    if not pair.primary:
+        pair.start_primary()
+    pair.start_secondary()
+    pair.protect(x_colo_timeout=timeout_ms)
+    ticker = pair.client('ticker')
+    writers = start_writers(pair)
+    wait_lines(ticker)
+    wait_for('blocks', lambda: writers[0].poll().get('count', 0) > 0)
+    return ticker, writers
+
+
+def goes_on(pair: vm.Pair, ticker: client.Client,
+            writers: list[client.Client]) -> None:
+    """The guest of the primary has its disk, and its clients have it."""
+    wait_lines(ticker)
+    disks.wait_fresh(pair.vm('primary'))
+    verify_all(writers)
+
+
+def finish(pair: vm.Pair, ticker: client.Client,
+           writers: list[client.Client]) -> None:
+    """Take the pair apart while the other side is still there, and end."""
+    primary = pair.vm('primary')
+    soon('stop', lambda: primary.monitor.execute('stop'))
+    soon('cont', lambda: primary.monitor.execute('cont'))
+    soon('the end of replication', lambda: disks.detach(primary))
+    goes_on(pair, ticker, writers)
+    check_intact(ticker)
+    check_images(pair, 'primary', writers)
+
+
+def stall(ctx: Context, mode: str, early: bool) -> None:
+    """The secondary stands still.  @early: its child is removed first."""
+    with ctx.pair(memory='256', mode=mode, disks=disks.Disks()) as pair:
+        ticker, writers = begin(pair, LONG_MS)
+        primary = pair.vm('primary')
+        pair.vm('secondary').signal(signal.SIGSTOP)
+        disks.wait_fresh(primary)
+        if early:
+            soon('the end of replication', lambda: disks.detach(primary))
+        soon('x-colo-lost-heartbeat',
+             lambda: primary.monitor.execute(product.FAILOVER))
+        goes_on(pair, ticker, writers)
+        finish(pair, ticker, writers)
+
+
+@test('/colo/e2e/disk/fault/stall')
+def stall_periodic(ctx: Context) -> None:
+    stall(ctx, 'periodic', False)
+
+
+@test('/colo/e2e/disk/fault/stall-early')
+def stall_early(ctx: Context) -> None:
+    stall(ctx, 'periodic', True)
+
+
+@test('/colo/e2e/disk/hybrid/fault/stall')
+def stall_hybrid(ctx: Context) -> None:
+    stall(ctx, 'hybrid', False)
+
+
+def wait_full(primary: vm.Vm) -> None:
+    """Until the guest's writes wait for room in the log."""
+    last, since = disks.written(primary), time.monotonic()
+
+    def still() -> bool:
+        nonlocal last, since
+        now = disks.written(primary)
+        if now != last:
+            last, since = now, time.monotonic()
+        return time.monotonic() - since > STILL_SECONDS
+
+    wait_for('the log to be full', still, FULL_SECONDS)
+
+
+@test('/colo/e2e/disk/fault/full')
+def full(ctx: Context) -> None:
+    """The secondary stands still until the guest waits for its disk; the
+    failover lets it go on."""
+    layout = disks.Disks(log_bytes=LOG_BYTES)
+    with ctx.pair(memory='256', mode='hybrid', disks=layout) as pair:
+        ticker, writers = begin(pair, LONG_MS)
+        primary = pair.vm('primary')
+        pair.vm('secondary').signal(signal.SIGSTOP)
+        wait_full(primary)
+        soon('x-colo-lost-heartbeat',
+             lambda: primary.monitor.execute(product.FAILOVER))
+        goes_on(pair, ticker, writers)
+        finish(pair, ticker, writers)
+
+
+@test('/colo/e2e/disk/fault/full-stop')
+def full_stop(ctx: Context) -> None:
+    """The same, and the user pauses the guest, or ends QEMU, before anything
+    is known of the secondary."""
+    layout = disks.Disks(log_bytes=LOG_BYTES)
+    for command in ('stop', 'quit'):
+        with ctx.pair(memory='256', mode='hybrid', disks=layout) as pair:
+            begin(pair, LONG_MS)
+            primary = pair.vm('primary')
+            pair.vm('secondary').signal(signal.SIGSTOP)
+            wait_full(primary)
+            soon(command, lambda: primary.monitor.execute(command))
+            if command == 'quit':
+                primary.wait_exit()
+
+
+@test('/colo/e2e/disk/fault/quit')
+def quit_stalled(ctx: Context) -> None:
+    """QEMU ends although the secondary stands still."""
+    with ctx.pair(memory='256', disks=disks.Disks()) as pair:
+        begin(pair, TIMEOUT_MS)
+        primary = pair.vm('primary')
+        pair.vm('secondary').signal(signal.SIGSTOP)
+        disks.wait_fresh(primary)
+        primary.monitor.execute('quit')
+        primary.wait_exit()
+
+
+@test('/colo/e2e/disk/fault/link-cut')
+def link_cut(ctx: Context) -> None:
+    """Nobody closes a connection.  Either side may be the one to go on."""
+    for winner in ('primary', 'secondary'):
+        with ctx.pair(memory='256', disks=disks.Disks(count=2)) as pair:
+            ticker, writers = begin(pair, TIMEOUT_MS)
+            ctx.hosts.cut_link()
+            try:
+                for side in ('primary', 'secondary'):
+                    pair.vm(side).monitor.wait_event(product.EVENT_LOST,
+                                                     NOTICE_SECONDS)
+                if winner == 'secondary':
+                    pair.fence('primary')
+                pair.failover(winner)
+                if winner == 'secondary':
+                    wait_lines(ticker)
+                    verify_all(writers)
+                    vm.retire(pair)
+                goes_on(pair, ticker, writers)
+                finish(pair, ticker, writers)
+            finally:
+                ctx.hosts.mend_link()
+
+
+def ends_with_error(pair: vm.Pair, side: str) -> None:
+    """That side tells of the disk; the primary goes on by itself."""
+    pair.vm(side).monitor.wait_event(product.EVENT_DISK, NOTICE_SECONDS)
+    primary, secondary = pair.vm('primary'), pair.vm('secondary')
+    wait_for('the primary to be alone',
+             lambda: primary.status().state == 'alone', NOTICE_SECONDS)
+    check(primary.run_state() == 'running', 'the guest does not run')
+    secondary.wait_run_state('shutdown', NOTICE_SECONDS)
+
+
+def export_ends(ctx: Context, command: str,
+                arguments: dict[str, Any]) -> None:
+    with ctx.pair(memory='256', disks=disks.Disks()) as pair:
+        ticker, writers = begin(pair, LONG_MS)
+        pair.vm('secondary').monitor.execute(command, arguments)
+        ends_with_error(pair, 'primary')
+        goes_on(pair, ticker, writers)
+        finish(pair, ticker, writers)
+
+
+@test('/colo/e2e/disk/fault/export-removed')
+def export_removed(ctx: Context) -> None:
+    export_ends(ctx, 'nbd-server-remove', {'name': 'parent0', 'mode': 'hard'})
+
+
+@test('/colo/e2e/disk/fault/server-stopped')
+def server_stopped(ctx: Context) -> None:
+    export_ends(ctx, 'nbd-server-stop', {})
+
+
+def bad_disk(ctx: Context, mode: str, kind: str) -> None:
+    """A sector of the secondary's disk fails at requests of @kind; a guest
+    that writes there knows nothing of it."""
+    parent = ('file.driver=blkdebug,file.image.driver=file,'
+              'file.image.filename={image},'
+              'file.inject-error.0.event=none,'
+              f'file.inject-error.0.iotype={kind},'
+              f'file.inject-error.0.sector={BAD_SECTOR}')
+    layout = disks.Disks(mib=MIB, parent=parent)
+    write = (f'sh echo $$ | dd of=/dev/vda bs=512 seek={BAD_SECTOR} '
+             'conv=notrunc,fsync 2>&1')
+    with ctx.pair(memory='256', mode=mode, disks=layout) as pair:
+        pair.start_primary()
+        if kind == 'read':
+            pair.control(write)     # or there would be nothing to copy
+        ticker, writers = begin(pair, LONG_MS)
+        answer = pair.control(write)
+        check(answer.startswith('0 '), f'the guest noticed: {answer}')
+        ends_with_error(pair, 'primary')
+        goes_on(pair, ticker, writers)
+        finish(pair, ticker, writers)
+
+
+@test('/colo/e2e/disk/fault/bad-write')
+def bad_write(ctx: Context) -> None:
+    bad_disk(ctx, 'periodic', 'write')
+
+
+@test('/colo/e2e/disk/hybrid/fault/bad-write')
+def bad_write_hybrid(ctx: Context) -> None:
+    bad_disk(ctx, 'hybrid', 'write')
+
+
+@test('/colo/e2e/disk/fault/bad-read')
+def bad_read(ctx: Context) -> None:
+    """What is there cannot be copied before it is overwritten."""
+    bad_disk(ctx, 'periodic', 'read')
