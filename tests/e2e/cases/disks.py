@@ -64,8 +64,11 @@ def kill_rounds(ctx: Context, victim: str, layout: disks.Disks,
         for done in range(1, rounds + 1):
             pair.start_secondary(host)
             pair.protect()
+            pair.vm('primary').monitor.execute('x-colo-checkpoint')
+            wait_for('RAM to be compared',
+                     lambda: pair.vm('secondary').status().verified > 0)
             time.sleep(rng.uniform(*MOMENT_SECONDS))
-            verified += check_verified(pair.vm('secondary').status(), 0)
+            verified += check_verified(pair.vm('secondary').status(), 1)
             pair.fence(victim)
             pair.failover(survivor)
             wait_lines(ticker)
@@ -74,7 +77,6 @@ def kill_rounds(ctx: Context, victim: str, layout: disks.Disks,
                 host = vm.retire(pair)
         check_intact(ticker)
         blocks = check_images(pair, survivor, writers)
-    check(verified > 0, 'RAM was never compared')
     ctx.note(f'{rounds} kills of the {victim}, {blocks} blocks, RAM equal at '
              f'{verified} checkpoints')
 

@@ -304,7 +304,8 @@ class Pair:
             self.wait_checkpoints(1, timeout)
             return
         deadline = time.monotonic() + timeout
-        while secondary.status().state != 'running':
+        while (secondary.status().state != 'running' or
+               primary.status().state == 'starting'):
             if time.monotonic() > deadline:
                 raise VmError('the secondary is not ready after '
                               f'{timeout} s: {secondary.status().raw}')
