@@ -132,14 +132,16 @@ def full_stop(ctx: Context) -> None:
     """The same, and the user pauses the guest, or ends QEMU, before anything
     is known of the secondary."""
     layout = disks.Disks(log_bytes=LOG_BYTES)
-    for command in ('stop', 'quit'):
+    for command, timeout_ms in (('stop', LONG_MS), ('quit', TIMEOUT_MS)):
         with ctx.pair(memory='256', mode='hybrid', disks=layout) as pair:
-            begin(pair, LONG_MS)
+            begin(pair, timeout_ms)
             primary = pair.vm('primary')
             pair.vm('secondary').signal(signal.SIGSTOP)
             wait_full(primary)
-            soon(command, lambda: primary.monitor.execute(command))
-            if command == 'quit':
+            if command == 'stop':
+                soon(command, lambda: primary.monitor.execute(command))
+            else:
+                primary.monitor.execute(command)
                 primary.wait_exit()
 
 
