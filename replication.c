@@ -182,6 +182,43 @@ void replication_abandon_all(void)
     }
 }
 
+bool replication_generation_all(bool *has_generations, uint64_t *number,
+                                Error **errp)
+{
+    ReplicationState *rs;
+
+    *has_generations = false;
+    *number = 0;
+    QLIST_FOREACH(rs, &drivers, next) {
+        uint64_t own = 0;
+
+        if (!rs->ops->generation) {
+            continue;
+        }
+        if (!rs->ops->generation(rs, has_generations, &own, errp)) {
+            return false;
+        }
+        *number = MAX(*number, own);
+    }
+    return true;
+}
+
+bool replication_record_all(uint64_t number, ColoDiskRole role, Error **errp)
+{
+    ReplicationState *rs;
+    Error *first = NULL;
+
+    QLIST_FOREACH(rs, &drivers, next) {
+        if (rs->ops->record) {
+            rs->ops->record(rs, number, role, first ? NULL : &first);
+        }
+    }
+    if (first) {
+        error_propagate(errp, first);
+    }
+    return !first;
+}
+
 ColoDiskStatisticsList *replication_query_all(void)
 {
     ColoDiskStatisticsList *list = NULL;

@@ -35,6 +35,7 @@ typedef struct BDRVReplicationState {
     BlockDriverState *bs;
     ReplicationMode mode;
     ReplicationState *rs;
+    char *generation_file;      /* NULL for none */
 
     /* Written under the BQL, read anywhere: atomic */
     ColoDiskStage stage;
@@ -64,6 +65,9 @@ static inline ColoDiskStage replication_stage(BDRVReplicationState *s)
 /* Is @bs @below, or anywhere above it? */
 bool GRAPH_RDLOCK replication_is_above(BlockDriverState *bs,
                                        BlockDriverState *below);
+
+/* The overlays are in the disk: record that; BQL */
+bool replication_folded(BDRVReplicationState *s, Error **errp);
 
 /* The node's name, for messages */
 static inline const char *replication_name(BDRVReplicationState *s)

@@ -416,18 +416,21 @@ void replication_secondary_abandon(BDRVReplicationState *s)
 static void fold_done(void *opaque, int ret)
 {
     BDRVReplicationState *s = opaque;
+    Error *err = NULL;
 
     trace_replication_folded(replication_name(s), ret);
     s->fold = NULL;
     if (ret < 0) {
-        Error *err = NULL;
-
         error_setg_errno(&err, -ret, "the overlays are not in the disk, and "
                          "are needed still");
         fail(s, err);
         replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
-    } else {
-        replication_set_stage(s, COLO_DISK_STAGE_FOLDED);
+        return;
+    }
+    replication_set_stage(s, COLO_DISK_STAGE_FOLDED);
+    if (!replication_folded(s, &err)) {
+        error_reportf_err(err, "after a crash it is not known that the "
+                          "overlays are in the disk: ");
     }
 }
 

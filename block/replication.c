@@ -19,11 +19,13 @@
 #include "qobject/qdict.h"
 #include "block/block-io.h"
 #include "trace.h"
+#include "replication-generation.h"
 #include "replication-int.h"
 
 #define OPT_MODE "mode"
 #define OPT_TOP_ID "top-id"
 #define OPT_LOG_SIZE "log-size"
+#define OPT_GENERATION_FILE "generation-file"
 
 #define LOG_SIZE_DEFAULT (64 * MiB)
 #define LOG_SIZE_MIN (4 * MiB)
@@ -213,6 +215,77 @@ static void replication_cut(ReplicationState *rs, uint64_t epoch)
     }
 }
 
+/* Which disk is newer */
+
+static bool load_generation(BDRVReplicationState *s, ColoDiskGeneration *g,
+                            Error **errp)
+{
+    if (!replication_generation_load(s->generation_file, g, errp)) {
+        error_prepend(errp, "node '%s': ", replication_name(s));
+        return false;
+    }
+    return true;
+}
+
+static bool replication_generation(ReplicationState *rs, bool *kept,
+                                   uint64_t *number, Error **errp)
+{
+    BDRVReplicationState *s = driver_state(rs);
+    ColoDiskGeneration g;
+
+    if (!s->generation_file) {
+        return true;
+    }
+    if (!load_generation(s, &g, errp)) {
+        return false;
+    }
+    *kept = true;
+    *number = g.number;
+    return true;
+}
+
+static bool record(BDRVReplicationState *s, uint64_t number, ColoDiskRole role,
+                   Error **errp)
+{
+    ColoDiskGeneration g = { .number = number, .role = role };
+
+    if (!s->generation_file) {
+        return true;
+    }
+    trace_replication_generation(replication_name(s), number,
+                                 ColoDiskRole_str(role));
+    if (!replication_generation_store(s->generation_file, &g, errp)) {
+        error_prepend(errp, "node '%s': ", replication_name(s));
+        return false;
+    }
+    return true;
+}
+
+static bool replication_record_role(ReplicationState *rs, uint64_t number,
+                                    ColoDiskRole role, Error **errp)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    /* A secondary that has failed over is only whole with its overlays */
+    if (role == COLO_DISK_ROLE_ALONE &&
+        s->mode == REPLICATION_MODE_SECONDARY &&
+        s->stage != COLO_DISK_STAGE_FOLDED) {
+        role = COLO_DISK_ROLE_FOLDING;
+    }
+    return record(s, number, role, errp);
+}
+
+bool replication_folded(BDRVReplicationState *s, Error **errp)
+{
+    ColoDiskGeneration g;
+
+    if (!s->generation_file) {
+        return true;
+    }
+    return load_generation(s, &g, errp) &&
+           record(s, g.number, COLO_DISK_ROLE_ALONE, errp);
+}
+
 static ColoDiskStatistics *replication_query(ReplicationState *rs)
 {
     BDRVReplicationState *s = driver_state(rs);
@@ -223,6 +296,13 @@ static ColoDiskStatistics *replication_query(ReplicationState *rs)
     stats->stage = s->stage;
     if (s->error) {
         stats->error = g_strdup(error_get_pretty(s->error));
+    }
+    if (s->generation_file) {
+        stats->generation = g_new0(ColoDiskGeneration, 1);
+        if (!replication_generation_load(s->generation_file,
+                                         stats->generation, NULL)) {
+            g_clear_pointer(&stats->generation, g_free);
+        }
     }
     if (s->mode == REPLICATION_MODE_PRIMARY) {
         replication_primary_query(s, stats);
@@ -268,6 +348,8 @@ static ReplicationOps replication_ops = {
     .allow = replication_allow,
     .get_error = replication_get_error,
     .query = replication_query,
+    .generation = replication_generation,
+    .record = replication_record_role,
     .abandon = replication_abandon,
     .stop = replication_stop,
 };
@@ -292,6 +374,11 @@ static QemuOptsList runtime_opts = {
             .name = OPT_LOG_SIZE,
             .type = QEMU_OPT_SIZE,
             .help = "primary: bytes that may wait to be sent",
+        },
+        {
+            .name = OPT_GENERATION_FILE,
+            .type = QEMU_OPT_STRING,
+            .help = "where to keep which of the two disks is newer",
         },
         { /* end of list */ }
     },
@@ -336,6 +423,7 @@ static bool take_options(BDRVReplicationState *s, QemuOpts *opts,
         return false;
     }
     s->top_id = g_strdup(top_id);
+    s->generation_file = g_strdup(qemu_opt_get(opts, OPT_GENERATION_FILE));
     return true;
 }
 
@@ -361,6 +449,7 @@ static int replication_open(BlockDriverState *bs, QDict *options, int flags,
 {
     BDRVReplicationState *s = bs->opaque;
     g_autoptr(QemuOpts) opts = NULL;
+    ColoDiskGeneration generation;
     uint64_t log_size;
     int ret;
 
@@ -369,6 +458,11 @@ static int replication_open(BlockDriverState *bs, QDict *options, int flags,
     if (!qemu_opts_absorb_qdict(opts, options, errp) ||
         !take_options(s, opts, &log_size, errp)) {
         return -EINVAL;
+    }
+    ret = -EINVAL;
+    if (s->generation_file &&
+        !replication_generation_load(s->generation_file, &generation, errp)) {
+        goto fail;
     }
     ret = bdrv_open_file_child(NULL, options, "file", bs, errp);
     if (ret < 0) {
@@ -385,6 +479,7 @@ static int replication_open(BlockDriverState *bs, QDict *options, int flags,
     return 0;
 
 fail:
+    g_free(s->generation_file);
     g_free(s->top_id);
     return ret;
 }
@@ -404,6 +499,7 @@ static void replication_close(BlockDriverState *bs)
         replication_primary_close(s);
     }
     error_free(s->error);
+    g_free(s->generation_file);
     g_free(s->top_id);
 }
 

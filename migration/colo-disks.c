@@ -55,6 +55,57 @@ bool colo_disks_exist(void)
     return replication_exists();
 }
 
+bool colo_disks_generation(uint64_t *number, Error **errp)
+{
+    bool kept;
+
+    return replication_generation_all(&kept, number, errp);
+}
+
+bool colo_disks_new_generation(uint64_t peer, uint64_t *number, Error **errp)
+{
+    bool kept;
+
+    BQL_LOCK_GUARD();
+    if (!replication_generation_all(&kept, number, errp)) {
+        return false;
+    }
+    if (!kept) {
+        return true;
+    }
+    if (peer > *number) {
+        error_setg(errp, "the disks of the secondary are newer, of "
+                   "generation %" PRIu64 ", ours are of %" PRIu64,
+                   peer, *number);
+        error_append_hint(errp, "Its guest went on without ours.  Start that "
+                          "one as the primary.\n");
+        return false;
+    }
+    *number = *number + 1;
+    return replication_record_all(*number, COLO_DISK_ROLE_PRIMARY, errp);
+}
+
+bool colo_disks_join_generation(uint64_t number, Error **errp)
+{
+    return !number || replication_record_all(number, COLO_DISK_ROLE_SECONDARY,
+                                             errp);
+}
+
+/* The guest is about to go on here, and only here */
+static void record_alone(void)
+{
+    Error *err = NULL;
+    uint64_t number;
+    bool kept;
+
+    if (!replication_generation_all(&kept, &number, &err) ||
+        (kept && !replication_record_all(number + 1, COLO_DISK_ROLE_ALONE,
+                                         &err))) {
+        error_reportf_err(err, "COLO: after a crash it is not known that the "
+                          "disks of this side are newer: ");
+    }
+}
+
 bool colo_disks_start(ColoSession *s, Error **errp)
 {
     ERRP_GUARD();
@@ -178,6 +229,9 @@ void colo_disks_stop(bool failover)
     replication_on_error(NULL, NULL);
     report_failure();
     replication_stop_all(failover, &err);
+    if (failover) {
+        record_alone();
+    }
     if (err) {
         error_reportf_err(err, "COLO: disk: ");
     }

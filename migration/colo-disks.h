@@ -17,6 +17,26 @@
  */
 bool colo_disks_start(ColoSession *s, Error **errp);
 
+/*
+ * The number of the generation of this side's disks; 0 if none is kept.  BQL.
+ * False with @errp set if it cannot be read.
+ */
+bool colo_disks_generation(uint64_t *number, Error **errp);
+
+/*
+ * Primary: the session gets a generation of its own, higher than those of both
+ * sides, and it is recorded here.
+ *
+ * @peer: the number of the secondary, 0 if it keeps none
+ * @number: that of the session, 0 if this side keeps none
+ * False with @errp set if the secondary's disks are newer than ours, or on an
+ * I/O error.  Session's thread, no BQL.
+ */
+bool colo_disks_new_generation(uint64_t peer, uint64_t *number, Error **errp);
+
+/* Secondary: record the session's generation; 0 is none.  BQL. */
+bool colo_disks_join_generation(uint64_t number, Error **errp);
+
 /* Has this QEMU disks that are replicated?  BQL. */
 bool colo_disks_exist(void);
 
@@ -56,7 +76,8 @@ void colo_disks_forget_failure(void);
 /*
  * colo_disks_stop: the session is over
  *
- * @failover: this side goes on with what it has.  BQL; idempotent.
+ * @failover: this side goes on with what it has, which is recorded before this
+ * returns.  BQL; idempotent.
  */
 void colo_disks_stop(bool failover);
 

@@ -11,13 +11,17 @@
 #include "qapi/error.h"
 #include "colo-frame.h"
 
+/* CHECKPOINT_READY begins with page size, count of blocks, generation */
+#define READY_HDR_LEN 16
+
 /* What each type of frame is called and how much it may carry */
 static const struct {
     const char *name;
     uint64_t max_length;
 } frame_types[] = {
     [COLO_FRAME_CHECKPOINT_READY] = {
-        "checkpoint-ready", 8 + COLO_BLOCKS_MAX * (1 + 255 + 8) },
+        "checkpoint-ready",
+        READY_HDR_LEN + COLO_BLOCKS_MAX * (1 + 255 + 8) },
     [COLO_FRAME_START] = { "start", COLO_START_LEN },
     [COLO_FRAME_CHECKPOINT_REQUEST] = { "checkpoint-request", 0 },
     [COLO_FRAME_CHECKPOINT_REPLY] = {
@@ -115,15 +119,16 @@ bool colo_frame_decode(const uint8_t in[COLO_FRAME_HDR_LEN], ColoFrame *f,
     return true;
 }
 
-/* CHECKPOINT_READY: page size, count, then (id length, id, bytes) a block */
+/* CHECKPOINT_READY: the header, then (id length, id, bytes) a block */
 void colo_ready_encode(const ColoReady *r, GByteArray *out)
 {
-    uint8_t num[8];
+    uint8_t num[READY_HDR_LEN];
 
     assert(r->nblocks <= COLO_BLOCKS_MAX);
     stl_be_p(num, r->page_size);
     stl_be_p(num + 4, r->nblocks);
-    g_byte_array_append(out, num, 8);
+    stq_be_p(num + 8, r->generation);
+    g_byte_array_append(out, num, READY_HDR_LEN);
 
     for (uint32_t i = 0; i < r->nblocks; i++) {
         uint8_t len = strlen(r->blocks[i].id);
@@ -138,7 +143,7 @@ void colo_ready_encode(const ColoReady *r, GByteArray *out)
 bool colo_ready_decode(const uint8_t *buf, size_t len, ColoReady *r,
                        Error **errp)
 {
-    size_t pos = 8;
+    size_t pos = READY_HDR_LEN;
 
     memset(r, 0, sizeof(*r));
     if (len < pos) {
@@ -147,6 +152,7 @@ bool colo_ready_decode(const uint8_t *buf, size_t len, ColoReady *r,
     }
     r->page_size = ldl_be_p(buf);
     r->nblocks = ldl_be_p(buf + 4);
+    r->generation = ldq_be_p(buf + 8);
     if (r->nblocks > COLO_BLOCKS_MAX) {
         error_setg(errp, "%" PRIu32 " RAM blocks, at most %u allowed",
                    r->nblocks, COLO_BLOCKS_MAX);
@@ -188,6 +194,7 @@ void colo_start_encode(const ColoStart *s, uint8_t out[COLO_START_LEN])
     stl_be_p(out + 4, s->timeout_ms);
     stl_be_p(out + 8, s->flags);
     stl_be_p(out + 12, 0);
+    stq_be_p(out + 16, s->generation);
 }
 
 bool colo_start_decode(const uint8_t *buf, size_t len, ColoStart *s,

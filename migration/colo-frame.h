@@ -76,6 +76,7 @@ typedef struct ColoBlockInfo {
 typedef struct ColoReady {
     uint32_t page_size;                 /* bytes */
     uint32_t nblocks;
+    uint64_t generation;                /* of its disks; 0: not known */
     ColoBlockInfo *blocks;
 } ColoReady;
 
@@ -85,11 +86,12 @@ bool colo_ready_decode(const uint8_t *buf, size_t len, ColoReady *r,
 void colo_ready_clear(ColoReady *r);
 
 /* START: what the primary chose for both */
-#define COLO_START_LEN 16
+#define COLO_START_LEN 24
 typedef struct ColoStart {
     uint32_t mode;                      /* ColoSyncMode */
     uint32_t timeout_ms;                /* longest silence inside a step */
     uint32_t flags;                     /* COLO_START_* */
+    uint64_t generation;                /* of the disks; 0: not known */
 } ColoStart;
 #define COLO_START_VERIFY_RAM   1
 #define COLO_START_FLAGS        COLO_START_VERIFY_RAM

@@ -40,6 +40,7 @@ typedef struct ColoSession {
     ColoSyncMode mode;                  /* secondary: the handshake says */
     uint32_t timeout_ms;
     bool verify_ram;
+    uint64_t generation;        /* secondary: of its disks, 0 for none */
     QIOChannelBuffer *device_state;     /* contents: the session's thread */
 
     /* BQL for writing; the session's thread reads as it likes */

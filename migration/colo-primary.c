@@ -115,6 +115,7 @@ static bool primary_handshake(ColoSession *s, Error **errp)
 {
     g_autofree uint8_t *buf = NULL;
     uint8_t start[COLO_START_LEN];
+    uint64_t generation;
     ColoReady ready;
     ColoFrame f;
     bool ok;
@@ -127,7 +128,8 @@ static bool primary_handshake(ColoSession *s, Error **errp)
         !colo_ready_decode(buf, f.length, &ready, errp)) {
         return false;
     }
-    ok = colo_ram_adopt(s->ram, &ready, errp);
+    ok = colo_ram_adopt(s->ram, &ready, errp) &&
+         colo_disks_new_generation(ready.generation, &generation, errp);
     colo_ready_clear(&ready);
     if (!ok) {
         s->cause = COLO_CAUSE_LOCAL;
@@ -142,6 +144,7 @@ static bool primary_handshake(ColoSession *s, Error **errp)
         .mode = s->mode,
         .timeout_ms = s->timeout_ms,
         .flags = s->verify_ram ? COLO_START_VERIFY_RAM : 0,
+        .generation = generation,
     }, start);
     return colo_wire_send_buf(s->wire, COLO_FRAME_START, 0, start,
                               sizeof(start), errp) &&

@@ -109,12 +109,18 @@ static bool secondary_handshake(ColoSession *s, Error **errp)
     ColoReady ready = { 0 };
     ColoStart start;
     ColoFrame f;
+    bool ok;
 
     bql_lock();
+    ok = colo_disks_generation(&ready.generation, errp);
     colo_ram_describe(s->ram, &ready);
     bql_unlock();
     colo_ready_encode(&ready, buf);
     colo_ready_clear(&ready);
+    if (!ok) {
+        s->cause = COLO_CAUSE_LOCAL;
+        return false;
+    }
 
     if (!colo_wire_send_buf(s->wire, COLO_FRAME_CHECKPOINT_READY, 0,
                             buf->data, buf->len, errp) ||
@@ -134,6 +140,7 @@ static bool secondary_handshake(ColoSession *s, Error **errp)
     s->mode = start.mode;
     s->timeout_ms = start.timeout_ms;
     s->verify_ram = start.flags & COLO_START_VERIFY_RAM;
+    s->generation = start.generation;
     colo_wire_set_timeout(s->wire, s->timeout_ms);
     return true;
 }
@@ -173,7 +180,8 @@ static bool secondary_prepare_disks(ColoSession *s, Error **errp)
                       "mode without disks of its own: ");
         return false;
     }
-    return colo_disks_start(s, errp);
+    return colo_disks_start(s, errp) &&
+           colo_disks_join_generation(s->generation, errp);
 }
 
 /*

@@ -37,6 +37,10 @@ typedef void ReplicationEpoch(ReplicationState *drv, uint64_t epoch);
 typedef bool ReplicationSettle(ReplicationState *drv, uint64_t timeout_ms,
                                Error **errp);
 typedef void ReplicationAbandon(ReplicationState *drv);
+typedef bool ReplicationGeneration(ReplicationState *drv, bool *kept,
+                                   uint64_t *number, Error **errp);
+typedef bool ReplicationRecord(ReplicationState *drv, uint64_t number,
+                               ColoDiskRole role, Error **errp);
 typedef ColoDiskStatistics *ReplicationQuery(ReplicationState *drv);
 
 /* What a driver does; it leaves out what it has no use for */
@@ -59,6 +63,10 @@ typedef struct ReplicationOps {
     ReplicationCall *prepare;
     /* As replication_abandon_all() */
     ReplicationAbandon *abandon;
+    /* The number of its generation, with @kept set, if it has any */
+    ReplicationGeneration *generation;
+    /* It is of a new generation, which has to survive a crash */
+    ReplicationRecord *record;
     /* One element for replication_query_all() */
     ReplicationQuery *query;
 } ReplicationOps;
@@ -113,6 +121,20 @@ void replication_prepare_all(Error **errp);
  * disk needs for what it has begun, at most a few seconds.
  */
 void replication_abandon_all(void);
+
+/*
+ * The highest number of a generation; 0 if none is recorded or
+ * @has_generations becomes false: no disk keeps any.  False with @errp set if
+ * one cannot be read.
+ */
+bool replication_generation_all(bool *has_generations, uint64_t *number,
+                                Error **errp);
+
+/*
+ * Record that the disks are of generation @number, in @role.  Tries all, and
+ * returns false with @errp set if one failed.  Waits for the disk.
+ */
+bool replication_record_all(uint64_t number, ColoDiskRole role, Error **errp);
 
 /* What the disks are doing; the caller frees it */
 ColoDiskStatisticsList *replication_query_all(void);

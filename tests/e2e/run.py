@@ -25,7 +25,15 @@ from cases import registry                              # noqa: E402
 def selected(args: argparse.Namespace) -> list[str]:
     return [name for name in registry.TESTS
             if args.pattern in name
-            and (args.long or name not in registry.LONG_ONLY)]
+            and (args.long or name not in registry.LONG_ONLY)][
+                args.part[0] - 1::args.part[1]]
+
+
+def part(text: str) -> tuple[int, int]:
+    number, _, count = text.partition('/')
+    if not 1 <= int(number) <= int(count):
+        raise ValueError
+    return int(number), int(count)
 
 
 def logs(run: Path) -> str:
@@ -83,6 +91,8 @@ def main() -> int:
     parser.add_argument('--long', action='store_true', help='all rounds')
     parser.add_argument('-k', dest='pattern', default='',
                         help='only tests whose path contains this')
+    parser.add_argument('--part', type=part, default=(1, 1), metavar='N/M',
+                        help='the tests N, N + M, ... of them')
     parser.add_argument('--list', action='store_true', help='print the paths')
     parser.add_argument('--accel', choices=('tcg', 'kvm'),
                         help='do not probe which one works')

@@ -76,6 +76,7 @@ class Disks:
     # How the secondary reaches its image, options of a raw node
     parent: str = 'file.filename={image}'
     log_bytes: int | None = None    # what may wait on the primary
+    generations: bool = False   # record which side's is newer
 
     def device(self, n: int) -> str:
         """Where the guest has disk @n."""
@@ -85,6 +86,10 @@ class Disks:
 
 def image(run: Path, host: str, n: int) -> Path:
     return run / f'disk{n}-{host}.img'
+
+
+def generation_file(run: Path, host: str, n: int) -> Path:
+    return run / f'disk{n}-{host}.generation'
 
 
 def _overlay(run: Path, host: str, n: int, name: str) -> Path:
@@ -112,7 +117,8 @@ def _devices(disks: Disks) -> list[str]:
 
 def remove_images(run: Path) -> None:
     """What an earlier pair has left."""
-    for path in (*run.glob('disk*-?.img'), *run.glob('*-?.qcow2')):
+    for path in (*run.glob('disk*-?.img'), *run.glob('*-?.qcow2'),
+                 *run.glob('disk*-?.generation')):
         path.unlink()
 
 
@@ -134,10 +140,13 @@ def arguments(disks: Disks, binary: Path, run: Path, host: str,
         for path in paths:
             _create(tool, 'qcow2', path, disks.mib)
         active, hidden = paths
+        options = f'mode=secondary,top-id=disk{n}'
+        if disks.generations:
+            options += f',generation-file={generation_file(run, host, n)}'
         args += ['-drive', f'if=none,id=parent{n},driver=raw,' +
                  disks.parent.format(image=disk),
                  '-drive', f'if=none,id=childs{n},driver=replication,'
-                 f'mode=secondary,top-id=disk{n},file.driver=qcow2,'
+                 f'{options},file.driver=qcow2,'
                  f'file.file.filename={active},file.backing.driver=qcow2,'
                  f'file.backing.file.filename={hidden},'
                  f'file.backing.backing=parent{n}',
@@ -218,6 +227,9 @@ def _replicate(primary: Vm, secondary: Vm, n: int) -> None:
         'file': _nbd(secondary, n)}
     if primary.machine.disks and primary.machine.disks.log_bytes:
         options['log-size'] = primary.machine.disks.log_bytes
+    if primary.machine.disks and primary.machine.disks.generations:
+        options['generation-file'] = str(
+            generation_file(primary.log.parent, primary.host, n))
     primary.monitor.execute('blockdev-add', options)
     primary.monitor.execute('x-blockdev-change', {'parent': f'disk{n}',
                                                   'node': node})

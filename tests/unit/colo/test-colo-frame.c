@@ -80,7 +80,7 @@ static void test_ready(void)
     ColoBlockInfo blocks[3] = {
         { "pc.ram", 1ULL << 40 }, { "", 0 }, { .used_length = 4096 },
     };
-    ColoReady in = { .page_size = 4096, .nblocks = 3, .blocks = blocks }, out;
+    ColoReady in = { 4096, 3, .generation = 1ULL << 60, .blocks = blocks }, out;
     Error *err = NULL;
 
     memset(blocks[2].id, 'x', 255);
@@ -89,6 +89,7 @@ static void test_ready(void)
                                     &error_abort));
     g_assert_cmpuint(out.page_size, ==, 4096);
     g_assert_cmpuint(out.nblocks, ==, 3);
+    g_assert_cmpuint(out.generation, ==, 1ULL << 60);
     for (int i = 0; i < 3; i++) {
         g_assert_cmpstr(out.blocks[i].id, ==, blocks[i].id);
         g_assert_cmpuint(out.blocks[i].used_length, ==,
@@ -111,7 +112,7 @@ static void test_ready(void)
 
 static void test_start(void)
 {
-    ColoStart in = { 1, 5000, COLO_START_VERIFY_RAM }, out;
+    ColoStart in = { 1, 5000, COLO_START_VERIFY_RAM, 1ULL << 60 }, out;
     uint8_t buf[COLO_START_LEN + 1] = { 0 };
     Error *err = NULL;
 
@@ -120,6 +121,7 @@ static void test_start(void)
     g_assert_cmpuint(out.mode, ==, 1);
     g_assert_cmpuint(out.timeout_ms, ==, 5000);
     g_assert_cmpuint(out.flags, ==, COLO_START_VERIFY_RAM);
+    g_assert_cmpuint(out.generation, ==, 1ULL << 60);
 
     for (size_t len = 0; len <= sizeof(buf); len++) {
         if (len != COLO_START_LEN) {
