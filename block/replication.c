@@ -69,26 +69,43 @@ bool GRAPH_RDLOCK replication_is_above(BlockDriverState *bs,
     return false;
 }
 
-static bool GRAPH_RDLOCK forwards(BlockDriverState *bs)
+/* Is there such a node, with no other one above it? */
+static bool GRAPH_RDLOCK has_node(BlockDriverState *bs,
+                                  bool (*match)(BDRVReplicationState *s))
 {
     BdrvChild *c;
 
     if (bs->drv == &bdrv_replication) {
-        return ((BDRVReplicationState *)bs->opaque)->mode ==
-               REPLICATION_MODE_PRIMARY;
+        return match(bs->opaque);
     }
     QLIST_FOREACH(c, &bs->children, next) {
-        if (forwards(c->bs)) {
+        if (has_node(c->bs, match)) {
             return true;
         }
     }
     return false;
 }
 
+static bool is_primary(BDRVReplicationState *s)
+{
+    return s->mode == REPLICATION_MODE_PRIMARY;
+}
+
 bool replication_forwards(BlockDriverState *bs)
 {
     GRAPH_RDLOCK_GUARD_MAINLOOP();
-    return forwards(bs);
+    return has_node(bs, is_primary);
+}
+
+static bool is_running(BDRVReplicationState *s)
+{
+    return s->stage == COLO_DISK_STAGE_RUNNING;
+}
+
+bool replication_runs(BlockDriverState *bs)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    return has_node(bs, is_running);
 }
 
 /* What the registry calls */

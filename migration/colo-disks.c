@@ -14,10 +14,14 @@
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
+#include "qemu/memalign.h"
 #include "qemu/timer.h"
+#include "qemu/units.h"
 #include "qapi/error.h"
 #include "qapi/qapi-events-colo.h"
+#include <xxhash.h>
 #include "block/replication.h"
+#include "system/block-backend.h"
 #include "colo-disks.h"
 
 /* While waiting for disks, speak this often within the timeout */
@@ -25,6 +29,9 @@
 
 /* The log of the primary may be long, and the other disk slow */
 #define SETTLE_TIMEOUTS     12
+
+/* What is read at a time to compare disks, bytes */
+#define HASH_CHUNK          MiB
 
 static QemuMutex lock;
 /* lock */
@@ -194,6 +201,48 @@ bool colo_disks_load(Error **errp)
 
     replication_do_checkpoint_all(errp);
     return !*errp;
+}
+
+/* @hash: what came before, and then that with this disk */
+static bool hash_disk(BlockBackend *blk, uint64_t *hash, Error **errp)
+{
+    int64_t length = blk_getlength(blk);
+    uint8_t *buf = blk_blockalign(blk, HASH_CHUNK);
+    int ret = MIN(length, 0);
+
+    for (int64_t offset = 0; ret >= 0 && offset < length;
+         offset += HASH_CHUNK) {
+        int64_t bytes = MIN(length - offset, HASH_CHUNK);
+
+        ret = blk_pread(blk, offset, bytes, buf, 0);
+        *hash = XXH3_64bits_withSeed(buf, bytes, *hash);
+    }
+    qemu_vfree(buf);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "cannot read disk '%s'", blk_name(blk));
+    }
+    return ret >= 0;
+}
+
+uint32_t colo_disks_hash(void)
+{
+    uint64_t all = 0;
+
+    for (BlockBackend *blk = blk_next(NULL); blk; blk = blk_next(blk)) {
+        Error *err = NULL;
+        uint64_t hash = 0;
+
+        if (!blk_bs(blk) || !blk_get_attached_dev(blk) ||
+            !replication_runs(blk_bs(blk))) {
+            continue;
+        }
+        if (!hash_disk(blk, &hash, &err)) {
+            error_reportf_err(err, "COLO: ");
+            return 0;
+        }
+        all += hash; /* the other side may have them in another order */
+    }
+    return all ^ all >> 32;
 }
 
 void colo_disks_abandon(void)

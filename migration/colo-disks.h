@@ -65,6 +65,14 @@ bool colo_disks_prepare(Error **errp);
 /* Secondary: a checkpoint is loaded, its guest has written nothing.  BQL. */
 bool colo_disks_load(Error **errp);
 
+/*
+ * colo_disks_hash: of all replicated disks as the guest sees them
+ *
+ * Reads the whole of each, while the VM stands still.  0 if there are none, or
+ * if one cannot be read, which is reported.  BQL.
+ */
+uint32_t colo_disks_hash(void);
+
 /* The peer is lost: wait for it no longer.  BQL. */
 void colo_disks_abandon(void);
 

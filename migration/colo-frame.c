@@ -290,7 +290,7 @@ void colo_tail_encode(const ColoTail *t, uint8_t out[COLO_TAIL_LEN])
     stl_be_p(out + 16, t->device_len);
     stl_be_p(out + 20, t->run_state);
     stl_be_p(out + 24, t->has_hash);
-    stl_be_p(out + 28, 0);
+    stl_be_p(out + 28, t->disk_hash);
 }
 
 bool colo_tail_decode(const uint8_t in[COLO_TAIL_LEN], uint64_t length,
@@ -301,6 +301,7 @@ bool colo_tail_decode(const uint8_t in[COLO_TAIL_LEN], uint64_t length,
     t->device_len = ldl_be_p(in + 16);
     t->run_state = ldl_be_p(in + 20);
     t->has_hash = ldl_be_p(in + 24);
+    t->disk_hash = ldl_be_p(in + 28);
 
     if (t->device_len == 0 || length != COLO_TAIL_LEN + t->device_len) {
         error_setg(errp, "'vmstate-size' announces %" PRIu32 " bytes of "

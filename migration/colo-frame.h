@@ -158,6 +158,7 @@ typedef struct ColoTail {
     uint32_t device_len;                /* bytes that follow */
     uint32_t run_state;                 /* ColoRunState */
     uint32_t has_hash;                  /* 0 or 1 */
+    uint32_t disk_hash;                 /* 0 unless COLO_START_VERIFY_RAM */
 } ColoTail;
 
 /* What the guest does if the secondary goes on from a checkpoint */

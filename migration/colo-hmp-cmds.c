@@ -59,8 +59,10 @@ static void print_statistics(Monitor *mon, const ColoStatistics *st)
         print_compare(mon, l->value);
     }
     if (st->checkpoints_verified) {
-        monitor_printf(mon, "verified: %" PRIu64 ", mismatches %" PRIu64 "\n",
-                       st->checkpoints_verified, st->ram_mismatches);
+        monitor_printf(mon, "verified: %" PRIu64 ", mismatches %" PRIu64
+                       " of RAM, %" PRIu64 " of disks\n",
+                       st->checkpoints_verified, st->ram_mismatches,
+                       st->disk_mismatches);
     }
 }
 

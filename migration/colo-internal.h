@@ -77,6 +77,7 @@ typedef struct ColoSession {
     uint64_t staging_overflows;
     uint64_t verified;
     uint64_t mismatches;
+    uint64_t disk_mismatches;
 
     /* Atomic */
     ColoWish wish;

@@ -368,6 +368,7 @@ static bool primary_copy_state(ColoSession *s, Cut *c, Error **errp)
     if (s->verify_ram) {
         c->tail.has_hash = 1;
         c->tail.ram_hash = colo_ram_hash(s->ram);
+        c->tail.disk_hash = colo_disks_hash();
     }
     return true;
 }

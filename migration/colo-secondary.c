@@ -345,6 +345,19 @@ static void verify_ram(ColoSession *s, uint64_t cut, const ColoTail *tail)
     }
 }
 
+/* What the primary's guest saw at the cut, this one has to see now.  BQL. */
+static void verify_disks(ColoSession *s, uint64_t cut, const ColoTail *tail)
+{
+    uint32_t hash = colo_disks_hash();
+
+    if (hash != tail->disk_hash) {
+        s->disk_mismatches++;
+        error_report("COLO secondary: disks differ after checkpoint %" PRIu64
+                     ": hash %08" PRIx32 ", the primary had %08" PRIx32,
+                     cut, hash, tail->disk_hash);
+    }
+}
+
 /* Put the staged checkpoint into place.  BQL. */
 static bool secondary_load(ColoSession *s, const ColoTail *tail, Error **errp)
 {
@@ -396,6 +409,7 @@ static bool secondary_load_and_count(ColoSession *s, Arrival *a, Error **errp)
     }
     if (s->verify_ram && a->tail.has_hash) {
         verify_ram(s, a->cut, &a->tail);
+        verify_disks(s, a->cut, &a->tail);
     }
     load_ns = now_ns() - load_ns;
     colo_history_add(&s->load, load_ns);

@@ -535,6 +535,7 @@ static ColoStatistics *session_statistics(ColoSession *s)
     st->staging_overflows = s->staging_overflows;
     st->checkpoints_verified = s->verified;
     st->ram_mismatches = s->mismatches;
+    st->disk_mismatches = s->disk_mismatches;
     return st;
 }
 

@@ -168,6 +168,12 @@ bool replication_exists(void);
  */
 bool replication_forwards(BlockDriverState *bs);
 
+/*
+ * Is @bs above a driver, of either side, that replicates now?  BQL, any thread
+ * that may run the main loop.
+ */
+bool replication_runs(BlockDriverState *bs);
+
 /* Register a driver.  Never fails. */
 ReplicationState *replication_new(void *opaque, ReplicationOps *driver_ops);
 

@@ -118,8 +118,10 @@ def check_intact(running: client.Client) -> dict[str, Any]:
 
 
 def check_verified(status: product.Status, at_least: int) -> int:
-    """RAM was compared that often and never differed."""
+    """RAM, and the disks, were compared that often and never differed."""
     check(status.mismatches == 0, f'{status.mismatches} RAM mismatches')
+    check(status.disk_mismatches == 0,
+          f'{status.disk_mismatches} mismatches of disks')
     check(status.verified >= at_least,
           f'RAM was compared {status.verified} times, not {at_least}')
     return status.verified

@@ -55,6 +55,10 @@ class Status:
         return self._number('ram-mismatches')
 
     @property
+    def disk_mismatches(self) -> int:
+        return self._number('disk-mismatches')
+
+    @property
     def pause_us(self) -> dict[str, int]:
         """The guest's pauses: p50, p99, max in microseconds."""
         nested = self.statistics.get('pause')

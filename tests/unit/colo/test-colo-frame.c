@@ -200,7 +200,8 @@ static void refuse_tail(ColoTail t, uint64_t length)
 
 static void test_tail(void)
 {
-    ColoTail in = { 1ULL << 40, UINT64_MAX, 60000, COLO_RUN_PAUSED, 1 }, out;
+    ColoTail in = { 1ULL << 40, UINT64_MAX, 60000, COLO_RUN_PAUSED, 1,
+                    UINT32_MAX }, out;
     uint8_t buf[COLO_TAIL_LEN];
 
     colo_tail_encode(&in, buf);
@@ -211,6 +212,7 @@ static void test_tail(void)
     g_assert_cmpuint(out.device_len, ==, in.device_len);
     g_assert_cmpuint(out.run_state, ==, in.run_state);
     g_assert_cmpuint(out.has_hash, ==, 1);
+    g_assert_cmpuint(out.disk_hash, ==, in.disk_hash);
 
     refuse_tail(in, COLO_TAIL_LEN + 59999);
     refuse_tail(in, COLO_TAIL_LEN + 60001);
