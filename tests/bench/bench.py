@@ -12,6 +12,9 @@ ours are measured.
          memory of the secondary.  Each cell has a pair of its own
   net    clients of an idle guest, checkpoints at each mode's own delay:
          request/response, bulk in both directions, HTTP
+  disk   a guest that writes to a replicated disk, checkpoints likewise: random,
+         sequential and durable writes, in bursts and without a rest; images in
+         memory and on a disk
 
 Stock COLO is measured twice, as it is and with its 40 ms of Nagle's delay in
 each checkpoint mended (stock-patches/0002, switched on by an environment
@@ -21,13 +24,14 @@ The tables go to the terminal, and with the JSON of all cells and an SVG plot
 to build/bench.  What hangs or fails is a row that says so; every wait has a
 deadline.  Exit status 0 if all that was to be measured of ours was.
 
-A full run takes about half an hour, --quick about four minutes.  On a
+A full run takes about an hour, --quick about ten minutes.  On a
 machine that does something else the numbers are of little use.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -42,7 +46,8 @@ sys.path.insert(0, str(HERE.parent / 'e2e'))
 
 # pylint: disable=wrong-import-position
 from colo import client, guest, net, qmp, vm            # noqa: E402
-from colobench import measure, plot, report, variants   # noqa: E402
+from colobench import (disk, measure, plot, report,     # noqa: E402
+                       variants)
 
 ROOT = HERE.parent.parent
 QEMU = 'qemu-system-x86_64'
@@ -67,7 +72,7 @@ class Results:
     def add(self, cell: measure.Cell) -> None:
         """Keep it, say it in a line, and save all: a run may be cut short."""
         self.cells.append(cell)
-        what = cell.get('test', f'{cell.get("dirty_mib")} MiB')
+        what = report.name(cell)
         self.say(f'{cell["variant"]}, {what}: {summary(cell)}')
         (self.out / 'bench.json').write_text(json.dumps(
             {'about': self.about, 'cells': self.cells}, indent=1) + '\n',
@@ -82,6 +87,9 @@ class Results:
                       *report.own(self.cells, self.plan.dirty_mib)]
         if any(cell['kind'] == 'net' for cell in self.cells):
             lines += ['', *report.network(self.cells, self.shown)]
+        if any(cell['kind'] == 'disk' for cell in self.cells):
+            lines += ['', *report.disk(self.cells, self.shown,
+                                       self.about['places'])]
         lines += report.troubles(self.cells)
         return '\n'.join(lines) + '\n'
 
@@ -178,7 +186,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--quick', action='store_true',
                         help='a few seconds each; proves that it works, not '
                              'how fast')
-    parser.add_argument('--only', choices=('pause', 'net'))
+    parser.add_argument('--only', choices=('pause', 'net', 'disk'))
     parser.add_argument('--without-stock', action='store_true')
     parser.add_argument('--variants', metavar='KEY[,KEY]...',
                         help=f'of {", ".join(keys)}')
@@ -186,6 +194,14 @@ def arguments() -> argparse.Namespace:
                         help='of each pause measurement (default 60)')
     parser.add_argument('--net-seconds', type=positive,
                         help='of each client (default: half of --seconds)')
+    parser.add_argument('--disk', type=int, metavar='MIB',
+                        help='size of the disk, of which all is written to '
+                             '(default 512)')
+    parser.add_argument('--memory-dir', type=Path, default=Path('/dev/shm'),
+                        help='a directory in memory, for images')
+    parser.add_argument('--disk-dir', type=Path,
+                        help='a directory on a disk, for images (default: '
+                             'that of --out)')
     parser.add_argument('--dirty', type=numbers, metavar='MIB[,MIB]...',
                         help='sizes to rewrite (default 0,16,64,256)')
     parser.add_argument('--delay', type=int, default=500, metavar='MS',
@@ -203,6 +219,7 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     args.seconds = args.seconds or (5.0 if args.quick else 60.0)
     args.net_seconds = args.net_seconds or max(args.seconds / 2, 4.0)
+    args.disk = args.disk or (64 if args.quick else 512)
     args.dirty = args.dirty or ((0, 64) if args.quick else (0, 16, 64, 256))
     wanted = args.variants.split(',') if args.variants else keys
     for key in wanted:
@@ -212,6 +229,7 @@ def arguments() -> argparse.Namespace:
     args.build = args.build.resolve()
     args.stock = (args.stock or args.build / 'stock' / QEMU).resolve()
     args.out = (args.out or args.build / 'bench').resolve()
+    args.disk_dir = args.disk_dir or args.out
     return args
 
 
@@ -248,18 +266,36 @@ def machines(args: argparse.Namespace, shown: list[variants.Variant],
     return {variant.key: variants.Machine(
         args.stock if variant.kind == 'stock' else args.build / QEMU,
         image, accel=accel, memory=str(args.memory),
-        offload=args.vnet_hdr == 'on', cpu_lists=cpu_lists(args))
+        offload=args.vnet_hdr == 'on', cpu_lists=cpu_lists(args),
+        tool_directory=args.build)
             for variant in shown}
 
 
 def run_all(args: argparse.Namespace, results: Results,
             bench: measure.Bench) -> None:
     for variant in results.shown:
-        if args.only != 'net':
+        if args.only in (None, 'pause'):
             for mib in args.dirty:
                 results.add(bench.pause(variant, mib))
-        if args.only != 'pause':
+        if args.only in (None, 'net'):
             bench.network(variant, results.add)
+
+
+def run_disk(args: argparse.Namespace, results: Results, hosts: net.Hosts,
+             made: dict[str, variants.Machine]) -> None:
+    """Variant by variant, each with images in all places.  Nagle's delay makes
+    no difference here."""
+    with contextlib.ExitStack() as stack:
+        places = tuple(
+            (name, Path(stack.enter_context(tempfile.TemporaryDirectory(
+                prefix='colo-', dir=directory))), name == 'disk')
+            for name, directory in (('memory', args.memory_dir),
+                                    ('disk', args.disk_dir)))
+        bench = disk.DiskBench(hosts, disk.Plan(args.net_seconds, args.disk,
+                                                places), made)
+        for variant in results.shown:
+            if not variant.nodelay:
+                bench.run(variant, results.add)
 
 
 def measure_all(args: argparse.Namespace, image: guest.Image) -> bool:
@@ -280,7 +316,8 @@ def measure_all(args: argparse.Namespace, image: guest.Image) -> bool:
             'vnet_hdr': args.vnet_hdr, 'cpu_lists': cpu_lists(args),
             'stock_patched': any(variant.kind == 'stock' for variant in shown)
                              and variants.can_mend(args.stock),
-            'seconds': args.seconds,
+            'seconds': args.seconds, 'disk_mib': args.disk,
+            'places': ('memory', 'disk'),
             'net_seconds': args.net_seconds, 'delay_ms': args.delay,
             'variants': {variant.key: {
                 'title': variant.title, 'mode': variant.mode,
@@ -289,8 +326,10 @@ def measure_all(args: argparse.Namespace, image: guest.Image) -> bool:
         results = Results(args.out, plan, shown, about)
         try:
             with net.Hosts() as hosts:
-                run_all(args, results, measure.Bench(
-                    hosts, run, plan, machines(args, shown, image, accel)))
+                made = machines(args, shown, image, accel)
+                run_all(args, results, measure.Bench(hosts, run, plan, made))
+                if args.only in (None, 'disk'):
+                    run_disk(args, results, hosts, made)
         finally:
             if results.cells:
                 results.finish()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Callable
 
+from .disk import TESTS
 from .measure import Cell
 from .report import find, label, number
 from .variants import Variant
@@ -148,6 +149,17 @@ def _relative(cells: list[Cell], test: str, key: str
     return make
 
 
+def _disk_share(cells: list[Cell], test: str, place: str
+                ) -> Callable[[Cell], Bar]:
+    def make(cell: Cell) -> Bar:
+        alone = find(cells, kind='disk', variant='alone', test=test,
+                     place=place)
+        if not alone or not alone.get('mb_per_s'):
+            return Bar(None, None, '')
+        return Bar(100 * cell['mb_per_s'] / alone['mb_per_s'], None, '')
+    return make
+
+
 def _panels(cells: list[Cell], shown: list[Variant], delay_ms: int,
             sizes: tuple[int, ...]) -> list[list[str]]:
     protected = [variant for variant in shown if variant.protected]
@@ -163,6 +175,14 @@ def _panels(cells: list[Cell], shown: list[Variant], delay_ms: int,
             [(f'{size} MiB rewritten every 100 ms' if size else 'idle guest',
               _group(cells, protected, _spread('pause_ms'), kind='pause',
                      dirty_mib=size)) for size in sizes]))
+    for place, where in (('memory', 'in memory'), ('disk', 'on disk')):
+        if any(cell.get('place') == place for cell in cells):
+            panels.append(_panel(
+                top(), f'Writes to a disk, images {where}, of that alone', '%',
+                False,
+                [(test.name, _group(cells, protected, _disk_share(
+                    cells, test.name, place), kind='disk', test=test.name,
+                    place=place)) for test in TESTS]))
     if any(cell['kind'] == 'net' for cell in cells):
         panels.append(_panel(
             top(), 'Latency at the modes\' own delays: p50, whisker to p99',

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
+from .disk import LOG_MIB, TESTS
 from .measure import NET_TESTS, Cell
 from .variants import VARIANTS, Variant
 
@@ -31,6 +32,15 @@ def number(value: float | None) -> str:
 def label(variant: Variant) -> str:
     return f'{variant.title} ({variant.mode})' if variant.mode \
         else variant.title
+
+
+def name(cell: Cell) -> str:
+    """What was measured."""
+    if cell['kind'] == 'pause':
+        return f'{cell["dirty_mib"]} MiB'
+    if cell['kind'] == 'disk':
+        return f'{cell["test"]} ({cell["place"]})'
+    return str(cell['test'])
 
 
 def find(cells: list[Cell], **wanted: Any) -> Cell | None:
@@ -224,12 +234,62 @@ def _network_rows(cells: list[Cell], shown: list[Variant], test: str,
     return rows
 
 
+DISK_HEAD = ['', 'per s', 'MB/s', 'of alone', 'longest ms', 'checkpoints',
+             'MiB each', 'pause p50', 'stood', 'commit p50', 'log peak MiB',
+             'waited s']
+
+
+def _disk_row(variant: Variant, cell: Cell, alone: Cell | None) -> list[str]:
+    if cell['state'] != 'ok':
+        return _pad(label(variant), cell['state'], len(DISK_HEAD))
+    stood = cell.get('stood')
+    return [label(variant), number(cell['per_second']),
+            number(cell['mb_per_s']), _share(cell, alone, 'mb_per_s'),
+            number(cell['longest_ms']), str(cell.get('checkpoints', '-')),
+            number(cell.get('mib_per_checkpoint')),
+            number(cell.get('pause_ms', {}).get('p50')),
+            '-' if stood is None else f'{100 * stood:.0f} %',
+            number(cell.get('own_commit_ms', {}).get('p50')),
+            number(cell.get('log_peak_mib')),
+            number(cell.get('throttled_s'))]
+
+
+def disk(cells: list[Cell], shown: list[Variant],
+         places: tuple[str, ...]) -> list[str]:
+    """One block for each load and place."""
+    lines = ['DISKS, checkpoints at the modes\' own delays', '',
+             'The guest writes past its cache.  MiB each: written from one '
+             'checkpoint to the next.',
+             'Log: what waits to be sent, at its highest so far, of '
+             f'{LOG_MIB}; waited: added up for all',
+             'writes.  Bursts fit into the log, and the guest rests after '
+             'each; their speed counts',
+             'the pauses and not the rests.  Longest: of single writes, by '
+             'the guest\'s clock.',
+             'Images in memory are on a tmpfs; those on a disk are opened '
+             'with O_DIRECT.']
+    for place in places:
+        for test in TESTS:
+            rows = []
+            alone = find(cells, kind='disk', variant='alone', test=test.name,
+                         place=place)
+            for variant in shown:
+                cell = find(cells, kind='disk', variant=variant.key,
+                            test=test.name, place=place)
+                if cell:
+                    rows.append(_disk_row(variant, cell, alone))
+            if rows:
+                lines += ['', f'{test.title}; images '
+                          f'{"in memory" if place == "memory" else "on disk"}:',
+                          *_table(DISK_HEAD, rows)]
+    return lines
+
+
 def troubles(cells: list[Cell]) -> list[str]:
     """What the words 'hung' and 'failed' in the tables stand for."""
     lines = []
     for cell in cells:
         if cell['state'] != 'ok':
-            what = cell.get('test', f'{cell.get("dirty_mib")} MiB')
-            lines.append(f'{cell["variant"]}, {what}: {cell["state"]}: '
+            lines.append(f'{cell["variant"]}, {name(cell)}: {cell["state"]}: '
                          f'{cell["why"]}')
     return ['', 'What did not work:', *lines] if lines else []

@@ -3,7 +3,8 @@
 
 Stock COLO is set up as QEMU's documentation for its users says, by the same
 commands and with the same objects as when a guest that runs alone gets a new
-secondary.  The guest has no disk, so there is no block replication.
+secondary.  Its block replication is set up likewise: quorum, replication and an
+NBD export, which have the same options as ours.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from colo import net, product, vm
+from colo import disks, net, product, vm
 
 NODELAY = 'COLO_BENCH_NODELAY'      # see stock-patches/
 PROTECT_SECONDS = 60.0
@@ -27,6 +28,11 @@ class Machine(vm.Machine):
     """A machine whose tap has a fixed kind of header."""
     offload: bool = False
     environment: tuple[str, ...] = ()
+    tool_directory: Path | None = None  # if it is not that of the binary
+
+    @property
+    def tools(self) -> Path:
+        return self.tool_directory or super().tools
 
     def argv(self) -> list[str]:
         args = super().argv()
@@ -114,7 +120,8 @@ class OurPair(BenchPair):
                      max_bandwidth=BANDWIDTH)
 
     def own_statistics(self) -> dict[str, Any]:
-        return self.vm('primary').status().statistics
+        status = self.vm('primary').status()
+        return {**status.statistics, 'disks': status.raw.get('disks')}
 
 
 def _socket(host: str, port: int, server: bool) -> dict[str, Any]:
@@ -190,7 +197,8 @@ class StockPair(BenchPair):
         secondary = self.secondary = vm.Vm(
             self.hosts, 'b',
             replace(self._machine(), extra=self._secondary_options()),
-            self.run, incoming=True)
+            self.run, incoming=True, secondary=True)
+        disks.attach(primary, secondary)
         self._add_filters()
         settings: dict[str, Any] = {'max-bandwidth': BANDWIDTH}
         if delay_ms is not None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The end-to-end tests; importing the package registers them."""
 
-from . import (diskfault, disks, ends, fault, first,        # noqa: F401
-               generation, hybrid, inputs, kill, life, loss, monitor, nics,
-               ram, selfcheck, soak)
+from . import (diskbus, diskerror, diskfault, disks, ends,  # noqa: F401
+               fault, first, generation, hybrid, inputs, kill, life, loss,
+               monitor, nics, powercut, ram, selfcheck, soak)

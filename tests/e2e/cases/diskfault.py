@@ -6,6 +6,7 @@ The guest never notices, and nothing on this side waits for the other one.
 
 from __future__ import annotations
 
+import errno
 import signal
 import time
 from typing import Any, Callable
@@ -214,12 +215,8 @@ def server_stopped(ctx: Context) -> None:
 def bad_disk(ctx: Context, mode: str, kind: str) -> None:
     """A sector of the secondary's disk fails at requests of @kind; a guest
     that writes there knows nothing of it."""
-    parent = ('file.driver=blkdebug,file.image.driver=file,'
-              'file.image.filename={image},'
-              'file.inject-error.0.event=none,'
-              f'file.inject-error.0.iotype={kind},'
-              f'file.inject-error.0.sector={BAD_SECTOR}')
-    layout = disks.Disks(mib=MIB, parent=parent)
+    layout = disks.Disks(mib=MIB, inject=(('parent', disks.errors(
+        errno.EIO, iotype=kind, sector=BAD_SECTOR)),))
     write = (f'sh echo $$ | dd of=/dev/vda bs=512 seek={BAD_SECTOR} '
              'conv=notrunc,fsync 2>&1')
     with ctx.pair(memory='256', mode=mode, disks=layout) as pair:

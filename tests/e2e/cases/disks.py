@@ -15,17 +15,23 @@ KILLS_QUICK = 3
 KILLS_LONG = 30
 EQUAL_QUICK = 4
 EQUAL_LONG = 40
+VERIFIED_QUICK = 5
+VERIFIED_LONG = 200
 MOMENT_SECONDS = (0.2, 1.5)     # after protection is there
 NEVER_MS = 1000000              # checkpoints only when asked for
 NORMAL_MS = 100
+VERIFY_SECONDS = 240.0
+SPARE = (16 << 20) - 512        # no block of the writers is there
 
 
-def start_writers(pair: vm.Pair) -> list[client.Client]:
+def start_writers(pair: vm.Pair, **options: Any) -> list[client.Client]:
     """One on each disk: the first as fast as it can, others slower."""
     layout = pair.machine.disks
     assert layout
+    disks.load_drivers(pair)
     return [pair.client('disk', device=layout.device(n), seed=n + 1,
-                        interval=20 * n) for n in range(layout.count)]
+                        interval=20 * n, **options)
+            for n in range(layout.count)]
 
 
 def verify_all(writers: list[client.Client]) -> None:
@@ -39,13 +45,16 @@ def check_images(pair: vm.Pair, side: str,
 
     How many blocks that were.
     """
-    last = pair.vm(side)
+    last, layout = pair.vm(side), pair.machine.disks
+    assert layout
     acked = [int(check_intact(writer)['acked']) for writer in writers]
     disks.detach(last)
     last.monitor.execute('quit')
     last.wait_exit()
     for n, count in enumerate(acked):
-        disks.check_image(disks.image(pair.run, last.host, n), count, n + 1)
+        path = disks.image(pair.run, last.host, n)
+        disks.check_metadata(pair.machine, path, layout.kind)
+        disks.check_image(pair.machine, path, acked=count, seed=n + 1)
     return sum(acked)
 
 
@@ -77,8 +86,8 @@ def kill_rounds(ctx: Context, victim: str, layout: disks.Disks,
                 host = vm.retire(pair)
         check_intact(ticker)
         blocks = check_images(pair, survivor, writers)
-    ctx.note(f'{rounds} kills of the {victim}, {blocks} blocks, RAM equal at '
-             f'{verified} checkpoints')
+    ctx.note(f'{rounds} kills of the {victim}, {blocks} blocks, RAM and disks '
+             f'equal at {verified} checkpoints')
 
 
 @test('/colo/e2e/disk/kill/primary')
@@ -193,3 +202,40 @@ def equal_periodic(ctx: Context) -> None:
 @test('/colo/e2e/disk/hybrid/equal')
 def equal_hybrid(ctx: Context) -> None:
     equal(ctx, 'hybrid')
+
+
+def verified(ctx: Context, mode: str) -> None:
+    """While guests write: what the one saw at the cut is what the other finds
+    after the load.  A write that only one side has is noticed."""
+    count = VERIFIED_LONG if ctx.long else VERIFIED_QUICK
+    with ctx.pair(memory='256', mode=mode, verify=True,
+                  disks=disks.Disks(count=2)) as pair:
+        pair.start_primary()
+        pair.start_secondary()
+        writers = start_writers(pair)
+        pair.protect(x_checkpoint_delay=NORMAL_MS)
+        primary, secondary = pair.vm('primary'), pair.vm('secondary')
+        if mode == 'hybrid':
+            wait_for('blocks', lambda: writers[0].poll().get('count', 0) > 0)
+        wait_for(f'{count} checkpoints',
+                 lambda: secondary.status().verified >= count, VERIFY_SECONDS)
+        done = check_verified(secondary.status(), count)
+        verify_all(writers)
+        disks.io(secondary, f'write -P 9 {SPARE} 512', 'parent0')
+        wait_for('the difference to be noticed',
+                 lambda: secondary.status().disk_mismatches > 0)
+        check(secondary.status().mismatches == 0, 'RAM differs')
+        for writer in writers:
+            check_intact(writer)
+        check(primary.run_state() == 'running', 'the guest does not run')
+    ctx.note(f'RAM and disks equal at {done} checkpoints')
+
+
+@test('/colo/e2e/disk/verify')
+def verified_periodic(ctx: Context) -> None:
+    verified(ctx, 'periodic')
+
+
+@test('/colo/e2e/disk/hybrid/verify')
+def verified_hybrid(ctx: Context) -> None:
+    verified(ctx, 'hybrid')

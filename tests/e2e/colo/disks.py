@@ -6,13 +6,13 @@
       |                                   |
     disk0: quorum                       disk0: quorum
       |       \\                           |
-    raw      replication0               childs0: replication
-    image      |                          |
+    image    replication0               childs0: replication
+               |                          |
               nbd ----.                 active (qcow2)
                       |                   |
                       |                 hidden (qcow2)
                       |                   |
-                      '--- export ----> parent0: raw image
+                      '--- export ----> parent0: image
 
 The command line makes what each side has for itself; NBD and replication0 come
 later, by attach().  So a side that was the secondary becomes a primary like any
@@ -34,15 +34,27 @@ from typing import TYPE_CHECKING, Any
 from . import net
 
 if TYPE_CHECKING:
-    from .vm import Vm
+    from .vm import Machine, Pair, Vm
 
 NBD_PORT = 9999
 TOOL_SECONDS = 30
 MIRROR_SECONDS = 60.0
 FOLD_SECONDS = 60.0
+DRIVER_SECONDS = 20.0
 QUORUM = 'driver=quorum,read-pattern=fifo,vote-threshold=1'
 PEER_CHILD = 'children.1'   # what is added to a quorum of one
 OVERLAYS = ('active', 'hidden')
+SECRET = 'key0'
+SECRET_OBJECT = f'secret,id={SECRET},data=replicated'
+LUKS_OPTIONS = f'key-secret={SECRET},iter-time=10'   # it is no secret
+
+# How an image is: options of the nodes, from the upper one to that above the
+# file
+KINDS: dict[str, tuple[str, ...]] = {
+    'raw': ('driver=raw',),
+    'qcow2': ('driver=qcow2',),
+    'luks': (f'driver=luks,key-secret={SECRET}', 'driver=qcow2'),
+}
 
 # What the guest sees: controllers, and the device of disk @n
 BUSES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -73,8 +85,12 @@ class Disks:
     mib: int = 16
     bus: str = 'virtio-blk'
     iothread: bool = False      # one each
-    # How the secondary reaches its image, options of a raw node
-    parent: str = 'file.filename={image}'
+    kind: str = 'raw'           # of the images, see KINDS
+    plain: bool = False         # an ordinary disk, which cannot be replicated
+    direct: bool = False        # past the cache of the host
+    # Options of blkdebug that say which errors there are, by place: 'local'
+    # is the image of a primary, 'parent' that of a secondary, or an overlay
+    inject: tuple[tuple[str, str], ...] = ()
     log_bytes: int | None = None    # what may wait on the primary
     generations: bool = False   # record which side's is newer
 
@@ -82,6 +98,27 @@ class Disks:
         """Where the guest has disk @n."""
         letter = chr(ord('a') + n)
         return f'/dev/{"v" if self.bus == "virtio-blk" else "s"}d{letter}'
+
+    def node(self, place: str, path: Path, prefix: str = '') -> str:
+        """Options of the nodes of the image or overlay @path, each with
+        @prefix."""
+        inject = dict(self.inject).get(place)
+        file = f'filename={path}'
+        if inject:
+            file = f'driver=blkdebug,image.driver=file,image.{file},{inject}'
+        if self.direct:
+            file += ',cache.direct=on'
+        kind = 'qcow2' if place in OVERLAYS else self.kind
+        return ','.join(prefix + 'file.' * depth + option
+                        for depth, options in enumerate((*KINDS[kind], file))
+                        for option in options.split(','))
+
+
+def errors(number: int, event: str = 'none', **options: Any) -> str:
+    """Options of blkdebug: requests fail with errno @number, at once or after
+    an @event of a format."""
+    return ','.join(f'inject-error.0.{key}={value}' for key, value in
+                    {'errno': number, 'event': event, **options}.items())
 
 
 def image(run: Path, host: str, n: int) -> Path:
@@ -92,13 +129,54 @@ def generation_file(run: Path, host: str, n: int) -> Path:
     return run / f'disk{n}-{host}.generation'
 
 
-def _overlay(run: Path, host: str, n: int, name: str) -> Path:
+def overlay(run: Path, host: str, n: int, name: str) -> Path:
     return run / f'{name}{n}-{host}.qcow2'
 
 
-def _create(tool: Path, kind: str, path: Path, mib: int) -> None:
-    subprocess.run([str(tool), 'create', '-q', '-f', kind, str(path),
-                    f'{mib}M'], check=True, timeout=TOOL_SECONDS)
+def tool(machine: Machine, *args: str | Path,
+         good: tuple[int, ...] = (0,)) -> str:
+    """Run qemu-img; what it prints.  @good: how it may end."""
+    done = subprocess.run(
+        [machine.tools / 'qemu-img', *args], stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        timeout=TOOL_SECONDS, check=False)
+    if done.returncode not in good:
+        raise DiskError(f'qemu-img {" ".join(map(str, args))}: exit status '
+                        f'{done.returncode}: {done.stdout.strip()}')
+    return done.stdout
+
+
+def _create(machine: Machine, kind: str, path: Path, mib: int) -> None:
+    if kind != 'luks':
+        tool(machine, 'create', '-q', '-f', kind, path, f'{mib}M')
+        return
+    bare = path.with_suffix('.luks')
+    tool(machine, 'create', '-q', '-f', 'luks', '--object', SECRET_OBJECT,
+         '-o', LUKS_OPTIONS, bare, f'{mib}M')
+    tool(machine, 'convert', '-f', 'raw', '-O', 'qcow2', bare, path)
+    bare.unlink()
+
+
+def contents(machine: Machine, path: Path, *overlays: Path) -> bytes:
+    """What a guest reads from the image @path, below @overlays, if any: the
+    lower one comes first."""
+    assert machine.disks
+    options = machine.disks.node('', path)
+    for overlay in overlays:
+        options = f'driver=qcow2,file.filename={overlay},' + ','.join(
+            f'backing.{option}' for option in options.split(','))
+    copy = path.with_suffix('.copy')
+    tool(machine, 'convert', '--image-opts', '--object', SECRET_OBJECT,
+         '-U', '-O', 'raw', options, copy)
+    data = copy.read_bytes()
+    copy.unlink()
+    return data
+
+
+def check_metadata(machine: Machine, path: Path, kind: str) -> None:
+    """There may be clusters that nobody uses, but nothing worse."""
+    if kind != 'raw':
+        tool(machine, 'check', '-q', '-f', 'qcow2', path, good=(0, 3))
 
 
 def _devices(disks: Disks) -> list[str]:
@@ -118,41 +196,62 @@ def _devices(disks: Disks) -> list[str]:
 def remove_images(run: Path) -> None:
     """What an earlier pair has left."""
     for path in (*run.glob('disk*-?.img'), *run.glob('*-?.qcow2'),
+                 *run.glob('disk*-?.copy'),
                  *run.glob('disk*-?.generation')):
         path.unlink()
 
 
-def arguments(disks: Disks, binary: Path, run: Path, host: str,
+def arguments(machine: Machine, run: Path, host: str,
               secondary: bool) -> list[str]:
     """The command line of @host.  A disk that is there is kept; overlays are
     made anew."""
-    tool = binary.parent / 'qemu-img'
-    args = []
+    disks = machine.disks
+    assert disks
+    args = ['-object', SECRET_OBJECT] if disks.kind == 'luks' else []
     for n in range(disks.count):
         disk = image(run, host, n)
         if not disk.exists():
-            _create(tool, 'raw', disk, disks.mib)
-        if not secondary:
-            args += ['-drive', f'if=none,id=disk{n},{QUORUM},'
-                     f'children.0.driver=raw,children.0.file.filename={disk}']
+            _create(machine, disks.kind, disk, disks.mib)
+        if disks.plain:
+            args += ['-drive', f'if=none,id=disk{n},' +
+                     disks.node('local', disk)]
             continue
-        paths = [_overlay(run, host, n, name) for name in OVERLAYS]
+        if not secondary:
+            args += ['-drive', f'if=none,id=disk{n},{QUORUM},' +
+                     disks.node('local', disk, 'children.0.')]
+            continue
+        paths = [overlay(run, host, n, name) for name in OVERLAYS]
         for path in paths:
-            _create(tool, 'qcow2', path, disks.mib)
+            _create(machine, 'qcow2', path, disks.mib)
         active, hidden = paths
         options = f'mode=secondary,top-id=disk{n}'
         if disks.generations:
             options += f',generation-file={generation_file(run, host, n)}'
-        args += ['-drive', f'if=none,id=parent{n},driver=raw,' +
-                 disks.parent.format(image=disk),
+        args += ['-drive', f'if=none,id=parent{n},' +
+                 disks.node('parent', disk),
                  '-drive', f'if=none,id=childs{n},driver=replication,'
-                 f'{options},file.driver=qcow2,'
-                 f'file.file.filename={active},file.backing.driver=qcow2,'
-                 f'file.backing.file.filename={hidden},'
-                 f'file.backing.backing=parent{n}',
+                 f'{options},' +
+                 disks.node('active', active, 'file.') + ',' +
+                 disks.node('hidden', hidden, 'file.backing.') +
+                 f',file.backing.backing=parent{n}',
                  '-drive', f'if=none,id=disk{n},{QUORUM},'
                  f'children.0=childs{n}']
     return args + _devices(disks)
+
+
+def load_drivers(pair: Pair) -> None:
+    """Have the guest find disks that are not virtio-blk."""
+    layout = pair.machine.disks
+    assert layout
+    if layout.bus == 'virtio-blk':
+        return
+    pair.control('load disks')
+    deadline = time.monotonic() + DRIVER_SECONDS
+    last = layout.device(layout.count - 1)
+    while not pair.control(f'sh test -b {last}').startswith('0 '):
+        if time.monotonic() > deadline:
+            raise DiskError(f'the guest has found no {last}')
+        time.sleep(0.05)
 
 
 def _wait_job(vm: Vm, name: str, status: str, timeout: float) -> None:
@@ -277,16 +376,16 @@ def detach(vm: Vm) -> None:
     vm.disks.clear()
 
 
-def io(vm: Vm, command: str, n: int = 0) -> str:
-    """A command of qemu-io on disk @n, as the guest of @vm sees it."""
+def io(vm: Vm, command: str, device: str = 'disk0') -> str:
+    """A command of qemu-io on @device; disk0 is as the guest of @vm sees it."""
     start = vm.log.stat().st_size
     said = str(vm.monitor.execute('human-monitor-command', {
-        'command-line': f'qemu-io disk{n} "{command}"'}))
+        'command-line': f'qemu-io {device} "{command}"'}))
     with open(vm.log, 'rb') as log:
         log.seek(start)
         said += log.read().decode(errors='replace')
     if 'bytes at offset' not in said or 'ailed' in said:
-        raise DiskError(f'disk{n} on {vm.host}: {command}: {said.strip()}')
+        raise DiskError(f'{device} on {vm.host}: {command}: {said.strip()}')
     return said
 
 
@@ -305,7 +404,7 @@ def export_views(primary: Vm, secondary: Vm, run: Path) -> None:
 def _digest(vm: Vm, uri: str, run: Path) -> str:
     copy = run / 'view.copy'
     subprocess.run(vm.hosts.argv(
-        vm.host, vm.machine.binary.parent / 'qemu-img', 'convert', '-f', 'raw',
+        vm.host, vm.machine.tools / 'qemu-img', 'convert', '-f', 'raw',
         '-O', 'raw', uri, copy), check=True, timeout=TOOL_SECONDS)
     digest = hashlib.sha256(copy.read_bytes()).hexdigest()
     copy.unlink()
@@ -345,11 +444,11 @@ def wait_fresh(vm: Vm, operations: int = 100, n: int = 0) -> None:
         time.sleep(0.01)
 
 
-def check_image(path: Path, acked: int, seed: int = 1,
-                slots: int = SLOTS) -> None:
+def check_image(machine: Machine, path: Path, *overlays: Path, acked: int,
+                seed: int = 1, slots: int = SLOTS) -> None:
     """The image has every block below number @acked that was not overwritten,
-    and no other one is damaged."""
-    data = path.read_bytes()
+    and no other one is damaged.  @overlays: as for contents()."""
+    data = contents(machine, path, *overlays)
     stride = len(data) // slots // BLOCK_BYTES * BLOCK_BYTES
     for slot in range(slots):
         block = data[slot * stride:slot * stride + BLOCK_BYTES]

@@ -37,6 +37,7 @@ SOURCES = Path(__file__).resolve().parent.parent / 'guest'
 # the kernel has built in (ext4 for one) needs none.
 MODULE_SETS = {
     'boot': ['virtio_pci', 'virtio_net', 'virtio_blk', 'vmxnet3', 'e1000'],
+    'disks': ['virtio_scsi', 'ata_piix', 'ahci', 'sd_mod'],
 }
 COMMAND_SECONDS = 300
 

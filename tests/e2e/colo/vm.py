@@ -54,6 +54,11 @@ class Machine:
     extra: tuple[str, ...] = field(default=())
     cmdline: str = ''
 
+    @property
+    def tools(self) -> Path:
+        """Where qemu-img is."""
+        return self.binary.parent
+
     def _addresses(self) -> list[str]:
         """What the kernel's command line says of the NICs."""
         words = []
@@ -118,8 +123,7 @@ class Vm:
                  '-serial', 'chardev:ser0',
                  '-qmp', f'unix:{socket},server=on,wait=off']
         if machine.disks:
-            args += disks.arguments(machine.disks, machine.binary, run, host,
-                                    secondary)
+            args += disks.arguments(machine, run, host, secondary)
         if incoming:
             args += ['-incoming', 'defer']
         if machine.cpu_lists:

@@ -577,6 +577,7 @@ static const struct {
     void (*run)(int fd, const char *args);
 } commands[] = {
     { "dirty", control_dirty },     /* MIB [BYTES]: rewritten each 100 ms */
+    { "diskload", control_diskload },   /* ...: see colo-guest-diskload.c */
     { "load", control_load },       /* SET: insert a set of modules */
     { "mem", control_mem },         /* total and free memory */
     { "ping", control_ping },

@@ -58,4 +58,7 @@ bool start_ping6(void);
 void serve_disk(int fd);
 void control_verify(int fd, const char *args);
 
+/* A load on a disk (colo-guest-diskload.c): a command */
+void control_diskload(int fd, const char *args);
+
 #endif /* COLO_GUEST_H */

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Cells of the disk tables: what a guest gets written.
+
+The guest writes past its own cache, to a disk that has been written to once
+before.  Each variant has a pair for each place of the images; the guest alone
+has an ordinary disk there.
+
+A burst is less than the log of a primary takes, and then the guest rests, so
+that the log can get empty.  Its speed is that of the guest's clock, less the
+share of time in which the guest stood for checkpoints.  All else goes on
+without a rest and is counted by the host's clock.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Callable
+
+from colo import disks, net
+
+from . import variants
+from .control import Control
+from .measure import (BOOT_DEADLINE, POLL_SECONDS, QUIET_SECONDS, Cell, Hung,
+                      Pauses, deadline, guarded, percentiles)
+
+LOG_MIB = 64            # the default of ours
+WARM_SECONDS = 1.0
+FILL_DEADLINE = 180.0
+DEVICE = '/dev/vda'
+
+
+@dataclass(frozen=True)
+class Test:
+    """A load, see ../../e2e/guest/colo-guest-diskload.c."""
+    name: str
+    title: str
+    kind: str
+    threads: int
+    burst_mib: int = 0
+    rest_ms: int = 0
+
+    def command(self, set_mib: int) -> str:
+        return (f'diskload {DEVICE} {self.kind} {set_mib} {self.threads} '
+                f'{self.burst_mib} {self.rest_ms}')
+
+
+TESTS = (
+    Test('durable', '4 KiB at random, each made durable, one at a time',
+         'durable', 1),
+    Test('burst-random', '4 KiB at random, 4 at a time, bursts of 8 MiB',
+         'random', 4, 8, 1000),
+    Test('burst-sequential', '1 MiB in sequence, bursts of 32 MiB',
+         'sequential', 1, 32, 1500),
+    Test('random', '4 KiB at random, 4 at a time, without a rest',
+         'random', 4),
+    Test('sequential', '1 MiB in sequence, without a rest', 'sequential', 1),
+)
+TITLES = {test.name: test.title for test in TESTS}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how much; the same for all variants."""
+    seconds: float
+    mib: int                        # of the disk, all of which is used
+    places: tuple[tuple[str, Path, bool], ...]  # name, directory, O_DIRECT
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the guest has done so far."""
+    at: float
+    writes: int
+    bytes: int
+    busy_ns: int
+    longest_ns: int
+
+
+def sample(guest: Control, command: str = 'diskload') -> Sample:
+    numbers = [int(word) for word in guest(command).split()]
+    return Sample(time.monotonic(), *numbers)
+
+
+def log_of(own: dict[str, Any]) -> dict[str, int]:
+    return dict(own['disks'][0]['log'])
+
+
+class DiskBench:
+    """Makes cells."""
+
+    def __init__(self, hosts: net.Hosts, plan: Plan,
+                 machines: dict[str, variants.Machine]):
+        """@machines has one for each variant, by its key."""
+        self.hosts = hosts
+        self.plan = plan
+        self.machines = machines
+
+    def run(self, variant: variants.Variant,
+            done: Callable[[Cell], None]) -> None:
+        """@done gets each cell.  After a hang the next test gets a new
+        pair."""
+        for name, directory, direct in self.plan.places:
+            layout = disks.Disks(mib=self.plan.mib, direct=direct,
+                                 plain=not variant.protected)
+            machine = replace(self.machines[variant.key], disks=layout)
+            pair = variants.make_pair(self.hosts, variant, machine, directory)
+            try:
+                for test in TESTS:
+                    cell: Cell = {'kind': 'disk', 'variant': variant.key,
+                                  'place': name, 'test': test.name}
+                    if not guarded(cell, functools.partial(
+                            self._test, variant, pair, test, cell)):
+                        pair.close()
+                    done(cell)
+            finally:
+                pair.close()
+                disks.remove_images(directory)
+
+    def _start(self, pair: variants.BenchPair) -> None:
+        with deadline(FILL_DEADLINE, 'first writes'):
+            pair.start_primary()
+            with Control() as guest:
+                guest(f'diskload {DEVICE} sequential {self.plan.mib} 1 0 0')
+                while sample(guest).bytes < self.plan.mib << 20:
+                    time.sleep(POLL_SECONDS)
+                guest('diskload off')
+        with deadline(BOOT_DEADLINE, 'start of the pair'):
+            pair.protect_at(None)
+            pair.control('ping')
+
+    def _test(self, variant: variants.Variant, pair: variants.BenchPair,
+              test: Test, cell: Cell) -> None:
+        if not pair.primary:
+            self._start(pair)
+        limit = self.plan.seconds + WARM_SECONDS + 2 * QUIET_SECONDS
+        with deadline(limit, test.name), Control() as guest:
+            guest(test.command(self.plan.mib))
+            time.sleep(WARM_SECONDS)
+            self._window(variant, pair, test, guest, cell)
+
+    def _window(self, variant: variants.Variant, pair: variants.BenchPair,
+                test: Test, guest: Control, cell: Cell) -> None:
+        pauses = Pauses(pair) if variant.protected else None
+        own = pair.own_statistics()
+        before = sample(guest)
+        end = before.at + self.plan.seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, POLL_SECONDS))
+            if pauses:
+                pauses.take()
+        after = sample(guest, 'diskload off')
+        elapsed = after.at - before.at
+        written = after.bytes - before.bytes
+        if not written:
+            raise Hung('the guest got nothing written')
+        cell['longest_ms'] = after.longest_ns / 1e6
+        stood = 0.0
+        if pauses:
+            pauses.take()
+            stood = sum(pauses.ms) / 1e3 / elapsed
+            cell['checkpoints'] = len(pauses.ms)
+            cell['mib_per_checkpoint'] = \
+                written / (1 << 20) / max(len(pauses.ms), 1)
+            cell['stood'] = stood
+            if pauses.ms:
+                cell['pause_ms'] = percentiles(pauses.ms)
+        if test.burst_mib:
+            busy = (after.busy_ns - before.busy_ns) / 1e9
+            if busy <= 0:
+                raise Hung('no burst ended in the whole time')
+            elapsed = busy / max(1 - stood, 0.001)
+        cell['per_second'] = (after.writes - before.writes) / elapsed
+        cell['mb_per_s'] = written / elapsed / 1e6
+        if variant.kind == 'ours':
+            self._own(own, pair.own_statistics(), cell)
+
+    @staticmethod
+    def _own(before: dict[str, Any], after: dict[str, Any],
+             cell: Cell) -> None:
+        """What query-colo-status says; peaks are of the whole session."""
+        log, then = log_of(after), log_of(before)
+        cell['log_peak_mib'] = log['peak'] / (1 << 20)
+        cell['log_limit_mib'] = log['limit'] / (1 << 20)
+        cell['throttled_s'] = (log['throttled-ns'] -
+                               then['throttled-ns']) / 1e9
+        cell['own_commit_ms'] = {name: after['commit'][name] / 1000
+                                 for name in ('p50', 'p99', 'max')}

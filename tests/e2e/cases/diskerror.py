@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Errors of each file of replicated disks, by blkdebug and by a full file
+system.
+
+                      of the primary's guest       of protection
+  primary's image     told as if it were alone     goes on
+  secondary's image   nothing                      ends, COLO_DISK_ERROR
+  hidden overlay      nothing                      ends, COLO_DISK_ERROR
+  active overlay      nothing: what the other      goes on, by checkpoints
+                      guest says is different
+
+Nobody waits for ever, and nothing that a client was told is durable is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import subprocess
+from pathlib import Path
+from typing import Iterator
+
+from colo import client, disks, product, vm
+
+from .diskfault import (BAD_SECTOR, LONG_MS, MIB, NOTICE_SECONDS, begin,
+                        ends_with_error, finish, goes_on, soon)
+from .registry import (Context, check, check_intact, test, wait_for,
+                       wait_lines)
+
+NEVER_MS = 1000000              # checkpoints only when asked for
+SMALL_MIB = 64
+MOUNT_SECONDS = 10
+ANSWER_SECONDS = 30.0
+EVENT_IO = 'BLOCK_IO_ERROR'
+EVENT_QUORUM = 'QUORUM_REPORT_BAD'
+EVENT_JOB = 'BLOCK_JOB_COMPLETED'
+
+# For the guest: write where its writer does not
+WRITE = 'sh dd if=/bin/busybox of=/dev/vda count=1 conv=notrunc,fsync 2>&1'
+WRITE_SECTOR = f'{WRITE} bs=512 seek={BAD_SECTOR}'
+WRITE_MIB = f'{WRITE} bs=1M seek={MIB - 1}'
+
+
+def layout(place: str, text: str) -> disks.Disks:
+    return disks.Disks(mib=MIB, inject=((place, text),))
+
+
+def order(pair: vm.Pair, command: str) -> client.Client:
+    """Have the guest do something that may take long."""
+    return client.Client(pair.hosts, pair.machine.image.client, 'control',
+                         command=command, seconds=ANSWER_SECONDS)
+
+
+def answer(running: client.Client) -> str:
+    end = running.wait_end(2 * ANSWER_SECONDS)
+    check(bool(end['intact']), f'the guest did not answer: {end}')
+    return str(end['answer'])[2:].strip()
+
+
+def check_quick(pair: vm.Pair) -> None:
+    """The monitor, a drain and a look at the disks wait for nobody."""
+    for side in ('primary', 'secondary'):
+        execute = pair.vm(side).monitor.execute
+        for command in ('query-status', 'query-blockstats', product.STATUS):
+            soon(command, lambda: execute(command))
+
+
+# The primary's image
+
+
+@test('/colo/e2e/disk/error/local')
+def local(ctx: Context) -> None:
+    """The guest is told, although the other disk could be written.  It reads
+    what it has read before, and protection goes on."""
+    errors = disks.errors(errno.EIO, iotype='write', sector=BAD_SECTOR)
+    with ctx.pair(memory='256', disks=layout('local', errors)) as pair:
+        ticker, writers = begin(pair, LONG_MS)
+        primary = pair.vm('primary')
+        said = pair.control(WRITE_SECTOR)
+        check(not said.startswith('0 '), f'the guest was not told: {said}')
+        primary.monitor.wait_event(EVENT_QUORUM, NOTICE_SECONDS)
+        primary.monitor.wait_event(EVENT_IO, NOTICE_SECONDS)
+        check_quick(pair)
+        goes_on(pair, ticker, writers)
+        pair.wait_checkpoints(3, NOTICE_SECONDS)
+        pair.fence('primary')
+        pair.failover('secondary')
+        wait_lines(ticker)
+        for writer in writers:
+            writer.verify()
+        check_intact(ticker)
+
+
+@test('/colo/e2e/disk/error/local-flush', long_only=True)
+def local_flush(ctx: Context) -> None:
+    """What is not on the platters is not called durable."""
+    errors = disks.errors(errno.EIO, iotype='flush')
+    with ctx.pair(memory='256', disks=layout('local', errors)) as pair:
+        ctx.protected(pair)
+        ticker = pair.client('ticker')
+        said = pair.control(WRITE_SECTOR)
+        check(not said.startswith('0 '), f'the guest was not told: {said}')
+        wait_lines(ticker)
+        pair.wait_checkpoints(3, NOTICE_SECONDS)
+        check_intact(ticker)
+
+
+def stops_and_goes_on(pair: vm.Pair, command: str,
+                      repair: contextlib.ExitStack) -> None:
+    """The guest stands still until there is space again, on both sides, and
+    then its write is done."""
+    primary = pair.vm('primary')
+    running = order(pair, command)
+    primary.wait_run_state('io-error', NOTICE_SECONDS)
+    primary.monitor.wait_event(EVENT_IO, NOTICE_SECONDS)
+    check_quick(pair)
+    wait_for('a checkpoint of the guest that stands',
+             lambda: primary.status().state == 'running', NOTICE_SECONDS)
+    repair.close()
+    primary.monitor.execute('cont')
+    said = answer(running)
+    check(said.startswith('0 '), f'the guest was told: {said}')
+
+
+def local_full(ctx: Context, mode: str) -> None:
+    errors = disks.errors(errno.ENOSPC, iotype='write', sector=BAD_SECTOR,
+                          once='on')
+    with ctx.pair(memory='256', mode=mode,
+                  disks=layout('local', errors)) as pair:
+        ticker, writers = begin(pair, LONG_MS)
+        stops_and_goes_on(pair, WRITE_SECTOR, contextlib.ExitStack())
+        goes_on(pair, ticker, writers)
+        pair.fence('secondary')
+        pair.failover('primary')
+        goes_on(pair, ticker, writers)
+        finish(pair, ticker, writers)
+
+
+@test('/colo/e2e/disk/error/local-full', long_only=True)
+def local_full_periodic(ctx: Context) -> None:
+    local_full(ctx, 'periodic')
+
+
+@test('/colo/e2e/disk/hybrid/error/local-full', long_only=True)
+def local_full_hybrid(ctx: Context) -> None:
+    local_full(ctx, 'hybrid')
+
+
+# A file system that is full: requests are cut short, and then fail
+
+
+class Small:
+    """A file system of its own for one file, which a link leads to."""
+
+    def __init__(self, link: Path):
+        self.directory = link.with_suffix('.small')
+        self.filler = self.directory / 'filler'
+        self.link = link
+
+    def __enter__(self) -> Small:
+        self.directory.mkdir()
+        subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={SMALL_MIB}m',
+                        'tmpfs', self.directory], check=True,
+                       timeout=MOUNT_SECONDS)
+        self.link.symlink_to(self.directory / self.link.name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.link.unlink(missing_ok=True)
+        subprocess.run(['umount', '--lazy', self.directory], check=True,
+                       timeout=MOUNT_SECONDS)
+        self.directory.rmdir()
+
+    def fill(self) -> None:
+        """Leave no space.  What the file has it keeps."""
+        with open(self.filler, 'ab', buffering=0) as file:
+            for size in (1 << 20, 4096):
+                with contextlib.suppress(OSError):
+                    while file.write(bytes(size)):
+                        pass
+        left = os.statvfs(self.directory)
+        check(left.f_bavail == 0, f'{left.f_bavail} blocks are left')
+
+    def free(self) -> None:
+        self.filler.unlink()
+
+
+@contextlib.contextmanager
+def small_pair(ctx: Context, name: str, mode: str
+               ) -> Iterator[tuple[vm.Pair, Small]]:
+    """A pair with the file @name on a small file system."""
+    with ctx.pair(memory='256', mode=mode,
+                  disks=disks.Disks(mib=MIB)) as pair:
+        with Small(ctx.run / name) as small:
+            try:
+                yield pair, small
+            finally:
+                pair.close()
+
+
+@test('/colo/e2e/disk/error/local-short', long_only=True)
+def local_short(ctx: Context) -> None:
+    with small_pair(ctx, 'disk0-a.img', 'periodic') as (pair, small):
+        ticker, writers = begin(pair, LONG_MS)
+        for writer in writers:
+            check_intact(writer)    # it would stop the guest as well
+        small.fill()
+        repair = contextlib.ExitStack()
+        repair.callback(small.free)
+        stops_and_goes_on(pair, WRITE_MIB, repair)
+        pair.wait_checkpoints(3, NOTICE_SECONDS)
+        wait_lines(ticker)
+        check_intact(ticker)
+
+
+def parent_short(ctx: Context, mode: str) -> None:
+    with small_pair(ctx, 'disk0-b.img', mode) as (pair, small):
+        ticker, writers = begin(pair, LONG_MS)
+        small.fill()
+        said = pair.control(WRITE_MIB)
+        check(said.startswith('0 '), f'the guest noticed: {said}')
+        ends_with_error(pair, 'primary')
+        check_quick(pair)
+        goes_on(pair, ticker, writers)
+        finish(pair, ticker, writers)
+
+
+@test('/colo/e2e/disk/error/parent-short', long_only=True)
+def parent_short_periodic(ctx: Context) -> None:
+    parent_short(ctx, 'periodic')
+
+
+@test('/colo/e2e/disk/hybrid/error/parent-short', long_only=True)
+def parent_short_hybrid(ctx: Context) -> None:
+    parent_short(ctx, 'hybrid')
+
+
+# The hidden overlay
+
+
+def hidden_short(ctx: Context, mode: str) -> None:
+    with small_pair(ctx, 'hidden0-b.qcow2', mode) as (pair, small):
+        pair.start_primary()
+        pair.control(WRITE_MIB)     # or there would be nothing to copy
+        ticker, writers = begin(pair, LONG_MS)
+        small.fill()
+        said = pair.control(WRITE_MIB)
+        check(said.startswith('0 '), f'the guest noticed: {said}')
+        ends_with_error(pair, 'primary')
+        check_quick(pair)
+        goes_on(pair, ticker, writers)
+        finish(pair, ticker, writers)
+
+
+@test('/colo/e2e/disk/error/hidden-short')
+def hidden_short_periodic(ctx: Context) -> None:
+    hidden_short(ctx, 'periodic')
+
+
+@test('/colo/e2e/disk/hybrid/error/hidden-short', long_only=True)
+def hidden_short_hybrid(ctx: Context) -> None:
+    hidden_short(ctx, 'hybrid')
+
+
+def hidden(ctx: Context, number: int) -> None:
+    errors = disks.errors(number, event='write_aio', iotype='write')
+    with ctx.pair(memory='256', disks=layout('hidden', errors)) as pair:
+        pair.start_primary()
+        pair.control(WRITE_SECTOR)
+        pair.start_secondary()
+        pair.protect(x_colo_timeout=LONG_MS)
+        ticker = pair.client('ticker')
+        said = pair.control(WRITE_SECTOR)
+        check(said.startswith('0 '), f'the guest noticed: {said}')
+        ends_with_error(pair, 'primary')
+        check_quick(pair)
+        wait_lines(ticker)
+        check_intact(ticker)
+
+
+@test('/colo/e2e/disk/error/hidden', long_only=True)
+def hidden_io(ctx: Context) -> None:
+    hidden(ctx, errno.EIO)
+
+
+@test('/colo/e2e/disk/error/hidden-full', long_only=True)
+def hidden_full(ctx: Context) -> None:
+    hidden(ctx, errno.ENOSPC)
+
+
+# The active overlay, which only a guest that runs writes to
+
+
+def active(ctx: Context, number: int) -> None:
+    """The secondary's guest gets the error, or stands; checkpoints bring it
+    back, and the clients never notice."""
+    errors = disks.errors(number, event='write_aio', iotype='write')
+    with ctx.pair(memory='256', mode='hybrid',
+                  disks=layout('active', errors)) as pair:
+        ticker, writers = begin(pair, LONG_MS)
+        said = pair.control(WRITE_SECTOR)
+        check(said.startswith('0 '), f'the guest noticed: {said}')
+        pair.vm('secondary').monitor.wait_event(EVENT_IO, NOTICE_SECONDS)
+        check_quick(pair)
+        goes_on(pair, ticker, writers)
+        pair.fence('secondary')
+        pair.failover('primary')
+        goes_on(pair, ticker, writers)
+        finish(pair, ticker, writers)
+
+
+@test('/colo/e2e/disk/hybrid/error/active')
+def active_io(ctx: Context) -> None:
+    active(ctx, errno.EIO)
+
+
+@test('/colo/e2e/disk/hybrid/error/active-full', long_only=True)
+def active_full(ctx: Context) -> None:
+    active(ctx, errno.ENOSPC)
+
+
+@test('/colo/e2e/disk/hybrid/error/active-short', long_only=True)
+def active_short(ctx: Context) -> None:
+    """No space for what the secondary's guest writes."""
+    with small_pair(ctx, 'active0-b.qcow2', 'hybrid') as (pair, small):
+        ticker, writers = begin(pair, LONG_MS)
+        small.fill()
+        said = pair.control(WRITE_MIB)
+        check(said.startswith('0 '), f'the guest noticed: {said}')
+        pair.vm('secondary').monitor.wait_event(EVENT_IO, NOTICE_SECONDS)
+        check_quick(pair)
+        small.free()
+        goes_on(pair, ticker, writers)
+        pair.vm('primary').monitor.execute('x-colo-checkpoint')
+        wait_for('the secondary to run',
+                 lambda: pair.vm('secondary').run_state() == 'running')
+        pair.fence('primary')
+        pair.failover('secondary')
+        wait_lines(ticker)
+        for writer in writers:
+            writer.verify()
+        check_intact(ticker)
+
+
+# What is left of the overlays after a failover
+
+
+@test('/colo/e2e/disk/error/fold')
+def fold(ctx: Context) -> None:
+    """The image takes less than the overlays have: the survivor goes on with
+    these, and says so."""
+    errors = disks.errors(errno.EIO, iotype='write', sector=BAD_SECTOR)
+    with ctx.pair(memory='256', disks=layout('parent', errors)) as pair:
+        ticker, writers = begin(pair, LONG_MS)
+        primary, secondary = pair.vm('primary'), pair.vm('secondary')
+        primary.monitor.execute('migrate-set-parameters', {
+            product.PARAMETER_DELAY: NEVER_MS})
+        primary.monitor.execute('x-colo-checkpoint')
+        wait_for('a checkpoint', lambda: primary.status().state == 'running')
+        # In the place of a guest that runs
+        disks.io(secondary, f'write -P 5 {BAD_SECTOR * 512} 512')
+        pair.fence('primary')
+        pair.failover('secondary')
+        event = secondary.monitor.wait_event(EVENT_JOB, NOTICE_SECONDS)
+        check('error' in event['data'], f'folded: {event}')
+        stages = [item['stage'] for item in secondary.status().raw['disks']]
+        check(stages == ['unfolded'], f'the disk is {stages}')
+        wait_lines(ticker)
+        for writer in writers:
+            writer.verify()
+        said = disks.io(secondary, f'read -P 5 {BAD_SECTOR * 512} 512')
+        check('verification failed' not in said, said)
+        check_intact(ticker)
