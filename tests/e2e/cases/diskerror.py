@@ -343,6 +343,30 @@ def active_short(ctx: Context) -> None:
         check_intact(ticker)
 
 
+@test('/colo/e2e/disk/hybrid/error/active-stands', long_only=True)
+def active_stands(ctx: Context) -> None:
+    """The primary is lost while the secondary's guest stands because there is
+    no space: it goes on when it is told to, and has lost nothing."""
+    with small_pair(ctx, 'active0-b.qcow2', 'hybrid') as (pair, small):
+        ticker, writers = begin(pair, LONG_MS)
+        secondary = pair.vm('secondary')
+        small.fill()
+        secondary.monitor.wait_event(EVENT_IO, NOTICE_SECONDS)
+        pair.fence('primary')
+        state = secondary.run_state()
+        check(state == 'io-error', f'the guest is {state}')
+        soon('x-colo-lost-heartbeat',
+             lambda: secondary.monitor.execute(product.FAILOVER))
+        secondary.monitor.wait_event(product.EVENT_EXIT, NOTICE_SECONDS)
+        small.free()
+        secondary.monitor.execute('cont')
+        secondary.wait_run_state('running', NOTICE_SECONDS)
+        wait_lines(ticker)
+        for writer in writers:
+            writer.verify()
+        check_intact(ticker)
+
+
 # What is left of the overlays after a failover
 
 
