@@ -44,6 +44,8 @@ typedef struct BDRVReplicationState {
     ReplicationLog *log;
     BlockDriverState *peer;     /* the child at open, referenced */
     bool direct;                /* requests go past the block layer */
+    BlockJob *resync;           /* that is under way; BQL */
+    bool differs;               /* the last one did not get to its end; BQL */
 
     /* Secondary; BQL.  See replication-secondary.c. */
     char *top_id;               /* set once */
@@ -87,6 +89,19 @@ void replication_primary_query(BDRVReplicationState *s,
 void replication_primary_get_error(BDRVReplicationState *s, Error **errp);
 /* Nobody drains only our child: see replication-primary.c */
 void replication_primary_drain(BDRVReplicationState *s, bool begin);
+
+/*
+ * Can requests to @peer be sent past the block layer (*@direct: it is an NBD
+ * client), or like any others?  -EINVAL if neither.  BQL.
+ */
+int GRAPH_RDLOCK replication_check_peer(BlockDriverState *peer, bool *direct,
+                                        Error **errp);
+
+/* Have all requests of an NBD client end at once, for good.  Any thread. */
+void replication_yank(BlockDriverState *nbd);
+
+/* The state of @bs if it is a node for replication, else NULL.  BQL. */
+BDRVReplicationState *replication_of(BlockDriverState *bs);
 
 /* BQL, no coroutine */
 void replication_secondary_start(BDRVReplicationState *s, Error **errp);

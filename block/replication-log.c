@@ -27,7 +27,8 @@
  * ADMIT_INTERVAL_MS, and then the log takes more than its limit; a drained
  * disk gets no new requests, so what is too much is bounded by those that had
  * begun.  Flushes never wait: the monitor flushes disks that are not drained,
- * and as several in a row are one, there are no more than writes.
+ * and as several in a row are one, there are no more than writes.  Nor does
+ * replication_log_copy(): who copies has seen to it that there is room.
  *
  * Failure: the first request that fails, or replication_log_break(), breaks
  * the log for good.  It then takes everything and drops it: the guest never
@@ -68,6 +69,7 @@ typedef struct LogRecord {
     int64_t bytes;
     uint64_t epoch;
     uint64_t cut;               /* how many cuts came before it */
+    uint64_t position;          /* its number, from 1 */
     uint64_t cost;              /* what it takes of the limit */
     uint8_t *data;              /* of LOG_WRITE */
 } LogRecord;
@@ -110,6 +112,7 @@ struct ReplicationLog {
     uint64_t epoch;             /* of new records */
     uint64_t cut;               /* of new records */
     uint64_t allowed;           /* the last epoch that may be sent */
+    uint64_t position;          /* of the last record */
     uint64_t n_records;         /* waiting or under way */
     uint64_t n_before;          /* of these, from before the last cut */
     QemuCond settled;           /* n_before is 0, or the log has broken */
@@ -288,13 +291,14 @@ static bool log_is_superfluous_locked(ReplicationLog *log, LogRecord *rec)
            last->cut == log->cut;
 }
 
-static void coroutine_fn log_append(ReplicationLog *log, LogRecord *rec)
+static void coroutine_fn log_append(ReplicationLog *log, LogRecord *rec,
+                                    bool may_wait)
 {
     bool waited = false, dropped = false;
 
     rec->cost = sizeof(*rec) + (rec->data ? rec->bytes : 0);
     WITH_QEMU_LOCK_GUARD(&log->lock) {
-        if (rec->type != LOG_FLUSH && !log_has_room_locked(log, rec->cost)) {
+        if (may_wait && !log_has_room_locked(log, rec->cost)) {
             waited = true;
             log_wait_locked(log, rec->cost);
         }
@@ -303,6 +307,7 @@ static void coroutine_fn log_append(ReplicationLog *log, LogRecord *rec)
         if (!dropped) {
             rec->epoch = log->epoch;
             rec->cut = log->cut;
+            rec->position = ++log->position;
             QSIMPLEQ_INSERT_TAIL(&log->waiting, rec, next);
             log->n_records++;
             log->stats.bytes += rec->cost;
@@ -330,9 +335,9 @@ static LogRecord *log_record_new(LogRecordType type, int64_t offset,
     return rec;
 }
 
-void coroutine_fn replication_log_write(ReplicationLog *log, int64_t offset,
-                                        int64_t bytes, QEMUIOVector *qiov,
-                                        size_t qiov_offset)
+/* A write; NULL if there is no memory for it, and the log has broken */
+static LogRecord *log_record_write(ReplicationLog *log, int64_t offset,
+                                   int64_t bytes)
 {
     LogRecord *rec = log_record_new(LOG_WRITE, offset, bytes);
 
@@ -340,28 +345,53 @@ void coroutine_fn replication_log_write(ReplicationLog *log, int64_t offset,
     if (!rec->data) {
         log_record_free(rec);
         replication_log_break(log, ENOMEM);
-        return;
+        return NULL;
     }
-    qemu_iovec_to_buf(qiov, qiov_offset, rec->data, bytes);
-    log_append(log, rec);
+    return rec;
+}
+
+void coroutine_fn replication_log_write(ReplicationLog *log, int64_t offset,
+                                        int64_t bytes, QEMUIOVector *qiov,
+                                        size_t qiov_offset)
+{
+    LogRecord *rec = log_record_write(log, offset, bytes);
+
+    if (rec) {
+        qemu_iovec_to_buf(qiov, qiov_offset, rec->data, bytes);
+        log_append(log, rec, true);
+    }
 }
 
 void coroutine_fn replication_log_zero(ReplicationLog *log, int64_t offset,
                                        int64_t bytes, bool may_unmap)
 {
     log_append(log, log_record_new(may_unmap ? LOG_ZERO_UNMAP : LOG_ZERO,
-                                   offset, bytes));
+                                   offset, bytes), true);
 }
 
 void coroutine_fn replication_log_discard(ReplicationLog *log, int64_t offset,
                                           int64_t bytes)
 {
-    log_append(log, log_record_new(LOG_DISCARD, offset, bytes));
+    log_append(log, log_record_new(LOG_DISCARD, offset, bytes), true);
 }
 
 void coroutine_fn replication_log_flush(ReplicationLog *log)
 {
-    log_append(log, log_record_new(LOG_FLUSH, 0, 0));
+    log_append(log, log_record_new(LOG_FLUSH, 0, 0), false);
+}
+
+void coroutine_fn replication_log_copy(ReplicationLog *log, int64_t offset,
+                                       int64_t bytes, const void *buf)
+{
+    LogRecord *rec = buf ? log_record_write(log, offset, bytes)
+                         : log_record_new(LOG_ZERO_UNMAP, offset, bytes);
+
+    if (rec) {
+        if (buf) {
+            memcpy(rec->data, buf, bytes);
+        }
+        log_append(log, rec, false);
+    }
 }
 
 /* Records go out */
@@ -566,6 +596,30 @@ bool replication_log_settle(ReplicationLog *log, uint64_t timeout_ms,
     if (log_broken_locked(log)) {
         error_setg_errno(errp, log->stats.err, "writes could not be sent");
         return false;
+    }
+    return true;
+}
+
+uint64_t replication_log_position(ReplicationLog *log)
+{
+    QEMU_LOCK_GUARD(&log->lock);
+    return log->position;
+}
+
+bool replication_log_is_through(ReplicationLog *log, uint64_t position)
+{
+    LogRecord *rec;
+    LogRequest *req;
+
+    QEMU_LOCK_GUARD(&log->lock);
+    rec = QSIMPLEQ_FIRST(&log->waiting);
+    if (rec && rec->position <= position) {
+        return false;
+    }
+    QLIST_FOREACH(req, &log->under_way, next) {
+        if (QSIMPLEQ_FIRST(&req->records)->position <= position) {
+            return false;
+        }
     }
     return true;
 }

@@ -93,6 +93,14 @@ void coroutine_fn replication_log_discard(ReplicationLog *log, int64_t offset,
 void coroutine_fn replication_log_flush(ReplicationLog *log);
 
 /*
+ * A write that does not come from the guest; zeroes, which may be unmapped, if
+ * @buf is NULL.  Does not wait: the caller looks before whether there is room.
+ * Otherwise as the others.
+ */
+void coroutine_fn replication_log_copy(ReplicationLog *log, int64_t offset,
+                                       int64_t bytes, const void *buf);
+
+/*
  * What comes from now on belongs to @epoch, from 1, and is held back.  Any
  * thread.
  */
@@ -108,6 +116,15 @@ void replication_log_allow(ReplicationLog *log, uint64_t epoch);
  */
 bool replication_log_settle(ReplicationLog *log, uint64_t timeout_ms,
                             Error **errp);
+
+/* How many records have ever come.  Any thread. */
+uint64_t replication_log_position(ReplicationLog *log);
+
+/*
+ * Have all of the first @position records arrived, or been dropped because the
+ * log is broken?  Any thread.
+ */
+bool replication_log_is_through(ReplicationLog *log, uint64_t position);
 
 /* Begin no requests while @paused; those that have begun go on.  Any thread. */
 void replication_log_pause(ReplicationLog *log, bool paused);

@@ -261,11 +261,11 @@ static bool coroutine_fn primary_must_admit(void *opaque)
     return is_drained_from_above(s->bs);
 }
 
-static void yank_peer(BDRVReplicationState *s)
+void replication_yank(BlockDriverState *nbd)
 {
     YankInstance instance = {
         .type = YANK_INSTANCE_TYPE_BLOCK_NODE,
-        .u.block_node.node_name = s->peer->node_name,
+        .u.block_node.node_name = nbd->node_name,
     };
     YankInstanceList list = { .value = &instance };
 
@@ -279,7 +279,7 @@ static void primary_broken(void *opaque, int err)
     g_autoptr(Error) error = NULL;
 
     if (s->direct) {
-        yank_peer(s);
+        replication_yank(s->peer);
     }
     if (err == ECANCELED ||
         replication_stage(s) != COLO_DISK_STAGE_RUNNING) {
@@ -336,26 +336,36 @@ static bool has_nonzero_option(BlockDriverState *bs, const char *name)
            (num && qnum_get_double(num) != 0);
 }
 
-int replication_primary_open(BDRVReplicationState *s, uint64_t log_size,
-                             Error **errp)
+int replication_check_peer(BlockDriverState *peer, bool *direct, Error **errp)
 {
-    BlockDriverState *peer;
-
-    GRAPH_RDLOCK_GUARD_MAINLOOP();
-
-    peer = s->bs->file->bs;
-    s->direct = is_nbd(peer);
-    if (s->direct && has_nonzero_option(peer, "reconnect-delay")) {
+    *direct = is_nbd(peer);
+    if (*direct && has_nonzero_option(peer, "reconnect-delay")) {
         error_setg(errp, "the NBD client '%s' has 'reconnect-delay', which "
                    "replication cannot allow: it has to be 0",
                    peer->node_name);
         return -EINVAL;
     }
-    if (!s->direct && has_nbd_below(peer)) {
+    if (!*direct && has_nbd_below(peer)) {
         error_setg(errp, "there is '%s' (%s) between the NBD client and "
                    "replication, which cannot be", peer->node_name,
                    peer->drv->format_name);
         return -EINVAL;
+    }
+    return 0;
+}
+
+int replication_primary_open(BDRVReplicationState *s, uint64_t log_size,
+                             Error **errp)
+{
+    BlockDriverState *peer;
+    int ret;
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    peer = s->bs->file->bs;
+    ret = replication_check_peer(peer, &s->direct, errp);
+    if (ret < 0) {
+        return ret;
     }
     s->log = replication_log_new(&primary_log_ops, s, log_size,
                                  peer->bl.request_alignment,

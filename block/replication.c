@@ -18,6 +18,7 @@
 #include "qemu/units.h"
 #include "qobject/qdict.h"
 #include "block/block-io.h"
+#include "block/blockjob.h"
 #include "trace.h"
 #include "replication-generation.h"
 #include "replication-int.h"
@@ -51,6 +52,11 @@ void replication_set_stage(BDRVReplicationState *s, ColoDiskStage stage)
     trace_replication_stage(replication_name(s), ColoDiskStage_str(s->stage),
                             ColoDiskStage_str(stage));
     qatomic_set(&s->stage, stage);
+}
+
+BDRVReplicationState *replication_of(BlockDriverState *bs)
+{
+    return bs->drv == &bdrv_replication ? bs->opaque : NULL;
 }
 
 bool GRAPH_RDLOCK replication_is_above(BlockDriverState *bs,
@@ -138,6 +144,16 @@ static void replication_start(ReplicationState *rs, ReplicationMode mode,
     if (s->stage != COLO_DISK_STAGE_IDLE) {
         error_setg(errp, "node '%s' is %s and cannot start",
                    replication_name(s), ColoDiskStage_str(s->stage));
+        return;
+    }
+    if (s->resync) {
+        error_setg(errp, "node '%s' cannot start before the resync, job "
+                   "'%s', has ended", replication_name(s), s->resync->job.id);
+        return;
+    }
+    if (s->differs) {
+        error_setg(errp, "node '%s' cannot start, its last resync has not "
+                   "completed", replication_name(s));
         return;
     }
     if (mode == REPLICATION_MODE_PRIMARY) {

@@ -258,6 +258,11 @@ static void coroutine_fn guest_entry(void *opaque)
     case 'f':
         replication_log_flush(log);
         break;
+    case 'c':
+        buf = g_malloc(g->bytes);
+        memset(buf, g->byte, g->bytes);
+        replication_log_copy(log, g->offset, g->bytes, g->byte ? buf : NULL);
+        break;
     }
     g->done = true;
 }
@@ -548,6 +553,35 @@ static void test_admit(void)
     fake_free(f);
 }
 
+/* Who copies does not wait for room, and can tell when it has arrived */
+static void test_copy(void)
+{
+    Fake *f = fake_new(64 * KiB, 512);
+
+    hold(f, true);
+    g_assert_true(replication_log_is_through(f->log, 0));
+    guest(f, 'w', 0, 63 * KiB, 1);
+    guest(f, 'c', 128 * KiB, BLOCK, 2);
+    guest(f, 'c', 0, BLOCK, 0);
+    g_assert_cmpuint(replication_log_position(f->log), ==, 3);
+    check_call(f, 0, 'w', 0, 63 * KiB);
+    check_call(f, 1, 'w', 128 * KiB, BLOCK);
+    g_assert_false(replication_log_is_through(f->log, 1));
+    let_go(f, 1);
+    g_assert_false(replication_log_is_through(f->log, 1));
+    let_go(f, 0);
+    check_call(f, 2, 'u', 0, BLOCK);
+    g_assert_true(replication_log_is_through(f->log, 2));
+    g_assert_false(replication_log_is_through(f->log, 3));
+    let_go(f, 2);
+    settle(f, 1);
+    g_assert_true(replication_log_is_through(f->log, 3));
+    g_assert_cmpint(f->disk[0], ==, 0);
+    g_assert_cmpint(f->disk[BLOCK], ==, 1);
+    g_assert_cmpint(f->disk[128 * KiB], ==, 2);
+    fake_free(f);
+}
+
 static void test_at_a_time(void)
 {
     Fake *f = fake_new(64 * MiB, 512);
@@ -734,6 +768,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/disk/log/push-back", test_push_back);
     g_test_add_func("/colo/disk/log/too-large", test_too_large);
     g_test_add_func("/colo/disk/log/admit", test_admit);
+    g_test_add_func("/colo/disk/log/copy", test_copy);
     g_test_add_func("/colo/disk/log/at-a-time", test_at_a_time);
     g_test_add_func("/colo/disk/log/pause", test_pause);
     g_test_add_func("/colo/disk/log/error", test_error);
