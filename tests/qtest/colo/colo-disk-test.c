@@ -12,14 +12,12 @@
  */
 
 #include "qemu/osdep.h"
-#include <sys/socket.h>
-#include <sys/un.h>
-#include "qemu/bswap.h"
 #include "qemu/units.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
 #include "libqos/libqos.h"
 #include "colo-helpers.h"
+#include "colo-nbd.h"
 
 #define DISK_MB 16
 #define DISK (DISK_MB * MiB)
@@ -154,75 +152,6 @@ static void disks_free(Disks *d)
     alarm(0);
 }
 
-/* A client of NBD of our own */
-
-static void read_all(int fd, void *buf, size_t len)
-{
-    while (len) {
-        ssize_t n = RETRY_ON_EINTR(read(fd, buf, len));
-
-        g_assert_cmpint(n, >, 0);
-        buf += n;
-        len -= n;
-    }
-}
-
-static void write_all(int fd, const void *buf, size_t len)
-{
-    g_assert_cmpint(send(fd, buf, len, MSG_NOSIGNAL), ==, len);
-}
-
-/* Connect to the export with this name (NBD_OPT_EXPORT_NAME) */
-static int nbd_client(const char *path, char name)
-{
-    struct sockaddr_un addr = { .sun_family = AF_UNIX };
-    struct {
-        uint32_t flags;
-        uint64_t magic;
-        uint32_t option;
-        uint32_t len;
-        char name;
-    } QEMU_PACKED hello = {
-        .flags = cpu_to_be32(3), /* fixed newstyle, no zeroes */
-        .magic = cpu_to_be64(0x49484156454f5054ULL),
-        .option = cpu_to_be32(1),
-        .len = cpu_to_be32(1),
-        .name = name,
-    };
-    char greeting[18];
-    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-
-    g_assert_cmpint(fd, >=, 0);
-    g_strlcpy(addr.sun_path, path, sizeof(addr.sun_path));
-    g_assert_cmpint(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), ==,
-                    0);
-    read_all(fd, greeting, 18);
-    write_all(fd, &hello, sizeof(hello));
-    read_all(fd, greeting, 10);
-    return fd;
-}
-
-/* Begin a request; for a write (1) what is written follows.  0 is a read. */
-static void nbd_request(int fd, int type, uint64_t offset, uint32_t bytes)
-{
-    struct {
-        uint32_t magic;
-        uint16_t flags;
-        uint16_t type;
-        uint64_t cookie;
-        uint64_t offset;
-        uint32_t len;
-    } QEMU_PACKED request = {
-        .magic = cpu_to_be32(0x25609513),
-        .type = cpu_to_be16(type),
-        .cookie = 1,
-        .offset = cpu_to_be64(offset),
-        .len = cpu_to_be32(bytes),
-    };
-
-    write_all(fd, &request, sizeof(request));
-}
-
 /* Commands */
 
 static void replication(QTestState *qts, bool enable, bool primary)
@@ -316,15 +245,10 @@ static void io_read(Disks *d, QTestState *qts, int byte, int64_t offset,
 {
     g_autofree uint8_t *buf = g_malloc(bytes);
     g_autofree uint8_t *want = g_malloc(bytes);
-    uint32_t reply[4];
-    int fd = nbd_client(qts == d->primary ? d->primary_socket
-                                          : d->secondary_socket, 't');
+    int fd = colo_nbd_client(qts == d->primary ? d->primary_socket
+                                               : d->secondary_socket, 't');
 
-    nbd_request(fd, 0, offset, bytes);
-    read_all(fd, reply, sizeof(reply));
-    g_assert_cmphex(be32_to_cpu(reply[0]), ==, 0x67446698);
-    g_assert_cmpint(be32_to_cpu(reply[1]), ==, 0);
-    read_all(fd, buf, bytes);
+    g_assert_cmpint(colo_nbd_pread(fd, buf, offset, bytes), ==, 0);
     close(fd);
     memset(want, byte, bytes);
     g_assert_cmpmem(buf, bytes, want, bytes);
@@ -751,12 +675,12 @@ static void test_primary_stands(void)
 
     memset(data, 0x88, MiB);
     replication(d->secondary, true, false);
-    fd = nbd_client(d->secondary_socket, 'd');
-    nbd_request(fd, 1, 0, 64 * KiB);
-    write_all(fd, data, 64 * KiB);
+    fd = colo_nbd_client(d->secondary_socket, 'd');
+    colo_nbd_request(fd, 1, 0, 64 * KiB);
+    colo_nbd_write(fd, data, 64 * KiB);
     wait_file(d->secondary_raw, 0x88, 0, 64 * KiB);
-    nbd_request(fd, 1, 64 * KiB, MiB);
-    write_all(fd, data, 5000);
+    colo_nbd_request(fd, 1, 64 * KiB, MiB);
+    colo_nbd_write(fd, data, 5000);
 
     begin = g_get_monotonic_time();
     failover(d->secondary, false);
@@ -780,9 +704,9 @@ static void test_checkpoint_disturbed(void)
 
     memset(data, 0x99, MiB);
     replication(d->secondary, true, false);
-    fd = nbd_client(d->secondary_socket, 'd');
-    nbd_request(fd, 1, 64 * KiB, MiB);
-    write_all(fd, data, 5000);
+    fd = colo_nbd_client(d->secondary_socket, 'd');
+    colo_nbd_request(fd, 1, 64 * KiB, MiB);
+    colo_nbd_write(fd, data, 5000);
     begin = g_get_monotonic_time();
     colo_refused(d->secondary, "not ended within",
                  "{'execute': 'xen-colo-do-checkpoint'}");

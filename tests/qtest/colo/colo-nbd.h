@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO qtests: a client of NBD that can stop in the middle.
+ */
+
+#ifndef TESTS_QTEST_COLO_NBD_H
+#define TESTS_QTEST_COLO_NBD_H
+
+/* Connect to the export with this name (NBD_OPT_EXPORT_NAME) */
+int colo_nbd_client(const char *path, char name);
+
+/* Begin a request; for a write (1) what is written follows.  0 is a read. */
+void colo_nbd_request(int fd, int type, uint64_t offset, uint32_t bytes);
+
+/* Bytes as they are */
+void colo_nbd_read(int fd, void *buf, size_t len);
+void colo_nbd_write(int fd, const void *buf, size_t len);
+
+/* A whole request: 0, or the errno that the server says */
+int colo_nbd_pread(int fd, void *buf, uint64_t offset, uint32_t bytes);
+
+#endif
