@@ -3,4 +3,4 @@
 
 from . import (diskbus, diskerror, diskfault, disks, ends,  # noqa: F401
                fault, first, generation, hybrid, inputs, kill, life, loss,
-               monitor, nics, powercut, ram, selfcheck, soak)
+               monitor, nics, powercut, ram, resync, selfcheck, soak)

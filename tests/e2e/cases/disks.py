@@ -39,8 +39,8 @@ def verify_all(writers: list[client.Client]) -> None:
         writer.verify()
 
 
-def check_images(pair: vm.Pair, side: str,
-                 writers: list[client.Client]) -> int:
+def check_images(pair: vm.Pair, side: str, writers: list[client.Client],
+                 slots: int = disks.SLOTS) -> int:
     """The guest writes no more: all is in the images when its QEMU has ended.
 
     How many blocks that were.
@@ -54,7 +54,8 @@ def check_images(pair: vm.Pair, side: str,
     for n, count in enumerate(acked):
         path = disks.image(pair.run, last.host, n)
         disks.check_metadata(pair.machine, path, layout.kind)
-        disks.check_image(pair.machine, path, acked=count, seed=n + 1)
+        disks.check_image(pair.machine, path, acked=count, seed=n + 1,
+                          slots=slots)
     return sum(acked)
 
 

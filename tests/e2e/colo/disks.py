@@ -217,7 +217,8 @@ def arguments(machine: Machine, run: Path, host: str,
                      disks.node('local', disk)]
             continue
         if not secondary:
-            args += ['-drive', f'if=none,id=disk{n},{QUORUM},' +
+            args += ['-drive', f'if=none,id=disk{n},{QUORUM},'
+                     f'children.0.node-name=image{n},' +
                      disks.node('local', disk, 'children.0.')]
             continue
         paths = [overlay(run, host, n, name) for name in OVERLAYS]
@@ -333,6 +334,70 @@ def _replicate(primary: Vm, secondary: Vm, n: int) -> None:
     primary.monitor.execute('x-blockdev-change', {'parent': f'disk{n}',
                                                   'node': node})
     primary.disks.add(node)
+
+
+def _hashes(primary: Vm, secondary: Vm, n: int) -> str:
+    """The primary gets a node that has the hashes of the secondary's disk."""
+    node = f'hash{n}'
+    secondary.monitor.execute('blockdev-add', {
+        'driver': 'colo-hash', 'node-name': node, 'read-only': True,
+        'file': f'parent{n}'})
+    secondary.monitor.execute('nbd-server-add', {'device': node})
+    primary.monitor.execute('blockdev-add', {
+        'node-name': node, 'read-only': True,
+        **_nbd(secondary, n), 'export': node})
+    return node
+
+
+def _wait_resync(primary: Vm, n: int) -> dict[str, int]:
+    """The end of a job, which has to be a good one; its last numbers."""
+    job = f'job-resync{n}'
+    last: dict[str, int] = {}
+    deadline = time.monotonic() + MIRROR_SECONDS
+    while True:
+        found = [item for item in primary.monitor.execute('query-block-jobs')
+                 if item['device'] == job]
+        if not found:
+            break
+        last = {key: found[0][key] for key in ('sent-bytes',
+                                               'compared-bytes', 'len')}
+        if time.monotonic() > deadline:
+            raise DiskError(f'{found[0]} has no end')
+        time.sleep(0.002)
+    while True:
+        data = primary.monitor.wait_event('BLOCK_JOB_COMPLETED',
+                                          TOOL_SECONDS)['data']
+        if data['device'] == job:
+            break
+    if 'error' in data:
+        raise DiskError(f'{job}: {data["error"]}')
+    return last
+
+
+def resync(primary: Vm, secondary: Vm, mode: str,
+           bitmap: str | None = None) -> list[dict[str, int]]:
+    """As attach(), by x-colo-resync in @mode, while the guest runs."""
+    assert primary.machine.disks
+    detach(primary)
+    export(secondary)
+    done = []
+    for n in range(primary.machine.disks.count):
+        _replicate(primary, secondary, n)
+        options = {'job-id': f'job-resync{n}', 'node': f'replication{n}',
+                   'mode': mode}
+        if bitmap:
+            options['bitmap'] = bitmap
+        if mode == 'hash':
+            options['hashes'] = _hashes(primary, secondary, n)
+        primary.monitor.execute('x-colo-resync', options)
+        done.append(_wait_resync(primary, n))
+        if mode == 'hash':
+            primary.monitor.execute('blockdev-del', {'node-name': f'hash{n}'})
+            secondary.monitor.execute('nbd-server-remove',
+                                      {'name': f'hash{n}'})
+            secondary.monitor.execute('blockdev-del',
+                                      {'node-name': f'hash{n}'})
+    return done
 
 
 def attach(primary: Vm, secondary: Vm, resync: bool = True) -> None:
