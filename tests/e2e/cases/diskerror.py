@@ -30,7 +30,7 @@ from .registry import (Context, check, check_intact, test, wait_for,
 
 NEVER_MS = 1000000              # checkpoints only when asked for
 SMALL_MIB = 64
-MOUNT_SECONDS = 10
+TOOL_SECONDS = 10
 ANSWER_SECONDS = 30.0
 EVENT_IO = 'BLOCK_IO_ERROR'
 EVENT_QUORUM = 'QUORUM_REPORT_BAD'
@@ -92,18 +92,35 @@ def local(ctx: Context) -> None:
         check_intact(ticker)
 
 
-@test('/colo/e2e/disk/error/local-flush', long_only=True)
-def local_flush(ctx: Context) -> None:
-    """What is not on the platters is not called durable."""
-    errors = disks.errors(errno.EIO, iotype='flush')
-    with ctx.pair(memory='256', disks=layout('local', errors)) as pair:
-        ctx.protected(pair)
-        ticker = pair.client('ticker')
-        said = pair.control(WRITE_SECTOR)
-        check(not said.startswith('0 '), f'the guest was not told: {said}')
-        wait_lines(ticker)
-        pair.wait_checkpoints(3, NOTICE_SECONDS)
-        check_intact(ticker)
+def quorum_of(failing: int, kind: str) -> str:
+    """Options of the primary's quorum; child @failing fails at @kind."""
+    options = [disks.QUORUM]
+    for child in range(2):
+        node = ['driver=raw', 'discard=unmap', 'file.driver=blkdebug',
+                'file.discard=unmap', 'file.image.driver=null-co']
+        if child == failing:
+            errors = disks.errors(errno.EIO, iotype=kind)
+            node += [f'file.{option}' for option in errors.split(',')]
+        options += [f'children.{child}.{option}' for option in node]
+    return ','.join(options)
+
+
+@test('/colo/e2e/disk/error/quorum')
+def quorum(ctx: Context) -> None:
+    """Without a guest: what the first child has not done is not done, although
+    the others are as many as it takes."""
+    for kind, command in (('write', 'write 0 4k'), ('flush', 'flush'),
+                          ('write-zeroes', 'write -z 0 4k'),
+                          ('discard', 'discard 0 64k')):
+        for failing in range(2):
+            done = subprocess.run(
+                [ctx.machine.tools / 'qemu-io', '--image-opts', '-d', 'unmap',
+                 '-c', command, quorum_of(failing, kind)],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                timeout=TOOL_SECONDS, check=False)
+            check((done.returncode != 0) == (failing == 0),
+                  f'{kind} fails on child {failing}: exit status '
+                  f'{done.returncode}, {done.stdout}')
 
 
 def stops_and_goes_on(pair: vm.Pair, command: str,
@@ -162,14 +179,14 @@ class Small:
         self.directory.mkdir()
         subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={SMALL_MIB}m',
                         'tmpfs', self.directory], check=True,
-                       timeout=MOUNT_SECONDS)
+                       timeout=TOOL_SECONDS)
         self.link.symlink_to(self.directory / self.link.name)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.link.unlink(missing_ok=True)
         subprocess.run(['umount', '--lazy', self.directory], check=True,
-                       timeout=MOUNT_SECONDS)
+                       timeout=TOOL_SECONDS)
         self.directory.rmdir()
 
     def fill(self) -> None:
@@ -191,7 +208,7 @@ def small_pair(ctx: Context, name: str, mode: str
                ) -> Iterator[tuple[vm.Pair, Small]]:
     """A pair with the file @name on a small file system."""
     with ctx.pair(memory='256', mode=mode,
-                  disks=disks.Disks(mib=MIB)) as pair:
+                  disks=disks.Disks(mib=MIB, kind='qcow2')) as pair:
         with Small(ctx.run / name) as small:
             try:
                 yield pair, small
@@ -380,8 +397,8 @@ def fold(ctx: Context) -> None:
         primary, secondary = pair.vm('primary'), pair.vm('secondary')
         primary.monitor.execute('migrate-set-parameters', {
             product.PARAMETER_DELAY: NEVER_MS})
-        primary.monitor.execute('x-colo-checkpoint')
-        wait_for('a checkpoint', lambda: primary.status().state == 'running')
+        pair.vm('primary').monitor.execute('x-colo-checkpoint')
+        pair.wait_checkpoints(1, NOTICE_SECONDS)
         # In the place of a guest that runs
         disks.io(secondary, f'write -P 5 {BAD_SECTOR * 512} 512')
         pair.fence('primary')
