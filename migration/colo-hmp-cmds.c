@@ -55,9 +55,6 @@ static void print_statistics(Monitor *mon, const ColoStatistics *st)
     monitor_printf(mon, "staging: %" PRIu64 " bytes, peak %" PRIu64
                    ", overflows %" PRIu64 "\n", st->staging_bytes,
                    st->staging_peak, st->staging_overflows);
-    for (ColoCompareStatisticsList *l = st->compare; l; l = l->next) {
-        print_compare(mon, l->value);
-    }
     if (st->checkpoints_verified) {
         monitor_printf(mon, "verified: %" PRIu64 ", mismatches %" PRIu64
                        " of RAM, %" PRIu64 " of disks\n",
@@ -80,5 +77,8 @@ void hmp_info_colo(Monitor *mon, const QDict *qdict)
     }
     if (status->statistics) {
         print_statistics(mon, status->statistics);
+    }
+    for (ColoCompareStatisticsList *l = status->compare; l; l = l->next) {
+        print_compare(mon, l->value);
     }
 }

@@ -527,7 +527,6 @@ static ColoStatistics *session_statistics(ColoSession *s)
     st->pages = s->pages;
     st->zero_pages = s->zero_pages;
     st->equal_pages = s->equal_pages;
-    st->compare = colo_net_compare_statistics();
     st->bytes_sent = s->bytes_sent;
     st->bytes_received = s->bytes_received;
     st->staging_bytes = s->thread_done ? 0 : s->staging_bytes;
@@ -556,6 +555,8 @@ COLOStatus *qmp_query_colo_status(Error **errp)
         status->epoch = s->epoch;
         status->statistics = session_statistics(s);
     }
+    status->compare = colo_net_compare_statistics();
+    status->has_compare = status->compare != NULL;
     status->disks = replication_query_all();
     status->has_disks = status->disks != NULL;
     return status;

@@ -323,7 +323,7 @@ class Bench:
                                      for name in ('p50', 'p99', 'max')}
             cell['own_reasons'] = {item['reason']: item['count']
                                    for item in own['reasons']}
-            cell['own_compare'] = own['compare']
+            cell['own_compare'] = pair.own_compare()
         if pauses:
             with deadline(QUIET_SECONDS, 'monitor'):
                 pauses.take()

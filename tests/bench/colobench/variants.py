@@ -103,6 +103,10 @@ class BenchPair(vm.Pair):
         """Those of query-colo-status, if there are any."""
         return {}
 
+    def own_compare(self) -> list[dict[str, Any]]:
+        """What compares, of query-colo-status."""
+        return []
+
 
 class AlonePair(BenchPair):
     """No secondary: what the others are measured against."""
@@ -122,6 +126,9 @@ class OurPair(BenchPair):
     def own_statistics(self) -> dict[str, Any]:
         status = self.vm('primary').status()
         return {**status.statistics, 'disks': status.raw.get('disks')}
+
+    def own_compare(self) -> list[dict[str, Any]]:
+        return list(self.vm('primary').status().raw.get('compare', []))
 
 
 def _socket(host: str, port: int, server: bool) -> dict[str, Any]:

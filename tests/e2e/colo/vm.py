@@ -334,7 +334,7 @@ class Pair:
 
     def compared(self, nic: int = 0) -> dict[str, int]:
         """What compares on the primary has done, by name."""
-        found = self.vm('primary').status().statistics['compare']
+        found = self.vm('primary').status().raw['compare']
         if len(found) != self.machine.nics:
             raise VmError(f'{len(found)} objects that compare')
         item = {item.pop('id'): item for item in found}

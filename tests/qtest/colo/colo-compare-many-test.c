@@ -99,8 +99,7 @@ static int64_t statistic(Many *m, const char *name)
 {
     QDict *status = qtest_qmp_assert_success_ref(m->r->qts,
         "{'execute': 'query-colo-status'}");
-    QList *list = qdict_get_qlist(qdict_get_qdict(status, "statistics"),
-                                  "compare");
+    QList *list = qdict_get_qlist(status, "compare");
     int64_t value = qdict_get_int(qobject_to(QDict, qlist_peek(list)), name);
 
     qobject_unref(status);

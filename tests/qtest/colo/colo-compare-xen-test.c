@@ -10,6 +10,7 @@
 #include "qemu/osdep.h"
 #include <poll.h>
 #include "net/net.h"
+#include "qobject/qlist.h"
 #include "colo-compare-rig.h"
 
 /* Answer requests, one at least, until something leaves */
@@ -121,6 +122,61 @@ static void test_xen_timeout(const void *opaque)
             get_equal(r, stream);
         }
     }
+    rig_end(r);
+}
+
+/* A counter of query-colo-status, -1 if it has none of comp0 */
+static int64_t counter(const Rig *r, const char *name)
+{
+    g_autoptr(QDict) status = qtest_qmp_assert_success_ref(r->qts,
+        "{'execute': 'query-colo-status'}");
+    QList *list = qdict_get_qlist(status, "compare");
+    QDict *compare;
+
+    if (!list) {
+        return -1;
+    }
+    compare = qobject_to(QDict, qlist_peek(list));
+    g_assert_cmpstr(qdict_get_str(compare, "id"), ==, "comp0");
+    return qdict_get_int(compare, name);
+}
+
+/* A packet leaves a moment before it is counted */
+static void wait_counter(const Rig *r, const char *name, int64_t value)
+{
+    int64_t end = g_get_monotonic_time() + DEADLINE_MS * 1000LL;
+
+    while (counter(r, name) != value) {
+        if (g_get_monotonic_time() > end) {
+            g_error("'%s' is %" PRId64 ", not %" PRId64, name,
+                    counter(r, name), value);
+        }
+        g_usleep(1000);
+    }
+}
+
+/* What Xen's session did is seen, though it is none of QEMU's */
+static void test_xen_statistics(void)
+{
+    Rig *r = rig_start(false);
+    g_autoptr(GByteArray) packet = udp(r, 1);
+    g_autofree char *info = NULL;
+
+    pass(r, packet);
+    wait_counter(r, "released-open", counter(r, "primary-packets"));
+    begin(r);
+    both(r, PRIMARY, udp(r, 2));
+    both(r, SECONDARY, tcp(r, 100, 40, 0));
+    wait_counter(r, "released-equal", 2);
+    wait_counter(r, "secondary-packets", 2);
+    differ(r, udp(r, 3), udp(r, 4));
+    wait_counter(r, "mismatches", 1);
+    wait_counter(r, "released-commit", 1);
+    info = qtest_hmp(r->qts, "info colo");
+    g_assert_nonnull(strstr(info, "compare 'comp0': equal 2, by commit 1, "
+                                  "mismatches 1"));
+    del(r, "comp0");
+    g_assert_cmpint(counter(r, "mismatches"), ==, -1);
     rig_end(r);
 }
 
@@ -238,6 +294,7 @@ int main(int argc, char **argv)
     add_both("xen/equal", test_xen_equal);
     add_both("xen/different", test_xen_different);
     add_both("xen/timeout", test_xen_timeout);
+    qtest_add_func("/colo/compare/xen/statistics", test_xen_statistics);
     qtest_add_func("/colo/compare/xen/full", test_xen_full);
     qtest_add_func("/colo/compare/xen/secondary-lost",
                    test_xen_secondary_lost);

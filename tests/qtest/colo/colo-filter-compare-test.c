@@ -37,8 +37,7 @@ static int64_t compared(Net *n, const char *name)
 {
     g_autoptr(QDict) status = qtest_qmp_assert_success_ref(n->qts,
         "{'execute': 'query-colo-status'}");
-    QList *list = qdict_get_qlist(qdict_get_qdict(status, "statistics"),
-                                  "compare");
+    QList *list = qdict_get_qlist(status, "compare");
     QDict *compare = qobject_to(QDict, qlist_peek(list));
 
     g_assert_cmpstr(qdict_get_str(compare, "id"), ==, "comp0");
