@@ -3,8 +3,8 @@
  * COLO: entry points.  Monitor commands, hooks for base code, the session.
  *
  * Both sides; everything here runs under the BQL, mostly in the main loop,
- * and nothing here waits for the peer, but for colo_shutdown(), which has a
- * deadline.
+ * and nothing here waits for the peer, but for colo_shutdown(), which has
+ * deadlines.
  */
 
 #include "qemu/osdep.h"
@@ -16,6 +16,7 @@
 #include "qapi/qapi-commands-migration.h"
 #include "qapi/util.h"
 #include "block/replication.h"
+#include "system/cpus.h"
 #include "system/runstate.h"
 #include "migration/colo.h"
 #include "net/colo.h"
@@ -36,6 +37,15 @@
 
 /* How long QEMU's exit waits for an orderly end, in times of the timeout */
 #define SHUTDOWN_TIMEOUTS   3
+
+/* How long it waits for output to leave, and between two looks if it does not */
+#define DRAIN_MS            1000
+#define DRAIN_LOOK_MS       5
+/*
+ * So many rounds of the main loop without a packet: one that was under way in a
+ * socket is read in the first, or in the second if the reader had no room.
+ */
+#define DRAIN_ROUNDS        3
 
 /* BQL */
 static ColoSession *current;
@@ -455,11 +465,10 @@ static bool session_settled(ColoSession *s)
              s->secondary == COLO_SECONDARY_STATE_ENDED));
 }
 
-void colo_shutdown(void)
+static void end_session(void)
 {
     int64_t deadline_ms;
 
-    exiting = true;
     if (!current || current->thread_done) {
         return;
     }
@@ -482,6 +491,60 @@ void colo_shutdown(void)
         }
         qemu_cond_timedwait_bql(&current->cond, left_ms);
     }
+}
+
+static bool participants_drained(void)
+{
+    bool drained = true;
+    ColoParticipant *p;
+
+    QTAILQ_FOREACH(p, &participants, next) {
+        drained &= !p->drained || p->drained(p);
+    }
+    return drained;
+}
+
+static void drain_look(void *opaque)
+{
+    /* Only ends a round of the main loop */
+}
+
+/*
+ * What the guest said last may be on a way that leads through the main loop,
+ * which has ended, or the network may take no more at once.  So the main loop
+ * goes round until all has left.  The guest stands meanwhile, its devices work.
+ */
+static void drain_output(void)
+{
+    int64_t deadline_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + DRAIN_MS;
+    QEMUTimer *look;
+
+    if (QTAILQ_EMPTY(&participants) ||
+        colo_session_active(COLO_MODE_SECONDARY)) {
+        return;
+    }
+    pause_all_vcpus();
+    look = timer_new_ms(QEMU_CLOCK_REALTIME, drain_look, NULL);
+    for (int quiet = 0; quiet < DRAIN_ROUNDS; ) {
+        int64_t now_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+
+        if (now_ms >= deadline_ms) {
+            warn_report("COLO: QEMU exits, and some of the guest's output has "
+                        "not left within %d ms", DRAIN_MS);
+            break;
+        }
+        quiet = participants_drained() ? quiet + 1 : 0;
+        timer_mod(look, now_ms + DRAIN_LOOK_MS);
+        main_loop_wait(quiet > 0);
+    }
+    timer_free(look);
+}
+
+void colo_shutdown(void)
+{
+    exiting = true;
+    end_session();
+    drain_output();
 }
 
 /* Monitor commands */

@@ -127,6 +127,7 @@ struct ColoCompare {
     QSIMPLEQ_HEAD(, ColoPacket) pending;    /* released, outdev is full */
     uint64_t out_closed;        /* packets lost: nobody was connected */
     uint64_t xen_epoch;
+    bool moved;                 /* primary_in, since drained() was asked */
 };
 
 /* BQL */
@@ -337,6 +338,31 @@ static void compare_participant_open(ColoParticipant *p)
     compare_command(container_of(p, ColoCompare, participant), COMPARE_OPEN, 0);
 }
 
+typedef struct DrainedQuery {
+    ColoCompare *c;
+    bool drained;
+} DrainedQuery;
+
+/* In the iothread */
+static void compare_look(void *opaque)
+{
+    DrainedQuery *q = opaque;
+    ColoCompare *c = q->c;
+
+    compare_obey_bh(c);
+    q->drained = !c->moved && QSIMPLEQ_EMPTY(&c->pending) &&
+                 !colo_stream_writer_queued_bytes(c->out);
+    c->moved = false;
+}
+
+static bool compare_participant_drained(ColoParticipant *p)
+{
+    DrainedQuery q = { container_of(p, ColoCompare, participant) };
+
+    aio_wait_bh_oneshot(q.c->ctx, compare_look, &q);
+    return q.drained;
+}
+
 /* Input */
 
 static void primary_packet(void *opaque, uint8_t *data, uint32_t size,
@@ -448,6 +474,7 @@ static void input_read(void *opaque, const uint8_t *buf, int size)
     ColoCompare *c = in->c;
     Error *err = NULL;
 
+    c->moved |= in == &c->primary;
     if (in->broken) {
         return;
     }
@@ -664,6 +691,7 @@ static void compare_attach(ColoCompare *c)
         .arm = compare_participant_arm,
         .commit = compare_participant_commit,
         .open = compare_participant_open,
+        .drained = compare_participant_drained,
     };
     colo_participant_register(&c->participant);
     c->attached = true;

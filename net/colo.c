@@ -11,7 +11,9 @@
 #include "net/colo-compare.h"
 #include "net/filter.h"
 #include "net/net.h"
+#include "net/queue.h"
 #include "qom/object.h"
+#include "system/runstate.h"
 
 bool colo_net_supported(void)
 {
@@ -60,6 +62,13 @@ static void warn_unless_held(NICState *nic, void *opaque)
 void colo_net_warn_unprotected(ColoSyncMode mode)
 {
     qemu_foreach_nic(warn_unless_held, &mode);
+}
+
+void colo_net_flush_standing(NetClientState *netdev)
+{
+    if (!runstate_is_running()) {
+        qemu_net_queue_flush(netdev->incoming_queue);
+    }
 }
 
 ColoCompareStatisticsList *colo_net_compare_statistics(void)

@@ -41,6 +41,7 @@
 #include "qapi/util.h"
 #include "chardev/char-fe.h"
 #include "migration/colo.h"
+#include "net/colo.h"
 #include "net/colo-compare.h"
 #include "net/colo-compare-options.h"
 #include "net/colo-match.h"
@@ -199,6 +200,7 @@ static void send_one(FilterCompare *fc, ColoPacket *p)
     fc->out_bytes -= p->size;
     if (nf->netdev->peer) {
         qemu_netfilter_pass_to_next(nf->netdev->peer, 0, &iov, 1, nf);
+        colo_net_flush_standing(nf->netdev);
     }
     colo_packet_free(p);
 }
@@ -292,6 +294,14 @@ static void compare_open(ColoParticipant *p)
         colo_match_open(fc->match);
         compare_fed(fc);
     }
+}
+
+static bool compare_drained(ColoParticipant *p)
+{
+    FilterCompare *fc = from_participant(p);
+
+    return QSIMPLEQ_EMPTY(&fc->out) &&
+           !qemu_net_queue_len(NETFILTER(fc)->netdev->incoming_queue);
 }
 
 static void compare_vm_state(void *opaque, bool running, RunState state)
@@ -472,6 +482,7 @@ static void compare_setup(NetFilterState *nf, Error **errp)
         .cut = compare_arm,
         .commit = compare_commit,
         .open = compare_open,
+        .drained = compare_drained,
     };
     fc->vmstate = qemu_add_vm_change_state_handler(compare_vm_state, fc);
     QTAILQ_INSERT_TAIL(&compares, fc, next);

@@ -46,6 +46,7 @@
 #include "qapi/error.h"
 #include "qapi/visitor.h"
 #include "migration/colo.h"
+#include "net/colo.h"
 #include "net/filter.h"
 #include "net/net.h"
 #include "net/queue.h"
@@ -211,12 +212,14 @@ static bool feed_one(OutputCommit *oc)
 
     if (!p->sender->peer || !is_last_filter(nf)) {
         qemu_netfilter_pass_to_next(p->sender, p->flags, &iov, 1, nf);
+        colo_net_flush_standing(nf->netdev);
     } else {
         oc->backend_busy = true;
         if (!qemu_net_queue_send_iov(p->sender->peer->incoming_queue,
                                      p->sender, p->flags, &iov, 1,
                                      backend_sent)) {
-            return false;
+            colo_net_flush_standing(nf->netdev);
+            return !oc->backend_busy;
         }
         oc->backend_busy = false;
     }
@@ -283,6 +286,13 @@ static void output_commit_open(ColoParticipant *p)
     oc->state = OUTPUT_COMMIT_DRAINING;
     trace_filter_output_commit_open(oc->epoch, oc->queued_packets);
     output_commit_feed(oc);
+}
+
+static bool output_commit_drained(ColoParticipant *p)
+{
+    OutputCommit *oc = from_participant(p);
+
+    return !oc->backend_busy && !head_may_go(oc);
 }
 
 static void output_commit_stand(ColoParticipant *p, bool standing)
@@ -452,6 +462,7 @@ static void output_commit_init(Object *obj)
         .commit = output_commit_commit,
         .open = output_commit_open,
         .stand = output_commit_stand,
+        .drained = output_commit_drained,
     };
     QSIMPLEQ_INIT(&oc->queue);
     object_property_add_uint64_ptr(obj, "held-packets", &oc->held,

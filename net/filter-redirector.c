@@ -46,6 +46,7 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "migration/colo.h"
+#include "net/colo.h"
 #include "net/colo-stream.h"
 #include "net/filter.h"
 #include "net/net.h"
@@ -106,6 +107,7 @@ struct FilterRedirector {
     uint64_t in_epoch;          /* of what comes from there */
     QSIMPLEQ_HEAD(, KeptPacket) kept;
     uint64_t kept_bytes;
+    bool in_moved;              /* since drained() was asked */
     bool feeding;               /* guards against recursion */
     bool nic_behind;            /* it says when it has taken its packets */
 
@@ -170,6 +172,7 @@ static void inject(FilterRedirector *r, const uint8_t *data, uint32_t size,
     if (nf->direction != NET_FILTER_DIRECTION_TX &&
         (r->state == REDIRECTOR_PLAIN || !feeds_guest(r))) {
         qemu_netfilter_pass_to_next(nf->netdev->peer, 0, &iov, 1, nf);
+        colo_net_flush_standing(nf->netdev);
     }
 }
 
@@ -371,6 +374,7 @@ static void in_read(void *opaque, const uint8_t *buf, int size)
     FilterRedirector *r = opaque;
     Error *err = NULL;
 
+    r->in_moved = true;
     if (!r->in_broken &&
         !colo_stream_reader_feed(r->in, buf, size, &err)) {
         r->in_broken = true;
@@ -568,6 +572,24 @@ static void redirector_open(ColoParticipant *p)
     redirector_feed(r);
 }
 
+/* The guest's input is of no interest, nor is what a secondary says */
+static bool redirector_drained(ColoParticipant *p)
+{
+    FilterRedirector *r = from_participant(p);
+    bool moved = r->in_moved;
+
+    r->in_moved = false;
+    if (r->state != REDIRECTOR_PLAIN) {
+        return true;
+    }
+    if (r->out && colo_stream_writer_queued_bytes(r->out)) {
+        return false;
+    }
+    return !r->in || feeds_guest(r) ||
+           (!moved &&
+            !qemu_net_queue_len(NETFILTER(r)->netdev->incoming_queue));
+}
+
 static void redirector_vm_state(void *opaque, bool running, RunState state)
 {
     FilterRedirector *r = opaque;
@@ -646,6 +668,7 @@ static void redirector_setup(NetFilterState *nf, Error **errp)
         .cut = redirector_arm,
         .load = redirector_load,
         .open = redirector_open,
+        .drained = redirector_drained,
     };
     r->vmstate = qemu_add_vm_change_state_handler(redirector_vm_state, r);
     colo_participant_register(&r->participant);

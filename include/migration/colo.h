@@ -27,9 +27,9 @@ enum {
  * ColoParticipant: something that takes part in checkpoints.
  *
  * Every callback is optional and runs under the BQL: on the primary in the
- * migration thread, on the secondary in the main loop, and arm and stand also
- * in the thread that registers when a session is already under way.  None of
- * them may wait for the peer.
+ * migration thread (but for drained), on the secondary in the main loop, and
+ * arm and stand also in the thread that registers when a session is already
+ * under way.  None of them may wait for the peer.
  */
 typedef struct ColoParticipant ColoParticipant;
 struct ColoParticipant {
@@ -63,6 +63,12 @@ struct ColoParticipant {
      * mode the guest stands still.
      */
     void (*stand)(ColoParticipant *p, bool standby);
+    /*
+     * QEMU exits, and the main loop goes round for the last times: is all gone
+     * that may leave?  Asked again and again; false as well if something has
+     * come this way since it was asked last.  Main thread.
+     */
+    bool (*drained)(ColoParticipant *p);
 
     QTAILQ_ENTRY(ColoParticipant) next;
 };

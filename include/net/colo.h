@@ -18,7 +18,16 @@ bool colo_net_supported(void);
  */
 void colo_net_warn_unprotected(ColoSyncMode mode);
 
-/* What each colo-compare object has done; the caller frees the list */
+/*
+ * colo_net_flush_standing: @netdev has just got a packet that may leave.  While
+ * the VM stands still, queues keep packets; but the guest said it before.
+ */
+void colo_net_flush_standing(NetClientState *netdev);
+
+/*
+ * What each object that compares has done; the caller frees the list.  NULL if
+ * there is none.
+ */
 ColoCompareStatisticsList *colo_net_compare_statistics(void);
 
 #endif

@@ -11,6 +11,8 @@ from .registry import (Context, check, check_intact, test, wait_for,
                        wait_lines)
 
 ENDED_SECONDS = 15.0
+LAST_CONNECTIONS = 40
+LAST_SECONDS = 20
 
 
 def check_ended(secondary: vm.Vm) -> None:
@@ -53,6 +55,37 @@ def power_off(ctx: Context, **changes: Any) -> None:
 @test('/colo/e2e/end/guest-poweroff')
 def poweroff(ctx: Context) -> None:
     power_off(ctx)
+
+
+def last_words(ctx: Context, quits: bool = True, **changes: Any) -> None:
+    """What the guest says right before it powers off arrives, and the end of
+    each connection.
+
+    @quits: QEMU ends then, or it is told to later.
+    """
+    extra = () if quits else ('-no-shutdown',)
+    with ctx.pair(memory='256', extra=extra, **changes) as pair:
+        ctx.protected(pair)
+        primary = pair.vm('primary')
+        end = pair.client('last', connections=LAST_CONNECTIONS,
+                          seconds=LAST_SECONDS).wait_end()
+        check(bool(end['intact']), f'{end["why"]}: {end}')
+        if not quits:
+            primary.wait_run_state('shutdown', ENDED_SECONDS)
+            primary.monitor.execute('quit')
+        check(primary.wait_exit(30) == 0, 'exit status')
+        check_ended(pair.vm('secondary'))
+
+
+@test('/colo/e2e/end/last-words')
+def last_words_periodic(ctx: Context) -> None:
+    last_words(ctx)
+
+
+@test('/colo/e2e/end/last-words-no-shutdown')
+def last_words_stopped(ctx: Context) -> None:
+    """The VM is stopped, and QEMU stays."""
+    last_words(ctx, quits=False)
 
 
 @test('/colo/e2e/end/cancel')

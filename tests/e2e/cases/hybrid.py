@@ -8,7 +8,7 @@ from typing import Any, Sequence
 
 from colo import product, qmp, vm
 
-from .ends import power_off
+from .ends import last_words, power_off
 from .kill import DATAGRAMS, KILLS_LONG, KILLS_QUICK, Mode, kill_rounds
 from .ram import reset_guest
 from .registry import (Context, check, check_intact, check_verified, test,
@@ -215,6 +215,22 @@ def paused(ctx: Context) -> None:
 def poweroff(ctx: Context) -> None:
     """Both guests power off; it ends in order, and nobody lives on."""
     power_off(ctx, mode='hybrid', memory='256')
+
+
+@test('/colo/e2e/hybrid/last-words')
+def last_words_hybrid(ctx: Context) -> None:
+    last_words(ctx, mode='hybrid')
+
+
+@test('/colo/e2e/hybrid/last-words-published')
+def last_words_published(ctx: Context) -> None:
+    """The way out leads through an iothread, sockets and the main loop."""
+    last_words(ctx, mode='hybrid', published=True)
+
+
+@test('/colo/e2e/hybrid/last-words-no-shutdown')
+def last_words_stopped(ctx: Context) -> None:
+    last_words(ctx, quits=False, mode='hybrid')
 
 
 @test('/colo/e2e/hybrid/reset')

@@ -29,7 +29,7 @@ typedef struct Options {
     double interval_ms;         /* echo: pause between two requests;
                                    datagrams: from one to the next;
                                    disk: pause of the writer */
-    int connections;            /* http */
+    int connections;            /* http, last */
     const char *path;           /* http */
     const char *command;        /* control */
     const char *device;         /* disk */
@@ -93,5 +93,8 @@ int run_ping6(void);
 
 /* Mode of colo-client-disk.c */
 int run_disk(void);
+
+/* Mode of colo-client-last.c */
+int run_last(void);
 
 #endif /* COLO_CLIENT_H */

@@ -28,6 +28,7 @@
  *   7006  udp        a datagram in, the same out with what the guest knows of
  *                    its client filled in (colo-datagram.h)
  *   7007  disk       numbered blocks on a disk (colo-guest-disk.c)
+ *   7008  last       what is sent right before the end (colo-guest-last.c)
  *   80    HTTP/1.1   /small 6 bytes, /64k 65536 bytes of the stream of seed 64
  *
  * One thread serves one connection with blocking calls; nothing is shared
@@ -578,6 +579,7 @@ static const struct {
 } commands[] = {
     { "dirty", control_dirty },     /* MIB [BYTES]: rewritten each 100 ms */
     { "diskload", control_diskload },   /* ...: see colo-guest-diskload.c */
+    { "last", control_last },       /* last words, and power off */
     { "load", control_load },       /* SET: insert a set of modules */
     { "mem", control_mem },         /* total and free memory */
     { "ping", control_ping },
@@ -617,6 +619,7 @@ static Service services[] = {
     { .name = "bulk-in", .port = 7004, .serve = serve_bulk_in },
     { .name = "control", .port = 7005, .serve = serve_control },
     { .name = "disk", .port = 7007, .serve = serve_disk },
+    { .name = "last", .port = 7008, .serve = serve_last },
     { .name = "http", .port = 80, .serve = serve_http },
 };
 

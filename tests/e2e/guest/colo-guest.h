@@ -61,4 +61,8 @@ void control_verify(int fd, const char *args);
 /* A load on a disk (colo-guest-diskload.c): a command */
 void control_diskload(int fd, const char *args);
 
+/* Last words (colo-guest-last.c): a service and a command */
+void serve_last(int fd);
+void control_last(int fd, const char *args);
+
 #endif /* COLO_GUEST_H */
