@@ -208,6 +208,7 @@ bool colo_start_decode(const uint8_t *buf, size_t len, ColoStart *s,
     s->mode = ldl_be_p(buf);
     s->timeout_ms = ldl_be_p(buf + 4);
     s->flags = ldl_be_p(buf + 8);
+    s->generation = ldq_be_p(buf + 16);
     if (s->timeout_ms == 0) {
         error_setg(errp, "'start' without a timeout");
         return false;
