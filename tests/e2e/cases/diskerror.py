@@ -6,8 +6,9 @@ system.
   primary's image     told as if it were alone     goes on
   secondary's image   nothing                      ends, COLO_DISK_ERROR
   hidden overlay      nothing                      ends, COLO_DISK_ERROR
-  active overlay      nothing: what the other      goes on, by checkpoints
-                      guest says is different
+  active overlay      nothing: what the other      goes on, by checkpoints;
+                      guest says is different      ends, COLO_DISK_ERROR, if it
+                                                   cannot be emptied either
 
 Nobody waits for ever, and nothing that a client was told is durable is lost.
 """
@@ -36,10 +37,9 @@ EVENT_IO = 'BLOCK_IO_ERROR'
 EVENT_QUORUM = 'QUORUM_REPORT_BAD'
 EVENT_JOB = 'BLOCK_JOB_COMPLETED'
 
-# For the guest: write where its writer does not, and past its cache, or an error
-# would be the writer's as well
-WRITE = ('sh dd if=/bin/busybox of=/dev/vda count=1 oflag=direct '
-         'conv=notrunc,fsync 2>&1')
+# For the guest: write where its writer does not.  An error is told to all who
+# have the disk open.
+WRITE = 'sh dd if=/bin/busybox of=/dev/vda count=1 conv=notrunc,fsync 2>&1'
 WRITE_SECTOR = f'{WRITE} bs=512 seek={BAD_SECTOR}'
 WRITE_MIB = f'{WRITE} bs=1M seek={MIB - 1}'
 
@@ -77,13 +77,14 @@ def local(ctx: Context) -> None:
     what it has read before, and protection goes on."""
     errors = disks.errors(errno.EIO, iotype='write', sector=BAD_SECTOR)
     with ctx.pair(memory='256', disks=layout('local', errors)) as pair:
-        ticker, writers = begin(pair, LONG_MS)
+        ctx.protected(pair, x_colo_timeout=LONG_MS)
         primary = pair.vm('primary')
         said = pair.control(WRITE_SECTOR)
         check(not said.startswith('0 '), f'the guest was not told: {said}')
         primary.monitor.wait_event(EVENT_QUORUM, NOTICE_SECONDS)
         primary.monitor.wait_event(EVENT_IO, NOTICE_SECONDS)
         check_quick(pair)
+        ticker, writers = pair.client('ticker'), start_writers(pair)
         goes_on(pair, ticker, writers)
         pair.wait_checkpoints(3, NOTICE_SECONDS)
         pair.fence('primary')
@@ -316,7 +317,8 @@ def hidden_full(ctx: Context) -> None:
 def active(ctx: Context, number: int) -> None:
     """The secondary's guest gets the error, or stands; checkpoints bring it
     back, and the clients never notice."""
-    errors = disks.errors(number, event='write_aio', iotype='write')
+    errors = disks.errors(number, event='write_aio', iotype='write',
+                          once='on')
     with ctx.pair(memory='256', mode='hybrid',
                   disks=layout('active', errors)) as pair:
         ticker, writers = begin(pair, LONG_MS)
@@ -331,7 +333,19 @@ def active(ctx: Context, number: int) -> None:
         finish(pair, ticker, writers)
 
 
-@test('/colo/e2e/disk/hybrid/error/active')
+@test('/colo/e2e/disk/hybrid/error/active-empty', long_only=True)
+def active_empty(ctx: Context) -> None:
+    errors = disks.errors(errno.EIO, event='write_aio', iotype='write')
+    with ctx.pair(memory='256', mode='hybrid',
+                  disks=layout('active', errors)) as pair:
+        ticker, writers = begin(pair, LONG_MS)
+        ends_with_error(pair, 'secondary')
+        check_quick(pair)
+        goes_on(pair, ticker, writers)
+        finish(pair, ticker, writers)
+
+
+@test('/colo/e2e/disk/hybrid/error/active', long_only=True)
 def active_io(ctx: Context) -> None:
     active(ctx, errno.EIO)
 
