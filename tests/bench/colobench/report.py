@@ -267,7 +267,9 @@ def disk(cells: list[Cell], shown: list[Variant],
              'the pauses and not the rests.  Longest: of single writes, by '
              'the guest\'s clock.',
              'Images in memory are on a tmpfs; those on a disk are opened '
-             'with O_DIRECT.']
+             'with O_DIRECT, and both',
+             'hosts share that disk: what the secondary writes slows it down '
+             'for the primary.']
     for place in places:
         for test in TESTS:
             rows = []
