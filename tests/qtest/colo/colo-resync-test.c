@@ -85,12 +85,12 @@ static void start_secondary(Disks *d)
 
     d->secondary = qtest_initf(
         ">/dev/null -M none -nodefaults "
-        "-drive if=none,id=dbg,driver=blkdebug,discard=unmap,"
-        "image.driver=file,image.filename=%s,image.discard=unmap "
-        "-drive if=none,node-name=disk,driver=raw,discard=unmap,file=dbg "
-        "-drive if=none,node-name=hash,driver=colo-hash,read-only=on,"
-        "file=disk",
-        d->raw[1]);
+        "-drive if=none,id=dbg,node-name=disk,driver=raw,discard=unmap,"
+        "file.driver=blkdebug,file.discard=unmap,file.image.driver=file,"
+        "file.image.filename=%s,file.image.discard=unmap", d->raw[1]);
+    qtest_qmp_assert_success(d->secondary,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'colo-hash', "
+        "'node-name': 'hash', 'read-only': true, 'file': 'disk'}}");
     qtest_qmp_assert_success(d->secondary,
         "{'execute': 'nbd-server-start', 'arguments': {'addr': {"
         "'type': 'unix', 'data': {'path': %s}}}}", d->socket);
@@ -295,8 +295,11 @@ static bool are_same(Disks *d)
 /* What has been written after the job's end is still on its way */
 static void wait_same(Disks *d)
 {
+    int64_t end = g_get_monotonic_time() + COLO_DEADLINE_MS * 1000LL;
+
     while (!are_same(d)) {
-        g_usleep(2000); /* until the alarm */
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        g_usleep(2000);
     }
 }
 
