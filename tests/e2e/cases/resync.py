@@ -19,6 +19,7 @@ MIB = 64
 AREA = 64 << 10
 BOTH, SHARED, ALONE, LOST = 0x11, 0x22, 0x33, 0xee
 SHUTDOWN_SECONDS = 60.0
+CHECKPOINT_SECONDS = 60.0
 
 
 def offset(area: int) -> int:
@@ -59,6 +60,7 @@ def begin(pair: vm.Pair) -> tuple[client.Client, list[client.Client]]:
     disks.resync(primary, pair.start_secondary(), 'full')
     protect(pair, ticker)
     write(primary, range(10, 13), SHARED)
+    pair.wait_checkpoints(2, CHECKPOINT_SECONDS)
     return ticker, writers
 
 
@@ -128,7 +130,7 @@ def by_bitmap(ctx: Context) -> None:
         primary, secondary = pair.vm('primary'), pair.vm('secondary')
         primary.monitor.execute('block-dirty-bitmap-add', {
             'node': 'image0', 'name': 'since', 'granularity': AREA})
-        pair.wait_checkpoints(2, SHUTDOWN_SECONDS)
+        pair.wait_checkpoints(2, CHECKPOINT_SECONDS)
         primary.monitor.execute('migrate_cancel')
         wait_for('the primary to be alone',
                  lambda: primary.status().state == 'alone')
