@@ -44,9 +44,10 @@
  *
  * So different hashes mean little, and to copy what is the same does no harm;
  * a piece is copied as above.  (Writes to the same place that a guest has
- * under way at the same time have no order, with or without this.  And XXH128
- * is no cryptographic hash: a guest that looks for two blocks with the same
- * one can have its own disk differ.)
+ * under way at the same time have no order, with or without this, and what is
+ * in the place of one that failed is not known.  And XXH128 is no
+ * cryptographic hash: a guest that looks for two blocks with the same one can
+ * have its own disk differ.)
  *
  * Hashes come from the peer, so the job must not be in a request for them
  * when somebody drains.  A coroutine in the main loop asks, past the block
