@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The end-to-end tests; importing the package registers them."""
 
-from . import (diskbus, diskerror, diskfault, disks, ends,  # noqa: F401
-               fault, first, generation, hybrid, inputs, kill, life, loss,
-               monitor, nics, powercut, ram, resync, selfcheck, soak)
+from . import (diskbus, diskerror, diskfault, disks, document,  # noqa: F401
+               ends, fault, first, generation, hybrid, inputs, kill, life,
+               loss, monitor, nics, powercut, ram, resync, selfcheck, soak)

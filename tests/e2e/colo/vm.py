@@ -126,6 +126,7 @@ class Vm:
             args += disks.arguments(machine, run, host, secondary)
         if incoming:
             args += ['-incoming', 'defer']
+        args = self._command(args)
         if machine.cpu_lists:
             cpus = machine.cpu_lists[list(net.LINK_ADDRESS).index(host)]
             args = ['taskset', '--cpu-list', cpus, *args]
@@ -138,6 +139,10 @@ class Vm:
         except BaseException:
             self.kill()
             raise
+
+    def _command(self, args: list[str]) -> list[str]:
+        """What is run for the QEMU that @args is."""
+        return args
 
     def _must_live(self) -> None:
         if self.process.poll() is not None:
