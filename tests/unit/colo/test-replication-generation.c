@@ -58,16 +58,16 @@ static void test_text(void)
 static void test_garbage(void)
 {
     static const char *const texts[] = {
-        "", "\n", " \n", "colo-disk-generation\n", "colo-disk-generation 7\n",
+        "", "\n", " " "\n", "colo-disk-generation\n", "colo-disk-generation 7\n",
         "colo-disk-generation 7 alone", "colo-disk-generation 7 alon\n",
-        "colo-disk-generation  7 alone\n", "colo-disk-generation 7 alone \n",
+        "colo-disk-generation  7 alone\n", "colo-disk-generation 7 alone " "\n",
         "colo-disk-generation 7 alone\n\n", "colo-disk-generation -7 alone\n",
         "colo-disk-generation +7 alone\n", "colo-disk-generation 0x7 alone\n",
         "colo-disk-generation 18446744073709551616 alone\n",
         "colo-disk-generation 7x alone\n", "colo-disk-generatio 7 alone\n",
         "colo-disk-generation 7 alone more\n",
         "colo-disk-generation 7 alone                                        "
-        "                                 \n",
+        "                                 " "\n",
     };
     static const char with_zero[] = "colo-disk-generation 7 alone\0\n";
     ColoDiskGeneration g;
