@@ -12,6 +12,7 @@
 #include "net/filter.h"
 #include "net/net.h"
 #include "net/queue.h"
+#include "standard-headers/linux/virtio_net.h"
 #include "qom/object.h"
 #include "system/runstate.h"
 
@@ -62,6 +63,26 @@ static void warn_unless_held(NICState *nic, void *opaque)
 void colo_net_warn_unprotected(ColoSyncMode mode)
 {
     qemu_foreach_nic(warn_unless_held, &mode);
+}
+
+int colo_net_fit_header(const NetClientState *netdev, uint32_t had,
+                        uint8_t *data, size_t size,
+                        struct iovec iov[COLO_NET_PARTS])
+{
+    static uint8_t zeroes[sizeof(struct virtio_net_hdr_v1_hash)];
+    uint32_t wanted = netdev->vnet_hdr_len;
+
+    if (had == wanted) {
+        iov[0] = (struct iovec) { data, size };
+        return 1;
+    }
+    /* All of them begin alike; what is behind says nothing of output */
+    assert(wanted <= sizeof(zeroes));
+    had = MIN(had, size);
+    iov[0] = (struct iovec) { data, MIN(had, wanted) };
+    iov[1] = (struct iovec) { zeroes, wanted - MIN(had, wanted) };
+    iov[2] = (struct iovec) { data + had, size - had };
+    return COLO_NET_PARTS;
 }
 
 void colo_net_flush_standing(NetClientState *netdev)

@@ -195,11 +195,13 @@ static bool backend_has_room(FilterCompare *fc)
 static void send_one(FilterCompare *fc, ColoPacket *p)
 {
     NetFilterState *nf = NETFILTER(fc);
-    struct iovec iov = { p->data, p->size };
+    struct iovec iov[COLO_NET_PARTS];
+    int parts = colo_net_fit_header(nf->netdev, p->vnet_hdr_len, p->data,
+                                    p->size, iov);
 
     fc->out_bytes -= p->size;
     if (nf->netdev->peer) {
-        qemu_netfilter_pass_to_next(nf->netdev->peer, 0, &iov, 1, nf);
+        qemu_netfilter_pass_to_next(nf->netdev->peer, 0, iov, parts, nf);
         colo_net_flush_standing(nf->netdev);
     }
     colo_packet_free(p);

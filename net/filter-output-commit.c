@@ -75,7 +75,7 @@ typedef struct HeldPacket {
     QSIMPLEQ_ENTRY(HeldPacket) next;
     uint64_t epoch;
     NetClientState *sender;
-    unsigned flags;
+    uint32_t vnet_hdr_len;
     size_t size;
     uint8_t data[];
 } HeldPacket;
@@ -208,15 +208,17 @@ static bool feed_one(OutputCommit *oc)
 {
     NetFilterState *nf = NETFILTER(oc);
     HeldPacket *p = QSIMPLEQ_FIRST(&oc->queue);
-    struct iovec iov = { .iov_base = p->data, .iov_len = p->size };
+    struct iovec iov[COLO_NET_PARTS];
+    int parts = colo_net_fit_header(nf->netdev, p->vnet_hdr_len, p->data,
+                                    p->size, iov);
 
     if (!p->sender->peer || !is_last_filter(nf)) {
-        qemu_netfilter_pass_to_next(p->sender, p->flags, &iov, 1, nf);
+        qemu_netfilter_pass_to_next(p->sender, 0, iov, parts, nf);
         colo_net_flush_standing(nf->netdev);
     } else {
         oc->backend_busy = true;
         if (!qemu_net_queue_send_iov(p->sender->peer->incoming_queue,
-                                     p->sender, p->flags, &iov, 1,
+                                     p->sender, 0, iov, parts,
                                      backend_sent)) {
             colo_net_flush_standing(nf->netdev);
             return !oc->backend_busy;
@@ -349,7 +351,9 @@ static ssize_t output_commit_receive_iov(NetFilterState *nf,
     p = g_malloc(sizeof(*p) + size);
     p->epoch = oc->epoch;
     p->sender = sender;
-    p->flags = flags;
+    /* Without one it gets one when it leaves */
+    p->vnet_hdr_len = flags & QEMU_NET_PACKET_FLAG_RAW ? 0
+                      : MIN(nf->netdev->vnet_hdr_len, size);
     p->size = iov_to_buf(iov, iovcnt, 0, p->data, size);
     QSIMPLEQ_INSERT_TAIL(&oc->queue, p, next);
     oc->held++;

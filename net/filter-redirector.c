@@ -136,14 +136,16 @@ static bool feeds_guest(FilterRedirector *r)
 }
 
 /*
- * Does the packet suit those who would get it?  A vnet header of another length
- * than the netdev's cannot be told from data there.
+ * Does the packet suit those who would get it?  Headers of all lengths can be
+ * made fit (the guest may have reset its NIC meanwhile), but not one that
+ * nobody knows of, or that is there on one side only.
  */
 static bool is_sound(FilterRedirector *r, uint32_t size, uint32_t vnet_hdr_len)
 {
     uint32_t expected = NETFILTER(r)->netdev->vnet_hdr_len;
 
-    if ((!r->vnet_hdr || vnet_hdr_len == expected) && size >= expected) {
+    if (r->vnet_hdr ? !vnet_hdr_len == !expected && size >= vnet_hdr_len
+                    : size >= expected) {
         return true;
     }
     warn_report_once("filter-redirector: indev '%s' delivers packets that the "
@@ -154,24 +156,28 @@ static bool is_sound(FilterRedirector *r, uint32_t size, uint32_t vnet_hdr_len)
 }
 
 /* Put a packet into the chain behind this filter */
-static void inject(FilterRedirector *r, const uint8_t *data, uint32_t size,
+static void inject(FilterRedirector *r, uint8_t *data, uint32_t size,
                    uint32_t vnet_hdr_len)
 {
     NetFilterState *nf = NETFILTER(r);
-    struct iovec iov = { (void *)data, size };
+    struct iovec iov[COLO_NET_PARTS];
+    int parts;
 
     if (!is_sound(r, size, vnet_hdr_len)) {
         r->dropped_bad++;
         return;
     }
+    parts = colo_net_fit_header(nf->netdev, r->vnet_hdr ? vnet_hdr_len
+                                            : nf->netdev->vnet_hdr_len,
+                                data, size, iov);
     r->in_packets++;
     if (nf->direction != NET_FILTER_DIRECTION_RX) {
-        qemu_netfilter_pass_to_next(nf->netdev, 0, &iov, 1, nf);
+        qemu_netfilter_pass_to_next(nf->netdev, 0, iov, parts, nf);
     }
     /* The primary's input is not for the network of the secondary */
     if (nf->direction != NET_FILTER_DIRECTION_TX &&
         (r->state == REDIRECTOR_PLAIN || !feeds_guest(r))) {
-        qemu_netfilter_pass_to_next(nf->netdev->peer, 0, &iov, 1, nf);
+        qemu_netfilter_pass_to_next(nf->netdev->peer, 0, iov, parts, nf);
         colo_net_flush_standing(nf->netdev);
     }
 }

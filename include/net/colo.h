@@ -25,6 +25,18 @@ void colo_net_warn_unprotected(ColoSyncMode mode);
 void colo_net_flush_standing(NetClientState *netdev);
 
 /*
+ * colo_net_fit_header: @iov gets the packet in @data with a vnet header of the
+ * length that @netdev has now.  Returns how many parts it has.
+ *
+ * The length belongs to the driver in the guest, which may have reset its NIC
+ * since the packet was held: @had is what it was then.
+ */
+#define COLO_NET_PARTS 3
+int colo_net_fit_header(const NetClientState *netdev, uint32_t had,
+                        uint8_t *data, size_t size,
+                        struct iovec iov[COLO_NET_PARTS]);
+
+/*
  * What each object that compares has done; the caller frees the list.  NULL if
  * there is none.
  */

@@ -13,6 +13,9 @@ from .registry import (Context, check, check_intact, test, wait_for,
 ENDED_SECONDS = 15.0
 LAST_CONNECTIONS = 40
 LAST_SECONDS = 20
+LAST_PAUSE_MS = 1500
+NEVER_MS = 600000
+LATE_MS = 2000
 
 
 def check_ended(secondary: vm.Vm) -> None:
@@ -59,16 +62,26 @@ def poweroff(ctx: Context) -> None:
 
 def last_words(ctx: Context, quits: bool = True, **changes: Any) -> None:
     """What the guest says right before it powers off arrives, and the end of
-    each connection.
+    each connection, although all of it is held until then.
 
     @quits: QEMU ends then, or it is told to later.
     """
     extra = () if quits else ('-no-shutdown',)
-    with ctx.pair(memory='256', extra=extra, **changes) as pair:
+    with ctx.pair(memory='256', extra=extra,
+                  compare=(('compare_timeout', NEVER_MS),),
+                  **changes) as pair:
         ctx.protected(pair)
         primary = pair.vm('primary')
-        end = pair.client('last', connections=LAST_CONNECTIONS,
-                          seconds=LAST_SECONDS).wait_end()
+        last = pair.client('last', connections=LAST_CONNECTIONS,
+                           seconds=LAST_SECONDS, interval=LAST_PAUSE_MS)
+        if pair.machine.mode == 'periodic':
+            primary.monitor.execute('migrate-set-parameters', {
+                product.PARAMETER_DELAY: NEVER_MS if quits else LATE_MS})
+        else:
+            # What the primary's guest says finds no equal
+            pair.vm('secondary').monitor.execute('yank', {'instances': [
+                {'type': 'chardev', 'id': 'red1'}]})
+        end = last.wait_end()
         check(bool(end['intact']), f'{end["why"]}: {end}')
         if not quits:
             primary.wait_run_state('shutdown', ENDED_SECONDS)

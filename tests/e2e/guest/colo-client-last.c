@@ -2,7 +2,8 @@
 /*
  * The mode "last" of the client: connections that the guest closes with its
  * last words, when it powers off (see colo-guest-last.c).  Each has to bring
- * all bytes and the orderly end of the stream.
+ * all bytes and the orderly end of the stream.  When all are connected there is
+ * a pause (--interval) before the guest is told.
  */
 #include <poll.h>
 #include <stdio.h>
@@ -99,6 +100,7 @@ int run_last(void)
         return not_connected();
     }
     connected();
+    sleep_ns(opt.interval_ms * NS_PER_MS);
     if (send(control, COMMAND, strlen(COMMAND), MSG_NOSIGNAL) !=
         strlen(COMMAND)) {
         why = "the command was not sent";

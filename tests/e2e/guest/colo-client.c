@@ -663,7 +663,7 @@ static const struct {
     { "ping6", run_ping6, "ICMPv6 echo requests (--interval MS)" },
     { "control", run_control, "one command (--command)" },
     { "disk", run_disk, "blocks (--device, --slots, --seed, --interval MS)" },
-    { "last", run_last, "last words, power off (--connections, --seed)" },
+    { "last", run_last, "last words (--connections, --seed, --interval MS)" },
 };
 
 static int usage(void)

@@ -28,7 +28,8 @@ typedef struct Options {
     unsigned long long rate;    /* bytes a second, 0 = as fast as it goes */
     double interval_ms;         /* echo: pause between two requests;
                                    datagrams: from one to the next;
-                                   disk: pause of the writer */
+                                   disk: pause of the writer;
+                                   last: before the command */
     int connections;            /* http, last */
     const char *path;           /* http */
     const char *command;        /* control */

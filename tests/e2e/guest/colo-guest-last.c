@@ -3,14 +3,17 @@
  * The guest's last words: what it sends right before it powers off.
  *
  * A connection to the service says "BYTES SEED\n" and waits.  The command
- * "last" sends so many bytes of that stream on each of them, closes it, and
- * powers off at once.  So few bytes leave without any acknowledgement: all of
- * it has been given to the NIC by then, and the end of the stream as well.
+ * "last" sends so many bytes of that stream on each of them, ends it, and powers
+ * off as soon as the NIC has it all.  So few bytes need no acknowledgement.
+ * That the kernel has given all to the NIC is known; the NIC, which is reset
+ * when the guest powers off, gets a moment to take it.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -20,6 +23,8 @@
 
 #define MAX_CONNECTIONS     64
 #define MAX_BYTES           10000       /* the first window of TCP */
+#define NIC_NS              20000000LL
+#define UNSENT_NS           2000000000LL    /* the longest wait for the kernel */
 
 typedef struct Last {
     int fd;
@@ -67,7 +72,21 @@ static void say_last(const Last *last)
         buf[bytes / 2] ^= 1;
     }
     send(last->fd, buf, bytes, MSG_NOSIGNAL);
-    close(last->fd);
+    shutdown(last->fd, SHUT_WR);
+}
+
+static void await_sent(const Last *last)
+{
+    int64_t deadline = now_ns() + UNSENT_NS;
+    int unsent;
+
+    while (ioctl(last->fd, SIOCOUTQNSD, &unsent) == 0 && unsent &&
+           now_ns() < deadline) {
+        sleep_until(now_ns() + 1000000);
+    }
+    if (getpid() != 1) {
+        close(last->fd);    /* in a guest that is about to end nobody notices */
+    }
 }
 
 void control_last(int fd, const char *args)
@@ -76,8 +95,12 @@ void control_last(int fd, const char *args)
     for (unsigned i = 0; i < n_waiting; i++) {
         say_last(&waiting[i]);
     }
+    for (unsigned i = 0; i < n_waiting; i++) {
+        await_sent(&waiting[i]);
+    }
     n_waiting = 0;
     if (getpid() == 1) {
+        sleep_until(now_ns() + NIC_NS);
         reboot(RB_POWER_OFF);
     }
     pthread_mutex_unlock(&lock);
