@@ -219,6 +219,11 @@ bool replication_record_all(uint64_t number, ColoDiskRole role, Error **errp)
     return !first;
 }
 
+void replication_take_over_all(Error **errp)
+{
+    CALL_ALL(errp, take_over);
+}
+
 ColoDiskStatisticsList *replication_query_all(void)
 {
     ColoDiskStatisticsList *list = NULL;

@@ -34,6 +34,11 @@
  * the log for good.  It then takes everything and drops it: the guest never
  * notices, whoever made the log is told.
  *
+ * Reads: what is in the log is newer than what it is sent to.  Whoever reads
+ * there as well takes a view of the log first, then reads, and then puts the
+ * view over what was read.  Records that arrive meanwhile are still in the
+ * view, and those that are added were not complete when the read began.
+ *
  * Threads: writers anywhere, the sender in a thread and an AioContext of its
  * own; it needs neither the BQL nor the main loop.
  */
@@ -72,6 +77,7 @@ typedef struct LogRecord {
     uint64_t position;          /* its number, from 1 */
     uint64_t cost;              /* what it takes of the limit */
     uint8_t *data;              /* of LOG_WRITE */
+    unsigned refs;              /* the log's lock: the log, and views */
 } LogRecord;
 
 typedef QSIMPLEQ_HEAD(, LogRecord) LogRecords;
@@ -86,6 +92,13 @@ typedef struct LogRequest {
     int64_t bytes;
     QEMUIOVector qiov;          /* of LOG_WRITE */
 } LogRequest;
+
+struct ReplicationLogView {
+    ReplicationLog *log;
+    int64_t offset;
+    int64_t bytes;
+    GPtrArray *records;         /* in their order */
+};
 
 struct ReplicationLog {
     /* Set once */
@@ -116,7 +129,7 @@ struct ReplicationLog {
     uint64_t n_records;         /* waiting or under way */
     uint64_t n_before;          /* of these, from before the last cut */
     QemuCond settled;           /* n_before is 0, or the log has broken */
-    CoQueue room;
+    CoQueue room;               /* who waits for that, or for emptiness */
     unsigned n_writers;         /* in room */
     ReplicationLogStats stats;
 };
@@ -231,10 +244,13 @@ static void log_admit_timer(void *opaque)
     log_wake_writers_locked(log);
 }
 
-static void log_record_free(LogRecord *rec)
+static void log_record_unref(LogRecord *rec)
 {
-    g_free(rec->data);
-    g_free(rec);
+    assert(rec->refs);
+    if (!--rec->refs) {
+        g_free(rec->data);
+        g_free(rec);
+    }
 }
 
 /* The record is done with: sent, or dropped */
@@ -245,7 +261,7 @@ static void log_record_gone_locked(ReplicationLog *log, LogRecord *rec)
     if (rec->cut < log->cut && !--log->n_before) {
         qemu_cond_broadcast(&log->settled);
     }
-    log_record_free(rec);
+    log_record_unref(rec);
 }
 
 static bool log_has_room_locked(ReplicationLog *log, uint64_t cost)
@@ -317,7 +333,7 @@ static void coroutine_fn log_append(ReplicationLog *log, LogRecord *rec,
         }
     }
     if (dropped) {
-        log_record_free(rec);
+        log_record_unref(rec);
     }
     if (waited) {
         aio_wait_kick();        /* replication_log_free() may wait for us */
@@ -332,6 +348,7 @@ static LogRecord *log_record_new(LogRecordType type, int64_t offset,
     rec->type = type;
     rec->offset = offset;
     rec->bytes = bytes;
+    rec->refs = 1;
     return rec;
 }
 
@@ -343,7 +360,7 @@ static LogRecord *log_record_write(ReplicationLog *log, int64_t offset,
 
     rec->data = g_try_malloc(bytes);
     if (!rec->data) {
-        log_record_free(rec);
+        log_record_unref(rec);
         replication_log_break(log, ENOMEM);
         return NULL;
     }
@@ -392,6 +409,98 @@ void coroutine_fn replication_log_copy(ReplicationLog *log, int64_t offset,
         }
         log_append(log, rec, false);
     }
+}
+
+bool replication_log_is_empty(ReplicationLog *log)
+{
+    QEMU_LOCK_GUARD(&log->lock);
+    return !log->n_records;
+}
+
+void coroutine_fn replication_log_wait_empty(ReplicationLog *log)
+{
+    WITH_QEMU_LOCK_GUARD(&log->lock) {
+        log->n_writers++;
+        while (log->n_records && !log_broken_locked(log)) {
+            qemu_co_queue_wait(&log->room, &log->lock);
+        }
+        log->n_writers--;
+    }
+    aio_wait_kick();            /* as in log_append() */
+}
+
+/* What is in the log is looked at */
+
+static void log_view_add_locked(ReplicationLogView *view, LogRecord *rec)
+{
+    /* What reads as it likes after a discard may read what was */
+    if (rec->type == LOG_FLUSH || rec->type == LOG_DISCARD ||
+        rec->offset >= view->offset + view->bytes ||
+        rec->offset + rec->bytes <= view->offset) {
+        return;
+    }
+    rec->refs++;
+    g_ptr_array_add(view->records, rec);
+}
+
+ReplicationLogView *replication_log_view(ReplicationLog *log, int64_t offset,
+                                         int64_t bytes)
+{
+    ReplicationLogView *view;
+    LogRequest *req;
+    LogRecord *rec;
+
+    QEMU_LOCK_GUARD(&log->lock);
+    if (!log->n_records) {
+        return NULL;
+    }
+    view = g_new0(ReplicationLogView, 1);
+    view->log = log;
+    view->offset = offset;
+    view->bytes = bytes;
+    view->records = g_ptr_array_new();
+    /* Requests under way do not overlap, and came before all that wait */
+    QLIST_FOREACH(req, &log->under_way, next) {
+        QSIMPLEQ_FOREACH(rec, &req->records, next) {
+            log_view_add_locked(view, rec);
+        }
+    }
+    QSIMPLEQ_FOREACH(rec, &log->waiting, next) {
+        log_view_add_locked(view, rec);
+    }
+    return view;
+}
+
+void replication_log_view_apply(ReplicationLogView *view, QEMUIOVector *qiov)
+{
+    for (unsigned i = 0; i < view->records->len; i++) {
+        LogRecord *rec = g_ptr_array_index(view->records, i);
+        int64_t begin = MAX(rec->offset, view->offset);
+        int64_t end = MIN(rec->offset + rec->bytes,
+                          view->offset + view->bytes);
+
+        if (rec->type == LOG_WRITE) {
+            qemu_iovec_from_buf(qiov, begin - view->offset,
+                                rec->data + (begin - rec->offset),
+                                end - begin);
+        } else {
+            qemu_iovec_memset(qiov, begin - view->offset, 0, end - begin);
+        }
+    }
+}
+
+void replication_log_view_free(ReplicationLogView *view)
+{
+    if (!view) {
+        return;
+    }
+    WITH_QEMU_LOCK_GUARD(&view->log->lock) {
+        for (unsigned i = 0; i < view->records->len; i++) {
+            log_record_unref(g_ptr_array_index(view->records, i));
+        }
+    }
+    g_ptr_array_free(view->records, true);
+    g_free(view);
 }
 
 /* Records go out */

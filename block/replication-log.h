@@ -92,6 +92,26 @@ void coroutine_fn replication_log_discard(ReplicationLog *log, int64_t offset,
                                           int64_t bytes);
 void coroutine_fn replication_log_flush(ReplicationLog *log);
 
+/* Is nothing waiting or under way?  Any thread. */
+bool replication_log_is_empty(ReplicationLog *log);
+
+/*
+ * Wait until that is so, or the log is broken.  In a coroutine, any thread;
+ * the caller sees to it that it will be.
+ */
+void coroutine_fn replication_log_wait_empty(ReplicationLog *log);
+
+/*
+ * What is in the log for these bytes, in any thread: NULL if it is empty.
+ * Applied to what was read of the bytes later on, it brings it up to date.
+ */
+typedef struct ReplicationLogView ReplicationLogView;
+ReplicationLogView *replication_log_view(ReplicationLog *log, int64_t offset,
+                                         int64_t bytes);
+void replication_log_view_apply(ReplicationLogView *view, QEMUIOVector *qiov);
+/* Before the log is freed.  NULL is none. */
+void replication_log_view_free(ReplicationLogView *view);
+
 /*
  * A write that does not come from the guest; zeroes, which may be unmapped, if
  * @buf is NULL.  Does not wait: the caller looks before whether there is room.

@@ -52,7 +52,7 @@
 /* How zeroes are written if the child cannot */
 #define ZERO_CHUNK (256 * KiB)
 
-/* The child as it is: its own functions */
+/* The child as it is: its own functions.  Of a shared disk, too. */
 
 static int coroutine_fn direct_read(BDRVReplicationState *s, int64_t offset,
                                     int64_t bytes, void *buf)
@@ -103,9 +103,9 @@ static int coroutine_fn direct_write_unaligned(BDRVReplicationState *s,
     return direct_write(s, begin, end - begin, &aligned);
 }
 
-static int coroutine_fn direct_write_any(BDRVReplicationState *s,
-                                         int64_t offset, int64_t bytes,
-                                         QEMUIOVector *qiov)
+int coroutine_fn replication_direct_write(BDRVReplicationState *s,
+                                          int64_t offset, int64_t bytes,
+                                          QEMUIOVector *qiov)
 {
     if (QEMU_IS_ALIGNED(offset | bytes, s->peer->bl.request_alignment)) {
         return direct_write(s, offset, bytes, qiov);
@@ -123,15 +123,16 @@ static int coroutine_fn direct_zero_as_data(BDRVReplicationState *s,
         int64_t n = MIN(bytes, ZERO_CHUNK);
         QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, zeroes, n);
 
-        ret = direct_write_any(s, offset, n, &qiov);
+        ret = replication_direct_write(s, offset, n, &qiov);
         offset += n;
         bytes -= n;
     }
     return ret;
 }
 
-static int coroutine_fn direct_zero(BDRVReplicationState *s, int64_t offset,
-                                    int64_t bytes, BdrvRequestFlags flags)
+int coroutine_fn replication_direct_zero(BDRVReplicationState *s,
+                                         int64_t offset, int64_t bytes,
+                                         BdrvRequestFlags flags)
 {
     BlockDriverState *peer = s->peer;
     int ret = -ENOTSUP;
@@ -177,7 +178,7 @@ static int coroutine_fn primary_write(void *opaque, int64_t offset,
     BDRVReplicationState *s = opaque;
 
     if (s->direct) {
-        return direct_write_any(s, offset, bytes, qiov);
+        return replication_direct_write(s, offset, bytes, qiov);
     }
     GRAPH_RDLOCK_GUARD();
     return bdrv_co_pwritev(s->bs->file, offset, bytes, qiov, 0);
@@ -190,7 +191,7 @@ static int coroutine_fn primary_zero(void *opaque, int64_t offset,
     BdrvRequestFlags flags = may_unmap ? BDRV_REQ_MAY_UNMAP : 0;
 
     if (s->direct) {
-        return direct_zero(s, offset, bytes, flags);
+        return replication_direct_zero(s, offset, bytes, flags);
     }
     GRAPH_RDLOCK_GUARD();
     return bdrv_co_pwrite_zeroes(s->bs->file, offset, bytes, flags);
@@ -253,12 +254,15 @@ static bool GRAPH_RDLOCK is_drained_from_above(BlockDriverState *bs)
     return false;
 }
 
-static bool coroutine_fn primary_must_admit(void *opaque)
+bool coroutine_fn replication_primary_must_admit(BDRVReplicationState *s)
 {
-    BDRVReplicationState *s = opaque;
-
     assume_graph_lock(); /* the request that asks holds it */
     return is_drained_from_above(s->bs);
+}
+
+static bool coroutine_fn primary_must_admit(void *opaque)
+{
+    return replication_primary_must_admit(opaque);
 }
 
 void replication_yank(BlockDriverState *nbd)

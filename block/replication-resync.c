@@ -646,6 +646,12 @@ static bool check_node(BlockDriverState *node, Error **errp)
                    bdrv_get_node_name(node));
         return false;
     }
+    if (s->shared_disk) {
+        error_setg(errp, "node '%s' is that of a shared disk: there is nothing "
+                   "to resync, both sides have the same image",
+                   replication_name(s));
+        return false;
+    }
     if (s->stage != COLO_DISK_STAGE_IDLE) {
         error_setg(errp, "node '%s' is %s and cannot be resynced",
                    replication_name(s), ColoDiskStage_str(s->stage));

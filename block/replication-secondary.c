@@ -34,6 +34,12 @@
  * checkpoint nor of this guest.  Then the job ends, and another one commits
  * both overlays into the disk, while the guest runs.
  *
+ * Of a shared disk the disk is the primary's own, read-only here.  There is no
+ * job: the primary itself puts into the hidden overlay what it is going to
+ * overwrite, by way of replication-store.c, and that is what it has an export
+ * of.  A failover needs the right to write to the disk, see
+ * replication-claim.c; the rest is the same.
+ *
  * All is under the BQL.
  */
 
@@ -129,6 +135,48 @@ static bool GRAPH_RDLOCK check_length(BlockDriverState *bs, int64_t length,
     return true;
 }
 
+/* Can the primary reach the hidden overlay? */
+static bool GRAPH_RDLOCK has_store(BlockDriverState *hidden)
+{
+    BdrvChild *c;
+
+    QLIST_FOREACH(c, &hidden->parents, next_parent) {
+        BlockDriverState *parent = c->klass->parent_is_bds ? c->opaque : NULL;
+
+        if (parent && parent->drv &&
+            !strcmp(parent->drv->format_name, "replication-store")) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What is special about the disk if it is shared, or if it is not */
+static bool GRAPH_RDLOCK check_disk(BDRVReplicationState *s,
+                                    BlockDriverState *disk, Error **errp)
+{
+    if (!s->shared_disk) {
+        if (bdrv_is_read_only(disk)) {
+            error_setg(errp, "the secondary's disk '%s' is read-only",
+                       bdrv_get_node_name(disk));
+            return false;
+        }
+        return true;
+    }
+    if (!bdrv_is_read_only(disk)) {
+        error_setg(errp, "the shared image '%s' is the primary's to write: it "
+                   "has to be read-only here", bdrv_get_node_name(disk));
+        return false;
+    }
+    if (!has_store(get_hidden(s))) {
+        error_setg(errp, "there is no 'replication-store' above the hidden "
+                   "overlay '%s', for the primary",
+                   bdrv_get_node_name(get_hidden(s)));
+        return false;
+    }
+    return replication_check_image(disk, s->cache_coherent, errp);
+}
+
 /* What has to be right before a start.  Returns the top, or NULL. */
 static BlockDriverState *check_chain(BDRVReplicationState *s, Error **errp)
 {
@@ -158,9 +206,7 @@ static BlockDriverState *check_chain(BDRVReplicationState *s, Error **errp)
         error_setg(errp, "the node is read-only");
         return NULL;
     }
-    if (bdrv_is_read_only(disk)) {
-        error_setg(errp, "the secondary's disk '%s' is read-only",
-                   bdrv_get_node_name(disk));
+    if (!check_disk(s, disk, errp)) {
         return NULL;
     }
     top = bdrv_lookup_bs(s->top_id, s->top_id, errp);
@@ -331,6 +377,22 @@ static bool start_backup(BDRVReplicationState *s, BlockDriverState *top,
 
 /* What the registry calls, by way of replication.c */
 
+static BlockDriverState *disk_of(BDRVReplicationState *s)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    return get_disk(s);
+}
+
+/* See to it that the guest here sees what the primary overwrites */
+static bool start_preserving(BDRVReplicationState *s, BlockDriverState *top,
+                             Error **errp)
+{
+    if (s->shared_disk) {
+        return replication_claim_is_held(s, disk_of(s), errp);
+    }
+    return start_backup(s, top, errp);
+}
+
 void replication_secondary_start(BDRVReplicationState *s, Error **errp)
 {
     ERRP_GUARD();
@@ -344,7 +406,7 @@ void replication_secondary_start(BDRVReplicationState *s, Error **errp)
         goto fail;
     }
     if (!open_hidden(s, errp) || !empty_overlays(s, errp) ||
-        !start_backup(s, top, errp)) {
+        !start_preserving(s, top, errp)) {
         goto fail_hidden;
     }
     replication_set_stage(s, COLO_DISK_STAGE_RUNNING);
@@ -411,6 +473,16 @@ void replication_secondary_abandon(BDRVReplicationState *s)
     deadline_end(&deadline);
 }
 
+void replication_secondary_take_over(BDRVReplicationState *s, Error **errp)
+{
+    replication_secondary_abandon(s);
+    if (s->shared_disk && replication_claim(s, disk_of(s), errp) < 0) {
+        error_prepend(errp, "node '%s': the shared image cannot be taken "
+                      "over, as long as the primary has it: ",
+                      replication_name(s));
+    }
+}
+
 /* Failover: the overlays go into the disk */
 
 static void fold_done(void *opaque, int ret)
@@ -427,6 +499,8 @@ static void fold_done(void *opaque, int ret)
         replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
         return;
     }
+    /* We write to the disk ourselves now */
+    replication_unclaim(s);
     replication_set_stage(s, COLO_DISK_STAGE_FOLDED);
     if (!replication_folded(s, &err)) {
         error_reportf_err(err, "after a crash it is not known that the "
@@ -479,7 +553,10 @@ void replication_secondary_stop(BDRVReplicationState *s, bool failover,
     ERRP_GUARD();
 
     if (failover) {
-        replication_secondary_abandon(s);
+        replication_secondary_take_over(s, errp);
+        if (*errp) {
+            return;
+        }
         stop_backup(s);
         close_hidden(s);
         start_fold(s);
@@ -489,6 +566,7 @@ void replication_secondary_stop(BDRVReplicationState *s, bool failover,
         }
         stop_backup(s);
         close_hidden(s);
+        replication_unclaim(s);
         replication_set_stage(s, COLO_DISK_STAGE_IDLE);
     }
     if (*errp) {
@@ -523,4 +601,6 @@ void replication_secondary_close(BDRVReplicationState *s)
     if (s->fold) {
         job_cancel_sync(&s->fold->job, true);
     }
+    close_hidden(s);
+    replication_unclaim(s);
 }

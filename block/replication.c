@@ -27,10 +27,15 @@
 #define OPT_TOP_ID "top-id"
 #define OPT_LOG_SIZE "log-size"
 #define OPT_GENERATION_FILE "generation-file"
+#define OPT_SHARED_DISK "shared-disk"
+#define OPT_CACHE_COHERENT "cache-coherent"
 
 #define LOG_SIZE_DEFAULT (64 * MiB)
 #define LOG_SIZE_MIN (4 * MiB)
 #define LOG_SIZE_MAX (4 * GiB)
+
+/* Zeroes in a shared disk cost a put of what was there */
+#define MAX_SHARED_ZEROES (16 * MiB)
 
 /* What may follow each stage, bits */
 static const unsigned next_stages[COLO_DISK_STAGE__MAX] = {
@@ -59,6 +64,13 @@ BDRVReplicationState *replication_of(BlockDriverState *bs)
     return bs->drv == &bdrv_replication ? bs->opaque : NULL;
 }
 
+bool replication_is_folded(BlockDriverState *bs)
+{
+    BDRVReplicationState *s = replication_of(bs);
+
+    return s && s->stage == COLO_DISK_STAGE_FOLDED;
+}
+
 bool GRAPH_RDLOCK replication_is_above(BlockDriverState *bs,
                                        BlockDriverState *below)
 {
@@ -75,14 +87,24 @@ bool GRAPH_RDLOCK replication_is_above(BlockDriverState *bs,
     return false;
 }
 
-/* Is there such a node, with no other one above it? */
+/*
+ * Is there such a node, with no other one above it?  That of a shared disk, for
+ * when this side is the primary, may be above the secondary's.
+ */
 static bool GRAPH_RDLOCK has_node(BlockDriverState *bs,
                                   bool (*match)(BDRVReplicationState *s))
 {
     BdrvChild *c;
 
     if (bs->drv == &bdrv_replication) {
-        return match(bs->opaque);
+        BDRVReplicationState *s = bs->opaque;
+
+        if (match(s)) {
+            return true;
+        }
+        if (!s->shared) {
+            return false;
+        }
     }
     QLIST_FOREACH(c, &bs->children, next) {
         if (has_node(c->bs, match)) {
@@ -94,7 +116,7 @@ static bool GRAPH_RDLOCK has_node(BlockDriverState *bs,
 
 static bool is_primary(BDRVReplicationState *s)
 {
-    return s->mode == REPLICATION_MODE_PRIMARY;
+    return s->mode == REPLICATION_MODE_PRIMARY && s->peer;
 }
 
 bool replication_forwards(BlockDriverState *bs)
@@ -135,6 +157,10 @@ static void replication_start(ReplicationState *rs, ReplicationMode mode,
         /* It has failed over: what is left is a disk like any other */
         return;
     }
+    if (s->shared && mode == REPLICATION_MODE_SECONDARY) {
+        /* It is there for later, when this side is the primary */
+        return;
+    }
     if (s->mode != mode) {
         error_setg(errp, "node '%s' is the %s, it cannot start as the %s",
                    replication_name(s), ReplicationMode_str(s->mode),
@@ -156,7 +182,9 @@ static void replication_start(ReplicationState *rs, ReplicationMode mode,
                    "completed", replication_name(s));
         return;
     }
-    if (mode == REPLICATION_MODE_PRIMARY) {
+    if (s->shared) {
+        replication_shared_start(s, errp);
+    } else if (mode == REPLICATION_MODE_PRIMARY) {
         replication_primary_start(s, errp);
     } else {
         replication_secondary_start(s, errp);
@@ -170,7 +198,9 @@ static void replication_stop(ReplicationState *rs, bool failover, Error **errp)
     if (s->stage != COLO_DISK_STAGE_RUNNING) {
         return;
     }
-    if (s->mode == REPLICATION_MODE_PRIMARY) {
+    if (s->shared) {
+        replication_shared_stop(s, failover);
+    } else if (s->mode == REPLICATION_MODE_PRIMARY) {
         replication_primary_stop(s);
     } else {
         replication_secondary_stop(s, failover, errp);
@@ -184,6 +214,8 @@ static void replication_get_error(ReplicationState *rs, Error **errp)
     if (s->error) {
         error_setg(errp, "node '%s': %s", replication_name(s),
                    error_get_pretty(s->error));
+    } else if (s->shared) {
+        replication_shared_get_error(s, errp);
     } else if (s->stage == COLO_DISK_STAGE_RUNNING &&
                s->mode == REPLICATION_MODE_PRIMARY) {
         replication_primary_get_error(s, errp);
@@ -197,7 +229,9 @@ static void replication_checkpoint(ReplicationState *rs, Error **errp)
     if (s->stage != COLO_DISK_STAGE_RUNNING) {
         return;
     }
-    if (s->mode == REPLICATION_MODE_PRIMARY) {
+    if (s->shared) {
+        replication_shared_checkpoint(s, errp);
+    } else if (s->mode == REPLICATION_MODE_PRIMARY) {
         replication_primary_get_error(s, errp);
     } else {
         replication_secondary_checkpoint(s, errp);
@@ -218,10 +252,22 @@ static void replication_abandon(ReplicationState *rs)
 {
     BDRVReplicationState *s = driver_state(rs);
 
-    if (s->mode == REPLICATION_MODE_PRIMARY) {
+    if (s->shared) {
+        replication_shared_abandon(s);
+    } else if (s->mode == REPLICATION_MODE_PRIMARY) {
         replication_primary_abandon(s);
     } else if (s->stage == COLO_DISK_STAGE_RUNNING) {
         replication_secondary_abandon(s);
+    }
+}
+
+static void replication_take_over(ReplicationState *rs, Error **errp)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    if (s->stage == COLO_DISK_STAGE_RUNNING &&
+        s->mode == REPLICATION_MODE_SECONDARY) {
+        replication_secondary_take_over(s, errp);
     }
 }
 
@@ -241,7 +287,7 @@ static void replication_cut(ReplicationState *rs, uint64_t epoch)
         replication_log_stats(s->log, &stats);
         trace_replication_cut(epoch, replication_name(s), stats.bytes);
         replication_log_cut(s->log, epoch);
-        if (!is_used(s)) {
+        if (!s->shared && !is_used(s)) {
             /* The guest's disk has lost it, and with it what was written */
             replication_log_break(s->log, ENOLINK);
         }
@@ -339,7 +385,11 @@ static ColoDiskStatistics *replication_query(ReplicationState *rs)
     }
     if (s->mode == REPLICATION_MODE_PRIMARY) {
         replication_primary_query(s, stats);
-    } else {
+    }
+    if (s->shared) {
+        replication_shared_query(s, stats);
+    }
+    if (s->mode == REPLICATION_MODE_SECONDARY) {
         replication_secondary_query(s, stats);
     }
     return stats;
@@ -368,6 +418,9 @@ static void replication_allow(ReplicationState *rs, uint64_t epoch)
 
     if (replication_stage(s) == COLO_DISK_STAGE_RUNNING && s->log) {
         trace_replication_allow(epoch, replication_name(s));
+        if (s->shared) {
+            replication_shared_allow(s);
+        }
         replication_log_allow(s->log, epoch);
     }
 }
@@ -384,6 +437,7 @@ static ReplicationOps replication_ops = {
     .generation = replication_generation,
     .record = replication_record_role,
     .abandon = replication_abandon,
+    .take_over = replication_take_over,
     .stop = replication_stop,
 };
 
@@ -412,6 +466,16 @@ static QemuOptsList runtime_opts = {
             .name = OPT_GENERATION_FILE,
             .type = QEMU_OPT_STRING,
             .help = "where to keep which of the two disks is newer",
+        },
+        {
+            .name = OPT_SHARED_DISK,
+            .type = QEMU_OPT_BOOL,
+            .help = "both sides have the same image",
+        },
+        {
+            .name = OPT_CACHE_COHERENT,
+            .type = QEMU_OPT_BOOL,
+            .help = "shared disk: the page caches of both hosts are the same",
         },
         { /* end of list */ }
     },
@@ -455,6 +519,18 @@ static bool take_options(BDRVReplicationState *s, QemuOpts *opts,
                    (uint64_t)LOG_SIZE_MIN, (uint64_t)LOG_SIZE_MAX);
         return false;
     }
+    s->shared_disk = qemu_opt_get_bool(opts, OPT_SHARED_DISK, false);
+    s->cache_coherent = qemu_opt_get_bool(opts, OPT_CACHE_COHERENT, false);
+    if (s->cache_coherent && !s->shared_disk) {
+        error_setg(errp, "'" OPT_CACHE_COHERENT "' is an option of a shared "
+                   "disk ('" OPT_SHARED_DISK "')");
+        return false;
+    }
+    if (s->shared_disk && qemu_opt_get(opts, OPT_GENERATION_FILE)) {
+        error_setg(errp, "'" OPT_GENERATION_FILE "' is no option of a shared "
+                   "disk ('" OPT_SHARED_DISK "'): both sides have the same");
+        return false;
+    }
     s->top_id = g_strdup(top_id);
     s->generation_file = g_strdup(qemu_opt_get(opts, OPT_GENERATION_FILE));
     return true;
@@ -468,8 +544,8 @@ static void take_flags(BlockDriverState *bs, BDRVReplicationState *s)
 
     GRAPH_RDLOCK_GUARD_MAINLOOP();
 
-    /* The log takes anything */
-    if (s->mode == REPLICATION_MODE_SECONDARY) {
+    /* The log takes anything, the image below does not */
+    if (s->mode == REPLICATION_MODE_SECONDARY || s->shared_disk) {
         write &= bs->file->bs->supported_write_flags;
         zero &= bs->file->bs->supported_zero_flags;
     }
@@ -503,7 +579,8 @@ static int replication_open(BlockDriverState *bs, QDict *options, int flags,
     }
     take_flags(bs, s);
     if (s->mode == REPLICATION_MODE_PRIMARY) {
-        ret = replication_primary_open(s, log_size, errp);
+        ret = s->shared_disk ? replication_shared_open(s, log_size, errp)
+                             : replication_primary_open(s, log_size, errp);
         if (ret < 0) {
             goto fail;
         }
@@ -521,14 +598,18 @@ static void replication_close(BlockDriverState *bs)
 {
     BDRVReplicationState *s = bs->opaque;
 
-    if (s->mode == REPLICATION_MODE_PRIMARY) {
-        /* Lets settle fail, which replication_remove() waits for */
+    /* Lets settle fail, which replication_remove() waits for */
+    if (s->shared) {
+        replication_shared_end(s);
+    } else if (s->mode == REPLICATION_MODE_PRIMARY) {
         replication_primary_abandon(s);
     } else {
         replication_secondary_close(s);
     }
     replication_remove(s->rs);
-    if (s->mode == REPLICATION_MODE_PRIMARY) {
+    if (s->shared) {
+        replication_shared_close(s);
+    } else if (s->mode == REPLICATION_MODE_PRIMARY) {
         replication_primary_close(s);
     }
     error_free(s->error);
@@ -542,13 +623,27 @@ static void replication_child_perm(BlockDriverState *bs, BdrvChild *c,
                                    uint64_t perm, uint64_t shared,
                                    uint64_t *nperm, uint64_t *nshared)
 {
+    BDRVReplicationState *s = bs->opaque;
+
+    if (!(role & BDRV_CHILD_PRIMARY)) {
+        /* The way to the store: nobody else uses it */
+        *nperm = bs->open_flags & BDRV_O_INACTIVE ? 0 : BLK_PERM_WRITE;
+        *nshared = BLK_PERM_ALL;
+        return;
+    }
     /* A format that writes to its file does so whenever it can; so do we */
     bdrv_default_perms(bs, c, BDRV_CHILD_DATA | BDRV_CHILD_METADATA,
                        reopen_queue, perm, shared, nperm, nshared);
     if (!(perm & BLK_PERM_RESIZE)) {
         *nperm &= ~BLK_PERM_RESIZE;
     }
-    /* Below the overlays of a secondary others write: the NBD server */
+    if (s->shared_disk && s->mode == REPLICATION_MODE_PRIMARY) {
+        return; /* nobody else writes to the image, here or elsewhere */
+    }
+    /*
+     * Below the overlays of a secondary others write: the NBD server, the
+     * primary of a shared disk
+     */
     *nshared = BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
                BLK_PERM_WRITE_UNCHANGED;
 }
@@ -592,8 +687,13 @@ static int coroutine_fn GRAPH_RDLOCK
 replication_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
                       QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
-    int ret = check_request(bs, false);
+    BDRVReplicationState *s = bs->opaque;
+    int ret;
 
+    if (s->shared) {
+        return replication_shared_preadv(s, offset, bytes, qiov, flags);
+    }
+    ret = check_request(bs, false);
     return ret < 0 ? ret
                    : bdrv_co_preadv(bs->file, offset, bytes, qiov, flags);
 }
@@ -603,8 +703,12 @@ replication_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
                        QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
     BDRVReplicationState *s = bs->opaque;
-    int ret = check_request(bs, true);
+    int ret;
 
+    if (s->shared) {
+        return replication_shared_pwritev(s, offset, bytes, qiov, flags);
+    }
+    ret = check_request(bs, true);
     if (ret < 0) {
         return ret;
     }
@@ -623,8 +727,12 @@ replication_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
                              int64_t bytes, BdrvRequestFlags flags)
 {
     BDRVReplicationState *s = bs->opaque;
-    int ret = check_request(bs, true);
+    int ret;
 
+    if (s->shared) {
+        return replication_shared_pwrite_zeroes(s, offset, bytes, flags);
+    }
+    ret = check_request(bs, true);
     if (ret < 0) {
         return ret;
     }
@@ -642,8 +750,12 @@ static int coroutine_fn GRAPH_RDLOCK
 replication_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
 {
     BDRVReplicationState *s = bs->opaque;
-    int ret = check_request(bs, true);
+    int ret;
 
+    if (s->shared) {
+        return replication_shared_pdiscard(s, offset, bytes);
+    }
+    ret = check_request(bs, true);
     if (ret < 0) {
         return ret;
     }
@@ -658,6 +770,9 @@ static int coroutine_fn GRAPH_RDLOCK replication_co_flush(BlockDriverState *bs)
 {
     BDRVReplicationState *s = bs->opaque;
 
+    if (s->shared) {
+        return replication_shared_flush(s);
+    }
     if (!s->log) {
         return bdrv_co_flush(bs->file->bs);
     }
@@ -675,8 +790,9 @@ replication_co_block_status(BlockDriverState *bs, bool want_zero,
     BDRVReplicationState *s = bs->opaque;
 
     *pnum = bytes;
-    if (s->mode == REPLICATION_MODE_PRIMARY) {
-        /* Not worth a question to the other host */
+    if (s->shared ? !replication_shared_is_direct(s)
+                  : s->mode == REPLICATION_MODE_PRIMARY) {
+        /* Not worth a question to the log, or to the other host */
         return BDRV_BLOCK_DATA;
     }
     *map = offset;
@@ -692,9 +808,16 @@ static void replication_refresh_limits(BlockDriverState *bs, Error **errp)
     bs->bl.max_pwrite_zeroes = child->max_pwrite_zeroes;
     bs->bl.max_pdiscard = child->max_pdiscard;
     if (s->mode == REPLICATION_MODE_PRIMARY) {
-        /* The sender sees to the child's alignment, and copies */
-        bs->bl.request_alignment = 1;
+        /* What the log copies, and what is put for one record */
         bs->bl.max_transfer = MIN_NON_ZERO(bs->bl.max_transfer, MiB);
+    }
+    if (s->mode == REPLICATION_MODE_PRIMARY && s->shared_disk) {
+        bs->bl.max_pwrite_zeroes = MIN_NON_ZERO(bs->bl.max_pwrite_zeroes,
+                                                MAX_SHARED_ZEROES);
+    }
+    if (s->mode == REPLICATION_MODE_PRIMARY && !s->shared_disk) {
+        /* The sender sees to the child's alignment */
+        bs->bl.request_alignment = 1;
     } else {
         bs->bl.request_alignment = child->request_alignment;
         bs->bl.pwrite_zeroes_alignment = child->pwrite_zeroes_alignment;
@@ -704,17 +827,57 @@ static void replication_refresh_limits(BlockDriverState *bs, Error **errp)
 
 static void replication_drain_begin(BlockDriverState *bs)
 {
-    replication_primary_drain(bs->opaque, true);
+    BDRVReplicationState *s = bs->opaque;
+
+    if (s->shared) {
+        replication_shared_drain(s, true);
+    } else {
+        replication_primary_drain(s, true);
+    }
 }
 
 static void replication_drain_end(BlockDriverState *bs)
 {
-    replication_primary_drain(bs->opaque, false);
+    BDRVReplicationState *s = bs->opaque;
+
+    if (s->shared) {
+        replication_shared_drain(s, false);
+    } else {
+        replication_primary_drain(s, false);
+    }
+}
+
+static void GRAPH_WRLOCK replication_add_child(BlockDriverState *bs,
+                                               BlockDriverState *child_bs,
+                                               Error **errp)
+{
+    BDRVReplicationState *s = bs->opaque;
+
+    if (!s->shared) {
+        error_setg(errp, "node '%s' takes no children: it is not the primary "
+                   "of a shared disk", replication_name(s));
+        return;
+    }
+    replication_shared_add_child(s, child_bs, errp);
+}
+
+static void GRAPH_WRLOCK replication_del_child(BlockDriverState *bs,
+                                               BdrvChild *child, Error **errp)
+{
+    BDRVReplicationState *s = bs->opaque;
+
+    if (!s->shared) {
+        error_setg(errp, "the child of node '%s' cannot be removed",
+                   replication_name(s));
+        return;
+    }
+    replication_shared_del_child(s, child, errp);
 }
 
 static const char *const replication_strong_runtime_opts[] = {
     OPT_MODE,
     OPT_TOP_ID,
+    OPT_SHARED_DISK,
     NULL
 };
 
@@ -738,6 +901,8 @@ static BlockDriver bdrv_replication = {
 
     .bdrv_drain_begin           = replication_drain_begin,
     .bdrv_drain_end             = replication_drain_end,
+    .bdrv_add_child             = replication_add_child,
+    .bdrv_del_child             = replication_del_child,
     .bdrv_close                 = replication_close,
 };
 

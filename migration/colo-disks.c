@@ -250,6 +250,14 @@ void colo_disks_abandon(void)
     replication_abandon_all();
 }
 
+bool colo_disks_take_over(Error **errp)
+{
+    ERRP_GUARD();
+
+    replication_take_over_all(errp);
+    return !*errp;
+}
+
 void colo_disks_forget_failure(void)
 {
     QEMU_LOCK_GUARD(&lock);

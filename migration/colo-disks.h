@@ -77,6 +77,12 @@ uint32_t colo_disks_hash(void);
 void colo_disks_abandon(void);
 
 /*
+ * Secondary, before it goes live: may it, with these disks?  If not it must
+ * not, and @errp is set; later it may.  BQL.
+ */
+bool colo_disks_take_over(Error **errp);
+
+/*
  * The peer is lost, so a disk of it that failed is no news.  Any thread.
  */
 void colo_disks_forget_failure(void);

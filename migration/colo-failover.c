@@ -14,7 +14,9 @@
  *   primary's guest runs but its output is held, the secondary stands, and
  *   x-colo-lost-heartbeat says who goes on.
  * - a wish: x-colo-lost-heartbeat cuts every wait short; the end of QEMU or
- *   migrate_cancel is followed between two checkpoints.
+ *   migrate_cancel is followed between two checkpoints.  A secondary that may
+ *   not write to a shared disk, since the primary's process has it locked,
+ *   does not follow the first: it is 'lost' then, or still.
  * - the peer ended the session: by a bye, or by an error that it reports.
  *   Whoever says so never goes live, so the other side may go on at once;
  *   a secondary that got the primary's bye does not.
@@ -70,6 +72,15 @@ void colo_ask_failover(ColoSession *s)
         colo_wire_cancel(s->wire);
     }
     qemu_cond_broadcast(&s->cond);
+}
+
+void colo_refuse_failover(ColoSession *s)
+{
+    trace_colo_wish(s->epoch, COLOMode_str(s->side), "none");
+    if (colo_exiting()) {
+        s->end_reason = COLO_BYE_QUIT;
+    }
+    qatomic_set(&s->wish, colo_exiting() ? COLO_WISH_END : COLO_WISH_NONE);
 }
 
 void colo_ask_end(ColoSession *s, ColoByeReason reason)

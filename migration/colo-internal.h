@@ -161,6 +161,9 @@ const char *colo_state_str(ColoSession *s);
 void colo_ask_failover(ColoSession *s);
 void colo_ask_end(ColoSession *s, ColoByeReason reason);
 
+/* The wish to fail over cannot be followed now; it may come again.  BQL. */
+void colo_refuse_failover(ColoSession *s);
+
 static inline ColoWish colo_wish(ColoSession *s)
 {
     return qatomic_read(&s->wish);

@@ -494,6 +494,45 @@ static void secondary_follow(ColoSession *s, Error **errp)
     }
 }
 
+/* The peer is lost, as @err says.  BQL. */
+static void secondary_lose(ColoSession *s, const Error *err)
+{
+    colo_set_secondary(s, COLO_SECONDARY_STATE_LOST, error_get_pretty(err));
+    if (s->mode == COLO_SYNC_MODE_HYBRID && s->was_ready &&
+        s->run_state == COLO_RUN_RUNNING && !s->deferred_shutdown &&
+        runstate_check(RUN_STATE_COLO)) {
+        /* It stood for a checkpoint that will not come */
+        vm_start();
+    }
+}
+
+/*
+ * Wait until this side is told to go live, which @asked says it has been, and
+ * may.  Returns false if QEMU exits.  BQL.
+ */
+static bool secondary_decide(ColoSession *s, const Error *err, bool asked)
+{
+    g_autoptr(Error) refused = NULL;
+
+    while (true) {
+        if (!asked) {
+            if (s->secondary != COLO_SECONDARY_STATE_LOST) {
+                secondary_lose(s, refused ? refused : err);
+            }
+            colo_await_decision(s, refused ? refused : err);
+            if (colo_wish(s) != COLO_WISH_FAILOVER) {
+                return false;
+            }
+        }
+        g_clear_pointer(&refused, error_free);
+        if (colo_disks_take_over(&refused)) {
+            return true;
+        }
+        colo_refuse_failover(s);
+        asked = false;
+    }
+}
+
 /* Decide what comes after the session.  The new state is LIVE or ENDED. */
 static void secondary_finish(ColoSession *s, Error *err)
 {
@@ -526,18 +565,7 @@ static void secondary_finish(ColoSession *s, Error *err)
                            "the primary is done");
         return;
     }
-    if (!failover) {
-        colo_set_secondary(s, COLO_SECONDARY_STATE_LOST,
-                           error_get_pretty(err));
-        if (s->mode == COLO_SYNC_MODE_HYBRID && s->was_ready &&
-            s->run_state == COLO_RUN_RUNNING && !s->deferred_shutdown &&
-            runstate_check(RUN_STATE_COLO)) {
-            /* It stood for a checkpoint that will not come */
-            vm_start();
-        }
-        colo_await_decision(s, err);
-        failover = colo_wish(s) == COLO_WISH_FAILOVER;
-    }
+    failover = secondary_decide(s, err, failover);
     colo_set_secondary(s, failover ? COLO_SECONDARY_STATE_LIVE
                                    : COLO_SECONDARY_STATE_ENDED,
                        failover ? "failover" : "QEMU exits");

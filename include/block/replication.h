@@ -67,6 +67,8 @@ typedef struct ReplicationOps {
     ReplicationGeneration *generation;
     /* It is of a new generation, which has to survive a crash */
     ReplicationRecord *record;
+    /* As replication_take_over_all() */
+    ReplicationCall *take_over;
     /* One element for replication_query_all() */
     ReplicationQuery *query;
 } ReplicationOps;
@@ -135,6 +137,15 @@ bool replication_generation_all(bool *has_generations, uint64_t *number,
  * returns false with @errp set if one failed.  Waits for the disk.
  */
 bool replication_record_all(uint64_t number, ColoDiskRole role, Error **errp);
+
+/*
+ * Secondary, before it goes live: have what it needs for that and the primary
+ * may still have, the right to write to a shared disk.  On failure it must
+ * not, but may try again: as long as nothing is written to by replication
+ * there is a way back.  Shuts the primary out as replication_abandon_all()
+ * does.
+ */
+void replication_take_over_all(Error **errp);
 
 /* What the disks are doing; the caller frees it */
 ColoDiskStatisticsList *replication_query_all(void);
