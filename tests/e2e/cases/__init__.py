@@ -3,4 +3,5 @@
 
 from . import (diskbus, diskerror, diskfault, disks, document,  # noqa: F401
                ends, fault, first, generation, hybrid, inputs, kill, life,
-               loss, monitor, nics, powercut, ram, resync, selfcheck, soak)
+               loss, monitor, nics, powercut, ram, resync, selfcheck, shared,
+               soak)

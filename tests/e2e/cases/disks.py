@@ -52,7 +52,7 @@ def check_images(pair: vm.Pair, side: str, writers: list[client.Client],
     last.monitor.execute('quit')
     last.wait_exit()
     for n, count in enumerate(acked):
-        path = disks.image(pair.run, last.host, n)
+        path = disks.image_of(last, pair.run, n)
         disks.check_metadata(pair.machine, path, layout.kind)
         disks.check_image(pair.machine, path, acked=count, seed=n + 1,
                           slots=slots)

@@ -18,6 +18,21 @@ The command line makes what each side has for itself; NBD and replication0 come
 later, by attach().  So a side that was the secondary becomes a primary like any
 other: the overlays have been folded into parent0 by then.  Disks are numbered,
 and all of them are exported by the one NBD server of their QEMU.
+
+Shared disks: one image, which both have open.
+
+    primary                             secondary
+    guest                               guest
+      |                                   |
+    disk0: replication                  disk0: replication, for later
+      |      \                            |
+      |     peer0: nbd --- export -.    childs0: replication
+      |                            |      |
+      |                          store0 active (qcow2)
+      |                             \     |
+      |                              '-> hidden0 (qcow2)
+      |                                   |
+    the image  <--------------------------'
 """
 
 from __future__ import annotations
@@ -44,6 +59,8 @@ DRIVER_SECONDS = 20.0
 QUORUM = 'driver=quorum,read-pattern=fifo,vote-threshold=1'
 PEER_CHILD = 'children.1'   # what is added to a quorum of one
 OVERLAYS = ('active', 'hidden')
+SHARED_HOST = 's'           # in the name of an image that both have
+PEER_SHARED = 'hidden'      # what is added to a shared disk
 SECRET = 'key0'
 SECRET_OBJECT = f'secret,id={SECRET},data=replicated'
 LUKS_OPTIONS = f'key-secret={SECRET},iter-time=10'   # it is no secret
@@ -93,6 +110,7 @@ class Disks:
     inject: tuple[tuple[str, str], ...] = ()
     log_bytes: int | None = None    # what may wait on the primary
     generations: bool = False   # record which side's is newer
+    shared: bool = False        # one image, raw, past the cache of the host
 
     def device(self, n: int) -> str:
         """Where the guest has disk @n."""
@@ -123,6 +141,12 @@ def errors(number: int, event: str = 'none', **options: Any) -> str:
 
 def image(run: Path, host: str, n: int) -> Path:
     return run / f'disk{n}-{host}.img'
+
+
+def image_of(vm: Vm, run: Path, n: int) -> Path:
+    """What @vm has disk @n in."""
+    assert vm.machine.disks
+    return image(run, SHARED_HOST if vm.machine.disks.shared else vm.host, n)
 
 
 def generation_file(run: Path, host: str, n: int) -> Path:
@@ -201,6 +225,28 @@ def remove_images(run: Path) -> None:
         path.unlink()
 
 
+def _shared_arguments(disks: Disks, disk: Path, overlays: list[Path],
+                      n: int) -> list[str]:
+    """Without @overlays, of the primary."""
+    top = ('-drive', f'if=none,id=disk{n},driver=replication,mode=primary,'
+           'shared-disk=on,')
+    if disks.log_bytes:
+        top = (top[0], f'{top[1]}log-size={disks.log_bytes},')
+    if not overlays:
+        return [top[0], f'{top[1]}cache=none,file.driver=raw,'
+                f'file.file.filename={disk}']
+    active, hidden = overlays
+    return ['-drive', f'if=none,id=parent{n},driver=raw,read-only=on,'
+            f'cache=none,file.filename={disk}',
+            '-drive', f'if=none,id=store{n},driver=replication-store,'
+            f'file.driver=qcow2,file.node-name=hidden{n},'
+            f'file.file.filename={hidden},file.backing=parent{n}',
+            top[0], f'{top[1]}file.driver=replication,file.mode=secondary,'
+            f'file.node-name=childs{n},file.shared-disk=on,'
+            f'file.top-id=disk{n},file.file.driver=qcow2,'
+            f'file.file.file.filename={active},file.file.backing=hidden{n}']
+
+
 def arguments(machine: Machine, run: Path, host: str,
               secondary: bool) -> list[str]:
     """The command line of @host.  A disk that is there is kept; overlays are
@@ -209,12 +255,15 @@ def arguments(machine: Machine, run: Path, host: str,
     assert disks
     args = ['-object', SECRET_OBJECT] if disks.kind == 'luks' else []
     for n in range(disks.count):
-        disk = image(run, host, n)
+        disk = image(run, SHARED_HOST if disks.shared else host, n)
         if not disk.exists():
             _create(machine, disks.kind, disk, disks.mib)
         if disks.plain:
             args += ['-drive', f'if=none,id=disk{n},' +
                      disks.node('local', disk)]
+            continue
+        if disks.shared and not secondary:
+            args += _shared_arguments(disks, disk, [], n)
             continue
         if not secondary:
             args += ['-drive', f'if=none,id=disk{n},{QUORUM},'
@@ -224,6 +273,9 @@ def arguments(machine: Machine, run: Path, host: str,
         paths = [overlay(run, host, n, name) for name in OVERLAYS]
         for path in paths:
             _create(machine, 'qcow2', path, disks.mib)
+        if disks.shared:
+            args += _shared_arguments(disks, disk, paths, n)
+            continue
         active, hidden = paths
         options = f'mode=secondary,top-id=disk{n}'
         if disks.generations:
@@ -286,19 +338,24 @@ def _address(vm: Vm) -> dict[str, Any]:
     return {'host': net.LINK_ADDRESS[vm.host], 'port': str(NBD_PORT)}
 
 
+def export_name(vm: Vm, n: int) -> str:
+    assert vm.machine.disks
+    return f'store{n}' if vm.machine.disks.shared else f'parent{n}'
+
+
 def export(vm: Vm) -> None:
-    """Let the primary write to the disks of @vm, a secondary."""
+    """Let the primary write to the disks, or stores, of @vm, a secondary."""
     assert vm.machine.disks
     vm.monitor.execute('nbd-server-start', {
         'addr': {'type': 'inet', 'data': _address(vm)}})
     for n in range(vm.machine.disks.count):
-        vm.monitor.execute('nbd-server-add', {'device': f'parent{n}',
+        vm.monitor.execute('nbd-server-add', {'device': export_name(vm, n),
                                               'writable': True})
     vm.disks.add('nbd-server')
 
 
 def _nbd(secondary: Vm, n: int) -> dict[str, Any]:
-    return {'driver': 'nbd', 'export': f'parent{n}',
+    return {'driver': 'nbd', 'export': export_name(secondary, n),
             'server': {'type': 'inet', **_address(secondary)}}
 
 
@@ -400,12 +457,28 @@ def resync(primary: Vm, secondary: Vm, mode: str,
     return done
 
 
+def _attach_shared(primary: Vm, secondary: Vm) -> None:
+    assert primary.machine.disks
+    export(secondary)
+    for n in range(primary.machine.disks.count):
+        primary.monitor.execute('blockdev-add', {'node-name': f'peer{n}',
+                                                 **_nbd(secondary, n)})
+        primary.monitor.execute('x-blockdev-change', {
+            'parent': f'disk{n}', 'node': f'peer{n}'})
+        primary.disks.add(f'peer{n}')
+
+
 def attach(primary: Vm, secondary: Vm, resync: bool = True) -> None:
     """Make both ready to be a pair: once the secondary's disks are equal.
 
     Without @resync they are, and the guest has not written yet or stands.
     """
-    if not primary.machine.disks or 'replication0' in primary.disks:
+    if not primary.machine.disks or 'replication0' in primary.disks or \
+            'peer0' in primary.disks:
+        return
+    if primary.machine.disks.shared:
+        detach(primary)
+        _attach_shared(primary, secondary)
         return
     detach(primary)
     export(secondary)
@@ -426,6 +499,16 @@ def attach(primary: Vm, secondary: Vm, resync: bool = True) -> None:
         primary.monitor.execute('cont')
 
 
+def _remove_stores(vm: Vm) -> None:
+    """The overlays of a shared disk are of no more use."""
+    assert vm.machine.disks
+    for n in range(vm.machine.disks.count if vm.machine.disks.shared else 0):
+        said = vm.monitor.execute('human-monitor-command', {
+            'command-line': f'drive_del store{n}'})
+        if str(said).strip():
+            raise DiskError(f'drive_del store{n} on {vm.host}: {said}')
+
+
 def detach(vm: Vm) -> None:
     """After a failover: take away what belonged to the pair, as documented."""
     for name in sorted(vm.disks):
@@ -433,6 +516,13 @@ def detach(vm: Vm) -> None:
             # It was the secondary
             wait_folded(vm)
             vm.monitor.execute('nbd-server-stop')
+            _remove_stores(vm)
+            continue
+        if name.startswith('peer'):
+            n = int(name.removeprefix('peer'))
+            vm.monitor.execute('x-blockdev-change', {
+                'parent': f'disk{n}', 'child': PEER_SHARED})
+            vm.monitor.execute('blockdev-del', {'node-name': name})
             continue
         n = int(name.removeprefix('replication'))
         vm.monitor.execute('x-blockdev-change', {'parent': f'disk{n}',

@@ -12,18 +12,17 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/socket.h>
 #include "qemu/units.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
 #include "libqos/libqos.h"
+#include "colo-disk-rig.h"
 #include "colo-helpers.h"
 #include "colo-nbd.h"
 
-#define DISK_MB 16
-#define DISK (DISK_MB * MiB)
 /* Longer than this no command takes, whatever the peer does */
 #define COMMAND_MS 10000
-#define DISK_DEADLINE_S 60
 
 typedef struct Disks {
     char *dir;
@@ -38,43 +37,6 @@ typedef struct Disks {
     QTestState *primary;
     QTestState *secondary;
 } Disks;
-
-static void test_is_late(int sig)
-{
-    static const char text[] = "# the time of this test is over\n";
-
-    if (write(STDERR_FILENO, text, sizeof(text) - 1) < 0) {
-        /* The abort says it, too */
-    }
-    abort();
-}
-
-static char *new_file(Disks *d, const char *name, bool qcow2)
-{
-    char *path = g_build_filename(d->dir, name, NULL);
-
-    if (qcow2) {
-        mkqcow2(path, DISK_MB);
-    } else {
-        int fd = open(path, O_RDWR | O_CREAT, 0600);
-
-        g_assert_cmpint(fd, >=, 0);
-        g_assert_cmpint(ftruncate(fd, DISK), ==, 0);
-        close(fd);
-    }
-    return path;
-}
-
-/* Have a server, which shows what the guest sees */
-static void export_top(QTestState *qts, const char *path)
-{
-    qtest_qmp_assert_success(qts,
-        "{'execute': 'nbd-server-start', 'arguments': {'addr': {"
-        "'type': 'unix', 'data': {'path': %s}}}}", path);
-    qtest_qmp_assert_success(qts,
-        "{'execute': 'block-export-add', 'arguments': {'type': 'nbd', "
-        "'id': 'e1', 'node-name': 'topnode', 'name': 't'}}");
-}
 
 static QTestState *start_secondary(const char *raw, const char *active,
                                    const char *hidden, const char *server)
@@ -93,7 +55,7 @@ static QTestState *start_secondary(const char *raw, const char *active,
         "children.0.top-id=top,children.0.file=active",
         raw, active, hidden);
 
-    export_top(qts, server);
+    disk_export_top(qts, server);
     qtest_qmp_assert_success(qts,
         "{'execute': 'block-export-add', 'arguments': {'type': 'nbd', "
         "'id': 'e0', 'node-name': 'disk', 'name': 'd', 'writable': true}}");
@@ -103,18 +65,16 @@ static QTestState *start_secondary(const char *raw, const char *active,
 static Disks *disks_new(void)
 {
     Disks *d = g_new0(Disks, 1);
-    struct sigaction late = { .sa_handler = test_is_late };
 
-    sigaction(SIGALRM, &late, NULL);
-    alarm(DISK_DEADLINE_S);
+    disk_deadline_begin();
     d->dir = g_dir_make_tmp("colo-disk-XXXXXX", NULL);
     g_assert_nonnull(d->dir);
-    d->primary_raw = new_file(d, "primary", false);
-    d->secondary_raw = new_file(d, "secondary", false);
-    d->active = new_file(d, "active", true);
-    d->hidden = new_file(d, "hidden", true);
-    d->spare_a = new_file(d, "spare-a", true);
-    d->spare_b = new_file(d, "spare-b", true);
+    d->primary_raw = disk_new_file(d->dir, "primary", false);
+    d->secondary_raw = disk_new_file(d->dir, "secondary", false);
+    d->active = disk_new_file(d->dir, "active", true);
+    d->hidden = disk_new_file(d->dir, "hidden", true);
+    d->spare_a = disk_new_file(d->dir, "spare-a", true);
+    d->spare_b = disk_new_file(d->dir, "spare-b", true);
     d->primary_socket = g_build_filename(d->dir, "nbd-primary", NULL);
     d->secondary_socket = g_build_filename(d->dir, "nbd-secondary", NULL);
     d->secondary = start_secondary(d->secondary_raw, d->active, d->hidden,
@@ -126,7 +86,7 @@ static Disks *disks_new(void)
         "children.0.driver=raw,children.0.node-name=local,"
         "children.0.discard=unmap,children.0.file.driver=file,"
         "children.0.file.filename=%s", d->primary_raw);
-    export_top(d->primary, d->primary_socket);
+    disk_export_top(d->primary, d->primary_socket);
     return d;
 }
 
@@ -149,24 +109,10 @@ static void disks_free(Disks *d)
     rmdir(d->dir);
     g_free(d->dir);
     g_free(d);
-    alarm(0);
+    disk_deadline_end();
 }
 
 /* Commands */
-
-static void replication(QTestState *qts, bool enable, bool primary)
-{
-    qtest_qmp_assert_success(qts,
-        "{'execute': 'xen-set-replication', 'arguments': {"
-        "'enable': %i, 'primary': %i}}", enable, primary);
-}
-
-static void failover(QTestState *qts, bool primary)
-{
-    qtest_qmp_assert_success(qts,
-        "{'execute': 'xen-set-replication', 'arguments': {"
-        "'enable': false, 'primary': %i, 'failover': true}}", primary);
-}
 
 static void checkpoint(Disks *d)
 {
@@ -174,16 +120,6 @@ static void checkpoint(Disks *d)
                              "{'execute': 'xen-colo-do-checkpoint'}");
     qtest_qmp_assert_success(d->secondary,
                              "{'execute': 'xen-colo-do-checkpoint'}");
-}
-
-static bool has_error(QTestState *qts)
-{
-    QDict *answer = qtest_qmp_assert_success_ref(qts,
-        "{'execute': 'query-xen-replication-status'}");
-    bool error = qdict_get_bool(answer, "error");
-
-    qobject_unref(answer);
-    return error;
 }
 
 static void add_node_to(QTestState *qts, const char *name, const char *more,
@@ -223,110 +159,16 @@ static void connect_disks(Disks *d, const char *more)
 {
     add_node(d, more);
     add_child(d->primary, "repl");
-    replication(d->secondary, true, false);
-    replication(d->primary, true, true);
-}
-
-/* What qemu-io says goes to QEMU's standard output, so see what it did */
-static void G_GNUC_PRINTF(2, 3) io(QTestState *qts, const char *fmt, ...)
-{
-    g_autofree char *command = NULL;
-    va_list ap;
-
-    va_start(ap, fmt);
-    command = g_strdup_vprintf(fmt, ap);
-    va_end(ap);
-    g_free(qtest_hmp(qts, "qemu-io top \"%s\"", command));
+    disk_replicate(d->secondary, true, false);
+    disk_replicate(d->primary, true, true);
 }
 
 /* What the guest of @qts reads has to be this */
 static void io_read(Disks *d, QTestState *qts, int byte, int64_t offset,
                     int64_t bytes)
 {
-    g_autofree uint8_t *buf = g_malloc(bytes);
-    g_autofree uint8_t *want = g_malloc(bytes);
-    int fd = colo_nbd_client(qts == d->primary ? d->primary_socket
-                                               : d->secondary_socket, 't');
-
-    g_assert_cmpint(colo_nbd_pread(fd, buf, offset, bytes), ==, 0);
-    close(fd);
-    memset(want, byte, bytes);
-    g_assert_cmpmem(buf, bytes, want, bytes);
-}
-
-static void io_write(QTestState *qts, int byte, int64_t offset, int64_t bytes)
-{
-    io(qts, "write -P %d %" PRId64 " %" PRId64, byte, offset, bytes);
-}
-
-/* What is in a file */
-
-static bool file_has(const char *path, int byte, int64_t offset, int64_t bytes)
-{
-    g_autofree uint8_t *buf = g_malloc(bytes);
-    g_autofree uint8_t *want = g_malloc(bytes);
-    int fd = open(path, O_RDONLY);
-
-    memset(want, byte, bytes);
-    g_assert_cmpint(fd, >=, 0);
-    g_assert_cmpint(pread(fd, buf, bytes, offset), ==, bytes);
-    close(fd);
-    return !memcmp(buf, want, bytes);
-}
-
-static int64_t end_time(void)
-{
-    return g_get_monotonic_time() + COLO_DEADLINE_MS * 1000LL;
-}
-
-static void wait_file(const char *path, int byte, int64_t offset,
-                      int64_t bytes)
-{
-    int64_t end = end_time();
-
-    while (!file_has(path, byte, offset, bytes)) {
-        g_assert_cmpint(g_get_monotonic_time(), <, end);
-        g_usleep(2000);
-    }
-}
-
-static bool are_same(const char *a, const char *b)
-{
-    g_autofree char *data_a = NULL, *data_b = NULL;
-    gsize len_a, len_b;
-
-    g_assert_true(g_file_get_contents(a, &data_a, &len_a, NULL));
-    g_assert_true(g_file_get_contents(b, &data_b, &len_b, NULL));
-    return len_a == len_b && !memcmp(data_a, data_b, len_a);
-}
-
-/* All that has been written is on its way, in no order */
-static void wait_same(const char *a, const char *b)
-{
-    int64_t end = end_time();
-
-    while (!are_same(a, b)) {
-        g_assert_cmpint(g_get_monotonic_time(), <, end);
-        g_usleep(2000);
-    }
-}
-
-/* Wait for the job that folds the overlays into the disk */
-static void wait_no_job(QTestState *qts)
-{
-    int64_t end = end_time();
-    bool none;
-
-    do {
-        QList *jobs = NULL;
-        QDict *answer = qtest_qmp(qts, "{'execute': 'query-block-jobs'}");
-
-        jobs = qdict_get_qlist(answer, "return");
-        none = qlist_empty(jobs);
-        qobject_unref(answer);
-        g_assert_cmpint(g_get_monotonic_time(), <, end);
-        g_usleep(none ? 0 : 2000);
-    } while (!none);
+    disk_read(qts == d->primary ? d->primary_socket : d->secondary_socket,
+              byte, offset, bytes);
 }
 
 /* Is the disk still exported?  What only reads is. */
@@ -340,39 +182,6 @@ static bool has_exports(QTestState *qts)
     return n > 1;
 }
 
-/* The replicated disk in query-colo-status; the caller unrefs it */
-static QDict *query_disk(QTestState *qts)
-{
-    QDict *answer = qtest_qmp_assert_success_ref(qts,
-        "{'execute': 'query-colo-status'}");
-    QList *disks = qdict_get_qlist(answer, "disks");
-    QDict *disk;
-
-    g_assert_nonnull(disks);
-    g_assert_cmpuint(qlist_size(disks), ==, 1);
-    disk = qobject_ref(qobject_to(QDict, qlist_peek(disks)));
-    qobject_unref(answer);
-    g_assert_cmpstr(qdict_get_str(disk, "node-name"), ==, "repl");
-    return disk;
-}
-
-static void check_stage(QTestState *qts, const char *stage)
-{
-    QDict *disk = query_disk(qts);
-
-    g_assert_cmpstr(qdict_get_str(disk, "stage"), ==, stage);
-    qobject_unref(disk);
-}
-
-static int64_t log_number(QTestState *qts, const char *key)
-{
-    QDict *disk = query_disk(qts);
-    int64_t number = qdict_get_int(qdict_get_qdict(disk, "log"), key);
-
-    qobject_unref(disk);
-    return number;
-}
-
 /* The tests */
 
 static void test_checkpoint(void)
@@ -380,27 +189,27 @@ static void test_checkpoint(void)
     Disks *d = disks_new();
 
     connect_disks(d, "");
-    io_write(d->primary, 0x11, 0, 256 * KiB);
-    wait_file(d->secondary_raw, 0x11, 0, 256 * KiB);
+    disk_write(d->primary, 0x11, 0, 256 * KiB);
+    disk_wait_file(d->secondary_raw, 0x11, 0, 256 * KiB);
     io_read(d, d->primary, 0x11, 0, 256 * KiB);
     io_read(d, d->secondary, 0, 0, 256 * KiB);
-    io_write(d->secondary, 0x22, 64 * KiB, 64 * KiB);
-    io_write(d->secondary, 0x22, MiB, 64 * KiB);
+    disk_write(d->secondary, 0x22, 64 * KiB, 64 * KiB);
+    disk_write(d->secondary, 0x22, MiB, 64 * KiB);
     io_read(d, d->secondary, 0x22, MiB, 64 * KiB);
-    g_assert_true(file_has(d->secondary_raw, 0, MiB, 64 * KiB));
+    g_assert_true(disk_file_has(d->secondary_raw, 0, MiB, 64 * KiB));
     checkpoint(d);
     io_read(d, d->secondary, 0x11, 0, 256 * KiB);
     io_read(d, d->secondary, 0, MiB, 64 * KiB);
 
     /* All over again: the same blocks are copied a second time */
-    io_write(d->primary, 0x33, 0, 64 * KiB);
-    wait_file(d->secondary_raw, 0x33, 0, 64 * KiB);
+    disk_write(d->primary, 0x33, 0, 64 * KiB);
+    disk_wait_file(d->secondary_raw, 0x33, 0, 64 * KiB);
     io_read(d, d->secondary, 0x11, 0, 256 * KiB);
     checkpoint(d);
     io_read(d, d->secondary, 0x33, 0, 64 * KiB);
-    g_assert_false(has_error(d->primary));
-    g_assert_false(has_error(d->secondary));
-    wait_same(d->primary_raw, d->secondary_raw);
+    g_assert_false(disk_has_error(d->primary));
+    g_assert_false(disk_has_error(d->secondary));
+    disk_wait_same(d->primary_raw, d->secondary_raw);
     disks_free(d);
 }
 
@@ -411,10 +220,10 @@ static void test_before_start(void)
 
     add_node(d, "");
     add_child(d->primary, "repl");
-    io_write(d->primary, 0x44, 0, 64 * KiB);
-    wait_file(d->secondary_raw, 0x44, 0, 64 * KiB);
-    replication(d->secondary, true, false);
-    replication(d->primary, true, true);
+    disk_write(d->primary, 0x44, 0, 64 * KiB);
+    disk_wait_file(d->secondary_raw, 0x44, 0, 64 * KiB);
+    disk_replicate(d->secondary, true, false);
+    disk_replicate(d->primary, true, true);
     io_read(d, d->secondary, 0x44, 0, 64 * KiB);
     disks_free(d);
 }
@@ -424,14 +233,14 @@ static void test_kinds(void)
     Disks *d = disks_new();
 
     connect_disks(d, ", 'discard': 'unmap'");
-    io_write(d->primary, 0x55, 0, 4 * MiB);
-    io(d->primary, "write -z 64k 1M");
-    io(d->primary, "discard 2M 1M");
-    io(d->primary, "write -P 0x66 -f 3500k 512");
-    wait_file(d->secondary_raw, 0x66, 3500 * KiB, 512);
-    wait_same(d->primary_raw, d->secondary_raw);
-    g_assert_true(file_has(d->secondary_raw, 0, 64 * KiB, MiB));
-    g_assert_true(file_has(d->secondary_raw, 0, 2 * MiB, MiB));
+    disk_write(d->primary, 0x55, 0, 4 * MiB);
+    disk_io(d->primary, "write -z 64k 1M");
+    disk_io(d->primary, "discard 2M 1M");
+    disk_io(d->primary, "write -P 0x66 -f 3500k 512");
+    disk_wait_file(d->secondary_raw, 0x66, 3500 * KiB, 512);
+    disk_wait_same(d->primary_raw, d->secondary_raw);
+    g_assert_true(disk_file_has(d->secondary_raw, 0, 64 * KiB, MiB));
+    g_assert_true(disk_file_has(d->secondary_raw, 0, 2 * MiB, MiB));
     io_read(d, d->secondary, 0, 0, 4 * MiB);
     disks_free(d);
 }
@@ -443,13 +252,13 @@ static void test_reads(void)
 
     connect_disks(d, "");
     for (int round = 1; round <= 4; round++) {
-        io_write(d->primary, round, 0, 4 * MiB);
-        wait_file(d->secondary_raw, round, 0, 4 * MiB);
+        disk_write(d->primary, round, 0, 4 * MiB);
+        disk_wait_file(d->secondary_raw, round, 0, 4 * MiB);
         checkpoint(d);
         for (int i = 0; i < 64; i++) {
             int64_t offset = g_test_rand_int_range(0, 7000) * 512;
 
-            io(d->primary, "aio_write -P %d %" PRId64 " 256k", 100 + i,
+            disk_io(d->primary, "aio_write -P %d %" PRId64 " 256k", 100 + i,
                offset);
             io_read(d, d->secondary, round, offset, 256 * KiB);
             io_read(d, d->secondary, round, 0, 4 * MiB);
@@ -466,16 +275,16 @@ static void test_random(void)
     for (int i = 0; i < 300; i++) {
         int64_t offset = g_test_rand_int_range(0, DISK / 512 - 2048) * 512LL;
 
-        io_write(d->primary, g_test_rand_int_range(1, 256), offset,
+        disk_write(d->primary, g_test_rand_int_range(1, 256), offset,
                  g_test_rand_int_range(1, 2048) * 512LL);
         if (i % 50 == 49) {
-            io_write(d->primary, i % 256, DISK - 512, 512);
-            io_write(d->secondary, 1, offset, 512);
-            wait_file(d->secondary_raw, i % 256, DISK - 512, 512);
+            disk_write(d->primary, i % 256, DISK - 512, 512);
+            disk_write(d->secondary, 1, offset, 512);
+            disk_wait_file(d->secondary_raw, i % 256, DISK - 512, 512);
             checkpoint(d);
         }
     }
-    wait_same(d->primary_raw, d->secondary_raw);
+    disk_wait_same(d->primary_raw, d->secondary_raw);
     disks_free(d);
 }
 
@@ -484,33 +293,33 @@ static void test_failover_secondary(void)
     Disks *d = disks_new();
 
     connect_disks(d, "");
-    io_write(d->primary, 0x11, 0, MiB);
-    wait_file(d->secondary_raw, 0x11, 0, MiB);
+    disk_write(d->primary, 0x11, 0, MiB);
+    disk_wait_file(d->secondary_raw, 0x11, 0, MiB);
     checkpoint(d);
-    io_write(d->primary, 0x77, 0, 64 * KiB);        /* never committed */
-    io_write(d->secondary, 0x22, 512 * KiB, 64 * KiB);
-    wait_file(d->secondary_raw, 0x77, 0, 64 * KiB);
-    failover(d->secondary, false);
+    disk_write(d->primary, 0x77, 0, 64 * KiB);        /* never committed */
+    disk_write(d->secondary, 0x22, 512 * KiB, 64 * KiB);
+    disk_wait_file(d->secondary_raw, 0x77, 0, 64 * KiB);
+    disk_failover(d->secondary, false);
     g_assert_false(has_exports(d->secondary));
-    io_write(d->secondary, 0x23, 2 * MiB, 64 * KiB);
-    wait_no_job(d->secondary);
-    check_stage(d->secondary, "folded");
-    g_assert_true(file_has(d->secondary_raw, 0x11, 0, 512 * KiB));
-    g_assert_true(file_has(d->secondary_raw, 0x22, 512 * KiB, 64 * KiB));
-    g_assert_true(file_has(d->secondary_raw, 0x23, 2 * MiB, 64 * KiB));
-    io_write(d->secondary, 0x24, 2 * MiB, 64 * KiB);
-    g_assert_true(file_has(d->secondary_raw, 0x24, 2 * MiB, 64 * KiB));
-    g_assert_false(has_error(d->secondary));
+    disk_write(d->secondary, 0x23, 2 * MiB, 64 * KiB);
+    disk_wait_no_job(d->secondary);
+    disk_check_stage(d->secondary, "folded");
+    g_assert_true(disk_file_has(d->secondary_raw, 0x11, 0, 512 * KiB));
+    g_assert_true(disk_file_has(d->secondary_raw, 0x22, 512 * KiB, 64 * KiB));
+    g_assert_true(disk_file_has(d->secondary_raw, 0x23, 2 * MiB, 64 * KiB));
+    disk_write(d->secondary, 0x24, 2 * MiB, 64 * KiB);
+    g_assert_true(disk_file_has(d->secondary_raw, 0x24, 2 * MiB, 64 * KiB));
+    g_assert_false(disk_has_error(d->secondary));
 
     /* The primary's guest notices nothing, and the node can go */
-    io_write(d->primary, 0x78, 0, 64 * KiB);
+    disk_write(d->primary, 0x78, 0, 64 * KiB);
     io_read(d, d->primary, 0x78, 0, 64 * KiB);
-    while (!has_error(d->primary)) {
+    while (!disk_has_error(d->primary)) {
         g_usleep(2000); /* until the alarm */
     }
-    check_stage(d->primary, "running");
-    failover(d->primary, true);
-    check_stage(d->primary, "stopped");
+    disk_check_stage(d->primary, "running");
+    disk_failover(d->primary, true);
+    disk_check_stage(d->primary, "stopped");
     del_node(d->primary);
     disks_free(d);
 }
@@ -528,40 +337,40 @@ static void copy_file(const char *from, const char *to)
 static void test_again(void)
 {
     Disks *d = disks_new();
-    g_autofree char *raw = new_file(d, "third", false);
+    g_autofree char *raw = disk_new_file(d->dir, "third", false);
     g_autofree char *server = g_build_filename(d->dir, "nbd-third", NULL);
     QTestState *third;
 
     connect_disks(d, "");
-    io_write(d->primary, 0x11, 0, MiB);
-    wait_file(d->secondary_raw, 0x11, 0, MiB);
+    disk_write(d->primary, 0x11, 0, MiB);
+    disk_wait_file(d->secondary_raw, 0x11, 0, MiB);
     checkpoint(d);
     colo_kill(&d->primary);
-    failover(d->secondary, false);
-    wait_no_job(d->secondary);
+    disk_failover(d->secondary, false);
+    disk_wait_no_job(d->secondary);
 
     copy_file(d->secondary_raw, raw);
     third = start_secondary(raw, d->spare_a, d->spare_b, server);
     add_node_to(d->secondary, "repl2", "", server);
     add_child(d->secondary, "repl2");
-    replication(third, true, false);
-    replication(d->secondary, true, true);
-    io_write(d->secondary, 0x22, MiB, MiB);
-    wait_file(raw, 0x22, MiB, MiB);
-    io_write(third, 0x33, 2 * MiB, MiB);
+    disk_replicate(third, true, false);
+    disk_replicate(d->secondary, true, true);
+    disk_write(d->secondary, 0x22, MiB, MiB);
+    disk_wait_file(raw, 0x22, MiB, MiB);
+    disk_write(third, 0x33, 2 * MiB, MiB);
     qtest_qmp_assert_success(d->secondary,
                              "{'execute': 'xen-colo-do-checkpoint'}");
     qtest_qmp_assert_success(third, "{'execute': 'xen-colo-do-checkpoint'}");
-    io_write(third, 0x44, 3 * MiB, MiB);
-    g_assert_false(has_error(d->secondary));
-    g_assert_false(has_error(third));
+    disk_write(third, 0x44, 3 * MiB, MiB);
+    g_assert_false(disk_has_error(d->secondary));
+    g_assert_false(disk_has_error(third));
     colo_kill(&d->secondary);
-    failover(third, false);
-    wait_no_job(third);
-    g_assert_true(file_has(raw, 0x11, 0, MiB));
-    g_assert_true(file_has(raw, 0x22, MiB, MiB));
-    g_assert_true(file_has(raw, 0, 2 * MiB, MiB));
-    g_assert_true(file_has(raw, 0x44, 3 * MiB, MiB));
+    disk_failover(third, false);
+    disk_wait_no_job(third);
+    g_assert_true(disk_file_has(raw, 0x11, 0, MiB));
+    g_assert_true(disk_file_has(raw, 0x22, MiB, MiB));
+    g_assert_true(disk_file_has(raw, 0, 2 * MiB, MiB));
+    g_assert_true(disk_file_has(raw, 0x44, 3 * MiB, MiB));
     colo_quit(&third);
     unlink(raw);
     unlink(server);
@@ -573,18 +382,18 @@ static void test_failover_primary(void)
     Disks *d = disks_new();
 
     connect_disks(d, "");
-    io_write(d->primary, 0x11, 0, MiB);
+    disk_write(d->primary, 0x11, 0, MiB);
     colo_kill(&d->secondary);
     for (int i = 0; i < 100; i++) {
-        io_write(d->primary, i, i * 64 * KiB, 64 * KiB);
+        disk_write(d->primary, i, i * 64 * KiB, 64 * KiB);
     }
-    while (!has_error(d->primary)) {
+    while (!disk_has_error(d->primary)) {
         g_usleep(2000); /* until the alarm */
     }
-    failover(d->primary, true);
-    g_assert_false(has_error(d->primary));
+    disk_failover(d->primary, true);
+    g_assert_false(disk_has_error(d->primary));
     del_node(d->primary);
-    io_write(d->primary, 0x12, 0, MiB);
+    disk_write(d->primary, 0x12, 0, MiB);
     io_read(d, d->primary, 0x12, 0, MiB);
     disks_free(d);
 }
@@ -606,37 +415,37 @@ static void test_secondary_stands(void)
     pid_t pid;
 
     connect_disks(d, ", 'log-size': 4194304");
-    io_write(d->primary, 1, 0, MiB);
-    wait_file(d->secondary_raw, 1, 0, MiB);
+    disk_write(d->primary, 1, 0, MiB);
+    disk_wait_file(d->secondary_raw, 1, 0, MiB);
     pid = qtest_pid(d->secondary);
     g_assert_cmpint(kill(pid, SIGSTOP), ==, 0);
     begin = g_get_monotonic_time();
     for (int i = 0; i < 10; i++) {
-        io(d->primary, "aio_write -P %d %dM 1M", i + 2, i);
+        disk_io(d->primary, "aio_write -P %d %dM 1M", i + 2, i);
     }
-    io(d->primary, "aio_flush");
+    disk_io(d->primary, "aio_flush");
     check_time(begin);
-    g_assert_cmpint(log_number(d->primary, "limit"), ==, 4 * MiB);
-    g_assert_cmpint(log_number(d->primary, "peak"), >, 4 * MiB);
-    g_assert_cmpint(log_number(d->primary, "bytes"), >, 4 * MiB);
-    g_assert_cmpint(log_number(d->primary, "sent-bytes"), ==, MiB);
-    g_assert_cmpint(log_number(d->primary, "throttled-ns"), >, 0);
+    g_assert_cmpint(disk_log_number(d->primary, "limit"), ==, 4 * MiB);
+    g_assert_cmpint(disk_log_number(d->primary, "peak"), >, 4 * MiB);
+    g_assert_cmpint(disk_log_number(d->primary, "bytes"), >, 4 * MiB);
+    g_assert_cmpint(disk_log_number(d->primary, "sent-bytes"), ==, MiB);
+    g_assert_cmpint(disk_log_number(d->primary, "throttled-ns"), >, 0);
 
     for (int i = 0; i < 10; i++) {
-        io(d->primary, "aio_write -P %d %dM 1M", i + 20, i);
+        disk_io(d->primary, "aio_write -P %d %dM 1M", i + 20, i);
     }
     qtest_qmp_assert_success(d->primary, "{'execute': 'stop'}");
     check_time(begin);
     for (int i = 0; i < 10; i++) {
-        g_assert_true(file_has(d->primary_raw, i + 20, i * MiB, MiB));
+        g_assert_true(disk_file_has(d->primary_raw, i + 20, i * MiB, MiB));
     }
     for (int i = 0; i < 5; i++) {
-        io(d->primary, "aio_write -P %d %dM 1M", i + 40, i);
+        disk_io(d->primary, "aio_write -P %d %dM 1M", i + 40, i);
     }
     del_node(d->primary);
     check_time(begin);
     for (int i = 0; i < 5; i++) {
-        g_assert_true(file_has(d->primary_raw, i + 40, i * MiB, MiB));
+        g_assert_true(disk_file_has(d->primary_raw, i + 40, i * MiB, MiB));
     }
     colo_quit(&d->primary);
     check_time(begin);
@@ -656,7 +465,7 @@ static void test_quit(void)
     g_assert_cmpint(kill(pid, SIGSTOP), ==, 0);
     begin = g_get_monotonic_time();
     for (int i = 0; i < 10; i++) {
-        io(d->primary, "aio_write -P %d %dM 1M", i + 2, i);
+        disk_io(d->primary, "aio_write -P %d %dM 1M", i + 2, i);
     }
     colo_quit(&d->primary);
     check_time(begin);
@@ -674,21 +483,21 @@ static void test_primary_stands(void)
     int fd;
 
     memset(data, 0x88, MiB);
-    replication(d->secondary, true, false);
+    disk_replicate(d->secondary, true, false);
     fd = colo_nbd_client(d->secondary_socket, 'd');
     colo_nbd_request(fd, 1, 0, 64 * KiB);
     colo_nbd_write(fd, data, 64 * KiB);
-    wait_file(d->secondary_raw, 0x88, 0, 64 * KiB);
+    disk_wait_file(d->secondary_raw, 0x88, 0, 64 * KiB);
     colo_nbd_request(fd, 1, 64 * KiB, MiB);
     colo_nbd_write(fd, data, 5000);
 
     begin = g_get_monotonic_time();
-    failover(d->secondary, false);
+    disk_failover(d->secondary, false);
     check_time(begin);
     g_assert_false(has_exports(d->secondary));
     g_assert_cmpint(send(fd, data, 5000, MSG_NOSIGNAL), <, 0);
-    wait_no_job(d->secondary);
-    g_assert_true(file_has(d->secondary_raw, 0, 0, 2 * MiB));
+    disk_wait_no_job(d->secondary);
+    g_assert_true(disk_file_has(d->secondary_raw, 0, 0, 2 * MiB));
     io_read(d, d->secondary, 0, 0, 2 * MiB);
     close(fd);
     disks_free(d);
@@ -703,7 +512,7 @@ static void test_checkpoint_disturbed(void)
     int fd;
 
     memset(data, 0x99, MiB);
-    replication(d->secondary, true, false);
+    disk_replicate(d->secondary, true, false);
     fd = colo_nbd_client(d->secondary_socket, 'd');
     colo_nbd_request(fd, 1, 64 * KiB, MiB);
     colo_nbd_write(fd, data, 5000);
@@ -711,9 +520,9 @@ static void test_checkpoint_disturbed(void)
     colo_refused(d->secondary, "not ended within",
                  "{'execute': 'xen-colo-do-checkpoint'}");
     check_time(begin);
-    g_assert_true(has_error(d->secondary));
-    failover(d->secondary, false);
-    wait_no_job(d->secondary);
+    g_assert_true(disk_has_error(d->secondary));
+    disk_failover(d->secondary, false);
+    disk_wait_no_job(d->secondary);
     close(fd);
     disks_free(d);
 }
@@ -724,15 +533,15 @@ static void test_stop(void)
     Disks *d = disks_new();
 
     connect_disks(d, "");
-    io_write(d->primary, 0x11, 0, MiB);
-    wait_file(d->secondary_raw, 0x11, 0, MiB);
-    io_write(d->secondary, 0x22, 0, 64 * KiB);
-    replication(d->primary, false, true);
-    replication(d->secondary, false, false);
+    disk_write(d->primary, 0x11, 0, MiB);
+    disk_wait_file(d->secondary_raw, 0x11, 0, MiB);
+    disk_write(d->secondary, 0x22, 0, 64 * KiB);
+    disk_replicate(d->primary, false, true);
+    disk_replicate(d->secondary, false, false);
     io_read(d, d->secondary, 0x11, 0, MiB);
-    replication(d->secondary, true, false);
+    disk_replicate(d->secondary, true, false);
     io_read(d, d->secondary, 0x11, 0, MiB);
-    replication(d->secondary, false, false);
+    disk_replicate(d->secondary, false, false);
     colo_refused(d->primary, "is stopped and cannot start",
                  "{'execute': 'xen-set-replication', 'arguments': {"
                  "'enable': true, 'primary': true}}");

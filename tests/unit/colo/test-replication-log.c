@@ -5,8 +5,8 @@
  * Proves: what is written arrives, whatever the order in which requests end;
  * overlapping writes and flushes keep their order; epochs are held back and
  * settle as they should; the limit holds, and makes writers wait, unless
- * somebody waits for them; an error or an end while requests hang lets
- * everybody go.
+ * somebody waits for them; what is in the log can be read; an error or an end
+ * while requests hang lets everybody go.
  *
  * The guest is the main thread; requests are in the log's.
  */
@@ -262,6 +262,9 @@ static void coroutine_fn guest_entry(void *opaque)
         buf = g_malloc(g->bytes);
         memset(buf, g->byte, g->bytes);
         replication_log_copy(log, g->offset, g->bytes, g->byte ? buf : NULL);
+        break;
+    case 'e':
+        replication_log_wait_empty(log);
         break;
     }
     g->done = true;
@@ -620,6 +623,84 @@ static void test_pause(void)
     fake_free(f);
 }
 
+/* What a reader gets for @bytes at 0: @disk under what is in the log */
+static void check_view(Fake *f, ReplicationLogView *view, const char *want,
+                       int64_t bytes)
+{
+    g_autofree char *buf = g_malloc(bytes);
+    QEMUIOVector qiov;
+
+    memset(buf, '.', bytes);
+    qemu_iovec_init_buf(&qiov, buf, bytes);
+    replication_log_view_apply(view, &qiov);
+    g_assert_cmpmem(buf, bytes, want, bytes);
+}
+
+static void test_view(void)
+{
+    Fake *f = fake_new(64 * MiB, 1);
+    ReplicationLogView *early, *late;
+
+    g_assert_null(replication_log_view(f->log, 0, 8));
+    hold(f, true);
+    guest(f, 'w', 1, 2, 'a');   /* under way */
+    wait_calls(f, 1);
+    guest(f, 'w', 2, 3, 'b');   /* waits for that */
+    guest(f, 'd', 1, 8, 0);     /* changes nothing */
+    early = replication_log_view(f->log, 0, 8);
+    check_view(f, early, ".abbb...", 8);
+    guest(f, 'z', 4, 100, 0);
+    guest(f, 'w', 6, 100, 'c');
+    late = replication_log_view(f->log, 3, 4);
+    check_view(f, late, "b\0\0c", 4);
+
+    /* What has arrived meanwhile is still there */
+    for (int i = 0; i < 5; i++) {
+        let_go(f, i);
+    }
+    settle(f, 1);
+    check_view(f, early, ".abbb...", 8);
+    replication_log_view_free(early);
+    replication_log_view_free(late);
+    g_assert_true(replication_log_is_empty(f->log));
+    g_assert_null(replication_log_view(f->log, 0, 8));
+    replication_log_view_free(NULL);
+    fake_free(f);
+}
+
+static void test_empty(void)
+{
+    Fake *f = fake_new(64 * MiB, 512);
+    Guest g = { .f = f, .type = 'e' };
+
+    guest(f, 'e', 0, 0, 0);
+    hold(f, true);
+    guest(f, 'w', 0, BLOCK, 1);
+    guest(f, 'w', 2 * BLOCK, BLOCK, 1);
+    wait_calls(f, 2);
+    g_assert_false(replication_log_is_empty(f->log));
+    guest_begin(&g);
+    let_go(f, 1);
+    for (int i = 0; i < 20; i++) {
+        aio_poll(qemu_get_aio_context(), false);
+    }
+    g_assert_false(g.done);
+    let_go(f, 0);
+    guest_wait(&g);
+    g_assert_true(replication_log_is_empty(f->log));
+
+    /* An error lets it go as well */
+    hold(f, true);
+    guest(f, 'w', 0, BLOCK, 1);
+    wait_calls(f, 3);
+    g.done = false;
+    guest_begin(&g);
+    g_assert_false(g.done);
+    replication_log_break(f->log, EIO);
+    guest_wait(&g);
+    fake_free(f);
+}
+
 static void test_error(void)
 {
     Fake *f = fake_new(64 * KiB, 512);
@@ -771,6 +852,8 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/disk/log/copy", test_copy);
     g_test_add_func("/colo/disk/log/at-a-time", test_at_a_time);
     g_test_add_func("/colo/disk/log/pause", test_pause);
+    g_test_add_func("/colo/disk/log/view", test_view);
+    g_test_add_func("/colo/disk/log/empty", test_empty);
     g_test_add_func("/colo/disk/log/error", test_error);
     g_test_add_func("/colo/disk/log/abandon", test_abandon);
     g_test_add_func("/colo/disk/log/free", test_free);

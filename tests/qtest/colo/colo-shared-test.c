@@ -1,0 +1,744 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO qtests: two QEMUs and one image, with NBD between them.
+ *
+ * No guest runs, the monitor writes in its place; xen-set-replication starts
+ * and stops.  Proves: the image is what the primary has written, and the
+ * secondary's guest sees it as of the last checkpoint, with its own writes,
+ * whatever is overwritten while it reads; the primary's guest reads what it
+ * wrote, wherever that is; once nothing can be preserved for the secondary
+ * nothing is overwritten until the primary is told to go on, which keeps
+ * nobody from draining or quitting; the secondary cannot take over while the
+ * primary's process lives, and the disk is as its guest saw it afterwards;
+ * mistakes have clear errors.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/units.h"
+#include "qobject/qdict.h"
+#include "libqos/libqos.h"
+#include "colo-disk-rig.h"
+#include "colo-helpers.h"
+#include "colo-nbd.h"
+
+/* Longer than this no command takes, whatever the peer does */
+#define COMMAND_MS 10000
+/* What is put at a time */
+#define UNIT (64 * KiB)
+
+/* A QEMU, and what it has for itself */
+typedef struct Side {
+    QTestState *qts;            /* NULL when it is gone */
+    char *active;
+    char *hidden;
+    char *server;               /* its NBD server */
+} Side;
+
+typedef struct Shared {
+    char *dir;
+    char *image;
+    Side primary;
+    Side secondary;
+    Side third;                 /* later */
+} Shared;
+
+#define SHARED "shared-disk=on,cache-coherent=on"
+#define RAW_FILE "driver=raw,file.driver=file,file.filename"
+#define RAW_FILE_RO "driver=raw,read-only=on,file.driver=file,file.filename"
+#define QUORUM "driver=quorum,read-pattern=fifo,vote-threshold=1"
+
+/*
+ * @image: options of the image, the last one is that for the name of @file
+ * @shared: options of replication
+ */
+static void start_primary_as(Shared *s, const char *image, const char *file,
+                             const char *shared)
+{
+    s->primary.qts = qtest_initf(
+        ">/dev/null -M none -nodefaults "
+        "-blockdev node-name=image,%s=%s "
+        "-blockdev driver=replication,%s,node-name=repl,mode=primary,"
+        "log-size=4194304,file=image "
+        "-drive if=none,id=top,node-name=topnode," QUORUM ",discard=unmap,"
+        "children.0=repl", image, file, shared);
+    disk_export_top(s->primary.qts, s->primary.server);
+}
+
+static void start_primary(Shared *s)
+{
+    start_primary_as(s, RAW_FILE, s->image, SHARED);
+}
+
+/*
+ * What a primary needs later on is there, too: the node "front".  @store: the
+ * driver above the hidden overlay.
+ */
+static void start_secondary_as(Shared *s, Side *side, const char *image,
+                               const char *shared, const char *store)
+{
+    side->qts = qtest_initf(
+        ">/dev/null -M none -nodefaults "
+        "-blockdev node-name=disk,%s=%s "
+        "-blockdev driver=%s,node-name=store,"
+        "file.driver=qcow2,file.node-name=hidden,file.file.driver=file,"
+        "file.file.filename=%s,file.backing=disk "
+        "-blockdev driver=qcow2,node-name=active,file.driver=file,"
+        "file.filename=%s,backing=hidden "
+        "-blockdev driver=replication,%s,node-name=repl,mode=secondary,"
+        "top-id=top,file=active "
+        "-blockdev driver=replication," SHARED ",node-name=front,"
+        "mode=primary,file=repl "
+        "-drive if=none,id=top,node-name=topnode," QUORUM ",children.0=front",
+        image, s->image, store, side->hidden, side->active, shared);
+    disk_export_top(side->qts, side->server);
+    qtest_qmp_assert_success(side->qts,
+        "{'execute': 'block-export-add', 'arguments': {'type': 'nbd', "
+        "'id': 'e0', 'node-name': 'store', 'name': 's', 'writable': true}}");
+}
+
+static void start_secondary(Shared *s, Side *side)
+{
+    start_secondary_as(s, side, RAW_FILE_RO, SHARED, "replication-store");
+}
+
+static void side_init(Shared *s, Side *side, const char *name)
+{
+    g_autofree char *active = g_strconcat("active-", name, NULL);
+    g_autofree char *hidden = g_strconcat("hidden-", name, NULL);
+
+    side->active = disk_new_file(s->dir, active, true);
+    side->hidden = disk_new_file(s->dir, hidden, true);
+    side->server = g_build_filename(s->dir, name, NULL);
+}
+
+static void side_end(Side *side)
+{
+    char *paths[] = { side->active, side->hidden, side->server };
+
+    if (side->qts) {
+        colo_quit(&side->qts);
+    }
+    for (int i = 0; i < ARRAY_SIZE(paths); i++) {
+        unlink(paths[i]);
+        g_free(paths[i]);
+    }
+}
+
+static Shared *shared_new(void)
+{
+    Shared *s = g_new0(Shared, 1);
+
+    disk_deadline_begin();
+    s->dir = g_dir_make_tmp("colo-shared-XXXXXX", NULL);
+    g_assert_nonnull(s->dir);
+    s->image = disk_new_file(s->dir, "image", false);
+    side_init(s, &s->primary, "primary");
+    side_init(s, &s->secondary, "secondary");
+    side_init(s, &s->third, "third");
+    start_primary(s);
+    start_secondary(s, &s->secondary);
+    return s;
+}
+
+static void shared_free(Shared *s)
+{
+    side_end(&s->primary);
+    side_end(&s->secondary);
+    side_end(&s->third);
+    unlink(s->image);
+    g_free(s->image);
+    rmdir(s->dir);
+    g_free(s->dir);
+    g_free(s);
+    disk_deadline_end();
+}
+
+/* Commands */
+
+static void add_peer(Side *primary, const char *parent, Side *secondary)
+{
+    qtest_qmp_assert_success(primary->qts,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'nbd', "
+        "'node-name': 'peer', 'export': 's', "
+        "'server': {'type': 'unix', 'path': %s}}}", secondary->server);
+    qtest_qmp_assert_success(primary->qts,
+        "{'execute': 'x-blockdev-change', 'arguments': {'parent': %s, "
+        "'node': 'peer'}}", parent);
+}
+
+static void del_peer(Side *primary, const char *parent)
+{
+    qtest_qmp_assert_success(primary->qts,
+        "{'execute': 'x-blockdev-change', 'arguments': {'parent': %s, "
+        "'child': 'hidden'}}", parent);
+    qtest_qmp_assert_success(primary->qts,
+        "{'execute': 'blockdev-del', 'arguments': {'node-name': 'peer'}}");
+}
+
+static void start_session(Side *primary, const char *parent, Side *secondary)
+{
+    add_peer(primary, parent, secondary);
+    disk_replicate(secondary->qts, true, false);
+    disk_replicate(primary->qts, true, true);
+}
+
+static Shared *shared_new_started(void)
+{
+    Shared *s = shared_new();
+
+    start_session(&s->primary, "repl", &s->secondary);
+    return s;
+}
+
+static void checkpoint(Side *primary, Side *secondary)
+{
+    qtest_qmp_assert_success(primary->qts,
+                             "{'execute': 'xen-colo-do-checkpoint'}");
+    qtest_qmp_assert_success(secondary->qts,
+                             "{'execute': 'xen-colo-do-checkpoint'}");
+}
+
+/* The start has to be refused, and the reason be given */
+static void start_refused(Side *side, bool primary, const char *text)
+{
+    colo_refused(side->qts, text,
+                 "{'execute': 'xen-set-replication', 'arguments': {"
+                 "'enable': true, 'primary': %i}}", primary);
+}
+
+static void failover_refused(Side *secondary)
+{
+    colo_refused(secondary->qts, "\"write\" lock",
+                 "{'execute': 'xen-set-replication', 'arguments': {"
+                 "'enable': false, 'primary': false, 'failover': true}}");
+}
+
+static void side_read(Side *side, int byte, int64_t offset, int64_t bytes)
+{
+    disk_read(side->server, byte, offset, bytes);
+}
+
+static int64_t preserved(Side *primary)
+{
+    QDict *disk = disk_query(primary->qts);
+    int64_t bytes = qdict_get_int(disk, "preserved-bytes");
+
+    qobject_unref(disk);
+    return bytes;
+}
+
+static void wait_error(Side *side)
+{
+    while (!disk_has_error(side->qts)) {
+        g_usleep(2000); /* until the alarm */
+    }
+}
+
+static void check_time(int64_t begin)
+{
+    g_assert_cmpint(g_get_monotonic_time() - begin, <, COMMAND_MS * 1000LL);
+}
+
+/* The tests */
+
+static void test_checkpoint(void)
+{
+    Shared *s = shared_new_started();
+
+    disk_write(s->primary.qts, 0x11, 0, 256 * KiB);
+    side_read(&s->primary, 0x11, 0, 256 * KiB);
+    disk_wait_file(s->image, 0x11, 0, 256 * KiB);
+    side_read(&s->primary, 0x11, 0, 256 * KiB);
+    side_read(&s->secondary, 0, 0, 256 * KiB);
+    g_assert_cmpint(preserved(&s->primary), ==, 256 * KiB);
+    disk_write(s->secondary.qts, 0x22, 64 * KiB, 64 * KiB);
+    disk_write(s->secondary.qts, 0x22, MiB, 64 * KiB);
+    side_read(&s->secondary, 0x22, MiB, 64 * KiB);
+    g_assert_true(disk_file_has(s->image, 0, MiB, 64 * KiB));
+    checkpoint(&s->primary, &s->secondary);
+    side_read(&s->secondary, 0x11, 0, 256 * KiB);
+    side_read(&s->secondary, 0, MiB, 64 * KiB);
+
+    /* All over again: the same is preserved a second time, but just once */
+    disk_write(s->primary.qts, 0x33, 0, 4 * KiB);
+    disk_write(s->primary.qts, 0x34, 4 * KiB, 4 * KiB);
+    disk_write(s->primary.qts, 0x35, 0, 4 * KiB);
+    disk_wait_file(s->image, 0x35, 0, 4 * KiB);
+    disk_wait_file(s->image, 0x34, 4 * KiB, 4 * KiB);
+    side_read(&s->secondary, 0x11, 0, 256 * KiB);
+    g_assert_cmpint(preserved(&s->primary), ==, 256 * KiB + UNIT);
+    checkpoint(&s->primary, &s->secondary);
+    side_read(&s->secondary, 0x35, 0, 4 * KiB);
+    side_read(&s->secondary, 0x11, 8 * KiB, 248 * KiB);
+    g_assert_false(disk_has_error(s->primary.qts));
+    g_assert_false(disk_has_error(s->secondary.qts));
+    shared_free(s);
+}
+
+/* Without a session the node is not noticed */
+static void test_before_start(void)
+{
+    Shared *s = shared_new();
+
+    disk_write(s->primary.qts, 0x44, 0, 64 * KiB);
+    g_assert_true(disk_file_has(s->image, 0x44, 0, 64 * KiB));
+    disk_io(s->primary.qts, "write -z 32k 32k");
+    g_assert_true(disk_file_has(s->image, 0, 32 * KiB, 32 * KiB));
+    g_assert_cmpint(preserved(&s->primary), ==, 0);
+    start_session(&s->primary, "repl", &s->secondary);
+    side_read(&s->secondary, 0x44, 0, 32 * KiB);
+    shared_free(s);
+}
+
+static void test_kinds(void)
+{
+    Shared *s = shared_new();
+
+    disk_write(s->primary.qts, 0x55, 0, 4 * MiB);
+    start_session(&s->primary, "repl", &s->secondary);
+    disk_io(s->primary.qts, "write -z 100k 1M");
+    disk_io(s->primary.qts, "discard 2M 1M");
+    disk_io(s->primary.qts, "write -P 0x66 -f 3500k 512");
+    disk_io(s->primary.qts, "flush");
+    disk_wait_file(s->image, 0x66, 3500 * KiB, 512);
+    disk_wait_file(s->image, 0, 100 * KiB, MiB);
+    side_read(&s->primary, 0, 100 * KiB, MiB);
+    side_read(&s->primary, 0x55, 0, 100 * KiB);
+    side_read(&s->primary, 0x66, 3500 * KiB, 512);
+    side_read(&s->secondary, 0x55, 0, 4 * MiB);
+    checkpoint(&s->primary, &s->secondary);
+    side_read(&s->secondary, 0, 100 * KiB, MiB);
+    side_read(&s->secondary, 0x66, 3500 * KiB, 512);
+    shared_free(s);
+}
+
+/* The secondary's guest reads what was, also while it is overwritten */
+static void test_reads(void)
+{
+    Shared *s = shared_new_started();
+
+    for (int round = 1; round <= 4; round++) {
+        disk_write(s->primary.qts, round, 0, 4 * MiB);
+        checkpoint(&s->primary, &s->secondary);
+        for (int i = 0; i < 64; i++) {
+            int64_t offset = g_test_rand_int_range(0, 7000) * 512;
+
+            disk_io(s->primary.qts, "aio_write -P %d %" PRId64 " 256k",
+                    100 + i, offset);
+            side_read(&s->secondary, round, offset, 256 * KiB);
+            side_read(&s->secondary, round, 0, 4 * MiB);
+        }
+    }
+    shared_free(s);
+}
+
+/* What the guest behind @server sees has to be @want */
+static void check_view(const char *server, const uint8_t *want)
+{
+    g_autofree uint8_t *buf = g_malloc(DISK);
+    uint32_t reply[4];
+    int fd = colo_nbd_client(server, 't');
+
+    colo_nbd_request(fd, 0, 0, DISK);
+    colo_nbd_read(fd, reply, sizeof(reply));
+    g_assert_cmpint(reply[1], ==, 0);
+    colo_nbd_read(fd, buf, DISK);
+    close(fd);
+    g_assert_cmpmem(buf, DISK, want, DISK);
+}
+
+/* Both guests see what they have to, whatever is still on its way */
+static void test_random(void)
+{
+    Shared *s = shared_new_started();
+    g_autofree uint8_t *now = g_malloc0(DISK);
+    g_autofree uint8_t *then = g_malloc0(DISK);
+
+    for (int i = 0; i < 240; i++) {
+        int64_t offset = g_test_rand_int_range(0, DISK / 512 - 2048) * 512LL;
+        int64_t bytes = g_test_rand_int_range(1, 2048) * 512LL;
+        int byte = g_test_rand_int_range(1, 256);
+
+        if (i % 7) {
+            disk_io(s->primary.qts, "write -P %d %" PRId64 " %" PRId64, byte,
+                    offset, bytes);
+            memset(now + offset, byte, bytes);
+        } else {
+            disk_io(s->primary.qts, "write -z %" PRId64 " %" PRId64, offset,
+                    bytes);
+            memset(now + offset, 0, bytes);
+        }
+        if (i % 20 == 10) {
+            check_view(s->primary.server, now);
+            check_view(s->secondary.server, then);
+        }
+        if (i % 40 == 39) {
+            disk_write(s->secondary.qts, byte, offset, bytes);
+            checkpoint(&s->primary, &s->secondary);
+            memcpy(then, now, DISK);
+            check_view(s->secondary.server, then);
+        }
+    }
+    shared_free(s);
+}
+
+/* What was put first stays, until a checkpoint */
+static void test_store(void)
+{
+    Shared *s = shared_new();
+    g_autofree uint8_t *data = g_malloc(2 * UNIT);
+    uint32_t reply[4];
+    int fd;
+
+    disk_replicate(s->secondary.qts, true, false);
+    fd = colo_nbd_client(s->secondary.server, 's');
+    for (int i = 1; i <= 2; i++) {
+        memset(data, i, 2 * UNIT);
+        colo_nbd_request(fd, 1, (2 - i) * UNIT, i * UNIT);
+        colo_nbd_write(fd, data, i * UNIT);
+        colo_nbd_read(fd, reply, sizeof(reply));
+        g_assert_cmpint(reply[1], ==, 0);
+    }
+    side_read(&s->secondary, 2, 0, UNIT);
+    side_read(&s->secondary, 1, UNIT, UNIT);
+    qtest_qmp_assert_success(s->secondary.qts,
+                             "{'execute': 'xen-colo-do-checkpoint'}");
+    side_read(&s->secondary, 0, 0, 2 * UNIT);
+    close(fd);
+    shared_free(s);
+}
+
+static void test_failover_secondary(void)
+{
+    Shared *s = shared_new_started();
+
+    disk_write(s->primary.qts, 0x11, 0, MiB);
+    checkpoint(&s->primary, &s->secondary);
+    disk_write(s->primary.qts, 0x77, 0, 64 * KiB);      /* never committed */
+    disk_write(s->secondary.qts, 0x22, 512 * KiB, 64 * KiB);
+    disk_wait_file(s->image, 0x77, 0, 64 * KiB);
+
+    /* Not while the primary is there, but this shuts it out */
+    failover_refused(&s->secondary);
+    disk_check_stage(s->secondary.qts, "running");
+    side_read(&s->secondary, 0x11, 0, 512 * KiB);
+    disk_write(s->primary.qts, 0x78, 2 * MiB, 64 * KiB);
+    wait_error(&s->primary);
+    g_assert_true(disk_file_has(s->image, 0, 2 * MiB, 64 * KiB));
+    failover_refused(&s->secondary);
+    colo_kill(&s->primary.qts);
+
+    disk_failover(s->secondary.qts, false);
+    side_read(&s->secondary, 0x11, 0, 512 * KiB);
+    disk_write(s->secondary.qts, 0x23, 3 * MiB, 64 * KiB);
+    disk_wait_no_job(s->secondary.qts);
+    disk_check_stage(s->secondary.qts, "folded");
+    g_assert_true(disk_file_has(s->image, 0x11, 0, 512 * KiB));
+    g_assert_true(disk_file_has(s->image, 0x22, 512 * KiB, 64 * KiB));
+    g_assert_true(disk_file_has(s->image, 0, 2 * MiB, MiB));
+    g_assert_true(disk_file_has(s->image, 0x23, 3 * MiB, 64 * KiB));
+    disk_write(s->secondary.qts, 0x24, 3 * MiB, 64 * KiB);
+    g_assert_true(disk_file_has(s->image, 0x24, 3 * MiB, 64 * KiB));
+    g_assert_false(disk_has_error(s->secondary.qts));
+    shared_free(s);
+}
+
+/* The survivor becomes the primary of a new secondary, and that survives */
+static void test_again(void)
+{
+    Shared *s = shared_new_started();
+
+    disk_write(s->primary.qts, 0x11, 0, MiB);
+    checkpoint(&s->primary, &s->secondary);
+    colo_kill(&s->primary.qts);
+    disk_failover(s->secondary.qts, false);
+    disk_wait_no_job(s->secondary.qts);
+
+    start_secondary(s, &s->third);
+    start_session(&s->secondary, "front", &s->third);
+    disk_write(s->secondary.qts, 0x22, MiB, MiB);
+    disk_write(s->third.qts, 0x33, 2 * MiB, MiB);
+    side_read(&s->third, 0, MiB, MiB);
+    checkpoint(&s->secondary, &s->third);
+    side_read(&s->third, 0x22, MiB, MiB);
+    disk_write(s->third.qts, 0x44, 3 * MiB, MiB);
+    disk_write(s->secondary.qts, 0x55, 0, MiB);
+    disk_wait_file(s->image, 0x55, 0, MiB);
+    failover_refused(&s->third);
+    colo_kill(&s->secondary.qts);
+    disk_failover(s->third.qts, false);
+    disk_wait_no_job(s->third.qts);
+    g_assert_true(disk_file_has(s->image, 0x11, 0, MiB));
+    g_assert_true(disk_file_has(s->image, 0x22, MiB, MiB));
+    g_assert_true(disk_file_has(s->image, 0, 2 * MiB, MiB));
+    g_assert_true(disk_file_has(s->image, 0x44, 3 * MiB, MiB));
+    shared_free(s);
+}
+
+/*
+ * The secondary dies: what is written stays in the primary's memory, where its
+ * guest finds it, until it is told to go on.  Then a new secondary.
+ */
+static void test_failover_primary(void)
+{
+    Shared *s = shared_new_started();
+    int64_t begin;
+
+    disk_write(s->primary.qts, 0x11, 0, MiB);
+    disk_wait_file(s->image, 0x11, 0, MiB);
+    colo_kill(&s->secondary.qts);
+    for (int i = 0; i < 32; i++) {
+        disk_write(s->primary.qts, 0x20 + i, MiB + i * UNIT, UNIT);
+    }
+    wait_error(&s->primary);
+    begin = g_get_monotonic_time();
+    disk_io(s->primary.qts, "flush");
+    qtest_qmp_assert_success(s->primary.qts, "{'execute': 'stop'}");
+    check_time(begin);
+    for (int i = 0; i < 32; i++) {
+        side_read(&s->primary, 0x20 + i, MiB + i * UNIT, UNIT);
+    }
+    g_assert_true(disk_file_has(s->image, 0, MiB, 2 * MiB));
+    colo_refused(s->primary.qts, "in a session",
+                 "{'execute': 'x-blockdev-change', 'arguments': {"
+                 "'parent': 'repl', 'child': 'hidden'}}");
+
+    disk_failover(s->primary.qts, true);
+    disk_io(s->primary.qts, "flush");
+    for (int i = 0; i < 32; i++) {
+        g_assert_true(disk_file_has(s->image, 0x20 + i, MiB + i * UNIT,
+                                    UNIT));
+    }
+    g_assert_false(disk_has_error(s->primary.qts));
+    disk_check_stage(s->primary.qts, "idle");
+    disk_write(s->primary.qts, 0x12, 0, MiB);
+    g_assert_true(disk_file_has(s->image, 0x12, 0, MiB));
+    start_refused(&s->primary, true, "in a session already");
+    del_peer(&s->primary, "repl");
+    start_refused(&s->primary, true, "no way to the secondary's store");
+
+    start_secondary(s, &s->third);
+    start_session(&s->primary, "repl", &s->third);
+    disk_write(s->primary.qts, 0x13, 0, MiB);
+    disk_wait_file(s->image, 0x13, 0, MiB);
+    side_read(&s->third, 0x12, 0, MiB);
+    checkpoint(&s->primary, &s->third);
+    side_read(&s->third, 0x13, 0, MiB);
+    shared_free(s);
+}
+
+/* The secondary stands still and the log is full; then all is drained */
+static void test_secondary_stands(void)
+{
+    Shared *s = shared_new_started();
+    int64_t begin;
+    pid_t pid;
+
+    disk_write(s->primary.qts, 1, 0, MiB);
+    disk_wait_file(s->image, 1, 0, MiB);
+    pid = qtest_pid(s->secondary.qts);
+    g_assert_cmpint(kill(pid, SIGSTOP), ==, 0);
+    begin = g_get_monotonic_time();
+    for (int i = 0; i < 10; i++) {
+        disk_io(s->primary.qts, "aio_write -P %d %dM 1M", i + 2, i + 1);
+    }
+    disk_io(s->primary.qts, "aio_flush");
+    check_time(begin);
+    /* The main loop itself writes, and waits for that */
+    disk_write(s->primary.qts, 0x66, 12 * MiB, MiB);
+    disk_write(s->primary.qts, 0x67, 13 * MiB, MiB);
+    check_time(begin);
+    side_read(&s->primary, 0x66, 12 * MiB, MiB);
+    g_assert_cmpint(disk_log_number(s->primary.qts, "bytes"), >, 4 * MiB);
+    qtest_qmp_assert_success(s->primary.qts, "{'execute': 'stop'}");
+    check_time(begin);
+    for (int i = 0; i < 10; i++) {
+        side_read(&s->primary, i + 2, (i + 1) * MiB, MiB);
+    }
+    g_assert_true(disk_file_has(s->image, 0, MiB, 15 * MiB));
+
+    disk_failover(s->primary.qts, true);
+    disk_io(s->primary.qts, "flush");
+    for (int i = 0; i < 10; i++) {
+        g_assert_true(disk_file_has(s->image, i + 2, (i + 1) * MiB, MiB));
+    }
+    colo_quit(&s->primary.qts);
+    check_time(begin);
+    g_assert_cmpint(kill(pid, SIGCONT), ==, 0);
+    shared_free(s);
+}
+
+/*
+ * The primary is ended without a word about who goes on: what it has not
+ * preserved it never writes, and the secondary can take over.
+ */
+static void test_quit(void)
+{
+    Shared *s = shared_new_started();
+    int64_t begin;
+    pid_t pid;
+
+    disk_write(s->primary.qts, 0x11, 0, 4 * MiB);
+    checkpoint(&s->primary, &s->secondary);
+    pid = qtest_pid(s->secondary.qts);
+    g_assert_cmpint(kill(pid, SIGSTOP), ==, 0);
+    begin = g_get_monotonic_time();
+    for (int i = 0; i < 10; i++) {
+        disk_io(s->primary.qts, "aio_write -P %d %dM 1M", i + 0x20, i);
+    }
+    colo_quit(&s->primary.qts);
+    check_time(begin);
+    g_assert_true(disk_file_has(s->image, 0x11, 0, 4 * MiB));
+    g_assert_true(disk_file_has(s->image, 0, 4 * MiB, 6 * MiB));
+    g_assert_cmpint(kill(pid, SIGCONT), ==, 0);
+    disk_failover(s->secondary.qts, false);
+    disk_wait_no_job(s->secondary.qts);
+    g_assert_true(disk_file_has(s->image, 0x11, 0, 4 * MiB));
+    g_assert_true(disk_file_has(s->image, 0, 4 * MiB, 6 * MiB));
+    shared_free(s);
+}
+
+/* An orderly stop: all is written, and the secondary's own writes are gone */
+static void test_stop(void)
+{
+    Shared *s = shared_new_started();
+
+    for (int i = 0; i < 16; i++) {
+        disk_write(s->primary.qts, 0x11, i * MiB, MiB);
+    }
+    disk_write(s->secondary.qts, 0x22, 0, 64 * KiB);
+    disk_replicate(s->primary.qts, false, true);
+    disk_io(s->primary.qts, "flush");
+    g_assert_true(disk_file_has(s->image, 0x11, 0, DISK));
+    disk_replicate(s->secondary.qts, false, false);
+    side_read(&s->secondary, 0x11, 0, DISK);
+    disk_check_stage(s->primary.qts, "idle");
+    disk_check_stage(s->secondary.qts, "idle");
+    shared_free(s);
+}
+
+/* Whatever is wrong is said before anything happens */
+static void test_refused(void)
+{
+    Shared *s = shared_new();
+
+    colo_refused(s->primary.qts, "is an option of a shared disk",
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
+        "'node-name': 'r', 'mode': 'primary', 'cache-coherent': true, "
+        "'file': {'driver': 'null-co', 'read-zeroes': true}}}");
+    colo_refused(s->primary.qts, "is no option of a shared disk",
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
+        "'node-name': 'r', 'mode': 'primary', 'shared-disk': true, "
+        "'generation-file': 'generation', "
+        "'file': {'driver': 'null-co', 'read-zeroes': true}}}");
+    colo_refused(s->primary.qts, "there is nothing to resync",
+        "{'execute': 'x-colo-resync', 'arguments': {'job-id': 'resync', "
+        "'node': 'repl', 'mode': 'full'}}");
+    qtest_qmp_assert_success(s->primary.qts,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'null-co', "
+        "'node-name': 'null', 'read-zeroes': true}}");
+    colo_refused(s->primary.qts, "is no NBD client",
+        "{'execute': 'x-blockdev-change', 'arguments': {'parent': 'repl', "
+        "'node': 'null'}}");
+    colo_refused(s->primary.qts, "only the child 'hidden'",
+        "{'execute': 'x-blockdev-change', 'arguments': {'parent': 'repl', "
+        "'child': 'file'}}");
+    start_refused(&s->primary, true, "no way to the secondary's store");
+    add_peer(&s->primary, "repl", &s->secondary);
+    qtest_qmp_assert_success(s->primary.qts,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'nbd', "
+        "'node-name': 'peer2', 'export': 's', "
+        "'server': {'type': 'unix', 'path': %s}}}", s->secondary.server);
+    colo_refused(s->primary.qts, "has its peer",
+        "{'execute': 'x-blockdev-change', 'arguments': {'parent': 'repl', "
+        "'node': 'peer2'}}");
+    del_peer(&s->primary, "repl");
+    shared_free(s);
+}
+
+/* Images that two hosts cannot share, as the primary opens them */
+static void test_refused_primary(void)
+{
+    static const struct {
+        const char *image;
+        const char *shared;
+        const char *text;
+    } cases[] = {
+        { RAW_FILE, "shared-disk=on", "needs 'cache.direct=on'" },
+        { "driver=raw,file.driver=file,file.locking=off,file.filename",
+          SHARED, "without locks" },
+        { "driver=raw,size=8388608,file.driver=file,file.filename", SHARED,
+          "has not the length" },
+        { "driver=raw,file.driver=blkdebug,file.image.driver=file,"
+          "file.image.filename", SHARED, "has to be a file" },
+        { "driver=qcow2,file.driver=file,file.filename", SHARED,
+          "has to be raw" },
+    };
+
+    for (int i = 0; i < ARRAY_SIZE(cases); i++) {
+        Shared *s = shared_new();
+
+        colo_quit(&s->primary.qts);
+        start_primary_as(s, cases[i].image,
+                         strstr(cases[i].image, "qcow2") ? s->third.active
+                                                         : s->image,
+                         cases[i].shared);
+        add_peer(&s->primary, "repl", &s->secondary);
+        start_refused(&s->primary, true, cases[i].text);
+        shared_free(s);
+    }
+}
+
+/* The same of the secondary, and that nobody has locked what it shares */
+static void test_refused_secondary(void)
+{
+    static const struct {
+        const char *image;
+        const char *shared;
+        const char *store;
+        const char *text;
+    } cases[] = {
+        { RAW_FILE_RO, "shared-disk=on", "replication-store",
+          "needs 'cache.direct=on'" },
+        { "driver=raw,read-only=on,file.driver=file,file.locking=off,"
+          "file.filename", SHARED, "replication-store", "without locks" },
+        { RAW_FILE, SHARED, "replication-store", "has to be read-only here" },
+        { RAW_FILE_RO, SHARED, "copy-on-read", "no 'replication-store'" },
+    };
+    Shared *s = shared_new();
+
+    for (int i = 0; i < ARRAY_SIZE(cases); i++) {
+        start_secondary_as(s, &s->third, cases[i].image, cases[i].shared,
+                           cases[i].store);
+        start_refused(&s->third, false, cases[i].text);
+        colo_quit(&s->third.qts);
+    }
+    colo_kill(&s->primary.qts);
+    start_refused(&s->secondary, false, "nobody has a lock on");
+    shared_free(s);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    if (!have_qemu_img()) {
+        g_test_message("no qemu-img, no tests");
+        return 0;
+    }
+    qtest_add_func("/colo/shared/checkpoint", test_checkpoint);
+    qtest_add_func("/colo/shared/before-start", test_before_start);
+    qtest_add_func("/colo/shared/kinds", test_kinds);
+    qtest_add_func("/colo/shared/reads", test_reads);
+    qtest_add_func("/colo/shared/random", test_random);
+    qtest_add_func("/colo/shared/store", test_store);
+    qtest_add_func("/colo/shared/failover/secondary", test_failover_secondary);
+    qtest_add_func("/colo/shared/failover/primary", test_failover_primary);
+    qtest_add_func("/colo/shared/failover/again", test_again);
+    qtest_add_func("/colo/shared/stands/secondary", test_secondary_stands);
+    qtest_add_func("/colo/shared/stands/quit", test_quit);
+    qtest_add_func("/colo/shared/stop", test_stop);
+    qtest_add_func("/colo/shared/refused/command", test_refused);
+    qtest_add_func("/colo/shared/refused/primary", test_refused_primary);
+    qtest_add_func("/colo/shared/refused/secondary", test_refused_secondary);
+    return g_test_run();
+}
