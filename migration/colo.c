@@ -15,6 +15,7 @@
 #include "qapi/qapi-commands-colo.h"
 #include "qapi/qapi-commands-migration.h"
 #include "qapi/util.h"
+#include "block/aio.h"
 #include "block/replication.h"
 #include "system/cpus.h"
 #include "system/runstate.h"
@@ -37,6 +38,9 @@
 
 /* How long QEMU's exit waits for an orderly end, in times of the timeout */
 #define SHUTDOWN_TIMEOUTS   3
+
+/* How often it looks meanwhile what the primary wants from our disks */
+#define SHUTDOWN_LOOK_MS    1
 
 /* How long it waits for output to leave, and between two looks if it does not */
 #define DRAIN_MS            1000
@@ -489,7 +493,12 @@ static void end_session(void)
             deadline_ms += current->timeout_ms;
             continue;
         }
-        qemu_cond_timedwait_bql(&current->cond, left_ms);
+        /*
+         * The primary may wait for our NBD server before it comes to a place
+         * where it lets us go, and the main loop has ended.
+         */
+        aio_poll(qemu_get_aio_context(), false);
+        qemu_cond_timedwait_bql(&current->cond, MIN(left_ms, SHUTDOWN_LOOK_MS));
     }
 }
 
