@@ -37,21 +37,23 @@ def part(text: str) -> tuple[int, int]:
 
 
 def logs(run: Path) -> str:
-    """The last words of both QEMUs."""
+    """The last words of both QEMUs, and how those were that lived."""
     text = ''
     for host in ('a', 'b'):
-        log = run / f'qemu-{host}.log'
-        if log.exists():
-            lines = log.read_text(errors='replace').splitlines()[-8:]
-            text += ''.join(f'# QEMU on {host}: {line}\n' for line in lines)
+        for name, count in ((f'qemu-{host}.log', 8), (f'state-{host}.txt', 99)):
+            if (run / name).exists():
+                lines = (run / name).read_text(errors='replace').splitlines()
+                text += ''.join(f'# QEMU on {host}: {line}\n'
+                                for line in lines[-count:])
     return text
 
 
 def run_one(number: int, name: str, ctx: registry.Context) -> bool:
     start = time.monotonic()
     ctx.notes.clear()
-    for log in ctx.run.glob('qemu-*.log'):
-        log.unlink()
+    for pattern in ('qemu-*.log', 'state-*.txt'):
+        for log in ctx.run.glob(pattern):
+            log.unlink()
     try:
         registry.TESTS[name](ctx)
         verdict = ''

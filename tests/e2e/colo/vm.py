@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ PROTECT_SECONDS = 60.0
 FAILOVER_SECONDS = 15.0
 EXIT_SECONDS = 15.0
 KVM_PROBE_SECONDS = 6.0
+DESCRIBE_SECONDS = 2.0
 FIRMWARE = ('/usr/share/qemu', '/usr/share/seabios', '/usr/lib/ipxe/qemu')
 CMDLINE = ('console=ttyS0 quiet no_timer_check mitigations=off '
            'memhp_default_state=online')
@@ -118,7 +120,7 @@ class Vm:
         socket = run / f'qmp-{host}.sock'
         socket.unlink(missing_ok=True)
         args = machine.argv()
-        args += ['-name', f'colo-{host}',
+        args += ['-name', f'colo-{host},debug-threads=on',
                  '-chardev', f'file,id=ser0,path={self.serial}',
                  '-serial', 'chardev:ser0',
                  '-qmp', f'unix:{socket},server=on,wait=off']
@@ -185,6 +187,30 @@ class Vm:
         text = Path(f'/proc/{self.pid}/stat').read_text(encoding='ascii')
         return text.rsplit(')', 1)[1].split()[0]
 
+    def _threads(self) -> list[str]:
+        """What each thread waits for."""
+        threads = []
+        for task in sorted(Path(f'/proc/{self.pid}/task').iterdir()):
+            try:
+                words = [(task / name).read_text(encoding='ascii').strip()
+                         for name in ('comm', 'wchan')]
+            except OSError:
+                continue            # it has ended
+            threads.append(' in '.join(words))
+        return threads
+
+    def describe(self) -> str:
+        """How it is, for the report of a failure."""
+        lines = [f'process state {self.state()}', *self._threads()]
+        try:
+            for command in ('query-status', 'query-colo-status'):
+                answer = self.monitor.execute(command, timeout=DESCRIBE_SECONDS)
+                lines.append(f'{command}: {json.dumps(answer)}')
+        except (QmpError, QmpTimeout, QmpClosed) as err:
+            lines.append(str(err))
+        console = self.serial.read_text(errors='replace').splitlines()
+        return '\n'.join(lines + [f'console: {line}' for line in console[-4:]])
+
     def rss_kib(self) -> int:
         status = Path(f'/proc/{self.pid}/status').read_text(encoding='ascii')
         for line in status.splitlines():
@@ -240,7 +266,12 @@ class Pair:
     def __enter__(self) -> Pair:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: object, *_: object) -> None:
+        if failure:
+            for vm in (self.primary, self.secondary):
+                if vm and vm.alive():
+                    path = self.run / f'state-{vm.host}.txt'
+                    path.write_text(vm.describe() + '\n', encoding='utf-8')
         self.close()
 
     def close(self) -> None:

@@ -27,12 +27,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "colo-guest.h"
 #include "colo-stream.h"
 
 #define MAX_DISKS           4
+#define SEND_BUFFER         (4 << 20)
 #define MAX_SLOTS           (1ULL << 20)
 #define MAX_GROUP           8
 #define BLOCK_BYTES         4096
@@ -196,6 +198,7 @@ static bool write_group(Disk *disk, uint64_t *first, uint64_t *last)
 void serve_disk(int fd)
 {
     unsigned long long seed, slots, pause_us;
+    int bytes = SEND_BUFFER;
     uint64_t first, last;
     char line[128], path[64];
     Disk *disk;
@@ -211,6 +214,8 @@ void serve_disk(int fd)
                   disk ? "busy, or not for so many slots" : strerror(errno));
         return;
     }
+    /* Go on writing for long while nothing is acknowledged */
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes));
     while (write_group(disk, &first, &last)) {
         int times = fault == FAULT_REPEAT && first <= FAULT_TICK &&
                     last >= FAULT_TICK ? 2 : 1;
