@@ -14,7 +14,7 @@ from .registry import Context, check, test, wait_lines
 FAULTS = ('lose', 'repeat', 'change')   # see colo-guest.c
 MODES: dict[str, dict[str, str]] = {
     'ticker': {}, 'bulk-out': {}, 'bulk-in': {}, 'echo': {},
-    'http': {'path': '/64k'}, 'last': {},
+    'http': {'path': '/64k'}, 'last': {}, 'call': {},
 }
 DATAGRAMS: dict[str, dict[str, str]] = {
     'udp': {}, 'ping6': {'host': '::1', 'connect_seconds': '2'},

@@ -663,6 +663,7 @@ static const struct {
     { "ping6", run_ping6, "ICMPv6 echo requests (--interval MS)" },
     { "control", run_control, "one command (--command)" },
     { "disk", run_disk, "blocks (--device, --slots, --seed, --interval MS)" },
+    { "call", run_call, "calls of the guest (--seed)" },
     { "last", run_last, "last words (--connections, --seed, --interval MS)" },
 };
 

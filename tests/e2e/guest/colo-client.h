@@ -98,4 +98,7 @@ int run_disk(void);
 /* Mode of colo-client-last.c */
 int run_last(void);
 
+/* Mode of colo-client-call.c */
+int run_call(void);
+
 #endif /* COLO_CLIENT_H */

@@ -29,6 +29,7 @@
  *                    its client filled in (colo-datagram.h)
  *   7007  disk       numbered blocks on a disk (colo-guest-disk.c)
  *   7008  last       what is sent right before the end (colo-guest-last.c)
+ *   7009  call       the guest calls back (colo-guest-call.c)
  *   80    HTTP/1.1   /small 6 bytes, /64k 65536 bytes of the stream of seed 64
  *
  * One thread serves one connection with blocking calls; nothing is shared
@@ -55,6 +56,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "colo-call.h"
 #include "colo-guest.h"
 #include "colo-stream.h"
 
@@ -620,6 +622,7 @@ static Service services[] = {
     { .name = "control", .port = 7005, .serve = serve_control },
     { .name = "disk", .port = 7007, .serve = serve_disk },
     { .name = "last", .port = 7008, .serve = serve_last },
+    { .name = "call", .port = CALL_PORT, .serve = serve_call },
     { .name = "http", .port = 80, .serve = serve_http },
 };
 

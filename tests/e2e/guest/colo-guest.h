@@ -65,4 +65,7 @@ void control_diskload(int fd, const char *args);
 void serve_last(int fd);
 void control_last(int fd, const char *args);
 
+/* Calls of the guest (colo-guest-call.c): a service */
+void serve_call(int fd);
+
 #endif /* COLO_GUEST_H */

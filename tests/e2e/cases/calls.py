@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest is the client: the connections that it begins survive, too."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+from .kill import Mode, kill_rounds
+from .registry import Context, check, check_intact, test, wait_for
+
+CLIENTS: Sequence[Mode] = (('ticker', {}), ('call', {}), ('call', {'seed': 2}))
+CHECKPOINTS = 5
+CALLS = 20
+
+
+@test('/colo/e2e/call/kill/primary')
+def kill_primary(ctx: Context) -> None:
+    kill_rounds(ctx, 'primary', CLIENTS)
+
+
+@test('/colo/e2e/call/kill/secondary')
+def kill_secondary(ctx: Context) -> None:
+    kill_rounds(ctx, 'secondary', CLIENTS)
+
+
+@test('/colo/e2e/hybrid/call/kill/primary')
+def hybrid_kill_primary(ctx: Context) -> None:
+    kill_rounds(ctx, 'primary', CLIENTS, mode='hybrid')
+
+
+@test('/colo/e2e/hybrid/call/kill/secondary')
+def hybrid_kill_secondary(ctx: Context) -> None:
+    kill_rounds(ctx, 'secondary', CLIENTS, mode='hybrid')
+
+
+@test('/colo/e2e/hybrid/call/load')
+def hybrid_load(ctx: Context) -> None:
+    """Calls that began before a checkpoint go on after it, and new ones are
+    made."""
+    with ctx.pair(mode='hybrid', memory='256') as pair:
+        ctx.protected(pair)
+        running = pair.client('call')
+        for _ in range(CHECKPOINTS):
+            before = running.poll().get('calls', 0)
+            wait_for('calls',
+                     lambda: running.poll().get('calls', 0) >= before + CALLS)
+            pair.vm('primary').monitor.execute('x-colo-checkpoint')
+        status = pair.vm('primary').status()
+        reasons = {item['reason']: item['count']
+                   for item in status.statistics['reasons'] if item['count']}
+        compared = pair.compared()
+        end = check_intact(running)
+    check(status.checkpoints >= CHECKPOINTS, f'{status.checkpoints} '
+          'checkpoints')
+    ctx.note(f'{end["calls"]} calls, {status.checkpoints} checkpoints '
+             f'({reasons}), {compared["released-equal"]} packets were '
+             'equal, '
+             f'{compared["released-commit"]} left by a checkpoint')
