@@ -93,6 +93,7 @@ typedef struct ColoSession {
     int64_t last_cut_ns;
     int64_t not_before_ns;              /* for a checkpoint on demand */
     bool was_ready;                     /* protection was complete once */
+    bool peer_may_be_ready;             /* primary: 'start' is on its way */
     bool disks;                         /* primary: some are replicated */
 } ColoSession;
 

@@ -146,6 +146,8 @@ static bool primary_handshake(ColoSession *s, Error **errp)
         .flags = s->verify_ram ? COLO_START_VERIFY_RAM : 0,
         .generation = generation,
     }, start);
+    /* Whether or not it arrives: it can make the secondary ready */
+    s->peer_may_be_ready = true;
     return colo_wire_send_buf(s->wire, COLO_FRAME_START, 0, start,
                               sizeof(start), errp) &&
            primary_open_disks(s, errp);
@@ -564,7 +566,7 @@ static void primary_finish(ColoSession *s, Error *err)
         primary_alone(s, "failover", COLO_EXIT_REASON_REQUEST);
         return;
     }
-    if (colo_peer_is_out(s) || !s->was_ready) {
+    if (colo_peer_is_out(s) || !s->peer_may_be_ready) {
         /* It never goes live, or was never able to */
         error_report("COLO primary: going on without protection: %s",
                      error_get_pretty(err));

@@ -565,6 +565,14 @@ static void secondary_finish(ColoSession *s, Error *err)
                            "the primary is done");
         return;
     }
+    if (!s->was_ready && colo_disks_exist()) {
+        /* They lack what had not arrived, and take no writes */
+        error_report("COLO secondary: the primary was lost before the disks "
+                     "were ready, this side cannot take over: %s",
+                     error_get_pretty(err));
+        colo_set_secondary(s, COLO_SECONDARY_STATE_ENDED, "never ready");
+        return;
+    }
     failover = secondary_decide(s, err, failover);
     colo_set_secondary(s, failover ? COLO_SECONDARY_STATE_LIVE
                                    : COLO_SECONDARY_STATE_ENDED,

@@ -84,15 +84,12 @@ static void test_lost_waits(void)
         g_assert_cmpint(primary_ok(COLO_PRIMARY_STATE_LOST, i), ==,
                         i == COLO_PRIMARY_STATE_ALONE);
     }
-    /* Before it was protected there is nothing to decide */
-    g_assert_false(primary_ok(COLO_PRIMARY_STATE_STARTING,
-                              COLO_PRIMARY_STATE_LOST));
 }
 
-/* Every step of a checkpoint can be interrupted */
+/* The start, and every step of a checkpoint, can be interrupted */
 static void test_ways_out(void)
 {
-    for (int i = COLO_PRIMARY_STATE_RUNNING; i <= COLO_PRIMARY_STATE_LOADING;
+    for (int i = COLO_PRIMARY_STATE_STARTING; i <= COLO_PRIMARY_STATE_LOADING;
          i++) {
         g_assert_true(primary_ok(i, COLO_PRIMARY_STATE_LOST));
         g_assert_true(primary_ok(i, COLO_PRIMARY_STATE_ALONE));
