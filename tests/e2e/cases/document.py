@@ -236,19 +236,14 @@ def whole_life(ctx: Context, compare: str | None, rounds: int) -> set[str]:
         life = Life(ctx, pair, compare)
         running = first_life(life)
         for _ in range(rounds):
-            running.served(pair)
-            host = life.secondary.host
-            pair.fence('secondary')
-            life.primary_goes_on()
-            running.served(pair)
-            life.rebuild(host, new_image=False)
-            running.served(pair)
-
-            host = life.primary.host
-            pair.fence('primary')
-            life.secondary_goes_on()
-            running.served(pair)
-            life.rebuild(host, new_image=True)
+            for victim, goes_on in (('secondary', life.primary_goes_on),
+                                    ('primary', life.secondary_goes_on)):
+                running.served(pair)
+                host = pair.vm(victim).host
+                pair.fence(victim)
+                goes_on()
+                running.served(pair)
+                life.rebuild(host, new_image=victim == 'primary')
         running.served(pair)
         blocks = running.end()
         last = life.primary

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from colo import disks, product, vm
 
-from .disks import (EQUAL_LONG, EQUAL_QUICK, NEVER_MS, NORMAL_MS,
-                    check_images, checkpoint, kill_rounds, start_writers,
+from .disks import (check_images, equal, kill_rounds, start_writers,
                     verify_all)
 from .registry import (Context, check, check_intact, test, wait_for,
                        wait_lines)
@@ -44,51 +43,14 @@ def several(ctx: Context) -> None:
                                                 iothread=True), 2, mode=mode)
 
 
-def equal(ctx: Context, mode: str) -> None:
-    """At each checkpoint both guests see the same disk, and it is the image.
-    Between two of them the one of a periodic secondary sees no change, though
-    the image changes."""
-    count = EQUAL_LONG if ctx.long else EQUAL_QUICK
-    seen = set()
-    with ctx.pair(memory='256', mode=mode, disks=SHARED) as pair:
-        primary = pair.start_primary()
-        secondary = pair.start_secondary()
-        writers = start_writers(pair)
-        pair.protect()
-        path = disks.image_of(primary, ctx.run, 0)
-        if mode == 'periodic':
-            primary.monitor.execute('migrate-set-parameters', {
-                product.PARAMETER_DELAY: NEVER_MS})
-        disks.export_views(primary, secondary, ctx.run)
-        for _ in range(count):
-            checkpoint(pair)
-            views = [disks.view(side, ctx.run)
-                     for side in (primary, secondary)]
-            check(views[0] == views[1], 'the guests see different disks')
-            seen.add(views[0])
-            before = path.read_bytes()
-            primary.monitor.execute('cont')
-            disks.wait_fresh(primary)
-            if mode == 'periodic':
-                wait_for('the image to change',
-                         lambda: path.read_bytes() != before)
-                check(disks.view(secondary, ctx.run) == views[0],
-                      'the secondary sees what is newer than the checkpoint')
-        primary.monitor.execute('migrate-set-parameters', {
-            product.PARAMETER_DELAY: NORMAL_MS})
-        for writer in writers:
-            check_intact(writer)
-    check(len(seen) == count, f'{len(seen)} different disks, not {count}')
-
-
 @test('/colo/e2e/shared/equal')
 def equal_periodic(ctx: Context) -> None:
-    equal(ctx, 'periodic')
+    equal(ctx, 'periodic', SHARED)
 
 
 @test('/colo/e2e/shared/hybrid/equal')
 def equal_hybrid(ctx: Context) -> None:
-    equal(ctx, 'hybrid')
+    equal(ctx, 'hybrid', SHARED)
 
 
 def refused(ctx: Context, mode: str) -> None:

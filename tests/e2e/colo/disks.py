@@ -576,7 +576,12 @@ def view(vm: Vm, run: Path, n: int = 0) -> str:
 
 
 def arrived(secondary: Vm, run: Path, n: int = 0) -> str:
-    """A digest of what the primary has written to disk @n of @secondary."""
+    """A digest of what is below the overlays of disk @n of @secondary, where
+    the primary writes to."""
+    assert secondary.machine.disks
+    if secondary.machine.disks.shared:
+        data = image_of(secondary, run, n).read_bytes()
+        return hashlib.sha256(data).hexdigest()
     link = net.LINK_ADDRESS[secondary.host]
     return _digest(secondary, f'nbd://{link}:{NBD_PORT}/parent{n}', run)
 
