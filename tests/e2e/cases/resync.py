@@ -85,9 +85,11 @@ def finish(pair: vm.Pair, ticker: client.Client,
         range(20, 22): ALONE, range(30, 33): 0})
 
 
-def again(ctx: Context, how: str, **changes: Any) -> None:
+def again(ctx: Context, how: str, mode: str = 'periodic',
+          **changes: Any) -> None:
     """The primary dies, and what was its disk becomes the secondary's."""
-    with ctx.pair(memory='256', disks=disks.Disks(mib=MIB, **changes)) as pair:
+    layout = disks.Disks(mib=MIB, **changes)
+    with ctx.pair(memory='256', mode=mode, disks=layout) as pair:
         ticker, writers = begin(pair)
         pair.fence('primary')
         pair.failover('secondary')
@@ -109,6 +111,11 @@ def again(ctx: Context, how: str, **changes: Any) -> None:
 @test('/colo/e2e/disk/resync/hash')
 def by_hash(ctx: Context) -> None:
     again(ctx, 'hash')
+
+
+@test('/colo/e2e/disk/hybrid/resync/hash')
+def by_hash_hybrid(ctx: Context) -> None:
+    again(ctx, 'hash', 'hybrid')
 
 
 @test('/colo/e2e/disk/resync/hash-iothread')
@@ -141,7 +148,7 @@ def by_bitmap(ctx: Context) -> None:
         write(primary, range(0, 2), ALONE)
         write(primary, range(20, 22), ALONE)
         numbers = disks.resync(primary, pair.start_secondary(host), 'bitmap',
-                               'since')[0]
+                               bitmap='since')[0]
         ctx.note(f'{numbers.get("len", 0) >> 10} KiB of {MIB} MiB')
         check(numbers.get('len', 0) < MIB << 18, f'{numbers}: too much')
         primary.monitor.execute('block-dirty-bitmap-remove', {

@@ -406,7 +406,7 @@ def _hashes(primary: Vm, secondary: Vm, n: int) -> str:
     return node
 
 
-def _wait_resync(primary: Vm, n: int) -> dict[str, int]:
+def wait_resync(primary: Vm, n: int) -> dict[str, int]:
     """The end of a job, which has to be a good one; its last numbers."""
     job = f'job-resync{n}'
     last: dict[str, int] = {}
@@ -431,29 +431,37 @@ def _wait_resync(primary: Vm, n: int) -> dict[str, int]:
     return last
 
 
+def begin_resync(primary: Vm, secondary: Vm, n: int, mode: str,
+                 **options: Any) -> None:
+    """Start a job x-colo-resync for disk @n, which has no replication yet."""
+    _replicate(primary, secondary, n)
+    if mode == 'hash':
+        options['hashes'] = _hashes(primary, secondary, n)
+    primary.monitor.execute('x-colo-resync', {
+        'job-id': f'job-resync{n}', 'node': f'replication{n}', 'mode': mode,
+        **options})
+
+
+def forget_hashes(side: Vm, n: int) -> None:
+    """After a job in mode hash; the primary first."""
+    if 'nbd-server' in side.disks:
+        side.monitor.execute('nbd-server-remove', {'name': f'hash{n}'})
+    side.monitor.execute('blockdev-del', {'node-name': f'hash{n}'})
+
+
 def resync(primary: Vm, secondary: Vm, mode: str,
-           bitmap: str | None = None) -> list[dict[str, int]]:
+           **options: Any) -> list[dict[str, int]]:
     """As attach(), by x-colo-resync in @mode, while the guest runs."""
     assert primary.machine.disks
     detach(primary)
     export(secondary)
     done = []
     for n in range(primary.machine.disks.count):
-        _replicate(primary, secondary, n)
-        options = {'job-id': f'job-resync{n}', 'node': f'replication{n}',
-                   'mode': mode}
-        if bitmap:
-            options['bitmap'] = bitmap
+        begin_resync(primary, secondary, n, mode, **options)
+        done.append(wait_resync(primary, n))
         if mode == 'hash':
-            options['hashes'] = _hashes(primary, secondary, n)
-        primary.monitor.execute('x-colo-resync', options)
-        done.append(_wait_resync(primary, n))
-        if mode == 'hash':
-            primary.monitor.execute('blockdev-del', {'node-name': f'hash{n}'})
-            secondary.monitor.execute('nbd-server-remove',
-                                      {'name': f'hash{n}'})
-            secondary.monitor.execute('blockdev-del',
-                                      {'node-name': f'hash{n}'})
+            forget_hashes(primary, n)
+            forget_hashes(secondary, n)
     return done
 
 
