@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The end-to-end tests; importing the package registers them."""
 
-from . import (calls, diskbus, diskerror, diskfault, disks, document,  # noqa: F401
-               ends, fault, first, generation, hybrid, inputs, kill,
-               life, loss, monitor, nics, powercut, ram, resync,
-               selfcheck, shared, soak)
+from . import (calls, diskbus, diskerror, diskfault, disks,  # noqa: F401
+               document, ends, fault, faultdisks, first,
+               generation, hybrid, inputs, kill, life, loss, monitor, nics,
+               powercut, ram, resync, selfcheck, shared, soak)

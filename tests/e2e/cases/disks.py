@@ -24,12 +24,13 @@ VERIFY_SECONDS = 240.0
 SPARE = (16 << 20) - 512        # no block of the writers is there
 
 
-def start_writers(pair: vm.Pair, **options: Any) -> list[client.Client]:
+def start_writers(pair: vm.Pair, seed: int = 1,
+                  **options: Any) -> list[client.Client]:
     """One on each disk: the first as fast as it can, others slower."""
     layout = pair.machine.disks
     assert layout
     disks.load_drivers(pair)
-    return [pair.client('disk', device=layout.device(n), seed=n + 1,
+    return [pair.client('disk', device=layout.device(n), seed=seed + n,
                         interval=20 * n, **options)
             for n in range(layout.count)]
 
@@ -40,7 +41,7 @@ def verify_all(writers: list[client.Client]) -> None:
 
 
 def check_images(pair: vm.Pair, side: str, writers: list[client.Client],
-                 slots: int = disks.SLOTS) -> int:
+                 slots: int = disks.SLOTS, seed: int = 1) -> int:
     """The guest writes no more: all is in the images when its QEMU has ended.
 
     How many blocks that were.
@@ -54,7 +55,7 @@ def check_images(pair: vm.Pair, side: str, writers: list[client.Client],
     for n, count in enumerate(acked):
         path = disks.image_of(last, pair.run, n)
         disks.check_metadata(pair.machine, path, layout.kind)
-        disks.check_image(pair.machine, path, acked=count, seed=n + 1,
+        disks.check_image(pair.machine, path, acked=count, seed=seed + n,
                           slots=slots)
     return sum(acked)
 

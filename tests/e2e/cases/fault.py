@@ -29,7 +29,11 @@ ELSEWHERE = {
 }
 
 
-def cases(points: list[str], mode: str) -> list[tuple[str, str]]:
+ACTIONS = ('kill', 'stall', 'error')
+
+
+def cases(points: list[str], mode: str,
+          actions: tuple[str, ...] = ACTIONS) -> list[tuple[str, str]]:
     """(point, action) of all that can be walked."""
     found = []
     for point in points:
@@ -39,7 +43,7 @@ def cases(points: list[str], mode: str) -> list[tuple[str, str]]:
         is_state = '-state-' in point
         if is_state and point.rsplit('-', 1)[1] in WITHOUT_SURVIVOR:
             continue
-        found += [(point, action) for action in ('kill', 'stall', 'error')
+        found += [(point, action) for action in actions
                   if not (is_state and action == 'error')]
     return found
 
@@ -59,10 +63,9 @@ def happens_once(point: str) -> bool:
     return point.endswith(('-starting', '-checkpoint-ready', '-start'))
 
 
-def one_case(ctx: Context, pair: vm.Pair, ticker: client.Client, point: str,
-             action: str, skip: int) -> None:
+def strike(pair: vm.Pair, point: str, action: str, skip: int) -> str:
+    """Protection begins, and comes to @point; the side that is at fault."""
     side = point.split('-')[0]
-    other = 'secondary' if side == 'primary' else 'primary'
     faulty = pair.vm(side)
     faulty.monitor.poll()
     faulty.monitor.events.clear()
@@ -72,6 +75,14 @@ def one_case(ctx: Context, pair: vm.Pair, ticker: client.Client, point: str,
     pair.begin_protection(x_colo_timeout=TIMEOUT_MS)
     wait_for(f'{point} to {action}', lambda: fired(faulty, action),
              FIRES_SECONDS)
+    return side
+
+
+def one_case(ctx: Context, pair: vm.Pair, ticker: client.Client, point: str,
+             action: str, skip: int) -> None:
+    side = strike(pair, point, action, skip)
+    other = 'secondary' if side == 'primary' else 'primary'
+    faulty = pair.vm(side)
     if action == 'error' and side == 'primary' and \
             faulty.status().state == 'alone':
         # It failed before it was protected: nobody else may go on
