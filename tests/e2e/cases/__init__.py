@@ -2,6 +2,6 @@
 """The end-to-end tests; importing the package registers them."""
 
 from . import (calls, diskbus, diskerror, diskfault, disks,  # noqa: F401
-               document, ends, fault, faultdisks, first,
+               document, ends, fault, faultdisks, faultresync, first,
                generation, hybrid, inputs, kill, life, loss, monitor, nics,
                powercut, ram, resync, selfcheck, shared, soak)

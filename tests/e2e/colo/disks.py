@@ -431,15 +431,15 @@ def wait_resync(primary: Vm, n: int) -> dict[str, int]:
     return last
 
 
-def begin_resync(primary: Vm, secondary: Vm, n: int, mode: str,
-                 **options: Any) -> None:
-    """Start a job x-colo-resync for disk @n, which has no replication yet."""
+def prepare_resync(primary: Vm, secondary: Vm, n: int,
+                   mode: str) -> dict[str, Any]:
+    """All that x-colo-resync needs for disk @n, and its arguments."""
     _replicate(primary, secondary, n)
+    arguments = {'job-id': f'job-resync{n}', 'node': f'replication{n}',
+                 'mode': mode}
     if mode == 'hash':
-        options['hashes'] = _hashes(primary, secondary, n)
-    primary.monitor.execute('x-colo-resync', {
-        'job-id': f'job-resync{n}', 'node': f'replication{n}', 'mode': mode,
-        **options})
+        arguments['hashes'] = _hashes(primary, secondary, n)
+    return arguments
 
 
 def forget_hashes(side: Vm, n: int) -> None:
@@ -457,7 +457,8 @@ def resync(primary: Vm, secondary: Vm, mode: str,
     export(secondary)
     done = []
     for n in range(primary.machine.disks.count):
-        begin_resync(primary, secondary, n, mode, **options)
+        arguments = prepare_resync(primary, secondary, n, mode)
+        primary.monitor.execute('x-colo-resync', {**arguments, **options})
         done.append(wait_resync(primary, n))
         if mode == 'hash':
             forget_hashes(primary, n)
