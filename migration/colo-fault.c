@@ -74,7 +74,7 @@ static bool fault_pass(const char *point, Error **errp)
         kill(getpid(), SIGKILL);
         break;
     case COLO_FAULT_ACTION_STALL:
-        kill(getpid(), SIGSTOP);
+        raise(SIGSTOP); /* this thread at once, and all others */
         break;
     case COLO_FAULT_ACTION_ERROR:
         error_setg(errp, "injected fault at '%s'", point);
