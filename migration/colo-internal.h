@@ -55,6 +55,7 @@ typedef struct ColoSession {
     COLOExitReason exit_reason;
     RunState deferred_stop;             /* RUN_STATE__MAX: none */
     ShutdownCause deferred_shutdown;    /* secondary, hybrid mode */
+    ShutdownCause deferred_reset;       /* the same */
     VMChangeStateEntry *vm_state;       /* primary, hybrid mode */
     bool paused;                        /* primary: not for a cut */
     ColoRunState run_state;             /* secondary: of the guest */
@@ -135,6 +136,14 @@ static inline bool colo_reason_can_wait(ColoCheckpointReason reason)
 
 void colo_request_checkpoint_run_state(void);
 void colo_leave_request(ColoCheckpointReason reason);
+
+/*
+ * colo_stop_guest: the guest stands for a checkpoint, its devices are quiet
+ *
+ * Returns whether this stopped it: if somebody else did, or is about to, it
+ * stands in another run state.  Session's thread, BQL held (dropped meanwhile).
+ */
+bool colo_stop_guest(ColoSession *s);
 
 /* Call the participants, in the order they came.  BQL. */
 void colo_participants_arm(uint64_t epoch);

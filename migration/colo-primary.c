@@ -315,12 +315,14 @@ typedef struct Cut {
     int64_t asked_ns;
     int64_t begin_ns;
     int64_t pause_ns;
+    bool live;                  /* the guest runs but for the cut */
     bool overflowed;
 } Cut;
 
 /*
  * The dirty set is larger than the staging area: stream what does not fit,
- * while the VM stands still.  BQL held, dropped meanwhile.
+ * while the VM stands still.  If it was paused the user may let it go on
+ * meanwhile.  BQL held, dropped meanwhile.
  */
 static bool primary_stream_excess(ColoSession *s, Cut *c, Error **errp)
 {
@@ -333,6 +335,7 @@ static bool primary_stream_excess(ColoSession *s, Cut *c, Error **errp)
         bql_unlock();
         ok = colo_pages_send(s, c->number, &c->pages, errp);
         bql_lock();
+        c->live |= colo_stop_guest(s);
         colo_ram_sync(s->ram, true);
     }
     return ok;
@@ -378,7 +381,7 @@ static bool primary_copy_state(ColoSession *s, Cut *c, Error **errp)
 /* The cut itself: stop, copy, go on */
 static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
 {
-    bool live, ok;
+    bool ok;
 
     /* How much will there be?  Have the memory before the VM stands still */
     bql_lock();
@@ -393,25 +396,21 @@ static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
 
     bql_lock();
     c->begin_ns = now_ns();
-    live = runstate_is_live(runstate_get());
-    c->tail.run_state = guest_run_state(live);
-    if (live) {
-        vm_stop(RUN_STATE_COLO);
-    }
-
+    c->live = colo_stop_guest(s);
     ok = primary_copy_state(s, c, errp);
     if (ok) {
+        c->tail.run_state = guest_run_state(c->live);
         s->epoch = c->number;
         colo_participants_cut(s->epoch);
         colo_disks_cut(s->epoch);
         colo_set_primary(s, COLO_PRIMARY_STATE_SENDING, "copied");
     }
-    if (live) {
+    if (c->live) {
         primary_resume(s);
     }
     c->pause_ns = now_ns() - c->begin_ns;
     s->last_cut_ns = c->begin_ns;
-    if (live) {
+    if (c->live) {
         colo_history_add(&s->pause, c->pause_ns);
     }
     s->staging_overflows += c->overflowed;
@@ -420,9 +419,13 @@ static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
     return ok;
 }
 
+/*
+ * The secondary compares hashes with its RAM, not with what was streamed, and
+ * that may have changed once more.
+ */
 static bool primary_send_pages(ColoSession *s, Cut *c, Error **errp)
 {
-    if (s->mode == COLO_SYNC_MODE_HYBRID) {
+    if (s->mode == COLO_SYNC_MODE_HYBRID && !c->overflowed) {
         return colo_pages_send_differing(s, c->number, &c->pages, errp);
     }
     return colo_pages_send(s, c->number, &c->pages, errp);

@@ -147,7 +147,7 @@ static bool secondary_handshake(ColoSession *s, Error **errp)
 
 /*
  * Hybrid mode: the guest goes on from what was loaded, beside the primary's.
- * Stops that its devices asked for before the load are void.  BQL.
+ * Stops and resets that it asked for before the load are void.  BQL.
  */
 static void secondary_run_guest(ColoSession *s)
 {
@@ -155,6 +155,7 @@ static void secondary_run_guest(ColoSession *s)
 
     colo_participants_load(s->epoch);
     s->deferred_shutdown = SHUTDOWN_CAUSE_NONE;
+    s->deferred_reset = SHUTDOWN_CAUSE_NONE;
     qemu_vmstop_requested(&stop);
     if (s->run_state == COLO_RUN_RUNNING) {
         vm_start();
@@ -162,11 +163,10 @@ static void secondary_run_guest(ColoSession *s)
 }
 
 /* Hybrid mode: the guest stands, for the checkpoint that replaces it.  BQL. */
-static void secondary_stop_guest(void)
+static void secondary_stop_guest(ColoSession *s)
 {
-    if (runstate_is_live(runstate_get())) {
-        vm_stop(RUN_STATE_COLO);
-    } else if (!runstate_check(RUN_STATE_COLO)) {
+    colo_stop_guest(s);
+    if (!runstate_check(RUN_STATE_COLO)) {
         /* It stopped by itself: for an I/O error, say */
         runstate_set(RUN_STATE_COLO);
     }
@@ -257,7 +257,7 @@ static bool secondary_reply(ColoSession *s, uint64_t cut, Error **errp)
     bql_lock();
     colo_set_secondary(s, COLO_SECONDARY_STATE_REPLIED, "asked");
     if (s->mode == COLO_SYNC_MODE_HYBRID) {
-        secondary_stop_guest();
+        secondary_stop_guest(s);
     }
     colo_ram_sync(s->ram, true);
     colo_ram_take_runs(s->ram, runs);
@@ -494,6 +494,16 @@ static void secondary_follow(ColoSession *s, Error **errp)
     }
 }
 
+/* The guest goes on where it stood; maybe it was about to be reset.  BQL. */
+static void secondary_resume(ColoSession *s)
+{
+    if (s->deferred_reset) {
+        qemu_system_reset_request(s->deferred_reset);
+        s->deferred_reset = SHUTDOWN_CAUSE_NONE;
+    }
+    vm_start();
+}
+
 /* The peer is lost, as @err says.  BQL. */
 static void secondary_lose(ColoSession *s, const Error *err)
 {
@@ -502,7 +512,7 @@ static void secondary_lose(ColoSession *s, const Error *err)
         s->run_state == COLO_RUN_RUNNING && !s->deferred_shutdown &&
         runstate_check(RUN_STATE_COLO)) {
         /* It stood for a checkpoint that will not come */
-        vm_start();
+        secondary_resume(s);
     }
 }
 
@@ -584,18 +594,22 @@ static void secondary_go_live(ColoSession *s, MigrationIncomingState *mis)
 {
     Error *err = NULL;
 
-    if (!runstate_check(RUN_STATE_COLO)) {
+    if (s->deferred_shutdown) {
+        /* Maybe just now: then it is about to be stopped */
+        if (runstate_check(RUN_STATE_COLO)) {
+            runstate_set(RUN_STATE_SHUTDOWN);
+        }
+        qemu_system_shutdown_request(s->deferred_shutdown);
+    } else if (!runstate_check(RUN_STATE_COLO)) {
         /* Hybrid mode: it runs, or stopped in a way of its own */
         qemu_announce_self(&mis->announce_timer, migrate_announce_params());
-    } else if (s->deferred_shutdown) {
-        qemu_system_shutdown_request(s->deferred_shutdown);
     } else if (s->run_state == COLO_RUN_SHUTDOWN) {
         runstate_set(RUN_STATE_SHUTDOWN);
     } else if (!migration_block_activate(&err)) {
         error_reportf_err(err, "COLO secondary: cannot take over the disks: ");
         runstate_set(RUN_STATE_PAUSED);
     } else if (s->run_state == COLO_RUN_RUNNING) {
-        vm_start();
+        secondary_resume(s);
         qemu_announce_self(&mis->announce_timer, migrate_announce_params());
     } else {
         runstate_set(RUN_STATE_PAUSED);

@@ -49,6 +49,11 @@ bool colo_guest_shutdown_deferred(ShutdownCause cause)
     return false;
 }
 
+bool colo_guest_reset_deferred(ShutdownCause cause)
+{
+    return false;
+}
+
 void migrate_start_colo_process(MigrationState *s)
 {
     /* The capability cannot be set */

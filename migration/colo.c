@@ -16,7 +16,9 @@
 #include "qapi/qapi-commands-migration.h"
 #include "qapi/util.h"
 #include "block/aio.h"
+#include "block/block.h"
 #include "block/replication.h"
+#include "hw/core/cpu.h"
 #include "system/cpus.h"
 #include "system/runstate.h"
 #include "migration/colo.h"
@@ -300,6 +302,70 @@ void colo_participants_stand(bool standby)
     }
 }
 
+/* The guest stands still */
+
+typedef struct Meeting {
+    ColoSession *s;
+    bool over;
+} Meeting;
+
+static void meet(void *opaque)
+{
+    Meeting *m = opaque;
+
+    m->over = true;
+    qemu_cond_broadcast(&m->s->cond);
+}
+
+/*
+ * The main loop may be in the middle of something for which it drops the BQL,
+ * stopping the VM above all: let it come to an end of that.  BQL.
+ */
+static void meet_main_loop(ColoSession *s)
+{
+    Meeting m = { s };
+
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), meet, &m);
+    while (!m.over) {
+        qemu_cond_wait_bql(&s->cond);
+    }
+}
+
+static bool cpus_stand(void)
+{
+    CPUState *cpu;
+
+    CPU_FOREACH(cpu) {
+        if (!cpu->stopped) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool colo_stop_guest(ColoSession *s)
+{
+    bool stopped = false;
+
+    do {
+        if (runstate_is_live(runstate_get())) {
+            vm_stop(RUN_STATE_COLO);
+            stopped = true;
+        }
+        if (!stopped || s->side == COLO_MODE_SECONDARY) {
+            /*
+             * It is being stopped, perhaps, and its CPUs still run.  On the
+             * secondary what its devices want of the main loop (a reset, say)
+             * has to be over, too, before a checkpoint comes in between.
+             */
+            meet_main_loop(s);
+            bdrv_drain_all();
+        }
+        /* It may have been suspended in the last moment, or let go on */
+    } while (runstate_is_live(runstate_get()) || !cpus_stand());
+    return stopped;
+}
+
 /* Hooks of base code */
 
 bool colo_supported(void)
@@ -437,6 +503,16 @@ bool colo_guest_shutdown_deferred(ShutdownCause cause)
     current->deferred_shutdown = cause;
     qemu_system_vmstop_request_prepare();
     qemu_system_vmstop_request(RUN_STATE_COLO);
+    return true;
+}
+
+bool colo_guest_reset_deferred(ShutdownCause cause)
+{
+    if (!colo_session_active(COLO_MODE_SECONDARY) ||
+        runstate_is_live(runstate_get())) {
+        return false;
+    }
+    current->deferred_reset = cause;
     return true;
 }
 

@@ -161,6 +161,14 @@ bool colo_migration_cancel(void);
 bool colo_guest_shutdown_deferred(ShutdownCause cause);
 
 /*
+ * colo_guest_reset_deferred: the guest has asked for a reset
+ *
+ * Returns true on a secondary whose guest stands for a checkpoint: that makes
+ * the reset void, or the guest is reset when it goes on without one.  BQL held.
+ */
+bool colo_guest_reset_deferred(ShutdownCause cause);
+
+/*
  * colo_loading: is the secondary putting a checkpoint into place?
  *
  * True in between device reset and the end of the load, BQL held: reset must

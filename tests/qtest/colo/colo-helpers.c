@@ -10,13 +10,14 @@
 
 #define POLL_US 2000
 
-static QTestState *start_qemu(const char *extra)
+static QTestState *start_qemu(ColoPair *p, const char *extra)
 {
-    return qtest_initf("-accel tcg -machine pc -m 32 -nodefaults "
+    return qtest_initf("-accel %s -machine pc -m 32 -nodefaults "
                        "-netdev hubport,id=hn0,hubid=0 "
                        "-device virtio-net-pci,netdev=hn0,romfile= "
                        "-object filter-output-commit,id=oc0,netdev=hn0 "
-                       "-global migration.x-colo-verify-ram=on %s", extra);
+                       "-global migration.x-colo-verify-ram=on %s %s",
+                       p->accel, p->extra, extra);
 }
 
 /*
@@ -35,6 +36,12 @@ static void pair_is_late(int sig)
 
 ColoPair *colo_pair_new(const char *mode)
 {
+    return colo_pair_new_with(mode, "tcg", "");
+}
+
+ColoPair *colo_pair_new_with(const char *mode, const char *accel,
+                             const char *extra)
+{
     ColoPair *p = g_new0(ColoPair, 1);
     struct sigaction late = { .sa_handler = pair_is_late };
 
@@ -43,7 +50,9 @@ ColoPair *colo_pair_new(const char *mode)
     p->dir = g_dir_make_tmp("colo-qtest-XXXXXX", NULL);
     g_assert_nonnull(p->dir);
     p->mode = mode;
-    p->primary = start_qemu("");
+    p->accel = accel;
+    p->extra = g_strdup(extra);
+    p->primary = start_qemu(p, "");
     colo_pair_new_secondary(p);
     return p;
 }
@@ -61,7 +70,7 @@ const char *colo_state_ready(ColoPair *p)
 void colo_pair_new_secondary(ColoPair *p)
 {
     g_assert_null(p->secondary);
-    p->secondary = start_qemu("-incoming defer");
+    p->secondary = start_qemu(p, "-incoming defer");
 }
 
 void colo_cut(ColoPair *p)
@@ -119,6 +128,7 @@ void colo_pair_free(ColoPair *p)
     g_dir_close(dir);
     rmdir(p->dir);
     g_free(p->dir);
+    g_free(p->extra);
     g_free(p);
     alarm(0);
 }

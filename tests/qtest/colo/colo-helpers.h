@@ -2,8 +2,9 @@
 /*
  * COLO qtests: pairs of QEMUs.
  *
- * Two QEMUs that run their firmware under TCG, each with a NIC behind a gate
- * (object oc0), in a directory of their own for sockets.
+ * Two QEMUs, each with a NIC behind a gate (object oc0), in a directory of
+ * their own for sockets.  They run their firmware under TCG if nothing else is
+ * asked for.
  */
 
 #ifndef TESTS_QTEST_COLO_HELPERS_H
@@ -21,10 +22,14 @@ typedef struct ColoPair {
     QTestState *secondary;
     char *dir;                  /* for sockets */
     const char *mode;           /* x-colo-mode */
+    const char *accel;
+    char *extra;                /* more options of both */
 } ColoPair;
 
 /* Start both; nothing is protected yet */
 ColoPair *colo_pair_new(const char *mode);
+ColoPair *colo_pair_new_with(const char *mode, const char *accel,
+                             const char *extra);
 
 /* Is it in hybrid mode?  Then the secondary's guest runs, too. */
 bool colo_is_hybrid(ColoPair *p);

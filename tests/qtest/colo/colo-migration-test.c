@@ -11,6 +11,9 @@
 #include "qobject/qlist.h"
 #include "colo-helpers.h"
 
+#define RESET_PORT  0xcf9
+#define RESET_VALUE 6
+
 static void test_enter(const void *mode)
 {
     ColoPair *p = colo_pair_new(mode);
@@ -480,6 +483,73 @@ static void test_quit_primary(const void *mode)
     colo_pair_free(p);
 }
 
+/* The guest asks for a reset, by the chipset's register */
+static void guest_resets(QTestState *qts)
+{
+    qtest_outb(qts, RESET_PORT, RESET_VALUE);
+}
+
+/*
+ * A secondary's guest that reboots, where that means the end of QEMU: whether
+ * it does is what the primary's says.
+ */
+static void test_reboot_is_end(void)
+{
+    ColoPair *p = colo_pair_new_with("hybrid", "tcg", "-no-reboot");
+
+    colo_pair_protect(p);
+    guest_resets(p->secondary);
+    colo_wait_statistic(p->primary, "checkpoints",
+                        colo_statistic(p->primary, "checkpoints") + 5);
+    colo_wait_state(p->secondary, "running");
+    g_assert_cmpint(colo_statistic(p->secondary, "ram-mismatches"), ==, 0);
+    colo_pair_free(p);
+}
+
+/* The same, and no checkpoint comes: it is carried out when this side lives */
+static void test_reboot_is_end_failover(void)
+{
+    ColoPair *p = colo_pair_new_with("hybrid", "tcg",
+                                     "-no-reboot -no-shutdown");
+
+    colo_pair_migrate(p, "mig", "mig", 600000, 2000);
+    colo_wait_state(p->secondary, "running");
+    colo_wait_state(p->primary, "running");
+    guest_resets(p->secondary);
+    colo_wait_status(p->secondary, "colo");
+    colo_cut(p);
+    colo_wait_state(p->secondary, "lost");
+    colo_wait_status(p->secondary, "colo");
+    colo_failover(p->secondary);
+    colo_wait_state(p->secondary, "live");
+    colo_wait_status(p->secondary, "shutdown");
+    colo_refused(p->secondary, "Resetting the Virtual Machine is required",
+                 "{'execute': 'cont'}");
+    colo_pair_free(p);
+}
+
+/* What a guest asked for that stands is void when a checkpoint comes */
+static void test_reset_standing(void)
+{
+    ColoPair *p = colo_pair_new("hybrid");
+
+    colo_pair_protect(p);
+    qtest_qmp_assert_success(p->primary, "{'execute': 'stop'}");
+    colo_wait_statistic(p->primary, "checkpoints",
+                        colo_statistic(p->primary, "checkpoints") + 2);
+    colo_wait_status(p->secondary, "colo");
+    for (int i = 0; i < 5; i++) {
+        guest_resets(p->secondary);
+        colo_wait_status(p->secondary, "colo");
+        colo_wait_statistic(p->primary, "checkpoints",
+                            colo_statistic(p->primary, "checkpoints") + 2);
+    }
+    qtest_qmp_assert_success(p->primary, "{'execute': 'cont'}");
+    colo_wait_status(p->secondary, "running");
+    g_assert_cmpint(colo_statistic(p->secondary, "ram-mismatches"), ==, 0);
+    colo_pair_free(p);
+}
+
 /* Each runs in both modes */
 static const struct {
     const char *name;
@@ -523,5 +593,12 @@ int main(int argc, char **argv)
             g_test_add_data_func(path, modes[m], tests[i].func);
         }
     }
+    /* In periodic mode the secondary's guest asks for nothing */
+    qtest_add_func("/colo/migration/hybrid/reboot-is-end/secondary",
+                   test_reboot_is_end);
+    qtest_add_func("/colo/migration/hybrid/reboot-is-end/failover",
+                   test_reboot_is_end_failover);
+    qtest_add_func("/colo/migration/hybrid/reset-standing",
+                   test_reset_standing);
     return g_test_run();
 }

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO qtests: somebody between two QEMUs who makes one frame wait.
+ *
+ * A thread passes on what both sides of a pair say.  Told to, it keeps the next
+ * 'pages' frame of the primary, and all behind it, until it is let go.
+ */
+
+#ifndef TESTS_QTEST_COLO_HOLD_H
+#define TESTS_QTEST_COLO_HOLD_H
+
+typedef struct ColoHold ColoHold;
+
+/*
+ * Listen on the socket "hold" in @dir; who connects is connected to "mig" there,
+ * where the secondary listens.
+ */
+ColoHold *colo_hold_new(const char *dir);
+
+/* The next frame shall wait; wait until it does; let it go */
+void colo_hold_arm(ColoHold *h);
+void colo_hold_await(ColoHold *h);
+void colo_hold_release(ColoHold *h);
+
+void colo_hold_free(ColoHold *h);
+
+#endif
