@@ -74,7 +74,6 @@ typedef enum OutputCommitState {
 typedef struct HeldPacket {
     QSIMPLEQ_ENTRY(HeldPacket) next;
     uint64_t epoch;
-    NetClientState *sender;
     uint32_t vnet_hdr_len;
     size_t size;
     uint8_t data[];
@@ -168,14 +167,11 @@ static bool is_last_filter(NetFilterState *nf)
     return !QTAILQ_PREV(nf, next);
 }
 
-static OutputCommit *find_by_sender(NetClientState *sender)
+static OutputCommit *find_by_netdev(NetClientState *netdev)
 {
     NetFilterState *nf;
 
-    if (!sender->peer) {
-        return NULL;
-    }
-    QTAILQ_FOREACH(nf, &sender->peer->filters, next) {
+    QTAILQ_FOREACH(nf, &netdev->filters, next) {
         if (object_dynamic_cast(OBJECT(nf), TYPE_FILTER_OUTPUT_COMMIT) &&
             FILTER_OUTPUT_COMMIT(nf)->backend_busy) {
             return FILTER_OUTPUT_COMMIT(nf);
@@ -185,9 +181,9 @@ static OutputCommit *find_by_sender(NetClientState *sender)
 }
 
 /* The backend took the packet that it had to queue, or purged it (@len 0) */
-static void backend_sent(NetClientState *sender, ssize_t len)
+static void backend_sent(NetClientState *netdev, ssize_t len)
 {
-    OutputCommit *oc = find_by_sender(sender);
+    OutputCommit *oc = find_by_netdev(netdev);
 
     if (!oc) {
         return;
@@ -203,7 +199,12 @@ static void backend_sent(NetClientState *sender, ssize_t len)
     }
 }
 
-/* Hand the head of the queue on.  False if the backend wants a pause. */
+/*
+ * Hand the head of the queue on.  False if the backend wants a pause.
+ *
+ * The NIC may be gone.  In the queue of the backend the packet is one of the
+ * backend's own, since only that outlives it.
+ */
 static bool feed_one(OutputCommit *oc)
 {
     NetFilterState *nf = NETFILTER(oc);
@@ -212,14 +213,13 @@ static bool feed_one(OutputCommit *oc)
     int parts = colo_net_fit_header(nf->netdev, p->vnet_hdr_len, p->data,
                                     p->size, iov);
 
-    if (!p->sender->peer || !is_last_filter(nf)) {
-        qemu_netfilter_pass_to_next(p->sender, 0, iov, parts, nf);
+    if (!is_last_filter(nf)) {
+        qemu_netfilter_pass_to_next(nf->netdev->peer, 0, iov, parts, nf);
         colo_net_flush_standing(nf->netdev);
     } else {
         oc->backend_busy = true;
-        if (!qemu_net_queue_send_iov(p->sender->peer->incoming_queue,
-                                     p->sender, 0, iov, parts,
-                                     backend_sent)) {
+        if (!qemu_net_queue_send_iov(nf->netdev->incoming_queue, nf->netdev,
+                                     0, iov, parts, backend_sent)) {
             colo_net_flush_standing(nf->netdev);
             return !oc->backend_busy;
         }
@@ -350,7 +350,6 @@ static ssize_t output_commit_receive_iov(NetFilterState *nf,
 
     p = g_malloc(sizeof(*p) + size);
     p->epoch = oc->epoch;
-    p->sender = sender;
     /* Without one it gets one when it leaves */
     p->vnet_hdr_len = flags & QEMU_NET_PACKET_FLAG_RAW ? 0
                       : MIN(nf->netdev->vnet_hdr_len, size);
@@ -406,9 +405,12 @@ static void output_commit_cleanup(NetFilterState *nf)
     colo_participant_unregister(&oc->participant);
     qemu_del_vm_change_state_handler(oc->vmstate);
     oc->vmstate = NULL;
-    /* can_be_deleted: no session, and QEMU's exit has no use for the rest */
-    oc->state = OUTPUT_COMMIT_OFF;
-    oc->waiting = NULL;
+    /*
+     * can_be_deleted: no session, unless the netdev goes with it, or QEMU.  Then
+     * nothing may pass any more, nor may the NIC wait for ever.
+     */
+    oc->state = OUTPUT_COMMIT_STANDING;
+    output_commit_release_sender(nf);
     while (!QSIMPLEQ_EMPTY(&oc->queue)) {
         queue_pop(oc);
     }

@@ -15,16 +15,12 @@
 #include "qapi/error.h"
 #include "qobject/qdict.h"
 #include "qobject/qjson.h"
-#include "libqos/malloc-pc.h"
 #include "libqos/pci-pc.h"
-#include "libqos/virtio.h"
-#include "libqos/virtio-pci.h"
-#include "standard-headers/linux/virtio_net.h"
 #include "colo-net.h"
+#include "colo-nic.h"
 
 #define BIG             60000
-#define TX_QUEUE        1
-#define TX_PACKETS      256
+#define TX_PACKETS      COLO_NIC_RING
 #define TX_BYTES        32000
 #define NIC_SLOT        4
 
@@ -397,18 +393,13 @@ static void test_del_under_traffic(void)
 /* A guest that sends by virtio-net, whose packets filter r0 turns aside */
 typedef struct Nic {
     Net net;
-    QGuestAllocator alloc;
-    QPCIBus *bus;
-    QVirtioPCIDevice *dev;
-    QVirtQueue *tx;
+    ColoNic *nic;
     int c;                      /* the other end of outdev */
 } Nic;
 
 static Nic *nic_new(void)
 {
     Nic *g = g_new0(Nic, 1);
-    QPCIAddress addr = { .devfn = QPCI_DEVFN(NIC_SLOT, 0) };
-    QVirtioDevice *vdev;
     int other;
 
     g->net.dir = g_dir_make_tmp("colo-filter-XXXXXX", NULL);
@@ -420,32 +411,14 @@ static Nic *nic_new(void)
     close(other);
     add_redirector(&g->net, "r0", "rx", "outdev", "c0");
     g->c = open_chardev(&g->net, "c0");
-
-    pc_alloc_init(&g->alloc, g->net.qts, 0);
-    g->bus = qpci_new_pc(g->net.qts, &g->alloc);
-    g->dev = virtio_pci_new(g->bus, &addr);
-    g_assert_nonnull(g->dev);
-    vdev = &g->dev->vdev;
-    qvirtio_pci_device_enable(g->dev);
-    qvirtio_start_device(vdev);
-    qvirtio_set_features(vdev, qvirtio_get_features(vdev) &
-                         ~(QVIRTIO_F_BAD_FEATURE |
-                           (1ull << VIRTIO_RING_F_INDIRECT_DESC) |
-                           (1ull << VIRTIO_RING_F_EVENT_IDX) |
-                           (1ull << VIRTIO_NET_F_MQ)));
-    g->tx = qvirtqueue_setup(vdev, &g->alloc, TX_QUEUE);
-    qvirtio_set_driver_ok(vdev);
+    g->nic = colo_nic_new(g->net.qts, NIC_SLOT);
     return g;
 }
 
 static void nic_free(Nic *g)
 {
     close(g->c);
-    qvirtqueue_cleanup(g->dev->vdev.bus, g->tx, &g->alloc);
-    g_free(g->dev->pdev);
-    g_free(g->dev);
-    qpci_free_pc(g->bus);
-    alloc_destroy(&g->alloc);
+    colo_nic_free(g->nic);
     qtest_quit(g->net.qts);
     close(g->net.net);
     remove_dir(g->net.dir);
@@ -455,32 +428,15 @@ static void nic_free(Nic *g)
 /* Give the NIC a full ring.  It has to stop where the stream is full. */
 static void nic_send_until_it_waits(Nic *g)
 {
-    size_t hdr = sizeof(struct virtio_net_hdr_mrg_rxbuf);
-    uint64_t addr = guest_alloc(&g->alloc, hdr + TX_BYTES);
     QTestState *qts = g->net.qts;
-    uint32_t head = 0;
     uint64_t sent;
 
-    qtest_memset(qts, addr, 0, hdr + TX_BYTES);
-    for (int i = 0; i < TX_PACKETS; i++) {
-        head = qvirtqueue_add(qts, g->tx, addr, hdr + TX_BYTES, false, false);
-        qvirtqueue_kick(qts, &g->dev->vdev, g->tx, head);
-    }
+    colo_nic_send(g->nic, TX_BYTES, TX_PACKETS);
     wait_for((sent = counter(qts, "r0", "out-packets")) * TX_BYTES >
              4 * MiB);
     /* As many as the queue holds, and 200 KiB or so are in the socket */
     g_assert_cmpuint(sent, <, TX_PACKETS * 3 / 4);
     g_assert_cmpuint(counter(qts, "r0", "dropped-packets-full"), ==, 0);
-}
-
-static unsigned nic_sent(Nic *g)
-{
-    unsigned n = 0;
-
-    while (qvirtqueue_get_buf(g->net.qts, g->tx, NULL, NULL)) {
-        n++;
-    }
-    return n;
 }
 
 static void expect_tx(int fd, unsigned count)
@@ -499,11 +455,11 @@ static void test_nic_waits(void)
     unsigned done;
 
     nic_send_until_it_waits(g);
-    done = nic_sent(g);
+    done = colo_nic_sent(g->nic);
     g_assert_cmpuint(done, <, TX_PACKETS * 3 / 4);
     /* Room again: the rest goes, nothing is missing */
     expect_tx(g->c, TX_PACKETS);
-    wait_for((done += nic_sent(g)) == TX_PACKETS);
+    wait_for((done += colo_nic_sent(g->nic)) == TX_PACKETS);
     g_assert_cmpuint(counter(g->net.qts, "r0", "out-packets"), ==, TX_PACKETS);
     g_assert_cmpuint(counter(g->net.qts, "r0", "dropped-packets-full"), ==, 0);
     nic_free(g);
@@ -516,9 +472,9 @@ static void test_nic_stop(void)
     unsigned done;
 
     nic_send_until_it_waits(g);
-    done = nic_sent(g);
+    done = colo_nic_sent(g->nic);
     qtest_qmp_assert_success(g->net.qts, "{'execute': 'stop'}");
-    g_assert_cmpuint(nic_sent(g), >, 0);
+    g_assert_cmpuint(colo_nic_sent(g->nic), >, 0);
     qtest_qmp_assert_success(g->net.qts, "{'execute': 'cont'}");
     expect_tx(g->c, TX_PACKETS);
     g_assert_cmpuint(done, <, TX_PACKETS);
@@ -533,7 +489,7 @@ static void test_nic_reset(void)
     uint64_t sent;
 
     nic_send_until_it_waits(g);
-    qvirtio_reset(&g->dev->vdev);
+    colo_nic_reset(g->nic);
     sent = counter(g->net.qts, "r0", "out-packets");
     expect_tx(g->c, sent);
     g_assert_true(nothing_to_read(g->c));
@@ -565,7 +521,7 @@ static void test_nic_object_del(void)
     /* Nothing turns them aside any more; what was queued is gone */
     expect_tx(g->net.net, 1);
     g_assert_cmpuint(sent, <, TX_PACKETS);
-    wait_for((done += nic_sent(g),
+    wait_for((done += colo_nic_sent(g->nic),
               nothing_to_read(g->net.net) ||
               (g_free(read_packet(g->net.net, NULL)), true),
               done == TX_PACKETS));
@@ -579,7 +535,7 @@ static void test_nic_peer_leaves(void)
 
     nic_send_until_it_waits(g);
     close_chardev(&g->net, "c0", g->c);
-    wait_for((done += nic_sent(g)) == TX_PACKETS);
+    wait_for((done += colo_nic_sent(g->nic)) == TX_PACKETS);
     g->c = open_chardev(&g->net, "c0");
     g_assert_cmpuint(counter(g->net.qts, "r0", "dropped-packets-closed"), >,
                      0);
