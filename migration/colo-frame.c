@@ -7,6 +7,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/bitops.h"
 #include "qemu/bswap.h"
 #include "qapi/error.h"
 #include "colo-frame.h"
@@ -209,8 +210,9 @@ bool colo_start_decode(const uint8_t *buf, size_t len, ColoStart *s,
     s->timeout_ms = ldl_be_p(buf + 4);
     s->flags = ldl_be_p(buf + 8);
     s->generation = ldq_be_p(buf + 16);
-    if (s->timeout_ms == 0) {
-        error_setg(errp, "'start' without a timeout");
+    if (s->timeout_ms == 0 || s->timeout_ms > COLO_TIMEOUT_MAX_MS) {
+        error_setg(errp, "'start' with a timeout of %" PRIu32 " ms, 1 to %u "
+                   "are allowed", s->timeout_ms, COLO_TIMEOUT_MAX_MS);
         return false;
     }
     if (s->flags & ~COLO_START_FLAGS) {
@@ -226,6 +228,36 @@ void colo_run_encode(const ColoRun *r, uint8_t out[COLO_RUN_LEN])
     stl_be_p(out, r->block);
     stl_be_p(out + 4, r->npages);
     stq_be_p(out + 8, r->page);
+}
+
+/* Two runs in a block are more than the gap apart, each block begins one */
+uint64_t colo_runs_gap(uint64_t pages)
+{
+    uint64_t each = DIV_ROUND_UP(pages, COLO_RUNS_MAX - COLO_BLOCKS_MAX);
+
+    return each > 2 ? each - 2 : 0;
+}
+
+void colo_runs_encode(uint32_t block, const unsigned long *bmap,
+                      uint64_t npages, uint64_t gap, GByteArray *out)
+{
+    uint64_t first = find_first_bit(bmap, npages);
+
+    while (first < npages) {
+        uint64_t end, next = first;
+        ColoRun run = { .block = block, .page = first };
+        uint8_t buf[COLO_RUN_LEN];
+
+        do {
+            end = find_next_zero_bit(bmap, npages, next);
+            next = find_next_bit(bmap, npages, end);
+        } while (next < npages && next - end <= gap);
+
+        run.npages = MIN(end - first, UINT32_MAX);
+        colo_run_encode(&run, buf);
+        g_byte_array_append(out, buf, sizeof(buf));
+        first = find_next_bit(bmap, npages, first + run.npages);
+    }
 }
 
 void colo_run_decode(const uint8_t in[COLO_RUN_LEN], ColoRun *r)

@@ -268,23 +268,13 @@ uint64_t colo_ram_dirty_pages(ColoRam *ram)
 
 void colo_ram_take_runs(ColoRam *ram, GByteArray *out)
 {
-    uint8_t buf[COLO_RUN_LEN];
+    uint64_t gap = colo_runs_gap(colo_ram_total(ram) >>
+                                 qemu_target_page_bits());
 
     for (uint32_t i = 0; i < ram->nblocks; i++) {
         ColoBlock *b = &ram->blocks[i];
-        unsigned long first = find_first_bit(b->rb->bmap, b->npages);
 
-        while (first < b->npages) {
-            unsigned long end = find_next_zero_bit(b->rb->bmap, b->npages,
-                                                   first);
-            ColoRun run = { .block = i, .page = first,
-                            .npages = MIN(end - first, UINT32_MAX) };
-
-            colo_run_encode(&run, buf);
-            g_byte_array_append(out, buf, sizeof(buf));
-            first = find_next_bit(b->rb->bmap, b->npages,
-                                  first + run.npages);
-        }
+        colo_runs_encode(i, b->rb->bmap, b->npages, gap, out);
         bitmap_zero(b->rb->bmap, b->npages);
     }
     ram->dirty_pages = 0;
