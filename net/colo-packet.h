@@ -144,10 +144,12 @@ static inline bool colo_seq_le(uint32_t a, uint32_t b)
 }
 
 /*
- * Change a field of a TCP segment in the packet's data and here; the checksum
- * is mended by difference (RFC 1624) unless it is partial.  A checksum that was
- * wrong stays wrong.
+ * Change a field of a TCP segment in the packet's data and here (ports in the
+ * key); the checksum is mended by difference (RFC 1624) unless it is partial.  A
+ * checksum that was wrong stays wrong.
  */
+void colo_packet_set_sport(ColoPacket *p, uint16_t port);
+void colo_packet_set_dport(ColoPacket *p, uint16_t port);
 void colo_packet_set_seq(ColoPacket *p, uint32_t seq);
 void colo_packet_set_ack(ColoPacket *p, uint32_t ack);
 void colo_packet_set_window(ColoPacket *p, uint16_t window);

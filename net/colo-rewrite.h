@@ -48,6 +48,36 @@
  *     that came from the client is the floor.  It survives loads and failover,
  *     so connections with timestamps are remembered even at offset zero.
  *
+ * Ports.  When the guests connect to the same server each kernel picks a source
+ * port at random.  So a connection has an *inner* port, that of S's socket, and
+ * an *outer* one, by which the network, the compare and P know it: the source
+ * port is mapped from inner to outer in what S sends, the destination port from
+ * outer to inner in what it gets.  P tells each SYN with which it begins a
+ * connection (an *open*), in order with the input of S.  A SYN of S that begins
+ * a connection gets its outer port for as long as that lasts:
+ *   1. If there is an open with the same port, that is taken: no mapping.
+ *   2. Else the oldest open to the same server from the same address is taken,
+ *      and its port.
+ *   3. Else it is best to wait for one, see colo_rewrite_awaits().  Who does not
+ *      wait gets its own port, or a free one near it if that is another
+ *      connection's outer port.
+ * Which connect of S gets which of P does not matter: S goes on consistently,
+ * and what it says is compared.  But no two connections have the same outer
+ * port to the same server:
+ *   - An open whose port another connection has is not taken, except that one
+ *     in CLOSING gives way: P would not use the port again if it was not over.
+ *     What its socket still says is as below.
+ *   - What S sends from a port that is not an inner one, but the outer one of a
+ *     connection of another inner port, must not leave: it would be taken for
+ *     that one's.  So must not a SYN that finds no free port.
+ *   - What comes for a port that is not an outer one, but the inner one of a
+ *     connection of another outer port, must not reach S: that socket of S is
+ *     not meant.
+ * At a load S gets the sockets of P: outer ports are inner ones then.  All
+ * mappings end, but for those of a P that was a secondary once, see above, and
+ * the opens so far are of no use: S has these sockets.  Limit: what ICMP quotes
+ * of a segment is not mapped.
+ *
  * Life of a connection
  *
  *   HANDSHAKE  S sent SYN or SYN-ACK; gone after 180 s of silence, or at a load
@@ -58,9 +88,10 @@
  *              connection is OPEN (or in HANDSHAKE) again.
  *
  * From each of them a SYN or SYN-ACK of the guest with another ISN leads to
- * HANDSHAKE, with nothing known.  A full table forgets the one that was
- * silent for longest: among the CLOSING ones, if there are none among those in
- * HANDSHAKE, else among all.  So a flood of SYNs does not reach the others.
+ * HANDSHAKE, with nothing known but its outer port, which only a SYN changes.
+ * A full table forgets the one that was silent for longest: among the CLOSING
+ * ones, if there are none among those in HANDSHAKE, else among all.  So a flood
+ * of SYNs does not reach the others.
  */
 
 #ifndef QEMU_NET_COLO_REWRITE_H
@@ -70,6 +101,9 @@
 
 #define COLO_REWRITE_HANDSHAKE_MS   (180 * 1000)
 #define COLO_REWRITE_CLOSING_MS     (60 * 1000)
+
+/* Opens that wait for a connect of S; the oldest goes when there are more */
+#define COLO_REWRITE_OPENS          1024
 
 /* colo_rewrite_wants() is exact if it sees so much of a packet */
 #define COLO_REWRITE_HEAD           128
@@ -83,6 +117,11 @@ typedef struct ColoRewriteStats {
     uint64_t rewritten_acks;    /* those with SACK edges count once */
     uint64_t rewritten_tsvals;
     uint64_t rewritten_tsecrs;
+    uint64_t rewritten_ports;   /* packets, both directions */
+    uint64_t opened;            /* connects of P that were told */
+    uint64_t opened_unused;     /* of these, forgotten without a connect of S */
+    uint64_t paired;            /* connects that got another port, one of P's */
+    uint64_t moved;             /* connects that got another port, a free one */
     uint64_t learned;           /* offsets, zero ones included */
     uint64_t loads;
     uint64_t evicted;           /* forgotten because the table was full */
@@ -108,7 +147,8 @@ void colo_rewrite_free(ColoRewrite *r);
  * @from_guest: its direction
  *
  * False if the function for that direction would neither change the packet nor
- * learn from it.  Cheap, and changes nothing.
+ * learn from it, and the packet need neither wait nor be dropped.  Cheap, and
+ * changes nothing.
  */
 bool colo_rewrite_wants(const ColoRewrite *r, const uint8_t *head, size_t len,
                         uint32_t vnet_hdr_len, bool from_guest);
@@ -119,22 +159,64 @@ bool colo_rewrite_wants(const ColoRewrite *r, const uint8_t *head, size_t len,
  *
  * @now_ms: any clock that does not go back
  *
- * Change @p in place, if necessary.  Return whether it was changed.  What is
- * not TCP is left alone.
+ * Change @p in place, if necessary, its key included.  Return whether it was
+ * changed.  What is not TCP is left alone, and so is what must be dropped.
  */
 bool colo_rewrite_from_guest(ColoRewrite *r, ColoPacket *p, int64_t now_ms);
 bool colo_rewrite_to_guest(ColoRewrite *r, ColoPacket *p, int64_t now_ms);
 
-/* A checkpoint was loaded: S has the TCP state of P */
+/*
+ * colo_rewrite_must_drop: must @p, which S sends, not leave?
+ * colo_rewrite_must_drop_input: must @p not reach S?
+ *
+ * To be asked right before colo_rewrite_from_guest() or _to_guest(), which is
+ * not needed then; for a SYN after colo_rewrite_awaits() or whoever gives up
+ * waiting.  See "Ports" above.
+ */
+bool colo_rewrite_must_drop(const ColoRewrite *r, const ColoPacket *p);
+bool colo_rewrite_must_drop_input(const ColoRewrite *r, const ColoPacket *p);
+
+/*
+ * colo_rewrite_set_told: does P tell which connections it begins?
+ *
+ * Off at first; while off nothing is paired and nothing waits.  Switching off
+ * forgets what was told and not used; what is mapped stays so.
+ */
+void colo_rewrite_set_told(ColoRewrite *r, bool told);
+
+/*
+ * colo_rewrite_opened: P begins a connection
+ *
+ * @p: its SYN, as the network sees it; ignored if this is no SYN without ACK
+ *
+ * In order with the input of S.  Forgotten after COLO_REWRITE_HANDSHAKE_MS.
+ */
+void colo_rewrite_opened(ColoRewrite *r, const ColoPacket *p, int64_t now_ms);
+
+/*
+ * colo_rewrite_awaits: does @p, which S sends, have to wait for P?
+ *
+ * True only for a SYN without ACK that begins a connection for which no outer
+ * port is decided, and none that was told fits.  Never true while told is off.
+ *
+ * The answer may change with any other call.  If several wait one open may fit
+ * them all, and colo_rewrite_from_guest() of the first takes it: ask for each
+ * of them right before.  A SYN that is repeated while it waits awaits too,
+ * until the first has gone.
+ */
+bool colo_rewrite_awaits(const ColoRewrite *r, const ColoPacket *p);
+
+/* A checkpoint was loaded: S has the TCP state of P; told stays as it is */
 void colo_rewrite_load(ColoRewrite *r);
 
 /*
  * colo_rewrite_export: the connections that are rewritten, to be sent along with
  * a checkpoint; empty if there are none
  * colo_rewrite_import: take them over from the primary, after
- * colo_rewrite_load().  Returns false, with none taken, if this is no export.
+ * colo_rewrite_load().  Returns false, with none taken, if this is no export; two
+ * connections with the same inner or outer port are none.
  */
-#define COLO_REWRITE_EXPORT_LEN     72      /* bytes a connection */
+#define COLO_REWRITE_EXPORT_LEN     74      /* bytes a connection */
 #define COLO_REWRITE_EXPORT_MAX(flows) ((flows) * COLO_REWRITE_EXPORT_LEN)
 
 GByteArray *colo_rewrite_export(const ColoRewrite *r);
