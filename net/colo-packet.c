@@ -39,6 +39,8 @@
 #define IP6_DST             24
 #define IP6_EXT_MIN         8
 
+#define TCP_SPORT           (offsetof(struct tcp_header, th_sport))
+#define TCP_DPORT           (offsetof(struct tcp_header, th_dport))
 #define TCP_SEQ             (offsetof(struct tcp_header, th_seq))
 #define TCP_ACK             (offsetof(struct tcp_header, th_ack))
 #define TCP_WINDOW          (offsetof(struct tcp_header, th_win))
@@ -530,6 +532,32 @@ static void set_field(ColoPacket *p, uint32_t off, uint32_t value)
     }
 }
 
+/* A 16-bit field of the TCP header */
+static void set_field16(ColoPacket *p, uint32_t off, uint16_t value)
+{
+    uint8_t *field = p->data + p->l4 + off;
+    uint16_t before;
+
+    g_assert(p->kind == COLO_PACKET_TCP);
+    before = colo_csum_add(field, sizeof(value), 0);
+    stw_be_p(field, value);
+    if (!colo_packet_partial(p)) {
+        colo_packet_mend(p, before, colo_csum_add(field, sizeof(value), 0));
+    }
+}
+
+void colo_packet_set_sport(ColoPacket *p, uint16_t port)
+{
+    set_field16(p, TCP_SPORT, port);
+    p->key.sport = port;
+}
+
+void colo_packet_set_dport(ColoPacket *p, uint16_t port)
+{
+    set_field16(p, TCP_DPORT, port);
+    p->key.dport = port;
+}
+
 void colo_packet_set_seq(ColoPacket *p, uint32_t seq)
 {
     set_field(p, p->l4 + TCP_SEQ, seq);
@@ -544,15 +572,7 @@ void colo_packet_set_ack(ColoPacket *p, uint32_t ack)
 
 void colo_packet_set_window(ColoPacket *p, uint16_t window)
 {
-    uint8_t *field = p->data + p->l4 + TCP_WINDOW;
-    uint16_t before;
-
-    g_assert(p->kind == COLO_PACKET_TCP);
-    before = colo_csum_add(field, sizeof(window), 0);
-    stw_be_p(field, window);
-    if (!colo_packet_partial(p)) {
-        colo_packet_mend(p, before, colo_csum_add(field, sizeof(window), 0));
-    }
+    set_field16(p, TCP_WINDOW, window);
     p->window = window;
 }
 

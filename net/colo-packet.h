@@ -145,8 +145,8 @@ static inline bool colo_seq_le(uint32_t a, uint32_t b)
 
 /*
  * Change a field of a TCP segment in the packet's data and here (ports in the
- * key); the checksum is mended by difference (RFC 1624) unless it is partial.  A
- * checksum that was wrong stays wrong.
+ * key); the checksum is mended by difference (RFC 1624) unless it is partial.
+ * A checksum that was wrong stays wrong.
  */
 void colo_packet_set_sport(ColoPacket *p, uint16_t port);
 void colo_packet_set_dport(ColoPacket *p, uint16_t port);

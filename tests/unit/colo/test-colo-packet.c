@@ -531,6 +531,23 @@ typedef struct Setter {
     uint32_t (*off)(const ColoPacket *p);
 } Setter;
 
+/* Both as one, the source port first */
+static void set_ports(ColoPacket *p, uint32_t value)
+{
+    colo_packet_set_sport(p, value >> 16);
+    colo_packet_set_dport(p, value);
+}
+
+static uint32_t get_ports(const ColoPacket *p)
+{
+    return (uint32_t)p->key.sport << 16 | p->key.dport;
+}
+
+static uint32_t off_ports(const ColoPacket *p)
+{
+    return p->l4;
+}
+
 static uint32_t get_seq(const ColoPacket *p)
 {
     return p->seq;
@@ -580,6 +597,7 @@ EDGE(1)
 EDGE(5)
 
 static const Setter setters[] = {
+    { "ports", set_ports, get_ports, off_ports },
     { "seq", colo_packet_set_seq, get_seq, off_seq },
     { "ack", colo_packet_set_ack, get_ack, off_ack },
     { "tsval", colo_packet_set_tsval, colo_packet_tsval, off_tsval },
@@ -639,6 +657,7 @@ static void check_setters(const Make *m, uint16_t error)
     colo_packet_parse(again);
     g_assert_cmphex(again->seq, ==, p->seq);
     g_assert_cmphex(again->ack, ==, p->ack);
+    g_assert(colo_flow_key_equal(&again->key, &p->key));
     colo_packet_free(again);
     colo_packet_free(p);
 }
