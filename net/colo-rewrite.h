@@ -58,8 +58,8 @@
  *   1. If there is an open with the same port, that is taken: no mapping.
  *   2. Else the oldest open to the same server from the same address is taken,
  *      and its port.
- *   3. Else it is best to wait for one, see colo_rewrite_awaits().  Who does not
- *      wait gets its own port, or a free one near it if that is another
+ *   3. Else it is best to wait for one, see colo_rewrite_awaits().  Without
+ *      that it gets its own port, or a free one near it if that is another
  *      connection's outer port.
  * Which connect of S gets which of P does not matter: S goes on consistently,
  * and what it says is compared.  But no two connections have the same outer
@@ -213,8 +213,8 @@ void colo_rewrite_load(ColoRewrite *r);
  * colo_rewrite_export: the connections that are rewritten, to be sent along with
  * a checkpoint; empty if there are none
  * colo_rewrite_import: take them over from the primary, after
- * colo_rewrite_load().  Returns false, with none taken, if this is no export; two
- * connections with the same inner or outer port are none.
+ * colo_rewrite_load().  Returns false, with none taken, if this is no export;
+ * two connections with the same inner or outer port are none.
  */
 #define COLO_REWRITE_EXPORT_LEN     74      /* bytes a connection */
 #define COLO_REWRITE_EXPORT_MAX(flows) ((flows) * COLO_REWRITE_EXPORT_LEN)
