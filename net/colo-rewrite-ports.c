@@ -167,19 +167,10 @@ static bool port_is_free(const ColoRewrite *r, const ColoRewriteFlow *f,
     return !user || user == f;
 }
 
-static bool port_is_told(const ColoRewrite *r, const ColoFlowKey *outer)
-{
-    const ColoRewriteOpen *o;
-
-    QTAILQ_FOREACH(o, &r->opens, next) {
-        if (colo_flow_key_equal(&o->key, outer)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Without an open: its own port or, if that is taken, one near it */
+/*
+ * No open fits: its own port or, if that is taken, one near it.  What is free
+ * is not that of an open, or that would fit.
+ */
 static bool find_port(const ColoRewrite *r, const ColoRewriteFlow *f,
                       const ColoFlowKey *key, uint16_t *port)
 {
@@ -193,7 +184,7 @@ static bool find_port(const ColoRewrite *r, const ColoRewriteFlow *f,
     }
     for (int i = 0; i < NEAR_PORTS; i++) {
         outer.sport += step;
-        if (port_is_free(r, f, &outer) && !port_is_told(r, &outer)) {
+        if (port_is_free(r, f, &outer)) {
             *port = outer.sport;
             return true;
         }

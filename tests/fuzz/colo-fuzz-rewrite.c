@@ -3,9 +3,11 @@
  * libFuzzer target: the rewriter.
  *
  * The input is a list of operations: segments of a few connections either way,
- * packets of bytes without meaning, loads, and time that goes by.  Whatever
- * comes, a packet keeps its size, its payload and its checksum's being right,
- * nothing changes but what the rewriter is for, and the table stays bounded.
+ * connects of the primary that are told, packets of bytes without meaning, loads,
+ * connections handed on, and time that goes by.  Whatever comes, a packet keeps
+ * its size, its payload and its checksum's being right, nothing changes but what
+ * the rewriter is for, what is to be dropped changes nothing, and the table stays
+ * bounded.
  */
 
 #include "qemu/osdep.h"
@@ -37,12 +39,16 @@ typedef enum FuzzOp {
     FUZZ_LOAD,
     FUZZ_TIME,
     FUZZ__MAX,
+    /* With one of these: from the guest; what is said at each */
+    FUZZ_FROM_GUEST = 0x80,
+    FUZZ_OTHER = 0x40,
 } FuzzOp;
 
 typedef struct Fuzz {
     const uint8_t *data;
     size_t size;
     ColoRewrite *r;
+    bool told;
     int64_t now_ms;
 } Fuzz;
 
@@ -91,6 +97,7 @@ static uint8_t *build(const uint8_t *in, bool from_guest, FuzzOp op,
     size_t payload = in[16] & 7;
     uint8_t *frame = g_malloc0(L4 + hlen + payload);
     uint8_t *ip = frame + ETH_LEN, *tcp = frame + L4, *opt = tcp + TCP_LEN;
+    uint16_t guest_port = 80 + (in[0] >> 3 & 7), port = in[0] & 7;
 
     *size = L4 + hlen + payload;
     stw_be_p(frame + 12, 0x0800);
@@ -100,8 +107,8 @@ static uint8_t *build(const uint8_t *in, bool from_guest, FuzzOp op,
     ip[9] = 6;
     stl_be_p(ip + 12, from_guest ? 1 : 2);
     stl_be_p(ip + 16, from_guest ? 2 : 1);
-    stw_be_p(tcp, from_guest ? 80 : in[0] & 7);
-    stw_be_p(tcp + 2, from_guest ? in[0] & 7 : 80);
+    stw_be_p(tcp, from_guest ? guest_port : port);
+    stw_be_p(tcp + 2, from_guest ? port : guest_port);
     stl_be_p(tcp + 4, near(lduw_be_p(in + 2)));
     stl_be_p(tcp + 8, near(lduw_be_p(in + 4)));
     tcp[12] = hlen / 4 << 4;
@@ -124,8 +131,9 @@ static uint8_t *build(const uint8_t *in, bool from_guest, FuzzOp op,
 }
 
 /* Set to 0 what the rewriter may change */
-static void blank(uint8_t *data, const ColoPacket *p)
+static void blank(uint8_t *data, const ColoPacket *p, bool from_guest)
 {
+    memset(data + p->l4 + (from_guest ? 0 : 2), 0, 2);
     memset(data + p->l4 + 4, 0, 8);
     memset(data + p->l4 + 16, 0, 2);
     if (p->ts_off) {
@@ -134,7 +142,8 @@ static void blank(uint8_t *data, const ColoPacket *p)
     memset(data + p->sack_off, 0, p->sack_edges * 4);
 }
 
-static void check_changed(const uint8_t *before, const ColoPacket *p)
+static void check_changed(const uint8_t *before, const ColoPacket *p,
+                          bool from_guest)
 {
     g_autofree uint8_t *a = g_memdup2(before, p->size);
     g_autofree uint8_t *b = g_memdup2(p->data, p->size);
@@ -142,8 +151,8 @@ static void check_changed(const uint8_t *before, const ColoPacket *p)
     if (p->kind != COLO_PACKET_TCP) {
         abort();
     }
-    blank(a, p);
-    blank(b, p);
+    blank(a, p, from_guest);
+    blank(b, p, from_guest);
     if (memcmp(a, b, p->size)) {
         abort();
     }
@@ -159,16 +168,23 @@ static void feed(Fuzz *f, uint8_t *data, size_t size, uint32_t vnet_len,
                                      MIN(size, COLO_REWRITE_HEAD), vnet_len,
                                      from_guest);
     ColoPacket *p = colo_packet_new(data, size, vnet_len);
+    bool drop = from_guest ? colo_rewrite_must_drop(f->r, p)
+                           : colo_rewrite_must_drop_input(f->r, p);
+    bool waits = from_guest && colo_rewrite_awaits(f->r, p);
     bool changed;
 
+    if (((drop || waits) && !wanted) ||
+        (waits && !(f->told && (p->tcp_flags & COLO_TCP_SYN)))) {
+        abort();
+    }
     changed = from_guest ? colo_rewrite_from_guest(f->r, p, f->now_ms)
                          : colo_rewrite_to_guest(f->r, p, f->now_ms);
-    if (p->size != size || (changed && !wanted) ||
-        (!wanted && colo_rewrite_stats(f->r)->flows != flows)) {
+    if (p->size != size || (changed && (drop || !wanted)) ||
+        ((drop || !wanted) && colo_rewrite_stats(f->r)->flows != flows)) {
         abort();
     }
     if (changed) {
-        check_changed(before, p);
+        check_changed(before, p, from_guest);
     } else if (size && memcmp(before, p->data, size)) {
         abort();
     }
@@ -178,31 +194,59 @@ static void feed(Fuzz *f, uint8_t *data, size_t size, uint32_t vnet_len,
     colo_packet_free(p);
 }
 
-static bool feed_segment(Fuzz *f, FuzzOp op, bool from_guest)
+/* FUZZ_OTHER: the primary says it, and that is told */
+static bool feed_segment(Fuzz *f, uint8_t op)
 {
     const uint8_t *in = take(f, SEGMENT_LEN);
+    bool from_guest = op & FUZZ_FROM_GUEST;
+    ColoPacket *p;
     uint8_t *frame;
     size_t size;
 
     if (!in) {
         return false;
     }
-    frame = build(in, from_guest, op, &size);
-    feed(f, frame, size, 0, from_guest, true);
+    if (op & FUZZ_OTHER) {
+        frame = build(in, true, op % FUZZ__MAX, &size);
+        p = colo_packet_new(frame, size, 0);
+        colo_rewrite_opened(f->r, p, f->now_ms);
+        colo_packet_free(p);
+    } else {
+        frame = build(in, from_guest, op % FUZZ__MAX, &size);
+        feed(f, frame, size, 0, from_guest, true);
+    }
     return true;
 }
 
-static bool feed_bytes(Fuzz *f, FuzzOp op, bool from_guest)
+/* FUZZ_OTHER: they are taken for connections that are handed on */
+static bool feed_bytes(Fuzz *f, uint8_t op)
 {
+    bool vnet = op % FUZZ__MAX == FUZZ_BYTES_VNET;
     const uint8_t *len = take(f, 1);
     const uint8_t *in = len ? take(f, *len) : NULL;
 
     if (!in) {
         return false;
     }
-    feed(f, g_memdup2(in, *len), *len, op == FUZZ_BYTES_VNET ? VNET_LEN : 0,
-         from_guest, false);
+    if (op & FUZZ_OTHER) {
+        colo_rewrite_import(f->r, in, *len, f->now_ms);
+    } else {
+        feed(f, g_memdup2(in, *len), *len, vnet ? VNET_LEN : 0,
+             op & FUZZ_FROM_GUEST, false);
+    }
     return true;
+}
+
+/* FUZZ_OTHER: what was known before goes on after it */
+static void load(Fuzz *f, uint8_t op)
+{
+    g_autoptr(GByteArray) state = colo_rewrite_export(f->r);
+
+    colo_rewrite_load(f->r);
+    if ((op & FUZZ_OTHER) &&
+        !colo_rewrite_import(f->r, state->data, state->len, f->now_ms)) {
+        abort();
+    }
 }
 
 static bool step(Fuzz *f)
@@ -215,18 +259,23 @@ static bool step(Fuzz *f)
     }
     switch ((FuzzOp)(*op % FUZZ__MAX)) {
     case FUZZ_LOAD:
-        colo_rewrite_load(f->r);
+        load(f, *op);
         return true;
     case FUZZ_TIME:
+        if (*op & FUZZ_OTHER) {
+            f->told = !f->told;
+            colo_rewrite_set_told(f->r, f->told);
+            return true;
+        }
         seconds = take(f, 1);
         f->now_ms += seconds ? *seconds * 1000 : 0;
         colo_rewrite_tick(f->r, f->now_ms);
         return true;
     case FUZZ_BYTES:
     case FUZZ_BYTES_VNET:
-        return feed_bytes(f, *op % FUZZ__MAX, *op & 0x80);
+        return feed_bytes(f, *op);
     default:
-        return feed_segment(f, *op % FUZZ__MAX, *op & 0x80);
+        return feed_segment(f, *op);
     }
 }
 

@@ -21,6 +21,7 @@
 #define VNET_LEN    12
 
 typedef struct Seg {
+    uint16_t guest_port;        /* 0: Test.inner; pass() sets it */
     uint8_t flags;
     uint32_t seq;
     uint32_t ack;
@@ -36,7 +37,8 @@ typedef struct Seg {
 typedef struct Test {
     ColoRewrite *r;
     int64_t now;
-    uint16_t port;              /* of the client */
+    uint16_t port;              /* of the other one, not the guest */
+    uint16_t inner, outer;      /* of the guest: as S has it, as it is known */
     bool ipv6;
     int vlans;
     bool vnet;                  /* with a vnet header and a partial checksum */
