@@ -851,10 +851,13 @@ void colo_match_tcp_secondary(ColoMatch *m, ColoFlow *f, ColoPacket *p)
 /* The primary's stream */
 
 /* Note what it acknowledges, for the base of later epochs */
-static void tcp_note_said(ColoTcp *t, const ColoPacket *p)
+static void tcp_note_said(ColoMatch *m, ColoTcp *t, const ColoPacket *p)
 {
     if (!tcp_is_odd(p) && (p->tcp_flags & COLO_TCP_SYN) &&
         !colo_seq_is(&t->said_isn, p->seq)) {
+        if (m->ops.begin && !(p->tcp_flags & COLO_TCP_ACK)) {
+            m->ops.begin(m->opaque, p);
+        }
         t->said_isn = (ColoSeq) { .at = p->seq, .known = true };
         t->said_ack.known = false;
         t->base.known = false;
@@ -875,7 +878,7 @@ void colo_match_tcp_primary(ColoMatch *m, ColoFlow *f, ColoPacket *p)
     ColoSeq limit;
     ColoHeld *h;
 
-    tcp_note_said(t, p);
+    tcp_note_said(m, t, p);
     if (p->epoch < m->committed) {
         tcp_release_as_is(m, f, p, &m->stats.released_commit);
         return;

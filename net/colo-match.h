@@ -28,6 +28,11 @@ typedef struct ColoMatchOps {
      * the next commit.
      */
     void (*need)(void *opaque, ColoMatchNeed why);
+    /*
+     * The primary's guest begins a connection with the SYN @p, said for the
+     * first time.  May be NULL.
+     */
+    void (*begin)(void *opaque, const ColoPacket *p);
 } ColoMatchOps;
 
 typedef struct ColoMatchConfig {

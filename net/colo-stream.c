@@ -21,9 +21,11 @@
 #include "standard-headers/linux/virtio_net.h"
 
 #define CUT_RECORD      0x80000001U
+#define BEGIN_RECORD    0x80000002U
 #define CONTROL_BIT     0x80000000U
 #define WORD            4
 #define CUT_LEN         12
+#define BEGIN_HDR_LEN   12
 #define PACKET_HDR_MAX  8
 /* An empty queue does not keep more memory than this */
 #define IDLE_BYTES      (256 * KiB)
@@ -39,6 +41,7 @@ struct ColoStreamReader {
     uint32_t size;
     uint32_t filled;
     uint32_t vnet_hdr_len;
+    bool begins;                /* it is that of a begin record */
     bool broken;                /* until the next reset */
     unsigned resets;
 };
@@ -86,6 +89,9 @@ static size_t header_len(ColoStreamReader *r, Error **errp)
     if (word == CUT_RECORD) {
         return CUT_LEN;
     }
+    if (word == BEGIN_RECORD && r->ops->begin) {
+        return BEGIN_HDR_LEN;
+    }
     if (word & CONTROL_BIT) {
         error_setg(errp, "unknown control record 0x%08" PRIx32, word);
         return 0;
@@ -108,8 +114,23 @@ static bool read_header(ColoStreamReader *r, Error **errp)
         r->ops->cut(r->opaque, ldq_be_p(r->hdr + WORD));
         return true;
     }
-    r->size = word;
-    r->vnet_hdr_len = r->vnet_hdr ? ldl_be_p(r->hdr + WORD) : 0;
+    r->begins = word == BEGIN_RECORD;
+    if (r->begins) {
+        r->size = ldl_be_p(r->hdr + WORD);
+        r->vnet_hdr_len = ldl_be_p(r->hdr + 2 * WORD);
+    } else {
+        r->size = word;
+        r->vnet_hdr_len = r->vnet_hdr ? ldl_be_p(r->hdr + WORD) : 0;
+    }
+    if (r->begins && r->size > NET_BUFSIZE) {
+        error_setg(errp, "begin record of %" PRIu32 " bytes, at most %d are "
+                   "allowed", r->size, NET_BUFSIZE);
+        return false;
+    }
+    if (r->begins && !r->size) {
+        r->ops->begin(r->opaque, NULL, 0, 0);
+        return true;
+    }
     if (r->vnet_hdr_len > r->size) {
         error_setg(errp, "packet of %" PRIu32 " bytes with a vnet header of %"
                    PRIu32, r->size, r->vnet_hdr_len);
@@ -128,8 +149,8 @@ static size_t feed_packet(ColoStreamReader *r, const uint8_t *buf, size_t size)
     memcpy(r->packet + r->filled, buf, n);
     r->filled += n;
     if (r->filled == r->size) {
-        r->ops->packet(r->opaque, g_steal_pointer(&r->packet), r->size,
-                       r->vnet_hdr_len);
+        (r->begins ? r->ops->begin : r->ops->packet)(
+            r->opaque, g_steal_pointer(&r->packet), r->size, r->vnet_hdr_len);
     }
     return n;
 }
@@ -444,6 +465,26 @@ void colo_stream_writer_cut(ColoStreamWriter *w, uint64_t epoch)
         writer_append_cut(w);
         writer_flush(w);
     }
+}
+
+void colo_stream_writer_begin(ColoStreamWriter *w, const uint8_t *data,
+                              uint32_t size, uint32_t vnet_hdr_len)
+{
+    uint8_t header[BEGIN_HDR_LEN];
+
+    if (!w->open || size > NET_BUFSIZE ||
+        w->queue->len - w->sent >= w->max_bytes) {
+        return;
+    }
+    stl_be_p(header, BEGIN_RECORD);
+    stl_be_p(header + WORD, data ? size : 0);
+    stl_be_p(header + 2 * WORD, data ? vnet_hdr_len : 0);
+    g_byte_array_append(w->queue, header, sizeof(header));
+    if (data) {
+        g_byte_array_append(w->queue, data, size);
+    }
+    w->ends_with_cut = false;
+    writer_flush(w);
 }
 
 void colo_stream_writer_forget_epoch(ColoStreamWriter *w)

@@ -9,6 +9,10 @@
  *                included).  This is the published framing.
  *   cut record   u32 0x80000001, u64 epoch: what follows belongs to the epoch.
  *                No length of a packet has its top bit set.
+ *   begin record u32 0x80000002, u32 length, u32 length of the vnet header,
+ *                then as many bytes as length says: a packet with which the
+ *                sender's guest began a connection.  Length 0: each of them
+ *                will be told.  Only in the stream of the guest's input.
  *
  * docs/interop/colo-wire.rst describes it for others.
  */
@@ -31,6 +35,10 @@ typedef struct ColoStreamReaderOps {
     void (*packet)(void *opaque, uint8_t *data, uint32_t size,
                    uint32_t vnet_hdr_len);
     void (*cut)(void *opaque, uint64_t epoch);
+    /* The same for begin records, @data NULL for one without a packet.  If it
+     * is NULL they are unknown. */
+    void (*begin)(void *opaque, uint8_t *data, uint32_t size,
+                  uint32_t vnet_hdr_len);
 } ColoStreamReaderOps;
 
 ColoStreamReader *colo_stream_reader_new(bool vnet_hdr,
@@ -126,6 +134,13 @@ ColoStreamResult colo_stream_writer_netfilter(ColoStreamWriter *w,
  * Later streams begin with it, too.
  */
 void colo_stream_writer_cut(ColoStreamWriter *w, uint64_t epoch);
+
+/*
+ * colo_stream_writer_begin: a begin record, with the packet in @data or (NULL)
+ * without one.  Dropped if the queue is full.
+ */
+void colo_stream_writer_begin(ColoStreamWriter *w, const uint8_t *data,
+                              uint32_t size, uint32_t vnet_hdr_len);
 
 /* No session any more: streams do not begin with a record */
 void colo_stream_writer_forget_epoch(ColoStreamWriter *w);

@@ -21,11 +21,11 @@ bool colo_net_supported(void)
     return true;
 }
 
-static bool has_filter(NetClientState *nc, const char *type)
+bool colo_net_has_filter(NetClientState *netdev, const char *type)
 {
     NetFilterState *nf;
 
-    QTAILQ_FOREACH(nf, &nc->filters, next) {
+    QTAILQ_FOREACH(nf, &netdev->filters, next) {
         if (object_dynamic_cast(OBJECT(nf), type)) {
             return true;
         }
@@ -42,14 +42,14 @@ static void warn_unless_held(NICState *nic, void *opaque)
     if (!nc->peer) {
         return;
     }
-    held = has_filter(nc->peer, "filter-output-commit");
+    held = colo_net_has_filter(nc->peer, "filter-output-commit");
     if (mode == COLO_SYNC_MODE_PERIODIC && !held) {
         warn_report("COLO: nothing holds the output of '%s' until it is "
                     "committed: add -object filter-output-commit,netdev=%s",
                     nc->name, nc->peer->name);
     } else if (mode == COLO_SYNC_MODE_HYBRID && !held &&
-               !has_filter(nc->peer, "filter-compare") &&
-               !has_filter(nc->peer, "filter-redirector")) {
+               !colo_net_has_filter(nc->peer, "filter-compare") &&
+               !colo_net_has_filter(nc->peer, "filter-redirector")) {
         warn_report("COLO: nothing compares the output of '%s' with the "
                     "secondary's: netdev '%s' needs filter-mirror and "
                     "filter-compare", nc->name, nc->peer->name);

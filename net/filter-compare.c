@@ -42,6 +42,7 @@
 #include "chardev/char-fe.h"
 #include "migration/colo.h"
 #include "net/colo.h"
+#include "net/colo-begin.h"
 #include "net/colo-compare.h"
 #include "net/colo-compare-options.h"
 #include "net/colo-match.h"
@@ -116,6 +117,13 @@ static int64_t now_ms(void)
     return qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
 }
 
+static void compare_begin(void *opaque, const ColoPacket *p)
+{
+    FilterCompare *fc = opaque;
+
+    colo_begin_tell(NETFILTER(fc)->netdev, p);
+}
+
 /* Output */
 
 static void compare_release(void *opaque, ColoPacket *p)
@@ -137,6 +145,7 @@ static void compare_need(void *opaque, ColoMatchNeed why)
 static const ColoMatchOps match_ops = {
     .release = compare_release,
     .need = compare_need,
+    .begin = compare_begin,
 };
 
 static bool compare_full(FilterCompare *fc)

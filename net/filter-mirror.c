@@ -11,6 +11,9 @@
  * consumed it.  What still waits in the NIC at a cut, mirrored, not consumed,
  * is mirrored once more behind the record.
  *
+ * The SYNs with which the primary's guest begins connections are told in the
+ * same stream, if a filter-compare is there to see them (net/colo-begin.h).
+ *
  * The guest never waits for the secondary: a packet for which the stream has no
  * room is not mirrored, and counted.  The secondary's guest then lacks it, like
  * a packet that the network lost, until the next checkpoint.
@@ -22,6 +25,8 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "migration/colo.h"
+#include "net/colo.h"
+#include "net/colo-begin.h"
 #include "net/colo-stream.h"
 #include "net/filter.h"
 #include "net/net.h"
@@ -45,6 +50,7 @@ struct FilterMirror {
 
     /* BQL */
     ColoStreamWriter *out;
+    bool tells;                 /* and has said so in this stream */
     uint64_t mirrored;
     uint64_t mirrored_again;
     uint64_t dropped_full;
@@ -103,7 +109,28 @@ static void mirror_arm(ColoParticipant *p, uint64_t epoch)
         qemu_net_queue_foreach(nf->netdev->peer->incoming_queue, mirror_again,
                                m);
     }
+    if (!m->tells && colo_stream_writer_connected(m->out) &&
+        nf->direction != NET_FILTER_DIRECTION_RX &&
+        colo_net_has_filter(nf->netdev, "filter-compare")) {
+        m->tells = true;
+        colo_stream_writer_begin(m->out, NULL, 0, 0);
+    }
     colo_stream_writer_uncork(m->out);
+}
+
+void colo_begin_tell(NetClientState *netdev, const ColoPacket *p)
+{
+    NetFilterState *nf;
+
+    QTAILQ_FOREACH(nf, &netdev->filters, next) {
+        FilterMirror *m = (FilterMirror *)
+            object_dynamic_cast(OBJECT(nf), TYPE_FILTER_MIRROR);
+
+        if (m && m->tells) {
+            colo_stream_writer_begin(m->out, p->data, p->size,
+                                     p->vnet_hdr_len);
+        }
+    }
 }
 
 static void mirror_open(ColoParticipant *p)
@@ -111,6 +138,7 @@ static void mirror_open(ColoParticipant *p)
     FilterMirror *m = container_of(p, FilterMirror, participant);
 
     colo_stream_writer_forget_epoch(m->out);
+    m->tells = false;
 }
 
 static int mirror_can_read(void *opaque)
@@ -128,6 +156,9 @@ static void mirror_event(void *opaque, QEMUChrEvent event)
     FilterMirror *m = opaque;
 
     trace_colo_stream_event(m->outdev, event);
+    if (event == CHR_EVENT_OPENED || event == CHR_EVENT_CLOSED) {
+        m->tells = false;
+    }
     if (event == CHR_EVENT_OPENED) {
         colo_stream_writer_opened(m->out);
     } else if (event == CHR_EVENT_CLOSED) {

@@ -47,6 +47,7 @@
 #include "qapi/error.h"
 #include "migration/colo.h"
 #include "net/colo.h"
+#include "net/colo-begin.h"
 #include "net/colo-stream.h"
 #include "net/filter.h"
 #include "net/net.h"
@@ -78,6 +79,7 @@ typedef struct KeptPacket {
     uint64_t epoch;
     uint32_t size;
     uint32_t vnet_hdr_len;
+    bool begins;                /* no input: a SYN of the primary's guest */
     uint8_t *data;
 } KeptPacket;
 
@@ -273,7 +275,12 @@ static void redirector_feed(void *opaque)
     }
     r->feeding = true;
     while ((p = kept_next(r)) && nic_has_room(r)) {
-        inject(r, p->data, p->size, p->vnet_hdr_len);
+        if (p->begins) {
+            colo_begin_told(NETFILTER(r)->netdev, p->data, p->size,
+                            p->vnet_hdr_len);
+        } else {
+            inject(r, p->data, p->size, p->vnet_hdr_len);
+        }
         kept_pop(r);
     }
     r->feeding = false;
@@ -281,7 +288,7 @@ static void redirector_feed(void *opaque)
 }
 
 static void keep(FilterRedirector *r, uint8_t *data, uint32_t size,
-                 uint32_t vnet_hdr_len)
+                 uint32_t vnet_hdr_len, bool begins)
 {
     KeptPacket *p = g_new(KeptPacket, 1);
 
@@ -289,6 +296,7 @@ static void keep(FilterRedirector *r, uint8_t *data, uint32_t size,
         .epoch = r->in_epoch,
         .size = size,
         .vnet_hdr_len = vnet_hdr_len,
+        .begins = begins,
         .data = data,
     };
     QSIMPLEQ_INSERT_TAIL(&r->kept, p, next);
@@ -329,8 +337,27 @@ static void in_packet(void *opaque, uint8_t *data, uint32_t size,
         g_free(data);
         return;
     }
-    keep(r, data, size, vnet_hdr_len);
+    keep(r, data, size, vnet_hdr_len, false);
     redirector_feed(r);
+}
+
+/* Takes its turn among the input */
+static void in_begin(void *opaque, uint8_t *data, uint32_t size,
+                     uint32_t vnet_hdr_len)
+{
+    FilterRedirector *r = opaque;
+
+    if (!feeds_guest(r) || r->state == REDIRECTOR_LIVE) {
+        g_free(data);
+    } else if (!data) {
+        colo_begin_told(NETFILTER(r)->netdev, NULL, 0, 0);
+    } else if ((r->state == REDIRECTOR_PLAIN && !awaits_load(r)) ||
+               !may_be_of_use(r)) {
+        g_free(data);
+    } else {
+        keep(r, data, size, vnet_hdr_len, true);
+        redirector_feed(r);
+    }
 }
 
 static void in_cut(void *opaque, uint64_t epoch)
@@ -355,6 +382,7 @@ static void in_cut(void *opaque, uint64_t epoch)
 static const ColoStreamReaderOps in_ops = {
     .packet = in_packet,
     .cut = in_cut,
+    .begin = in_begin,
 };
 
 /* The main loop asks again each time it goes round */
@@ -398,6 +426,9 @@ static void in_event(void *opaque, QEMUChrEvent event)
         colo_stream_reader_reset(r->in);
         r->in_broken = false;
         r->in_epoch_known = false;
+        if (feeds_guest(r)) {
+            colo_begin_untold(NETFILTER(r)->netdev);
+        }
     }
 }
 

@@ -9,6 +9,11 @@
  * netfilter chain and go on in it, and a checkpoint that was loaded sets all
  * offsets back.  Packets that are of no interest pass without a copy.
  *
+ * When the guest begins a connection, its SYN may have to wait here until the
+ * primary has told the one of its own, which decides on the port.  It waits no
+ * longer than MAX_WAIT_MS, and not beyond the next load, which makes it void, or
+ * the end of the session.
+ *
  * After a failover the filter goes on, because clients know connections that
  * it began to rewrite by the primary's numbers.  What takes the place of
  * "switch yourself off" is that offsets run out with their connections.
@@ -25,6 +30,7 @@
 #include "hw/vmstate-if.h"
 #include "migration/colo.h"
 #include "migration/vmstate.h"
+#include "net/colo-begin.h"
 #include "net/colo-rewrite.h"
 #include "net/filter.h"
 #include "net/net.h"
@@ -38,6 +44,16 @@ OBJECT_DECLARE_SIMPLE_TYPE(FilterRewriter, FILTER_REWRITER)
 /* Clients that keep a connection alive do so every two hours by default */
 #define IDLE_MS         (24 * 3600 * 1000)
 #define TICK_MS         1000
+/* SYNs of the guest that wait for the primary's */
+#define MAX_WAITING     1024
+#define MAX_WAIT_MS     1000
+
+typedef struct WaitingSyn {
+    QSIMPLEQ_ENTRY(WaitingSyn) next;
+    int64_t since_ms;
+    unsigned flags;
+    ColoPacket *p;
+} WaitingSyn;
 
 struct FilterRewriter {
     NetFilterState parent_obj;
@@ -49,6 +65,9 @@ struct FilterRewriter {
 
     /* BQL */
     QEMUTimer *tick;
+    QSIMPLEQ_HEAD(, WaitingSyn) waiting;
+    unsigned n_waiting;
+    uint64_t dropped_foreign;
     uint32_t state_len;         /* what a checkpoint carries */
     uint8_t *state;
 };
@@ -97,8 +116,8 @@ static bool rewriter_state_is_bounded(void *opaque, int version_id)
 
 static const VMStateDescription vmstate_rewriter = {
     .name = "filter-rewriter",
-    .version_id = 1,
-    .minimum_version_id = 1,
+    .version_id = 2,            /* ports */
+    .minimum_version_id = 2,
     .pre_save = rewriter_pre_save,
     .pre_load = rewriter_pre_load,
     .needed = rewriter_needed,
@@ -116,36 +135,126 @@ static char *rewriter_vmstate_id(VMStateIf *obj)
     return g_strdup(NETFILTER(obj)->netdev_id);
 }
 
+static int64_t now_ms(void)
+{
+    return qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+}
+
 static void rewriter_start_tick(FilterRewriter *fr)
 {
-    if (colo_rewrite_stats(fr->rewrite)->flows && !timer_pending(fr->tick)) {
-        timer_mod(fr->tick,
-                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + TICK_MS);
+    const ColoRewriteStats *stats = colo_rewrite_stats(fr->rewrite);
+
+    if ((stats->flows || fr->n_waiting) &&
+        !timer_pending(fr->tick)) {
+        timer_mod(fr->tick, now_ms() + TICK_MS);
     }
 }
 
-static void rewriter_tick(void *opaque)
-{
-    FilterRewriter *fr = opaque;
+/* SYNs that wait */
 
-    colo_rewrite_tick(fr->rewrite, qemu_clock_get_ms(QEMU_CLOCK_REALTIME));
-    rewriter_start_tick(fr);
+static void waiting_drop(FilterRewriter *fr, WaitingSyn *w)
+{
+    QSIMPLEQ_REMOVE(&fr->waiting, w, WaitingSyn, next);
+    fr->n_waiting--;
+    colo_packet_free(w->p);
+    g_free(w);
 }
 
-static void rewriter_load(ColoParticipant *p, uint64_t epoch)
+static void waiting_drop_all(FilterRewriter *fr)
 {
-    FilterRewriter *fr = container_of(p, FilterRewriter, participant);
-
-    colo_rewrite_load(fr->rewrite);
-    if (fr->state &&
-        !colo_rewrite_import(fr->rewrite, fr->state, fr->state_len,
-                             qemu_clock_get_ms(QEMU_CLOCK_REALTIME))) {
-        warn_report("filter-rewriter: the checkpoint has connections in a form "
-                    "that is not known here");
+    while (!QSIMPLEQ_EMPTY(&fr->waiting)) {
+        waiting_drop(fr, QSIMPLEQ_FIRST(&fr->waiting));
     }
-    g_clear_pointer(&fr->state, g_free);
-    fr->state_len = 0;
-    rewriter_start_tick(fr);
+}
+
+/* It goes on, told of or not */
+static void waiting_pass(FilterRewriter *fr, WaitingSyn *w)
+{
+    NetFilterState *nf = NETFILTER(fr);
+    struct iovec iov;
+
+    if (colo_rewrite_must_drop(fr->rewrite, w->p)) {
+        fr->dropped_foreign++;
+    } else {
+        colo_rewrite_from_guest(fr->rewrite, w->p, now_ms());
+        iov = (struct iovec) { w->p->data, w->p->size };
+        if (nf->netdev->peer) {
+            qemu_netfilter_pass_to_next(nf->netdev->peer, w->flags, &iov, 1,
+                                        nf);
+        }
+    }
+    waiting_drop(fr, w);
+}
+
+/* Those that have no reason to wait any more, or came before @before_ms */
+static void waiting_look(FilterRewriter *fr, int64_t before_ms)
+{
+    WaitingSyn *w, *tmp;
+
+    QSIMPLEQ_FOREACH_SAFE(w, &fr->waiting, next, tmp) {
+        if (w->since_ms < before_ms ||
+            !colo_rewrite_awaits(fr->rewrite, w->p)) {
+            waiting_pass(fr, w);
+        }
+    }
+}
+
+static void waiting_add(FilterRewriter *fr, ColoPacket *p, unsigned flags)
+{
+    WaitingSyn *w = g_new(WaitingSyn, 1);
+
+    if (fr->n_waiting == MAX_WAITING) {
+        waiting_pass(fr, QSIMPLEQ_FIRST(&fr->waiting));
+    }
+    *w = (WaitingSyn) { .since_ms = now_ms(), .flags = flags, .p = p };
+    QSIMPLEQ_INSERT_TAIL(&fr->waiting, w, next);
+    fr->n_waiting++;
+}
+
+void colo_begin_told(NetClientState *netdev, const uint8_t *data,
+                     uint32_t size, uint32_t vnet_hdr_len)
+{
+    NetFilterState *nf;
+
+    QTAILQ_FOREACH(nf, &netdev->filters, next) {
+        FilterRewriter *fr = (FilterRewriter *)
+            object_dynamic_cast(OBJECT(nf), TYPE_FILTER_REWRITER);
+
+        if (!fr) {
+            continue;
+        }
+        if (data) {
+            ColoPacket *p = colo_packet_new(g_memdup2(data, size), size,
+                                            vnet_hdr_len);
+
+            colo_rewrite_opened(fr->rewrite, p, now_ms());
+            colo_packet_free(p);
+            waiting_look(fr, INT64_MIN);
+            rewriter_start_tick(fr);
+        } else {
+            colo_rewrite_set_told(fr->rewrite, true);
+        }
+    }
+}
+
+static void rewriter_untold(FilterRewriter *fr)
+{
+    colo_rewrite_set_told(fr->rewrite, false);
+    waiting_look(fr, INT64_MAX);
+}
+
+void colo_begin_untold(NetClientState *netdev)
+{
+    NetFilterState *nf;
+
+    QTAILQ_FOREACH(nf, &netdev->filters, next) {
+        FilterRewriter *fr = (FilterRewriter *)
+            object_dynamic_cast(OBJECT(nf), TYPE_FILTER_REWRITER);
+
+        if (fr) {
+            rewriter_untold(fr);
+        }
+    }
 }
 
 /*
@@ -210,7 +319,18 @@ static ssize_t rewriter_receive_iov(NetFilterState *nf,
     data = g_malloc(size);
     iov_to_buf(iov, iovcnt, 0, data, size);
     p = colo_packet_new(data, size, vnet_hdr_len);
-    now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    now = now_ms();
+    if (from_guest && colo_rewrite_awaits(fr->rewrite, p)) {
+        waiting_add(fr, p, flags);
+        rewriter_start_tick(fr);
+        return size;
+    }
+    if (from_guest ? colo_rewrite_must_drop(fr->rewrite, p)
+                   : colo_rewrite_must_drop_input(fr->rewrite, p)) {
+        fr->dropped_foreign++;
+        colo_packet_free(p);
+        return size;
+    }
     if (from_guest ? colo_rewrite_from_guest(fr->rewrite, p, now)
                    : colo_rewrite_to_guest(fr->rewrite, p, now)) {
         changed_iov = (struct iovec) {
@@ -222,6 +342,39 @@ static ssize_t rewriter_receive_iov(NetFilterState *nf,
     rewriter_start_tick(fr);
     colo_packet_free(p);
     return ret;
+}
+
+/* Time, checkpoints, the end of the session */
+
+static void rewriter_tick(void *opaque)
+{
+    FilterRewriter *fr = opaque;
+
+    waiting_look(fr, now_ms() - MAX_WAIT_MS);
+    colo_rewrite_tick(fr->rewrite, now_ms());
+    rewriter_start_tick(fr);
+}
+
+static void rewriter_load(ColoParticipant *p, uint64_t epoch)
+{
+    FilterRewriter *fr = container_of(p, FilterRewriter, participant);
+
+    waiting_drop_all(fr);
+    colo_rewrite_load(fr->rewrite);
+    if (fr->state &&
+        !colo_rewrite_import(fr->rewrite, fr->state, fr->state_len,
+                             now_ms())) {
+        warn_report("filter-rewriter: the checkpoint has connections in a form "
+                    "that is not known here");
+    }
+    g_clear_pointer(&fr->state, g_free);
+    fr->state_len = 0;
+    rewriter_start_tick(fr);
+}
+
+static void rewriter_open(ColoParticipant *p)
+{
+    rewriter_untold(container_of(p, FilterRewriter, participant));
 }
 
 static void rewriter_setup(NetFilterState *nf, Error **errp)
@@ -237,6 +390,7 @@ static void rewriter_setup(NetFilterState *nf, Error **errp)
     }
     fr->tick = timer_new_ms(QEMU_CLOCK_REALTIME, rewriter_tick, fr);
     fr->participant.load = rewriter_load;
+    fr->participant.open = rewriter_open;
     colo_participant_register(&fr->participant);
     vmstate_register_any(VMSTATE_IF(nf), &vmstate_rewriter, fr);
 }
@@ -249,6 +403,7 @@ static void rewriter_cleanup(NetFilterState *nf)
         vmstate_unregister(VMSTATE_IF(nf), &vmstate_rewriter, fr);
         colo_participant_unregister(&fr->participant);
         timer_free(fr->tick);
+        waiting_drop_all(fr);
         g_clear_pointer(&fr->state, g_free);
         fr->tick = NULL;
     }
@@ -287,7 +442,12 @@ static void rewriter_add_counters(Object *obj, const ColoRewriteStats *s)
         { "rewritten-acks", &s->rewritten_acks },
         { "rewritten-tsvals", &s->rewritten_tsvals },
         { "rewritten-tsecrs", &s->rewritten_tsecrs },
+        { "rewritten-ports", &s->rewritten_ports },
         { "learned-offsets", &s->learned },
+        { "told-connects", &s->opened },
+        { "unused-connects", &s->opened_unused },
+        { "paired-connects", &s->paired },
+        { "moved-connects", &s->moved },
         { "loads", &s->loads },
         { "evicted-flows", &s->evicted },
         { "expired-flows", &s->expired },
@@ -303,8 +463,11 @@ static void rewriter_init(Object *obj)
 {
     FilterRewriter *fr = FILTER_REWRITER(obj);
 
+    QSIMPLEQ_INIT(&fr->waiting);
     fr->rewrite = colo_rewrite_new(MAX_FLOWS, IDLE_MS);
     rewriter_add_counters(obj, colo_rewrite_stats(fr->rewrite));
+    object_property_add_uint64_ptr(obj, "dropped-packets-foreign",
+                                   &fr->dropped_foreign, OBJ_PROP_FLAG_READ);
 }
 
 /* Runs before the parent's, which calls cleanup: that does not need it */

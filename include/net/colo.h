@@ -7,10 +7,14 @@
 #define QEMU_NET_COLO_H
 
 #include "migration/colo.h"
+#include "net/net.h"
 #include "qapi/qapi-types-colo.h"
 
 /* Is the network part of COLO compiled in? */
 bool colo_net_supported(void);
+
+/* Is there a filter of that type on @netdev? */
+bool colo_net_has_filter(NetClientState *netdev, const char *type);
 
 /*
  * colo_net_warn_unprotected: a session of @mode begins; report each NIC whose

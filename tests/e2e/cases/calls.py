@@ -11,6 +11,7 @@ from .registry import Context, check, check_intact, test, wait_for
 CLIENTS: Sequence[Mode] = (('ticker', {}), ('call', {}), ('call', {'seed': 2}))
 CHECKPOINTS = 5
 CALLS = 20
+CALLS_PER_DIFFERENCE = 5        # before ports were mapped it was 2
 
 
 @test('/colo/e2e/call/kill/primary')
@@ -50,9 +51,15 @@ def hybrid_load(ctx: Context) -> None:
                    for item in status.statistics['reasons'] if item['count']}
         compared = pair.compared()
         end = check_intact(running)
+        paired = pair.vm('secondary').monitor.execute('qom-get', {
+            'path': '/objects/rew0', 'property': 'paired-connects'})
     check(status.checkpoints >= CHECKPOINTS, f'{status.checkpoints} '
           'checkpoints')
-    ctx.note(f'{end["calls"]} calls, {status.checkpoints} checkpoints '
-             f'({reasons}), {compared["released-equal"]} packets were '
-             'equal, '
+    asked = reasons.get('mismatch', 0) + reasons.get('timeout', 0)
+    check(asked * CALLS_PER_DIFFERENCE <= end['calls'],
+          f'{asked} of {end["calls"]} calls needed a checkpoint')
+    check(paired > 0, 'no call got another port')
+    ctx.note(f'{end["calls"]} calls, {paired} got another port; '
+             f'{status.checkpoints} checkpoints ({reasons}); '
+             f'{compared["released-equal"]} packets were equal, '
              f'{compared["released-commit"]} left by a checkpoint')

@@ -179,7 +179,9 @@ static void test_options(void)
     static const char *const counters[] = {
         "flows", "open-flows", "rewritten-packets", "rewritten-seqs",
         "rewritten-acks", "rewritten-tsvals", "rewritten-tsecrs",
-        "learned-offsets", "loads", "evicted-flows", "expired-flows",
+        "rewritten-ports", "learned-offsets", "loads", "evicted-flows",
+        "expired-flows", "told-connects", "unused-connects",
+        "paired-connects", "moved-connects", "dropped-packets-foreign",
     };
     Wire w;
 

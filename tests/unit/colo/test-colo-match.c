@@ -7,6 +7,7 @@
 
 #include "qemu/osdep.h"
 #include "colo-match-script.h"
+#include "colo-test-packet.h"
 
 static const ColoMatchConfig few_packets = {
     .timeout_ms = 100,
@@ -776,6 +777,62 @@ static void test_free(void)
     colo_match_free(NULL);
 }
 
+static void note_begin(void *opaque, const ColoPacket *p)
+{
+    g_string_append_printf(opaque, " %u", p->seq);
+}
+
+static void drop_released(void *opaque, ColoPacket *p)
+{
+    colo_packet_free(p);
+}
+
+static void ignore_need(void *opaque, ColoMatchNeed why)
+{
+}
+
+static const ColoMatchOps begin_ops = {
+    .release = drop_released,
+    .need = ignore_need,
+    .begin = note_begin,
+};
+
+static void say(ColoMatch *m, uint8_t flags, uint32_t seq, uint32_t ack,
+                unsigned flow)
+{
+    ColoTestTcp t = {
+        .flags = flags, .seq = seq, .ack = ack, .flow = flow, .window = 100,
+    };
+
+    colo_match_primary(m, colo_test_tcp(&t));
+}
+
+/* Connections that the primary's guest begins are told once */
+static void test_begin(void)
+{
+    g_autoptr(GString) told = g_string_new(NULL);
+    ColoMatch *m = colo_match_new(&bench_default_config, &begin_ops, told);
+
+    say(m, COLO_TCP_SYN, 1, 0, 1);              /* no session */
+    colo_match_arm(m);
+    colo_match_primary_cut(m, 0);
+    say(m, COLO_TCP_SYN, 2, 0, 1);
+    say(m, COLO_TCP_SYN, 2, 0, 1);              /* again */
+    say(m, COLO_TCP_SYN | COLO_TCP_ACK, 3, 9, 2);   /* begun by the client */
+    say(m, COLO_TCP_SYN | COLO_TCP_RST, 4, 0, 3);
+    say(m, COLO_TCP_ACK, 5, 9, 4);
+    say(m, COLO_TCP_SYN, 6, 0, 5);
+    g_assert_cmpstr(told->str, ==, " 2 6");
+    colo_match_primary_cut(m, 1);
+    say(m, COLO_TCP_SYN, 2, 0, 1);              /* again, in another epoch */
+    colo_match_commit(m, 1);
+    say(m, COLO_TCP_SYN, 2, 0, 1);
+    g_assert_cmpstr(told->str, ==, " 2 6");
+    say(m, COLO_TCP_SYN, 7, 0, 1);              /* another connection */
+    g_assert_cmpstr(told->str, ==, " 2 6 7");
+    colo_match_free(m);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -788,5 +845,6 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/match/stats", test_stats);
     g_test_add_func("/colo/match/deadline", test_deadline);
     g_test_add_func("/colo/match/free", test_free);
+    g_test_add_func("/colo/match/begin", test_begin);
     return g_test_run();
 }

@@ -23,10 +23,14 @@
 #include "system/system.h"
 
 #define CUT             0x80000001U
+#define BEGIN           0x80000002U
 #define MAX_BYTES       65536
 #define DEADLINE_US     (20 * G_USEC_PER_SEC)
 
-/* What a reader has said: "p3:2=abc" for a packet, "c7" for a cut */
+/*
+ * What a reader has said: "p3:2=abc" for a packet, "c7" for a cut, "b3:2=abc" for
+ * a begin record
+ */
 typedef struct Seen {
     ColoStreamReader *r;
     GString *log;
@@ -69,15 +73,40 @@ static void seen_cut(void *opaque, uint64_t epoch)
     seen_reset(s, from);
 }
 
+static void seen_begin(void *opaque, uint8_t *data, uint32_t size,
+                       uint32_t vnet_hdr_len)
+{
+    Seen *s = opaque;
+    size_t from = s->log->len;
+
+    g_string_append_printf(s->log, "b%u:%u=%.*s ", size, vnet_hdr_len,
+                           (int)size, data ? (char *)data : "");
+    g_assert_true(!data == !size);
+    g_free(data);
+    seen_reset(s, from);
+}
+
 static const ColoStreamReaderOps seen_ops = {
     .packet = seen_packet,
     .cut = seen_cut,
 };
 
-static void seen_init(Seen *s, bool vnet_hdr)
+static const ColoStreamReaderOps seen_begin_ops = {
+    .packet = seen_packet,
+    .cut = seen_cut,
+    .begin = seen_begin,
+};
+
+static void seen_init_ops(Seen *s, bool vnet_hdr,
+                          const ColoStreamReaderOps *ops)
 {
     *s = (Seen) { .log = g_string_new(NULL) };
-    s->r = colo_stream_reader_new(vnet_hdr, &seen_ops, s);
+    s->r = colo_stream_reader_new(vnet_hdr, ops, s);
+}
+
+static void seen_init(Seen *s, bool vnet_hdr)
+{
+    seen_init_ops(s, vnet_hdr, &seen_ops);
 }
 
 static void seen_end(Seen *s)
@@ -110,6 +139,14 @@ static void add_cut(GByteArray *a, uint64_t epoch)
     add_word(a, CUT);
     add_word(a, epoch >> 32);
     add_word(a, epoch);
+}
+
+static void add_begin(GByteArray *a, const char *data, uint32_t vnet_hdr_len)
+{
+    add_word(a, BEGIN);
+    add_word(a, strlen(data));
+    add_word(a, vnet_hdr_len);
+    g_byte_array_append(a, (const uint8_t *)data, strlen(data));
 }
 
 static void feed_in_parts(Seen *s, GByteArray *a, size_t first, size_t second)
@@ -150,6 +187,56 @@ static void test_splits(const void *opaque)
     }
     g_assert_cmpstr(s.log->str, ==, want);
     seen_end(&s);
+}
+
+/* Begin records have the length of the vnet header in any stream */
+static void test_begin(const void *opaque)
+{
+    bool vnet_hdr = GPOINTER_TO_INT(opaque);
+    g_autoptr(GByteArray) a = g_byte_array_new();
+    Seen s;
+
+    add_begin(a, "", 0);
+    add_begin(a, "abc", 2);
+    add_packet(a, vnet_hdr, "d", 0);
+    add_cut(a, 1);
+    add_begin(a, "e", 0);
+    for (size_t i = 0; i <= a->len; i++) {
+        for (size_t j = i; j <= a->len; j++) {
+            seen_init_ops(&s, vnet_hdr, &seen_begin_ops);
+            feed_in_parts(&s, a, i, j);
+            g_assert_cmpstr(s.log->str, ==,
+                            "b0:0= b3:2=abc p1:0=d c1 b1:0=e ");
+            seen_end(&s);
+        }
+    }
+}
+
+static void test_begin_bad(void)
+{
+    static const struct {
+        uint32_t words[3];
+        const char *message;
+    } bad[] = {
+        { { BEGIN, NET_BUFSIZE + 1, 0 }, "begin record of 69633 bytes" },
+        { { BEGIN, 0xffffffff, 0 }, "begin record of 4294967295 bytes" },
+        { { BEGIN, 4, 5 }, "4 bytes with a vnet header of 5" },
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        g_autoptr(GByteArray) a = g_byte_array_new();
+        g_autoptr(Error) err = NULL;
+        Seen s;
+
+        for (size_t j = 0; j < ARRAY_SIZE(bad[i].words); j++) {
+            add_word(a, bad[i].words[j]);
+        }
+        seen_init_ops(&s, false, &seen_begin_ops);
+        g_assert_false(colo_stream_reader_feed(s.r, a->data, a->len, &err));
+        g_assert_nonnull(strstr(error_get_pretty(err), bad[i].message));
+        g_assert_cmpstr(s.log->str, ==, "");
+        seen_end(&s);
+    }
 }
 
 /* The largest packet there is, and one after it */
@@ -393,6 +480,28 @@ static void test_format(const void *opaque)
     add_cut(want, 4294967298);
     g_assert_cmpmem(s.dev->out->data, s.dev->out->len, want->data, want->len);
     g_assert_cmpuint(colo_stream_writer_queued_bytes(s.w), ==, 0);
+    slow_end(&s);
+}
+
+/* A begin record is written as it is read, and not when the queue is full */
+static void test_write_begin(void)
+{
+    g_autoptr(GByteArray) want = g_byte_array_new();
+    g_autofree uint8_t *big = g_malloc0(MAX_BYTES);
+    Slow s;
+
+    slow_init(&s, true, SIZE_MAX, SIZE_MAX);
+    colo_stream_writer_begin(s.w, NULL, 0, 0);
+    colo_stream_writer_begin(s.w, (const uint8_t *)"abc", 3, 2);
+    add_begin(want, "", 0);
+    add_begin(want, "abc", 2);
+    g_assert_cmpmem(s.dev->out->data, s.dev->out->len, want->data, want->len);
+
+    s.dev->budget = 0;
+    send_data(s.w, big, MAX_BYTES);
+    g_assert_true(colo_stream_writer_full(s.w));
+    colo_stream_writer_begin(s.w, (const uint8_t *)"abc", 3, 2);
+    g_assert_cmpuint(colo_stream_writer_queued_bytes(s.w), ==, MAX_BYTES + 8);
     slow_end(&s);
 }
 
@@ -826,6 +935,11 @@ int main(int argc, char **argv)
                          test_splits);
     g_test_add_data_func("/colo/stream/reader/splits-vnet",
                          GINT_TO_POINTER(true), test_splits);
+    g_test_add_data_func("/colo/stream/reader/begin", GINT_TO_POINTER(false),
+                         test_begin);
+    g_test_add_data_func("/colo/stream/reader/begin-vnet",
+                         GINT_TO_POINTER(true), test_begin);
+    g_test_add_func("/colo/stream/reader/begin-bad", test_begin_bad);
     g_test_add_func("/colo/stream/reader/largest", test_largest);
     for (int i = 0; i < ARRAY_SIZE(bad_streams); i++) {
         g_autofree char *name = g_strdup_printf("/colo/stream/reader/bad/%s",
@@ -839,6 +953,7 @@ int main(int argc, char **argv)
                          test_format);
     g_test_add_data_func("/colo/stream/writer/format-vnet",
                          GINT_TO_POINTER(true), test_format);
+    g_test_add_func("/colo/stream/writer/begin", test_write_begin);
     g_test_add_func("/colo/stream/writer/raw", test_raw);
     g_test_add_func("/colo/stream/writer/partial", test_partial);
     g_test_add_func("/colo/stream/writer/cork", test_cork);
