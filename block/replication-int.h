@@ -31,12 +31,95 @@
  * in each; after a session it is IDLE, or STOPPED if QEMU ends.
  */
 
+typedef struct BDRVReplicationState BDRVReplicationState;
+
+/*
+ * What a node does by its kind, which it has from its options on.  All else is
+ * the same for each: replication.c.
+ *
+ * An operation that is left out does nothing and returns 0: success, or false.
+ * None leaves out start, checkpoint, stop, abandon, a request, add_child,
+ * del_child or end.
+ *
+ * BQL, no coroutine, unless it says otherwise.
+ */
+typedef struct ReplicationKind {
+    /* It takes requests that do not suit its child: those of any alignment */
+    bool takes_anything;
+    /*
+     * Its child is the image, which nobody else writes to, here or elsewhere;
+     * or another node, of a secondary that has become such a disk
+     */
+    bool on_image;
+    /* The longest requests, 0 for those of the child */
+    uint32_t max_transfer;
+    int64_t max_zeroes;
+
+    /* The child is there; on failure nothing is left behind */
+    int (*open)(BDRVReplicationState *s, uint64_t log_size, Error **errp);
+
+    /* A session of this @role: is it none of its business? */
+    bool (*ignores)(BDRVReplicationState *s, ReplicationMode role);
+    /* It is IDLE, and has the role */
+    void (*start)(BDRVReplicationState *s, Error **errp);
+    /* While RUNNING: what ReplicationOps says */
+    void (*prepare)(BDRVReplicationState *s, Error **errp);
+    void (*take_over)(BDRVReplicationState *s, Error **errp);
+    void (*checkpoint)(BDRVReplicationState *s, Error **errp);
+    void (*stop)(BDRVReplicationState *s, bool failover, Error **errp);
+    /* While RUNNING: the log has been cut; will be allowed, in any thread */
+    void (*cut)(BDRVReplicationState *s);
+    void (*allow)(BDRVReplicationState *s);
+    /* At any time: what ReplicationOps says */
+    void (*get_error)(BDRVReplicationState *s, Error **errp);
+    void (*query)(BDRVReplicationState *s, ColoDiskStatistics *stats);
+    void (*abandon)(BDRVReplicationState *s);
+    /* Is what the guest has only whole with overlays? */
+    bool (*needs_overlays)(BDRVReplicationState *s);
+
+    /* Requests, in any thread; with the graph lock, for reading */
+    int coroutine_fn (*preadv)(BDRVReplicationState *s, int64_t offset,
+                               int64_t bytes, QEMUIOVector *qiov,
+                               BdrvRequestFlags flags);
+    int coroutine_fn (*pwritev)(BDRVReplicationState *s, int64_t offset,
+                                int64_t bytes, QEMUIOVector *qiov,
+                                BdrvRequestFlags flags);
+    int coroutine_fn (*pwrite_zeroes)(BDRVReplicationState *s, int64_t offset,
+                                      int64_t bytes, BdrvRequestFlags flags);
+    int coroutine_fn (*pdiscard)(BDRVReplicationState *s, int64_t offset,
+                                 int64_t bytes);
+    int coroutine_fn (*flush)(BDRVReplicationState *s);
+    /* Is what is read what the child has?  Any thread. */
+    bool (*is_direct)(BDRVReplicationState *s);
+
+    /* Maybe before open has been called */
+    void (*drain)(BDRVReplicationState *s, bool begin);
+    /*
+     * With the graph lock, for writing.  replication_add_no_child() and so on
+     * if it has one, and keeps it.
+     */
+    void (*add_child)(BDRVReplicationState *s, BlockDriverState *peer,
+                      Error **errp);
+    void (*del_child)(BDRVReplicationState *s, BdrvChild *child,
+                      Error **errp);
+
+    /* First, so that other threads let go; then the rest */
+    void (*end)(BDRVReplicationState *s);
+    void (*close)(BDRVReplicationState *s);
+} ReplicationKind;
+
+/* See replication-primary.c, replication-shared.c, replication-secondary.c */
+extern const ReplicationKind replication_primary;
+extern const ReplicationKind replication_shared_primary;
+extern const ReplicationKind replication_secondary;
+
 /* What the primary of a shared disk has besides: see replication-shared.c */
 typedef struct ReplicationShared ReplicationShared;
 
-typedef struct BDRVReplicationState {
+struct BDRVReplicationState {
     /* Set once */
     BlockDriverState *bs;
+    const ReplicationKind *kind;
     ReplicationMode mode;
     ReplicationState *rs;
     char *generation_file;      /* NULL for none */
@@ -62,7 +145,7 @@ typedef struct BDRVReplicationState {
     BlockJob *fold;             /* while FOLDING, ... */
     QEMUBH *fold_bh;            /* ...or what is about to start it */
     Error *error;               /* what ended it */
-} BDRVReplicationState;
+};
 
 /* BQL */
 void replication_set_stage(BDRVReplicationState *s, ColoDiskStage stage);
@@ -88,18 +171,15 @@ static inline const char *replication_name(BDRVReplicationState *s)
     return s->bs->node_name;
 }
 
-/* BQL, no coroutine */
-int replication_primary_open(BDRVReplicationState *s, uint64_t log_size,
-                             Error **errp);
-void replication_primary_start(BDRVReplicationState *s, Error **errp);
-void replication_primary_stop(BDRVReplicationState *s);
-void replication_primary_abandon(BDRVReplicationState *s);
-void replication_primary_close(BDRVReplicationState *s);
-void replication_primary_query(BDRVReplicationState *s,
-                               ColoDiskStatistics *stats);
-void replication_primary_get_error(BDRVReplicationState *s, Error **errp);
-/* Nobody drains only our child: see replication-primary.c */
-void replication_primary_drain(BDRVReplicationState *s, bool begin);
+/* Does the node have another one as its parent, and not only a device? */
+bool GRAPH_RDLOCK replication_has_node_above(BDRVReplicationState *s);
+
+/* For kinds with just one child */
+void GRAPH_WRLOCK replication_add_no_child(BDRVReplicationState *s,
+                                           BlockDriverState *peer,
+                                           Error **errp);
+void GRAPH_WRLOCK replication_del_no_child(BDRVReplicationState *s,
+                                           BdrvChild *child, Error **errp);
 
 /*
  * Can requests to @peer be sent past the block layer (*@direct: it is an NBD
@@ -127,52 +207,6 @@ int coroutine_fn replication_direct_zero(BDRVReplicationState *s,
 /* Does somebody wait for the requests of the node to end? */
 bool coroutine_fn replication_primary_must_admit(BDRVReplicationState *s);
 
-/*
- * The primary's half of a shared disk: BQL, no coroutine, unless it says
- * otherwise.
- */
-int replication_shared_open(BDRVReplicationState *s, uint64_t log_size,
-                            Error **errp);
-void GRAPH_WRLOCK replication_shared_add_child(BDRVReplicationState *s,
-                                               BlockDriverState *peer,
-                                               Error **errp);
-void GRAPH_WRLOCK replication_shared_del_child(BDRVReplicationState *s,
-                                               BdrvChild *child, Error **errp);
-void replication_shared_start(BDRVReplicationState *s, Error **errp);
-void replication_shared_checkpoint(BDRVReplicationState *s, Error **errp);
-/* Any thread */
-void replication_shared_allow(BDRVReplicationState *s);
-void replication_shared_abandon(BDRVReplicationState *s);
-/* @goes_on: it is known that this side does */
-void replication_shared_stop(BDRVReplicationState *s, bool goes_on);
-void replication_shared_get_error(BDRVReplicationState *s, Error **errp);
-void replication_shared_query(BDRVReplicationState *s,
-                              ColoDiskStatistics *stats);
-void replication_shared_drain(BDRVReplicationState *s, bool begin);
-/* First, so that other threads let go; then the rest */
-void replication_shared_end(BDRVReplicationState *s);
-void replication_shared_close(BDRVReplicationState *s);
-
-/* Requests, in any thread */
-int coroutine_fn GRAPH_RDLOCK
-replication_shared_preadv(BDRVReplicationState *s, int64_t offset,
-                          int64_t bytes, QEMUIOVector *qiov,
-                          BdrvRequestFlags flags);
-int coroutine_fn GRAPH_RDLOCK
-replication_shared_pwritev(BDRVReplicationState *s, int64_t offset,
-                           int64_t bytes, QEMUIOVector *qiov,
-                           BdrvRequestFlags flags);
-int coroutine_fn GRAPH_RDLOCK
-replication_shared_pwrite_zeroes(BDRVReplicationState *s, int64_t offset,
-                                 int64_t bytes, BdrvRequestFlags flags);
-int coroutine_fn GRAPH_RDLOCK
-replication_shared_pdiscard(BDRVReplicationState *s, int64_t offset,
-                            int64_t bytes);
-int coroutine_fn GRAPH_RDLOCK
-replication_shared_flush(BDRVReplicationState *s);
-/* Is the image all there is, nothing in the log?  Any thread. */
-bool replication_shared_is_direct(BDRVReplicationState *s);
-
 /* The image of a shared disk, on both sides: see replication-claim.c.  BQL. */
 
 /* Is it one that two hosts can share? */
@@ -188,17 +222,5 @@ void replication_unclaim(BDRVReplicationState *s);
 /* Is somebody else?  If not, or it cannot be known, @errp says why. */
 bool replication_claim_is_held(BDRVReplicationState *s,
                                BlockDriverState *image, Error **errp);
-
-/* BQL, no coroutine */
-void replication_secondary_start(BDRVReplicationState *s, Error **errp);
-void replication_secondary_prepare(BDRVReplicationState *s, Error **errp);
-void replication_secondary_checkpoint(BDRVReplicationState *s, Error **errp);
-void replication_secondary_abandon(BDRVReplicationState *s);
-void replication_secondary_take_over(BDRVReplicationState *s, Error **errp);
-void replication_secondary_stop(BDRVReplicationState *s, bool failover,
-                                Error **errp);
-void replication_secondary_query(BDRVReplicationState *s,
-                                 ColoDiskStatistics *stats);
-void replication_secondary_close(BDRVReplicationState *s);
 
 #endif

@@ -43,6 +43,7 @@
 #include "qobject/qnum.h"
 #include "qobject/qstring.h"
 #include "block/block-io.h"
+#include "block/blockjob.h"
 #include "block/graph-lock.h"
 #include "replication-int.h"
 
@@ -172,8 +173,8 @@ static int coroutine_fn direct_flush(BDRVReplicationState *s)
 
 /* What the log calls */
 
-static int coroutine_fn primary_write(void *opaque, int64_t offset,
-                                      int64_t bytes, QEMUIOVector *qiov)
+static int coroutine_fn send_write(void *opaque, int64_t offset,
+                                   int64_t bytes, QEMUIOVector *qiov)
 {
     BDRVReplicationState *s = opaque;
 
@@ -184,8 +185,8 @@ static int coroutine_fn primary_write(void *opaque, int64_t offset,
     return bdrv_co_pwritev(s->bs->file, offset, bytes, qiov, 0);
 }
 
-static int coroutine_fn primary_zero(void *opaque, int64_t offset,
-                                     int64_t bytes, bool may_unmap)
+static int coroutine_fn send_zero(void *opaque, int64_t offset,
+                                  int64_t bytes, bool may_unmap)
 {
     BDRVReplicationState *s = opaque;
     BdrvRequestFlags flags = may_unmap ? BDRV_REQ_MAY_UNMAP : 0;
@@ -197,8 +198,8 @@ static int coroutine_fn primary_zero(void *opaque, int64_t offset,
     return bdrv_co_pwrite_zeroes(s->bs->file, offset, bytes, flags);
 }
 
-static int coroutine_fn primary_discard(void *opaque, int64_t offset,
-                                        int64_t bytes)
+static int coroutine_fn send_discard(void *opaque, int64_t offset,
+                                     int64_t bytes)
 {
     BDRVReplicationState *s = opaque;
 
@@ -209,7 +210,7 @@ static int coroutine_fn primary_discard(void *opaque, int64_t offset,
     return bdrv_co_pdiscard(s->bs->file, offset, bytes);
 }
 
-static int coroutine_fn primary_flush(void *opaque)
+static int coroutine_fn send_flush(void *opaque)
 {
     BDRVReplicationState *s = opaque;
 
@@ -221,7 +222,7 @@ static int coroutine_fn primary_flush(void *opaque)
 }
 
 /* An ordinary request is one of our node's before it is one of its child's */
-static void primary_begin(void *opaque)
+static void send_begin(void *opaque)
 {
     BDRVReplicationState *s = opaque;
 
@@ -230,7 +231,7 @@ static void primary_begin(void *opaque)
     }
 }
 
-static void primary_end(void *opaque)
+static void send_end(void *opaque)
 {
     BDRVReplicationState *s = opaque;
 
@@ -300,12 +301,12 @@ static void primary_broken(void *opaque, int err)
 }
 
 static const ReplicationLogOps primary_log_ops = {
-    .write = primary_write,
-    .zero = primary_zero,
-    .discard = primary_discard,
-    .flush = primary_flush,
-    .begin = primary_begin,
-    .end = primary_end,
+    .write = send_write,
+    .zero = send_zero,
+    .discard = send_discard,
+    .flush = send_flush,
+    .begin = send_begin,
+    .end = send_end,
     .must_admit = primary_must_admit,
     .broken = primary_broken,
 };
@@ -358,8 +359,16 @@ int replication_check_peer(BlockDriverState *peer, bool *direct, Error **errp)
     return 0;
 }
 
-int replication_primary_open(BDRVReplicationState *s, uint64_t log_size,
-                             Error **errp)
+/* Nobody drains only our child */
+static void primary_drain(BDRVReplicationState *s, bool begin)
+{
+    if (s->log && !s->direct) {
+        replication_log_pause(s->log, begin);
+    }
+}
+
+static int primary_open(BDRVReplicationState *s, uint64_t log_size,
+                        Error **errp)
 {
     BlockDriverState *peer;
     int ret;
@@ -382,7 +391,7 @@ int replication_primary_open(BDRVReplicationState *s, uint64_t log_size,
     s->peer = peer;
     if (s->bs->quiesce_counter) {
         /* We have not been told, but shall be of the end */
-        replication_primary_drain(s, true);
+        primary_drain(s, true);
     }
     return 0;
 }
@@ -406,25 +415,14 @@ static bool check_lengths(BDRVReplicationState *s, Error **errp)
     return true;
 }
 
-void replication_primary_start(BDRVReplicationState *s, Error **errp)
-{
-    ERRP_GUARD();
-
-    if (!check_lengths(s, errp)) {
-        return;
-    }
-    replication_set_stage(s, COLO_DISK_STAGE_RUNNING);
-    /* From here on it would be reported */
-    replication_primary_get_error(s, errp);
-    if (*errp) {
-        replication_set_stage(s, COLO_DISK_STAGE_STOPPED);
-    }
-}
-
-void replication_primary_get_error(BDRVReplicationState *s, Error **errp)
+/* What has ended the session; the log breaks after its end, too */
+static void primary_get_error(BDRVReplicationState *s, Error **errp)
 {
     ReplicationLogStats stats;
 
+    if (s->stage != COLO_DISK_STAGE_RUNNING) {
+        return;
+    }
     replication_log_stats(s->log, &stats);
     if (stats.err) {
         error_setg_errno(errp, stats.err, "node '%s' does not replicate any "
@@ -432,44 +430,149 @@ void replication_primary_get_error(BDRVReplicationState *s, Error **errp)
     }
 }
 
-void replication_primary_query(BDRVReplicationState *s,
-                               ColoDiskStatistics *stats)
+static void primary_start(BDRVReplicationState *s, Error **errp)
 {
-    ReplicationLogStats log;
+    ERRP_GUARD();
 
-    replication_log_stats(s->log, &log);
-    if (log.err && log.err != ECANCELED) {
-        stats->error = g_strdup(strerror(log.err));
+    if (s->resync) {
+        error_setg(errp, "node '%s' cannot start before the resync, job "
+                   "'%s', has ended", replication_name(s), s->resync->job.id);
+        return;
     }
-    stats->log = g_new0(ColoDiskLog, 1);
-    stats->log->bytes = log.bytes;
-    stats->log->peak = log.max_bytes;
-    stats->log->limit = log.limit;
-    stats->log->sent_bytes = log.sent_bytes;
-    stats->log->sent_requests = log.sent_requests;
-    stats->log->throttled_ns = log.throttled_ns;
+    if (s->differs) {
+        error_setg(errp, "node '%s' cannot start, its last resync has not "
+                   "completed", replication_name(s));
+        return;
+    }
+    if (!check_lengths(s, errp)) {
+        return;
+    }
+    replication_set_stage(s, COLO_DISK_STAGE_RUNNING);
+    /* From here on it would be reported */
+    primary_get_error(s, errp);
+    if (*errp) {
+        replication_set_stage(s, COLO_DISK_STAGE_STOPPED);
+    }
 }
 
-void replication_primary_abandon(BDRVReplicationState *s)
+/* In a session */
+
+/* Does anything write to the node? */
+static bool is_used(BDRVReplicationState *s)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    return !QLIST_EMPTY(&s->bs->parents);
+}
+
+static void primary_cut(BDRVReplicationState *s)
+{
+    if (!is_used(s)) {
+        /* The guest's disk has lost it, and with it what was written */
+        replication_log_break(s->log, ENOLINK);
+    }
+}
+
+static void primary_abandon(BDRVReplicationState *s)
 {
     replication_log_break(s->log, ECANCELED);
 }
 
-void replication_primary_stop(BDRVReplicationState *s)
+static void primary_stop(BDRVReplicationState *s, bool failover, Error **errp)
 {
     replication_set_stage(s, COLO_DISK_STAGE_STOPPED);
-    replication_primary_abandon(s);
+    primary_abandon(s);
 }
 
-void replication_primary_drain(BDRVReplicationState *s, bool begin)
-{
-    if (s->log && !s->direct) {
-        replication_log_pause(s->log, begin);
-    }
-}
+/* The end */
 
-void replication_primary_close(BDRVReplicationState *s)
+static void primary_close(BDRVReplicationState *s)
 {
     replication_log_free(s->log);
     bdrv_unref(s->peer);
 }
+
+/* What the guest does */
+
+/* May the guest write now? */
+static bool coroutine_fn GRAPH_RDLOCK may_write(BDRVReplicationState *s)
+{
+    return replication_stage(s) != COLO_DISK_STAGE_IDLE ||
+           replication_has_node_above(s);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+primary_preadv(BDRVReplicationState *s, int64_t offset, int64_t bytes,
+               QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    return -EIO;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+primary_pwritev(BDRVReplicationState *s, int64_t offset, int64_t bytes,
+                QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    if (!may_write(s)) {
+        return -EIO;
+    }
+    replication_log_write(s->log, offset, bytes, qiov, 0);
+    if (flags & BDRV_REQ_FUA) {
+        replication_log_flush(s->log);
+    }
+    return 0;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+primary_pwrite_zeroes(BDRVReplicationState *s, int64_t offset, int64_t bytes,
+                      BdrvRequestFlags flags)
+{
+    if (!may_write(s)) {
+        return -EIO;
+    }
+    replication_log_zero(s->log, offset, bytes, flags & BDRV_REQ_MAY_UNMAP);
+    if (flags & BDRV_REQ_FUA) {
+        replication_log_flush(s->log);
+    }
+    return 0;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+primary_pdiscard(BDRVReplicationState *s, int64_t offset, int64_t bytes)
+{
+    if (!may_write(s)) {
+        return -EIO;
+    }
+    replication_log_discard(s->log, offset, bytes);
+    return 0;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+primary_flush(BDRVReplicationState *s)
+{
+    if (may_write(s)) {
+        replication_log_flush(s->log);
+    }
+    return 0;
+}
+
+const ReplicationKind replication_primary = {
+    /* The sender sees to the child's alignment */
+    .takes_anything = true,
+    .max_transfer = MAX_REQUEST,
+    .open = primary_open,
+    .start = primary_start,
+    .cut = primary_cut,
+    .checkpoint = primary_get_error,
+    .stop = primary_stop,
+    .get_error = primary_get_error,
+    .abandon = primary_abandon,
+    .preadv = primary_preadv,
+    .pwritev = primary_pwritev,
+    .pwrite_zeroes = primary_pwrite_zeroes,
+    .pdiscard = primary_pdiscard,
+    .flush = primary_flush,
+    .drain = primary_drain,
+    .add_child = replication_add_no_child,
+    .del_child = replication_del_no_child,
+    .end = primary_abandon,
+    .close = primary_close,
+};

@@ -375,7 +375,15 @@ static bool start_backup(BDRVReplicationState *s, BlockDriverState *top,
     return true;
 }
 
-/* What the registry calls, by way of replication.c */
+/* A session */
+
+static bool secondary_ignores(BDRVReplicationState *s, ReplicationMode role)
+{
+    /* It has failed over: what is left is a disk like any other */
+    return role == REPLICATION_MODE_PRIMARY &&
+           s->stage != COLO_DISK_STAGE_IDLE &&
+           s->stage != COLO_DISK_STAGE_RUNNING;
+}
 
 static BlockDriverState *disk_of(BDRVReplicationState *s)
 {
@@ -393,7 +401,7 @@ static bool start_preserving(BDRVReplicationState *s, BlockDriverState *top,
     return start_backup(s, top, errp);
 }
 
-void replication_secondary_start(BDRVReplicationState *s, Error **errp)
+static void secondary_start(BDRVReplicationState *s, Error **errp)
 {
     ERRP_GUARD();
     BlockDriverState *top;
@@ -418,7 +426,7 @@ fail:
     error_prepend(errp, "node '%s': ", replication_name(s));
 }
 
-void replication_secondary_prepare(BDRVReplicationState *s, Error **errp)
+static void secondary_prepare(BDRVReplicationState *s, Error **errp)
 {
     if (s->error) {
         error_setg(errp, "node '%s': %s", replication_name(s),
@@ -426,11 +434,11 @@ void replication_secondary_prepare(BDRVReplicationState *s, Error **errp)
     }
 }
 
-void replication_secondary_checkpoint(BDRVReplicationState *s, Error **errp)
+static void secondary_checkpoint(BDRVReplicationState *s, Error **errp)
 {
     ERRP_GUARD();
 
-    replication_secondary_prepare(s, errp);
+    secondary_prepare(s, errp);
     if (!*errp && !empty_overlays(s, errp)) {
         error_prepend(errp, "node '%s': ", replication_name(s));
         fail(s, error_copy(*errp));
@@ -447,14 +455,18 @@ static bool exports_disk(BDRVReplicationState *s, BlockExport *exp)
            !replication_is_above(bs, get_active(s));
 }
 
-void replication_secondary_abandon(BDRVReplicationState *s)
+static void secondary_abandon(BDRVReplicationState *s)
 {
-    g_autoptr(BlockExportInfoList) exports = qmp_query_block_exports(NULL);
+    g_autoptr(BlockExportInfoList) exports = NULL;
     g_autoptr(strList) shut = NULL;
     BlockExportInfoList *e;
     strList *id;
     Deadline deadline;
 
+    if (s->stage != COLO_DISK_STAGE_RUNNING) {
+        return;
+    }
+    exports = qmp_query_block_exports(NULL);
     for (e = exports; e; e = e->next) {
         BlockExport *exp = blk_exp_find(e->value->id);
 
@@ -473,9 +485,9 @@ void replication_secondary_abandon(BDRVReplicationState *s)
     deadline_end(&deadline);
 }
 
-void replication_secondary_take_over(BDRVReplicationState *s, Error **errp)
+static void secondary_take_over(BDRVReplicationState *s, Error **errp)
 {
-    replication_secondary_abandon(s);
+    secondary_abandon(s);
     if (s->shared_disk && replication_claim(s, disk_of(s), errp) < 0) {
         error_prepend(errp, "node '%s': the shared image cannot be taken "
                       "over, as long as the primary has it: ",
@@ -547,13 +559,13 @@ static void start_fold(BDRVReplicationState *s)
     qemu_bh_schedule(s->fold_bh);
 }
 
-void replication_secondary_stop(BDRVReplicationState *s, bool failover,
-                                Error **errp)
+static void secondary_stop(BDRVReplicationState *s, bool failover,
+                           Error **errp)
 {
     ERRP_GUARD();
 
     if (failover) {
-        replication_secondary_take_over(s, errp);
+        secondary_take_over(s, errp);
         if (*errp) {
             return;
         }
@@ -574,8 +586,8 @@ void replication_secondary_stop(BDRVReplicationState *s, bool failover,
     }
 }
 
-void replication_secondary_query(BDRVReplicationState *s,
-                                 ColoDiskStatistics *stats)
+static void secondary_query(BDRVReplicationState *s,
+                            ColoDiskStatistics *stats)
 {
     GRAPH_RDLOCK_GUARD_MAINLOOP();
 
@@ -594,7 +606,12 @@ void replication_secondary_query(BDRVReplicationState *s,
     }
 }
 
-void replication_secondary_close(BDRVReplicationState *s)
+static bool secondary_needs_overlays(BDRVReplicationState *s)
+{
+    return s->stage != COLO_DISK_STAGE_FOLDED;
+}
+
+static void secondary_end(BDRVReplicationState *s)
 {
     g_clear_pointer(&s->fold_bh, qemu_bh_delete);
     /* The job that copies has a reference to us: it is no more */
@@ -604,3 +621,83 @@ void replication_secondary_close(BDRVReplicationState *s)
     close_hidden(s);
     replication_unclaim(s);
 }
+
+/* What the guest does */
+
+/* A disk that is not in a session may be looked at as part of another one */
+static bool coroutine_fn GRAPH_RDLOCK may_request(BDRVReplicationState *s,
+                                                  bool is_write)
+{
+    return replication_stage(s) != COLO_DISK_STAGE_IDLE ||
+           (!is_write && replication_has_node_above(s));
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+secondary_preadv(BDRVReplicationState *s, int64_t offset, int64_t bytes,
+                 QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    if (!may_request(s, false)) {
+        return -EIO;
+    }
+    return bdrv_co_preadv(s->bs->file, offset, bytes, qiov, flags);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+secondary_pwritev(BDRVReplicationState *s, int64_t offset, int64_t bytes,
+                  QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    if (!may_request(s, true)) {
+        return -EIO;
+    }
+    return bdrv_co_pwritev(s->bs->file, offset, bytes, qiov, flags);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+secondary_pwrite_zeroes(BDRVReplicationState *s, int64_t offset, int64_t bytes,
+                        BdrvRequestFlags flags)
+{
+    if (!may_request(s, true)) {
+        return -EIO;
+    }
+    return bdrv_co_pwrite_zeroes(s->bs->file, offset, bytes, flags);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+secondary_pdiscard(BDRVReplicationState *s, int64_t offset, int64_t bytes)
+{
+    if (!may_request(s, true)) {
+        return -EIO;
+    }
+    return bdrv_co_pdiscard(s->bs->file, offset, bytes);
+}
+
+static int coroutine_fn GRAPH_RDLOCK secondary_flush(BDRVReplicationState *s)
+{
+    return bdrv_co_flush(s->bs->file->bs);
+}
+
+static bool secondary_is_direct(BDRVReplicationState *s)
+{
+    return true;
+}
+
+const ReplicationKind replication_secondary = {
+    .ignores = secondary_ignores,
+    .start = secondary_start,
+    .prepare = secondary_prepare,
+    .checkpoint = secondary_checkpoint,
+    .take_over = secondary_take_over,
+    .stop = secondary_stop,
+    .query = secondary_query,
+    .abandon = secondary_abandon,
+    .needs_overlays = secondary_needs_overlays,
+    .preadv = secondary_preadv,
+    .pwritev = secondary_pwritev,
+    .pwrite_zeroes = secondary_pwrite_zeroes,
+    .pdiscard = secondary_pdiscard,
+    .flush = secondary_flush,
+    .is_direct = secondary_is_direct,
+    .add_child = replication_add_no_child,
+    .del_child = replication_del_no_child,
+    .end = secondary_end,
+};

@@ -52,7 +52,7 @@
  * comes late: whatever is written or flushed from then on fails.
  *
  * Threads: requests come in any; the log has one; all else is under the BQL,
- * but for replication_shared_allow().
+ * but for shared_allow().
  */
 
 #include "qemu/osdep.h"
@@ -73,6 +73,9 @@
 #define UNIT (64 * KiB)
 /* So many at once, if they follow each other */
 #define MAX_UNITS 16
+
+/* Zeroes that come as one; each unit of them costs a put of what was there */
+#define MAX_ZEROES (16 * MiB)
 
 /* How long a checkpoint of Xen's may wait for what is under way, ms */
 #define CHECKPOINT_TIMEOUT_MS 5000
@@ -166,7 +169,7 @@ static void leave_peer_locked(ReplicationShared *sh)
 {
     assert(sh->n_users);
     sh->n_users--;
-    aio_wait_kick();            /* replication_shared_stop() may wait */
+    aio_wait_kick();            /* shared_stop() may wait */
 }
 
 static bool has_users(ReplicationShared *sh)
@@ -343,8 +346,8 @@ static bool coroutine_fn preserve(ReplicationShared *sh, int64_t offset,
 
 /* What the log calls */
 
-static int coroutine_fn shared_write(void *opaque, int64_t offset,
-                                     int64_t bytes, QEMUIOVector *qiov)
+static int coroutine_fn apply_write(void *opaque, int64_t offset,
+                                    int64_t bytes, QEMUIOVector *qiov)
 {
     BDRVReplicationState *s = opaque;
     int ret;
@@ -359,8 +362,8 @@ static int coroutine_fn shared_write(void *opaque, int64_t offset,
     return ret;
 }
 
-static int coroutine_fn shared_zero(void *opaque, int64_t offset,
-                                    int64_t bytes, bool may_unmap)
+static int coroutine_fn apply_zero(void *opaque, int64_t offset,
+                                   int64_t bytes, bool may_unmap)
 {
     BDRVReplicationState *s = opaque;
     BdrvRequestFlags flags = may_unmap ? BDRV_REQ_MAY_UNMAP : 0;
@@ -377,13 +380,13 @@ static int coroutine_fn shared_zero(void *opaque, int64_t offset,
 }
 
 /* A hint, and not worth that its bytes are put */
-static int coroutine_fn shared_discard(void *opaque, int64_t offset,
-                                       int64_t bytes)
+static int coroutine_fn apply_discard(void *opaque, int64_t offset,
+                                      int64_t bytes)
 {
     return 0;
 }
 
-static int coroutine_fn shared_flush(void *opaque)
+static int coroutine_fn apply_flush(void *opaque)
 {
     BDRVReplicationState *s = opaque;
     int ret;
@@ -427,20 +430,19 @@ static void shared_broken(void *opaque, int err)
 }
 
 static const ReplicationLogOps shared_log_ops = {
-    .write = shared_write,
-    .zero = shared_zero,
-    .discard = shared_discard,
-    .flush = shared_flush,
+    .write = apply_write,
+    .zero = apply_zero,
+    .discard = apply_discard,
+    .flush = apply_flush,
     .must_admit = shared_must_admit,
     .broken = shared_broken,
 };
 
 /* What the guest does, in any thread */
 
-int coroutine_fn replication_shared_preadv(BDRVReplicationState *s,
-                                           int64_t offset, int64_t bytes,
-                                           QEMUIOVector *qiov,
-                                           BdrvRequestFlags flags)
+static int coroutine_fn GRAPH_RDLOCK
+shared_preadv(BDRVReplicationState *s, int64_t offset, int64_t bytes,
+              QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
     ReplicationLogView *view = replication_log_view(s->log, offset, bytes);
     int ret = bdrv_co_preadv(s->bs->file, offset, bytes, qiov, flags);
@@ -464,10 +466,9 @@ static int coroutine_fn logged(BDRVReplicationState *s)
     return -sh->image_err;
 }
 
-int coroutine_fn replication_shared_pwritev(BDRVReplicationState *s,
-                                            int64_t offset, int64_t bytes,
-                                            QEMUIOVector *qiov,
-                                            BdrvRequestFlags flags)
+static int coroutine_fn GRAPH_RDLOCK
+shared_pwritev(BDRVReplicationState *s, int64_t offset, int64_t bytes,
+               QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
     if (is_direct(s->shared)) {
         return bdrv_co_pwritev(s->bs->file, offset, bytes, qiov, flags);
@@ -479,10 +480,9 @@ int coroutine_fn replication_shared_pwritev(BDRVReplicationState *s,
     return logged(s);
 }
 
-int coroutine_fn replication_shared_pwrite_zeroes(BDRVReplicationState *s,
-                                                  int64_t offset,
-                                                  int64_t bytes,
-                                                  BdrvRequestFlags flags)
+static int coroutine_fn GRAPH_RDLOCK
+shared_pwrite_zeroes(BDRVReplicationState *s, int64_t offset, int64_t bytes,
+                     BdrvRequestFlags flags)
 {
     if (is_direct(s->shared)) {
         return bdrv_co_pwrite_zeroes(s->bs->file, offset, bytes, flags);
@@ -494,8 +494,8 @@ int coroutine_fn replication_shared_pwrite_zeroes(BDRVReplicationState *s,
     return logged(s);
 }
 
-int coroutine_fn replication_shared_pdiscard(BDRVReplicationState *s,
-                                             int64_t offset, int64_t bytes)
+static int coroutine_fn GRAPH_RDLOCK
+shared_pdiscard(BDRVReplicationState *s, int64_t offset, int64_t bytes)
 {
     if (is_direct(s->shared)) {
         return bdrv_co_pdiscard(s->bs->file, offset, bytes);
@@ -503,7 +503,7 @@ int coroutine_fn replication_shared_pdiscard(BDRVReplicationState *s,
     return 0;
 }
 
-int coroutine_fn replication_shared_flush(BDRVReplicationState *s)
+static int coroutine_fn GRAPH_RDLOCK shared_flush(BDRVReplicationState *s)
 {
     if (is_direct(s->shared)) {
         return bdrv_co_flush(s->bs->file->bs);
@@ -512,15 +512,30 @@ int coroutine_fn replication_shared_flush(BDRVReplicationState *s)
     return logged(s);
 }
 
-bool replication_shared_is_direct(BDRVReplicationState *s)
+static bool shared_is_direct(BDRVReplicationState *s)
 {
     return is_direct(s->shared);
 }
 
 /* From open to close */
 
-int replication_shared_open(BDRVReplicationState *s, uint64_t log_size,
-                            Error **errp)
+static void shared_drain(BDRVReplicationState *s, bool begin)
+{
+    ReplicationShared *sh = s->shared;
+
+    if (!sh) {
+        return; /* shared_open() looks */
+    }
+    QEMU_LOCK_GUARD(&sh->lock);
+    assert(begin || sh->drained);
+    sh->drained += begin ? 1 : -1;
+    if (!sh->drained) {
+        wake_locked(sh);
+    }
+}
+
+static int shared_open(BDRVReplicationState *s, uint64_t log_size,
+                       Error **errp)
 {
     ReplicationShared *sh;
     uint32_t align;
@@ -542,14 +557,14 @@ int replication_shared_open(BDRVReplicationState *s, uint64_t log_size,
     s->shared = sh;
     if (s->bs->quiesce_counter) {
         /* We have not been told, but shall be of the end */
-        replication_shared_drain(s, true);
+        shared_drain(s, true);
     }
     return 0;
 }
 
-void GRAPH_WRLOCK replication_shared_add_child(BDRVReplicationState *s,
-                                               BlockDriverState *peer,
-                                               Error **errp)
+static void GRAPH_WRLOCK shared_add_child(BDRVReplicationState *s,
+                                          BlockDriverState *peer,
+                                          Error **errp)
 {
     ReplicationShared *sh = s->shared;
     bool direct;
@@ -576,8 +591,8 @@ void GRAPH_WRLOCK replication_shared_add_child(BDRVReplicationState *s,
     }
 }
 
-void GRAPH_WRLOCK replication_shared_del_child(BDRVReplicationState *s,
-                                               BdrvChild *child, Error **errp)
+static void GRAPH_WRLOCK shared_del_child(BDRVReplicationState *s,
+                                          BdrvChild *child, Error **errp)
 {
     ReplicationShared *sh = s->shared;
 
@@ -637,7 +652,13 @@ static bool check_start(BDRVReplicationState *s, Error **errp)
     return true;
 }
 
-void replication_shared_start(BDRVReplicationState *s, Error **errp)
+static bool shared_ignores(BDRVReplicationState *s, ReplicationMode role)
+{
+    /* It is there for later, when this side is the primary */
+    return role == REPLICATION_MODE_SECONDARY;
+}
+
+static void shared_start(BDRVReplicationState *s, Error **errp)
 {
     ERRP_GUARD();
     ReplicationShared *sh = s->shared;
@@ -658,13 +679,13 @@ void replication_shared_start(BDRVReplicationState *s, Error **errp)
     bdrv_drained_end(s->bs);
 }
 
-void replication_shared_allow(BDRVReplicationState *s)
+static void shared_allow(BDRVReplicationState *s)
 {
     QEMU_LOCK_GUARD(&s->shared->lock);
     g_hash_table_remove_all(s->shared->units);
 }
 
-void replication_shared_get_error(BDRVReplicationState *s, Error **errp)
+static void shared_get_error(BDRVReplicationState *s, Error **errp)
 {
     ReplicationLogStats stats;
 
@@ -679,7 +700,7 @@ void replication_shared_get_error(BDRVReplicationState *s, Error **errp)
 }
 
 /* Xen's: the guest stands, and the secondary is told when we return */
-void replication_shared_checkpoint(BDRVReplicationState *s, Error **errp)
+static void shared_checkpoint(BDRVReplicationState *s, Error **errp)
 {
     ReplicationShared *sh = s->shared;
 
@@ -687,11 +708,11 @@ void replication_shared_checkpoint(BDRVReplicationState *s, Error **errp)
     if (!replication_log_settle(s->log, CHECKPOINT_TIMEOUT_MS, errp)) {
         return;
     }
-    replication_shared_allow(s);
+    shared_allow(s);
     replication_log_allow(s->log, sh->epoch);
 }
 
-void replication_shared_abandon(BDRVReplicationState *s)
+static void shared_abandon(BDRVReplicationState *s)
 {
     hold(s->shared, ECANCELED);
 }
@@ -705,10 +726,11 @@ static void coroutine_fn empty_entry(void *opaque)
     bdrv_dec_in_flight(s->bs);
 }
 
-void replication_shared_stop(BDRVReplicationState *s, bool goes_on)
+/* After a failover it is known that this side goes on */
+static void shared_stop(BDRVReplicationState *s, bool failover, Error **errp)
 {
     ReplicationShared *sh = s->shared;
-    bool pass = goes_on;
+    bool pass = failover;
 
     WITH_QEMU_LOCK_GUARD(&sh->lock) {
         pass |= sh->policy == SHARED_KEEP;
@@ -730,20 +752,7 @@ void replication_shared_stop(BDRVReplicationState *s, bool goes_on)
     AIO_WAIT_WHILE_UNLOCKED(NULL, has_users(sh));
 }
 
-void replication_shared_drain(BDRVReplicationState *s, bool begin)
-{
-    ReplicationShared *sh = s->shared;
-
-    QEMU_LOCK_GUARD(&sh->lock);
-    assert(begin || sh->drained);
-    sh->drained += begin ? 1 : -1;
-    if (!sh->drained) {
-        wake_locked(sh);
-    }
-}
-
-void replication_shared_query(BDRVReplicationState *s,
-                              ColoDiskStatistics *stats)
+static void shared_query(BDRVReplicationState *s, ColoDiskStatistics *stats)
 {
     QEMU_LOCK_GUARD(&s->shared->lock);
     stats->has_preserved_bytes = true;
@@ -758,7 +767,7 @@ void replication_shared_query(BDRVReplicationState *s,
  * over.  (What was left after a session has been written, as the node was
  * drained.)
  */
-void replication_shared_end(BDRVReplicationState *s)
+static void shared_end(BDRVReplicationState *s)
 {
     WITH_QEMU_LOCK_GUARD(&s->shared->lock) {
         if (s->shared->policy != SHARED_DROP) {
@@ -771,7 +780,7 @@ void replication_shared_end(BDRVReplicationState *s)
     replication_log_break(s->log, ECANCELED);
 }
 
-void replication_shared_close(BDRVReplicationState *s)
+static void shared_close(BDRVReplicationState *s)
 {
     replication_log_free(s->log);
     bdrv_unref(s->peer);
@@ -779,3 +788,29 @@ void replication_shared_close(BDRVReplicationState *s)
     qemu_mutex_destroy(&s->shared->lock);
     g_free(s->shared);
 }
+
+const ReplicationKind replication_shared_primary = {
+    .on_image = true,
+    .max_transfer = MAX_UNITS * UNIT,
+    .max_zeroes = MAX_ZEROES,
+    .open = shared_open,
+    .ignores = shared_ignores,
+    .start = shared_start,
+    .checkpoint = shared_checkpoint,
+    .allow = shared_allow,
+    .stop = shared_stop,
+    .get_error = shared_get_error,
+    .query = shared_query,
+    .abandon = shared_abandon,
+    .preadv = shared_preadv,
+    .pwritev = shared_pwritev,
+    .pwrite_zeroes = shared_pwrite_zeroes,
+    .pdiscard = shared_pdiscard,
+    .flush = shared_flush,
+    .is_direct = shared_is_direct,
+    .drain = shared_drain,
+    .add_child = shared_add_child,
+    .del_child = shared_del_child,
+    .end = shared_end,
+    .close = shared_close,
+};

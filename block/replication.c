@@ -2,9 +2,10 @@
 /*
  * Replication: the block driver, both sides.
  *
- * Here is what is the same on both sides: options, stages, who calls which
- * half.  The halves are in replication-primary.c and replication-secondary.c,
- * and each has its theory of operation.
+ * Here is what is the same for all nodes: options, stages, generations.  What
+ * differs is in a table (ReplicationKind) for each kind of node, and each has
+ * its theory of operation: replication-primary.c, replication-shared.c for the
+ * primary of a shared disk, and replication-secondary.c.
  *
  * Requests come in any thread.  All else, but settle and allow, is called
  * under the BQL.
@@ -33,9 +34,6 @@
 #define LOG_SIZE_DEFAULT (64 * MiB)
 #define LOG_SIZE_MIN (4 * MiB)
 #define LOG_SIZE_MAX (4 * GiB)
-
-/* Zeroes in a shared disk cost a put of what was there */
-#define MAX_SHARED_ZEROES (16 * MiB)
 
 /* What may follow each stage, bits */
 static const unsigned next_stages[COLO_DISK_STAGE__MAX] = {
@@ -102,7 +100,7 @@ static bool GRAPH_RDLOCK has_node(BlockDriverState *bs,
         if (match(s)) {
             return true;
         }
-        if (!s->shared) {
+        if (!s->kind->on_image) {
             return false;
         }
     }
@@ -150,15 +148,7 @@ static void replication_start(ReplicationState *rs, ReplicationMode mode,
 {
     BDRVReplicationState *s = driver_state(rs);
 
-    if (s->mode == REPLICATION_MODE_SECONDARY &&
-        mode == REPLICATION_MODE_PRIMARY &&
-        s->stage != COLO_DISK_STAGE_IDLE &&
-        s->stage != COLO_DISK_STAGE_RUNNING) {
-        /* It has failed over: what is left is a disk like any other */
-        return;
-    }
-    if (s->shared && mode == REPLICATION_MODE_SECONDARY) {
-        /* It is there for later, when this side is the primary */
+    if (s->kind->ignores && s->kind->ignores(s, mode)) {
         return;
     }
     if (s->mode != mode) {
@@ -172,38 +162,15 @@ static void replication_start(ReplicationState *rs, ReplicationMode mode,
                    replication_name(s), ColoDiskStage_str(s->stage));
         return;
     }
-    if (s->resync) {
-        error_setg(errp, "node '%s' cannot start before the resync, job "
-                   "'%s', has ended", replication_name(s), s->resync->job.id);
-        return;
-    }
-    if (s->differs) {
-        error_setg(errp, "node '%s' cannot start, its last resync has not "
-                   "completed", replication_name(s));
-        return;
-    }
-    if (s->shared) {
-        replication_shared_start(s, errp);
-    } else if (mode == REPLICATION_MODE_PRIMARY) {
-        replication_primary_start(s, errp);
-    } else {
-        replication_secondary_start(s, errp);
-    }
+    s->kind->start(s, errp);
 }
 
 static void replication_stop(ReplicationState *rs, bool failover, Error **errp)
 {
     BDRVReplicationState *s = driver_state(rs);
 
-    if (s->stage != COLO_DISK_STAGE_RUNNING) {
-        return;
-    }
-    if (s->shared) {
-        replication_shared_stop(s, failover);
-    } else if (s->mode == REPLICATION_MODE_PRIMARY) {
-        replication_primary_stop(s);
-    } else {
-        replication_secondary_stop(s, failover, errp);
+    if (s->stage == COLO_DISK_STAGE_RUNNING) {
+        s->kind->stop(s, failover, errp);
     }
 }
 
@@ -214,11 +181,8 @@ static void replication_get_error(ReplicationState *rs, Error **errp)
     if (s->error) {
         error_setg(errp, "node '%s': %s", replication_name(s),
                    error_get_pretty(s->error));
-    } else if (s->shared) {
-        replication_shared_get_error(s, errp);
-    } else if (s->stage == COLO_DISK_STAGE_RUNNING &&
-               s->mode == REPLICATION_MODE_PRIMARY) {
-        replication_primary_get_error(s, errp);
+    } else if (s->kind->get_error) {
+        s->kind->get_error(s, errp);
     }
 }
 
@@ -226,15 +190,8 @@ static void replication_checkpoint(ReplicationState *rs, Error **errp)
 {
     BDRVReplicationState *s = driver_state(rs);
 
-    if (s->stage != COLO_DISK_STAGE_RUNNING) {
-        return;
-    }
-    if (s->shared) {
-        replication_shared_checkpoint(s, errp);
-    } else if (s->mode == REPLICATION_MODE_PRIMARY) {
-        replication_primary_get_error(s, errp);
-    } else {
-        replication_secondary_checkpoint(s, errp);
+    if (s->stage == COLO_DISK_STAGE_RUNNING) {
+        s->kind->checkpoint(s, errp);
     }
 }
 
@@ -242,9 +199,8 @@ static void replication_prepare(ReplicationState *rs, Error **errp)
 {
     BDRVReplicationState *s = driver_state(rs);
 
-    if (s->stage == COLO_DISK_STAGE_RUNNING &&
-        s->mode == REPLICATION_MODE_SECONDARY) {
-        replication_secondary_prepare(s, errp);
+    if (s->stage == COLO_DISK_STAGE_RUNNING && s->kind->prepare) {
+        s->kind->prepare(s, errp);
     }
 }
 
@@ -252,30 +208,16 @@ static void replication_abandon(ReplicationState *rs)
 {
     BDRVReplicationState *s = driver_state(rs);
 
-    if (s->shared) {
-        replication_shared_abandon(s);
-    } else if (s->mode == REPLICATION_MODE_PRIMARY) {
-        replication_primary_abandon(s);
-    } else if (s->stage == COLO_DISK_STAGE_RUNNING) {
-        replication_secondary_abandon(s);
-    }
+    s->kind->abandon(s);
 }
 
 static void replication_take_over(ReplicationState *rs, Error **errp)
 {
     BDRVReplicationState *s = driver_state(rs);
 
-    if (s->stage == COLO_DISK_STAGE_RUNNING &&
-        s->mode == REPLICATION_MODE_SECONDARY) {
-        replication_secondary_take_over(s, errp);
+    if (s->stage == COLO_DISK_STAGE_RUNNING && s->kind->take_over) {
+        s->kind->take_over(s, errp);
     }
-}
-
-/* Does anything write to the node? */
-static bool is_used(BDRVReplicationState *s)
-{
-    GRAPH_RDLOCK_GUARD_MAINLOOP();
-    return !QLIST_EMPTY(&s->bs->parents);
 }
 
 static void replication_cut(ReplicationState *rs, uint64_t epoch)
@@ -287,9 +229,8 @@ static void replication_cut(ReplicationState *rs, uint64_t epoch)
         replication_log_stats(s->log, &stats);
         trace_replication_cut(epoch, replication_name(s), stats.bytes);
         replication_log_cut(s->log, epoch);
-        if (!s->shared && !is_used(s)) {
-            /* The guest's disk has lost it, and with it what was written */
-            replication_log_break(s->log, ENOLINK);
+        if (s->kind->cut) {
+            s->kind->cut(s);
         }
     }
 }
@@ -347,8 +288,7 @@ static bool replication_record_role(ReplicationState *rs, uint64_t number,
 
     /* A secondary that has failed over is only whole with its overlays */
     if (role == COLO_DISK_ROLE_ALONE &&
-        s->mode == REPLICATION_MODE_SECONDARY &&
-        s->stage != COLO_DISK_STAGE_FOLDED) {
+        s->kind->needs_overlays && s->kind->needs_overlays(s)) {
         role = COLO_DISK_ROLE_FOLDING;
     }
     return record(s, number, role, errp);
@@ -363,6 +303,23 @@ bool replication_folded(BDRVReplicationState *s, Error **errp)
     }
     return load_generation(s, &g, errp) &&
            record(s, g.number, COLO_DISK_ROLE_ALONE, errp);
+}
+
+static void query_log(BDRVReplicationState *s, ColoDiskStatistics *stats)
+{
+    ReplicationLogStats log;
+
+    replication_log_stats(s->log, &log);
+    if (log.err && log.err != ECANCELED) {
+        stats->error = g_strdup(strerror(log.err));
+    }
+    stats->log = g_new0(ColoDiskLog, 1);
+    stats->log->bytes = log.bytes;
+    stats->log->peak = log.max_bytes;
+    stats->log->limit = log.limit;
+    stats->log->sent_bytes = log.sent_bytes;
+    stats->log->sent_requests = log.sent_requests;
+    stats->log->throttled_ns = log.throttled_ns;
 }
 
 static ColoDiskStatistics *replication_query(ReplicationState *rs)
@@ -383,14 +340,11 @@ static ColoDiskStatistics *replication_query(ReplicationState *rs)
             g_clear_pointer(&stats->generation, g_free);
         }
     }
-    if (s->mode == REPLICATION_MODE_PRIMARY) {
-        replication_primary_query(s, stats);
+    if (s->log) {
+        query_log(s, stats);
     }
-    if (s->shared) {
-        replication_shared_query(s, stats);
-    }
-    if (s->mode == REPLICATION_MODE_SECONDARY) {
-        replication_secondary_query(s, stats);
+    if (s->kind->query) {
+        s->kind->query(s, stats);
     }
     return stats;
 }
@@ -418,8 +372,8 @@ static void replication_allow(ReplicationState *rs, uint64_t epoch)
 
     if (replication_stage(s) == COLO_DISK_STAGE_RUNNING && s->log) {
         trace_replication_allow(epoch, replication_name(s));
-        if (s->shared) {
-            replication_shared_allow(s);
+        if (s->kind->allow) {
+            s->kind->allow(s);
         }
         replication_log_allow(s->log, epoch);
     }
@@ -531,6 +485,9 @@ static bool take_options(BDRVReplicationState *s, QemuOpts *opts,
                    "disk ('" OPT_SHARED_DISK "'): both sides have the same");
         return false;
     }
+    s->kind = s->mode == REPLICATION_MODE_SECONDARY ? &replication_secondary
+              : s->shared_disk ? &replication_shared_primary
+              : &replication_primary;
     s->top_id = g_strdup(top_id);
     s->generation_file = g_strdup(qemu_opt_get(opts, OPT_GENERATION_FILE));
     return true;
@@ -544,8 +501,7 @@ static void take_flags(BlockDriverState *bs, BDRVReplicationState *s)
 
     GRAPH_RDLOCK_GUARD_MAINLOOP();
 
-    /* The log takes anything, the image below does not */
-    if (s->mode == REPLICATION_MODE_SECONDARY || s->shared_disk) {
+    if (!s->kind->takes_anything) {
         write &= bs->file->bs->supported_write_flags;
         zero &= bs->file->bs->supported_zero_flags;
     }
@@ -578,12 +534,9 @@ static int replication_open(BlockDriverState *bs, QDict *options, int flags,
         goto fail;
     }
     take_flags(bs, s);
-    if (s->mode == REPLICATION_MODE_PRIMARY) {
-        ret = s->shared_disk ? replication_shared_open(s, log_size, errp)
-                             : replication_primary_open(s, log_size, errp);
-        if (ret < 0) {
-            goto fail;
-        }
+    ret = s->kind->open ? s->kind->open(s, log_size, errp) : 0;
+    if (ret < 0) {
+        goto fail;
     }
     s->rs = replication_new(bs, &replication_ops);
     return 0;
@@ -599,18 +552,10 @@ static void replication_close(BlockDriverState *bs)
     BDRVReplicationState *s = bs->opaque;
 
     /* Lets settle fail, which replication_remove() waits for */
-    if (s->shared) {
-        replication_shared_end(s);
-    } else if (s->mode == REPLICATION_MODE_PRIMARY) {
-        replication_primary_abandon(s);
-    } else {
-        replication_secondary_close(s);
-    }
+    s->kind->end(s);
     replication_remove(s->rs);
-    if (s->shared) {
-        replication_shared_close(s);
-    } else if (s->mode == REPLICATION_MODE_PRIMARY) {
-        replication_primary_close(s);
+    if (s->kind->close) {
+        s->kind->close(s);
     }
     error_free(s->error);
     g_free(s->generation_file);
@@ -637,8 +582,8 @@ static void replication_child_perm(BlockDriverState *bs, BdrvChild *c,
     if (!(perm & BLK_PERM_RESIZE)) {
         *nperm &= ~BLK_PERM_RESIZE;
     }
-    if (s->shared_disk && s->mode == REPLICATION_MODE_PRIMARY) {
-        return; /* nobody else writes to the image, here or elsewhere */
+    if (s->kind->on_image) {
+        return;
     }
     /*
      * Below the overlays of a secondary others write: the NBD server, the
@@ -648,33 +593,16 @@ static void replication_child_perm(BlockDriverState *bs, BdrvChild *c,
                BLK_PERM_WRITE_UNCHANGED;
 }
 
-/* Is this only the disk of a node, and so one that may be looked at? */
-static bool GRAPH_RDLOCK has_node_above(BlockDriverState *bs)
+bool GRAPH_RDLOCK replication_has_node_above(BDRVReplicationState *s)
 {
     BdrvChild *c;
 
-    QLIST_FOREACH(c, &bs->parents, next_parent) {
+    QLIST_FOREACH(c, &s->bs->parents, next_parent) {
         if (c->klass->parent_is_bds) {
             return true;
         }
     }
     return false;
-}
-
-/* May the guest do this now?  If so, and there is a log, it goes there. */
-static int coroutine_fn GRAPH_RDLOCK check_request(BlockDriverState *bs,
-                                                   bool is_write)
-{
-    BDRVReplicationState *s = bs->opaque;
-    bool idle = replication_stage(s) == COLO_DISK_STAGE_IDLE;
-    bool refused;
-
-    if (s->mode == REPLICATION_MODE_PRIMARY) {
-        refused = !is_write || (idle && !has_node_above(bs));
-    } else {
-        refused = idle && (is_write || !has_node_above(bs));
-    }
-    return refused ? -EIO : 0;
 }
 
 static int64_t coroutine_fn GRAPH_RDLOCK
@@ -688,14 +616,8 @@ replication_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
                       QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
     BDRVReplicationState *s = bs->opaque;
-    int ret;
 
-    if (s->shared) {
-        return replication_shared_preadv(s, offset, bytes, qiov, flags);
-    }
-    ret = check_request(bs, false);
-    return ret < 0 ? ret
-                   : bdrv_co_preadv(bs->file, offset, bytes, qiov, flags);
+    return s->kind->preadv(s, offset, bytes, qiov, flags);
 }
 
 static int coroutine_fn GRAPH_RDLOCK
@@ -703,23 +625,8 @@ replication_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
                        QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
     BDRVReplicationState *s = bs->opaque;
-    int ret;
 
-    if (s->shared) {
-        return replication_shared_pwritev(s, offset, bytes, qiov, flags);
-    }
-    ret = check_request(bs, true);
-    if (ret < 0) {
-        return ret;
-    }
-    if (!s->log) {
-        return bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
-    }
-    replication_log_write(s->log, offset, bytes, qiov, 0);
-    if (flags & BDRV_REQ_FUA) {
-        replication_log_flush(s->log);
-    }
-    return 0;
+    return s->kind->pwritev(s, offset, bytes, qiov, flags);
 }
 
 static int coroutine_fn GRAPH_RDLOCK
@@ -727,59 +634,23 @@ replication_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
                              int64_t bytes, BdrvRequestFlags flags)
 {
     BDRVReplicationState *s = bs->opaque;
-    int ret;
 
-    if (s->shared) {
-        return replication_shared_pwrite_zeroes(s, offset, bytes, flags);
-    }
-    ret = check_request(bs, true);
-    if (ret < 0) {
-        return ret;
-    }
-    if (!s->log) {
-        return bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
-    }
-    replication_log_zero(s->log, offset, bytes, flags & BDRV_REQ_MAY_UNMAP);
-    if (flags & BDRV_REQ_FUA) {
-        replication_log_flush(s->log);
-    }
-    return 0;
+    return s->kind->pwrite_zeroes(s, offset, bytes, flags);
 }
 
 static int coroutine_fn GRAPH_RDLOCK
 replication_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
 {
     BDRVReplicationState *s = bs->opaque;
-    int ret;
 
-    if (s->shared) {
-        return replication_shared_pdiscard(s, offset, bytes);
-    }
-    ret = check_request(bs, true);
-    if (ret < 0) {
-        return ret;
-    }
-    if (!s->log) {
-        return bdrv_co_pdiscard(bs->file, offset, bytes);
-    }
-    replication_log_discard(s->log, offset, bytes);
-    return 0;
+    return s->kind->pdiscard(s, offset, bytes);
 }
 
 static int coroutine_fn GRAPH_RDLOCK replication_co_flush(BlockDriverState *bs)
 {
     BDRVReplicationState *s = bs->opaque;
 
-    if (s->shared) {
-        return replication_shared_flush(s);
-    }
-    if (!s->log) {
-        return bdrv_co_flush(bs->file->bs);
-    }
-    if (check_request(bs, true) == 0) {
-        replication_log_flush(s->log);
-    }
-    return 0;
+    return s->kind->flush(s);
 }
 
 static int coroutine_fn GRAPH_RDLOCK
@@ -790,8 +661,7 @@ replication_co_block_status(BlockDriverState *bs, bool want_zero,
     BDRVReplicationState *s = bs->opaque;
 
     *pnum = bytes;
-    if (s->shared ? !replication_shared_is_direct(s)
-                  : s->mode == REPLICATION_MODE_PRIMARY) {
+    if (!s->kind->is_direct || !s->kind->is_direct(s)) {
         /* Not worth a question to the log, or to the other host */
         return BDRV_BLOCK_DATA;
     }
@@ -807,16 +677,11 @@ static void replication_refresh_limits(BlockDriverState *bs, Error **errp)
 
     bs->bl.max_pwrite_zeroes = child->max_pwrite_zeroes;
     bs->bl.max_pdiscard = child->max_pdiscard;
-    if (s->mode == REPLICATION_MODE_PRIMARY) {
-        /* What the log copies, and what is put for one record */
-        bs->bl.max_transfer = MIN_NON_ZERO(bs->bl.max_transfer, MiB);
-    }
-    if (s->mode == REPLICATION_MODE_PRIMARY && s->shared_disk) {
-        bs->bl.max_pwrite_zeroes = MIN_NON_ZERO(bs->bl.max_pwrite_zeroes,
-                                                MAX_SHARED_ZEROES);
-    }
-    if (s->mode == REPLICATION_MODE_PRIMARY && !s->shared_disk) {
-        /* The sender sees to the child's alignment */
+    bs->bl.max_transfer = MIN_NON_ZERO(bs->bl.max_transfer,
+                                       s->kind->max_transfer);
+    bs->bl.max_pwrite_zeroes = MIN_NON_ZERO(bs->bl.max_pwrite_zeroes,
+                                            s->kind->max_zeroes);
+    if (s->kind->takes_anything) {
         bs->bl.request_alignment = 1;
     } else {
         bs->bl.request_alignment = child->request_alignment;
@@ -825,26 +690,23 @@ static void replication_refresh_limits(BlockDriverState *bs, Error **errp)
     }
 }
 
-static void replication_drain_begin(BlockDriverState *bs)
+static void drain(BlockDriverState *bs, bool begin)
 {
     BDRVReplicationState *s = bs->opaque;
 
-    if (s->shared) {
-        replication_shared_drain(s, true);
-    } else {
-        replication_primary_drain(s, true);
+    if (s->kind->drain) {
+        s->kind->drain(s, begin);
     }
+}
+
+static void replication_drain_begin(BlockDriverState *bs)
+{
+    drain(bs, true);
 }
 
 static void replication_drain_end(BlockDriverState *bs)
 {
-    BDRVReplicationState *s = bs->opaque;
-
-    if (s->shared) {
-        replication_shared_drain(s, false);
-    } else {
-        replication_primary_drain(s, false);
-    }
+    drain(bs, false);
 }
 
 static void GRAPH_WRLOCK replication_add_child(BlockDriverState *bs,
@@ -853,12 +715,7 @@ static void GRAPH_WRLOCK replication_add_child(BlockDriverState *bs,
 {
     BDRVReplicationState *s = bs->opaque;
 
-    if (!s->shared) {
-        error_setg(errp, "node '%s' takes no children: it is not the primary "
-                   "of a shared disk", replication_name(s));
-        return;
-    }
-    replication_shared_add_child(s, child_bs, errp);
+    s->kind->add_child(s, child_bs, errp);
 }
 
 static void GRAPH_WRLOCK replication_del_child(BlockDriverState *bs,
@@ -866,12 +723,22 @@ static void GRAPH_WRLOCK replication_del_child(BlockDriverState *bs,
 {
     BDRVReplicationState *s = bs->opaque;
 
-    if (!s->shared) {
-        error_setg(errp, "the child of node '%s' cannot be removed",
-                   replication_name(s));
-        return;
-    }
-    replication_shared_del_child(s, child, errp);
+    s->kind->del_child(s, child, errp);
+}
+
+void GRAPH_WRLOCK replication_add_no_child(BDRVReplicationState *s,
+                                           BlockDriverState *peer,
+                                           Error **errp)
+{
+    error_setg(errp, "node '%s' takes no children: it is not the primary of a "
+               "shared disk", replication_name(s));
+}
+
+void GRAPH_WRLOCK replication_del_no_child(BDRVReplicationState *s,
+                                           BdrvChild *child, Error **errp)
+{
+    error_setg(errp, "the child of node '%s' cannot be removed",
+               replication_name(s));
 }
 
 static const char *const replication_strong_runtime_opts[] = {
