@@ -13,6 +13,7 @@
 #include "colo-nbd.h"
 
 #define DISK_DEADLINE_S 60
+#define COMMAND_MS 10000
 
 static void test_is_late(int sig)
 {
@@ -53,14 +54,57 @@ char *disk_new_file(const char *dir, const char *name, bool qcow2)
     return path;
 }
 
-void disk_export_top(QTestState *qts, const char *path)
+void disk_free_file(char *path)
+{
+    unlink(path);
+    g_free(path);
+}
+
+void disk_serve(QTestState *qts, const char *path)
 {
     qtest_qmp_assert_success(qts,
         "{'execute': 'nbd-server-start', 'arguments': {'addr': {"
         "'type': 'unix', 'data': {'path': %s}}}}", path);
+}
+
+void disk_export(QTestState *qts, const char *node, const char *name,
+                 bool writable)
+{
     qtest_qmp_assert_success(qts,
         "{'execute': 'block-export-add', 'arguments': {'type': 'nbd', "
-        "'id': 'e1', 'node-name': 'topnode', 'name': 't'}}");
+        "'id': %s, 'node-name': %s, 'name': %s, 'writable': %i}}",
+        name, node, name, writable);
+}
+
+void disk_export_top(QTestState *qts, const char *path)
+{
+    disk_serve(qts, path);
+    disk_export(qts, "topnode", "t", false);
+}
+
+void disk_add_client(QTestState *qts, const char *node, const char *path,
+                     const char *name, const char *more)
+{
+    g_autofree char *json = g_strdup_printf(
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'nbd', "
+        "'node-name': %%s, 'export': %%s%s, "
+        "'server': {'type': 'unix', 'path': %%s}}}", more);
+
+    qtest_qmp_assert_success(qts, json, node, name, path);
+}
+
+void disk_add_child(QTestState *qts, const char *parent, const char *node)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'x-blockdev-change', "
+                             "'arguments': {'parent': %s, 'node': %s}}",
+                             parent, node);
+}
+
+void disk_del_child(QTestState *qts, const char *parent, const char *child)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'x-blockdev-change', "
+                             "'arguments': {'parent': %s, 'child': %s}}",
+                             parent, child);
 }
 
 void disk_read(const char *path, int byte, int64_t offset, int64_t bytes)
@@ -101,15 +145,44 @@ bool disk_has_error(QTestState *qts)
     return error;
 }
 
+void disk_start_refused(QTestState *qts, bool primary, const char *text)
+{
+    colo_refused(qts, text, "{'execute': 'xen-set-replication', 'arguments': {"
+                 "'enable': true, 'primary': %i}}", primary);
+}
+
+void disk_check_time(int64_t begin)
+{
+    g_assert_cmpint(g_get_monotonic_time() - begin, <, COMMAND_MS * 1000LL);
+}
+
+static void G_GNUC_PRINTF(3, 0) qemu_io(QTestState *qts, const char *where,
+                                        const char *fmt, va_list ap)
+{
+    g_autofree char *command = g_strdup_vprintf(fmt, ap);
+
+    g_autofree char *answer = qtest_hmp(qts, "qemu-io %s \"%s\"", where,
+                                        command);
+
+    g_assert_cmpstr(answer, ==, ""); /* there is such a disk */
+}
+
 void disk_io(QTestState *qts, const char *fmt, ...)
 {
-    g_autofree char *command = NULL;
     va_list ap;
 
     va_start(ap, fmt);
-    command = g_strdup_vprintf(fmt, ap);
+    qemu_io(qts, "top", fmt, ap);
     va_end(ap);
-    g_free(qtest_hmp(qts, "qemu-io top \"%s\"", command));
+}
+
+void disk_io_at(QTestState *qts, const char *where, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    qemu_io(qts, where, fmt, ap);
+    va_end(ap);
 }
 
 void disk_write(QTestState *qts, int byte, int64_t offset, int64_t bytes)
@@ -147,7 +220,7 @@ void disk_wait_file(const char *path, int byte, int64_t offset, int64_t bytes)
     }
 }
 
-static bool are_same(const char *a, const char *b)
+bool disk_same(const char *a, const char *b)
 {
     g_autofree char *data_a = NULL, *data_b = NULL;
     gsize len_a, len_b;
@@ -161,7 +234,7 @@ void disk_wait_same(const char *a, const char *b)
 {
     int64_t end = end_time();
 
-    while (!are_same(a, b)) {
+    while (!disk_same(a, b)) {
         g_assert_cmpint(g_get_monotonic_time(), <, end);
         g_usleep(2000);
     }

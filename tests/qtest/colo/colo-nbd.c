@@ -74,7 +74,7 @@ void colo_nbd_request(int fd, int type, uint64_t offset, uint32_t bytes)
     colo_nbd_write(fd, &request, sizeof(request));
 }
 
-int colo_nbd_pread(int fd, void *buf, uint64_t offset, uint32_t bytes)
+int colo_nbd_answer(int fd)
 {
     struct {
         uint32_t magic;
@@ -82,11 +82,26 @@ int colo_nbd_pread(int fd, void *buf, uint64_t offset, uint32_t bytes)
         uint64_t cookie;
     } QEMU_PACKED reply;
 
-    colo_nbd_request(fd, 0, offset, bytes);
     colo_nbd_read(fd, &reply, sizeof(reply));
     g_assert_cmphex(be32_to_cpu(reply.magic), ==, 0x67446698);
-    if (!reply.error) {
+    return be32_to_cpu(reply.error);
+}
+
+int colo_nbd_pread(int fd, void *buf, uint64_t offset, uint32_t bytes)
+{
+    int error;
+
+    colo_nbd_request(fd, 0, offset, bytes);
+    error = colo_nbd_answer(fd);
+    if (!error) {
         colo_nbd_read(fd, buf, bytes);
     }
-    return be32_to_cpu(reply.error);
+    return error;
+}
+
+int colo_nbd_pwrite(int fd, const void *buf, uint64_t offset, uint32_t bytes)
+{
+    colo_nbd_request(fd, 1, offset, bytes);
+    colo_nbd_write(fd, buf, bytes);
+    return colo_nbd_answer(fd);
 }

@@ -16,7 +16,11 @@ void colo_nbd_request(int fd, int type, uint64_t offset, uint32_t bytes);
 void colo_nbd_read(int fd, void *buf, size_t len);
 void colo_nbd_write(int fd, const void *buf, size_t len);
 
-/* A whole request: 0, or the errno that the server says */
+/* The answer: 0, after which come the bytes of a read, or an errno */
+int colo_nbd_answer(int fd);
+
+/* A whole request, and the answer to it */
 int colo_nbd_pread(int fd, void *buf, uint64_t offset, uint32_t bytes);
+int colo_nbd_pwrite(int fd, const void *buf, uint64_t offset, uint32_t bytes);
 
 #endif

@@ -19,18 +19,16 @@
 #include "qemu/units.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
+#include "colo-disk-rig.h"
 #include "colo-helpers.h"
 #include "colo-nbd.h"
 
 #define CHUNK (64 * KiB)
 /* The last chunk is shorter */
-#define DISK (16 * MiB + 67 * 512)
-#define N_CHUNKS DIV_ROUND_UP(DISK, CHUNK)
+#define LENGTH (DISK + 67 * 512)
+#define N_CHUNKS DIV_ROUND_UP(LENGTH, CHUNK)
 /* What has data; the rest is a hole, but for the first chunk */
 #define DATA_BEGIN (8 * MiB)
-#define TEST_DEADLINE_S 60
-/* Longer than this no command takes, whatever the peer does */
-#define COMMAND_MS 10000
 #define WRITE_ROUNDS 30
 
 typedef struct Disks {
@@ -40,16 +38,6 @@ typedef struct Disks {
     QTestState *primary;
     QTestState *secondary;
 } Disks;
-
-static void test_is_late(int sig)
-{
-    static const char text[] = "# the time of this test is over\n";
-
-    if (write(STDERR_FILENO, text, sizeof(text) - 1) < 0) {
-        /* The abort says it, too */
-    }
-    abort();
-}
 
 static void write_file(const char *path, const void *data, int64_t offset,
                        int64_t bytes)
@@ -62,27 +50,23 @@ static void write_file(const char *path, const void *data, int64_t offset,
 }
 
 /* Random data in the upper half */
-static void new_file(const char *path, uint8_t seed)
+static char *new_file(const char *dir, const char *name, uint8_t seed)
 {
-    g_autofree uint8_t *data = g_malloc(DISK - DATA_BEGIN);
-    int fd = open(path, O_RDWR | O_CREAT, 0600);
+    g_autofree uint8_t *data = g_malloc(LENGTH - DATA_BEGIN);
+    char *path = disk_new_file(dir, name, false);
 
-    g_assert_cmpint(fd, >=, 0);
-    g_assert_cmpint(ftruncate(fd, DISK), ==, 0);
-    close(fd);
-    for (size_t i = 0; i < DISK - DATA_BEGIN; i++) {
+    g_assert_cmpint(truncate(path, LENGTH), ==, 0);
+    for (size_t i = 0; i < LENGTH - DATA_BEGIN; i++) {
         data[i] = g_test_rand_int_range(0, 256);
     }
-    write_file(path, data, DATA_BEGIN, DISK - DATA_BEGIN);
+    write_file(path, data, DATA_BEGIN, LENGTH - DATA_BEGIN);
     memset(data, seed, CHUNK);
     write_file(path, data, 0, CHUNK);
+    return path;
 }
 
 static void start_secondary(Disks *d)
 {
-    static const char *const exports[][2] = { { "disk", "d" },
-                                              { "hash", "h" } };
-
     d->secondary = qtest_initf(
         ">/dev/null -M none -nodefaults "
         "-drive if=none,id=dbg,node-name=disk,driver=raw,discard=unmap,"
@@ -91,15 +75,9 @@ static void start_secondary(Disks *d)
     qtest_qmp_assert_success(d->secondary,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'colo-hash', "
         "'node-name': 'hash', 'read-only': true, 'file': 'disk'}}");
-    qtest_qmp_assert_success(d->secondary,
-        "{'execute': 'nbd-server-start', 'arguments': {'addr': {"
-        "'type': 'unix', 'data': {'path': %s}}}}", d->socket);
-    for (int i = 0; i < ARRAY_SIZE(exports); i++) {
-        qtest_qmp_assert_success(d->secondary,
-            "{'execute': 'block-export-add', 'arguments': {'type': 'nbd', "
-            "'id': %s, 'node-name': %s, 'name': %s, 'writable': %i}}",
-            exports[i][1], exports[i][0], exports[i][1], i == 0);
-    }
+    disk_serve(d->secondary, d->socket);
+    disk_export(d->secondary, "disk", "d", true);
+    disk_export(d->secondary, "hash", "h", false);
 }
 
 static void add_nodes(Disks *d)
@@ -109,27 +87,21 @@ static void add_nodes(Disks *d)
         "'node-name': 'repl', 'mode': 'primary', 'log-size': 4194304, "
         "'discard': 'unmap', 'file': {'driver': 'nbd', 'export': 'd', "
         "'server': {'type': 'unix', 'path': %s}}}}", d->socket);
-    qtest_qmp_assert_success(d->primary,
-        "{'execute': 'blockdev-add', 'arguments': {'driver': 'nbd', "
-        "'node-name': 'hashes', 'export': 'h', 'read-only': true, "
-        "'server': {'type': 'unix', 'path': %s}}}", d->socket);
+    disk_add_client(d->primary, "hashes", d->socket, "h",
+                    ", 'read-only': true");
 }
 
 /* The device is on the disk as in life: so it is writable all the time */
 static Disks *disks_new(bool iothread)
 {
     Disks *d = g_new0(Disks, 1);
-    struct sigaction late = { .sa_handler = test_is_late };
 
-    sigaction(SIGALRM, &late, NULL);
-    alarm(TEST_DEADLINE_S);
+    disk_deadline_begin();
     d->dir = g_dir_make_tmp("colo-resync-XXXXXX", NULL);
     g_assert_nonnull(d->dir);
     d->socket = g_build_filename(d->dir, "nbd", NULL);
-    for (int i = 0; i < 2; i++) {
-        d->raw[i] = g_strdup_printf("%s/disk%d", d->dir, i);
-        new_file(d->raw[i], i + 1);
-    }
+    d->raw[0] = new_file(d->dir, "primary", 1);
+    d->raw[1] = new_file(d->dir, "secondary", 2);
     start_secondary(d);
     d->primary = qtest_initf(
         ">/dev/null -M pc -nodefaults "
@@ -148,16 +120,12 @@ static Disks *disks_new(bool iothread)
 
 static void connect_disks(Disks *d)
 {
-    qtest_qmp_assert_success(d->primary, "{'execute': 'x-blockdev-change', "
-                             "'arguments': {'parent': 'top', "
-                             "'node': 'repl'}}");
+    disk_add_child(d->primary, "top", "repl");
 }
 
 static void disconnect_disks(Disks *d)
 {
-    qtest_qmp_assert_success(d->primary, "{'execute': 'x-blockdev-change', "
-                             "'arguments': {'parent': 'top', "
-                             "'child': 'children.1'}}");
+    disk_del_child(d->primary, "top", "children.1");
 }
 
 static void disks_free(Disks *d)
@@ -168,43 +136,42 @@ static void disks_free(Disks *d)
     if (d->secondary) {
         colo_quit(&d->secondary);
     }
-    for (int i = 0; i < 2; i++) {
-        unlink(d->raw[i]);
-        g_free(d->raw[i]);
-    }
-    unlink(d->socket);
-    g_free(d->socket);
+    disk_free_file(d->raw[0]);
+    disk_free_file(d->raw[1]);
+    disk_free_file(d->socket);
     rmdir(d->dir);
     g_free(d->dir);
     g_free(d);
-    alarm(0);
-}
-
-/* @where: top is the guest's disk, dbg the node that stops requests */
-static void G_GNUC_PRINTF(3, 4) io(QTestState *qts, const char *where,
-                                   const char *fmt, ...)
-{
-    g_autofree char *command = NULL;
-    va_list ap;
-
-    va_start(ap, fmt);
-    command = g_strdup_vprintf(fmt, ap);
-    va_end(ap);
-    g_free(qtest_hmp(qts, "qemu-io %s \"%s\"", where, command));
+    disk_deadline_end();
 }
 
 /* The job */
 
+#define NODES ", 'node': 'repl', 'source': 'local'"
+#define HASH ", 'mode': 'hash', 'hashes': 'hashes'"
+
+/* All of the command but the arguments */
+static char *resync_json(const char *arguments)
+{
+    return g_strdup_printf("{'execute': 'x-colo-resync', 'arguments': {"
+                           "'job-id': 'j'%s}}", arguments);
+}
+
+/* @more than the nodes */
 static void resync(Disks *d, const char *more)
 {
-    g_autofree char *json = g_strdup_printf(
-        "{'execute': 'x-colo-resync', 'arguments': {'job-id': 'j', "
-        "'node': 'repl', 'source': 'local'%s}}", more);
+    g_autofree char *arguments = g_strconcat(NODES, more, NULL);
+    g_autofree char *json = resync_json(arguments);
 
     qtest_qmp_assert_success(d->primary, json, NULL);
 }
 
-#define HASH ", 'mode': 'hash', 'hashes': 'hashes'"
+static void resync_refused(Disks *d, const char *text, const char *arguments)
+{
+    g_autofree char *json = resync_json(arguments);
+
+    colo_refused(d->primary, text, json, NULL);
+}
 
 /* A number that the job says of itself, or -1 if there is none any more */
 static int64_t job_number(Disks *d, const char *key)
@@ -266,41 +233,24 @@ static int64_t wait_end(Disks *d, const char *event, bool fails)
 
 static void wait_completed(Disks *d)
 {
-    g_assert_cmpint(wait_end(d, "BLOCK_JOB_COMPLETED", false), ==, DISK);
+    g_assert_cmpint(wait_end(d, "BLOCK_JOB_COMPLETED", false), ==, LENGTH);
 }
 
 /* How much data the log has ever sent */
 static int64_t sent_bytes(Disks *d)
 {
-    QDict *answer = qtest_qmp_assert_success_ref(d->primary,
-        "{'execute': 'query-colo-status'}");
-    QList *disks = qdict_get_qlist(answer, "disks");
-    QDict *disk = qobject_to(QDict, qlist_peek(disks));
-    int64_t sent = qdict_get_int(qdict_get_qdict(disk, "log"), "sent-bytes");
-
-    qobject_unref(answer);
-    return sent;
+    return disk_log_number(d->primary, "sent-bytes");
 }
 
 static bool are_same(Disks *d)
 {
-    g_autofree char *a = NULL, *b = NULL;
-    gsize len_a, len_b;
-
-    g_assert_true(g_file_get_contents(d->raw[0], &a, &len_a, NULL));
-    g_assert_true(g_file_get_contents(d->raw[1], &b, &len_b, NULL));
-    return len_a == len_b && !memcmp(a, b, len_a);
+    return disk_same(d->raw[0], d->raw[1]);
 }
 
 /* What has been written after the job's end is still on its way */
 static void wait_same(Disks *d)
 {
-    int64_t end = g_get_monotonic_time() + COLO_DEADLINE_MS * 1000LL;
-
-    while (!are_same(d)) {
-        g_assert_cmpint(g_get_monotonic_time(), <, end);
-        g_usleep(2000);
-    }
+    disk_wait_same(d->raw[0], d->raw[1]);
 }
 
 /* Both are the same, then the child is taken out */
@@ -325,7 +275,7 @@ static void test_full(void)
     wait_completed(d);
     g_assert_true(are_same(d));
     /* Holes stay at home */
-    g_assert_cmpint(sent_bytes(d), <, DISK - DATA_BEGIN + 3 * MiB);
+    g_assert_cmpint(sent_bytes(d), <, LENGTH - DATA_BEGIN + 3 * MiB);
     disks_free(d);
 }
 
@@ -341,12 +291,12 @@ static void test_slow_write(void)
     connect_disks(d);
     resync(d, ", 'speed': 1");
     wait_offset(d, MiB);
-    io(d->primary, "dbg", "break write_aio A");
-    io(d->primary, "top", "aio_write -P 171 %" PRId64 " 64k", at + CHUNK);
-    io(d->primary, "dbg", "wait_break A");
+    disk_io_at(d->primary, "dbg", "break write_aio A");
+    disk_io(d->primary, "aio_write -P 171 %" PRId64 " 64k", at + CHUNK);
+    disk_io_at(d->primary, "dbg", "wait_break A");
     set_speed(d, 0);
     wait_offset(d, at);
-    io(d->primary, "dbg", "resume A");
+    disk_io_at(d->primary, "dbg", "resume A");
     wait_completed(d);
     wait_same(d);
     disks_free(d);
@@ -361,16 +311,16 @@ static void test_slow_read(gconstpointer command)
     Disks *d = disks_new(false);
 
     connect_disks(d);
-    io(d->primary, "dbg", "break read_aio A");
+    disk_io_at(d->primary, "dbg", "break read_aio A");
     resync(d, "");
-    io(d->primary, "dbg", "wait_break A");
-    io(d->primary, "dbg", "break read_aio B");
-    io(d->primary, "dbg", "resume A");
-    io(d->primary, "dbg", "wait_break B");
-    io(d->primary, "top", "%s 0 64k", (const char *)command);
-    io(d->primary, "dbg", "resume B");
+    disk_io_at(d->primary, "dbg", "wait_break A");
+    disk_io_at(d->primary, "dbg", "break read_aio B");
+    disk_io_at(d->primary, "dbg", "resume A");
+    disk_io_at(d->primary, "dbg", "wait_break B");
+    disk_io(d->primary, "%s 0 64k", (const char *)command);
+    disk_io_at(d->primary, "dbg", "resume B");
     wait_completed(d);
-    io(d->primary, "top", "aio_flush");
+    disk_io(d->primary, "aio_flush");
     wait_same(d);
     disks_free(d);
 }
@@ -386,17 +336,17 @@ static void random_writes(Disks *d)
     int64_t begin = MAX(job_number(d, "offset"), 0);
 
     begin = MIN(begin + g_test_rand_int_range(-512, 512) * 512LL,
-                DISK - 8 * lane);
+                LENGTH - 8 * lane);
     begin = MAX(begin, 0);
     for (int i = 0; i < 8; i++) {
         int sectors = g_test_rand_int_range(1, lane / 512);
         int skip = g_test_rand_int_range(0, lane / 512 - sectors + 1);
         int what = g_test_rand_int_range(0, ARRAY_SIZE(commands));
 
-        io(d->primary, "top", "%s %" PRId64 " %d", commands[what],
+        disk_io(d->primary, "%s %" PRId64 " %d", commands[what],
            begin + i * lane + skip * 512, sectors * 512);
     }
-    io(d->primary, "top", "aio_flush");
+    disk_io(d->primary, "aio_flush");
 }
 
 typedef struct Writes {
@@ -439,8 +389,8 @@ static void test_bitmap(void)
     qtest_qmp_assert_success(d->primary,
         "{'execute': 'block-dirty-bitmap-add', 'arguments': {"
         "'node': 'local', 'name': 'b', 'granularity': 65536}}");
-    io(d->primary, "top", "write -P 1 1M 64k");
-    io(d->primary, "top", "write -P 2 %d 1k", 5 * 1024 * 1024);
+    disk_io(d->primary, "write -P 1 1M 64k");
+    disk_io(d->primary, "write -P 2 5M 1k");
     connect_disks(d);
     g_assert_false(are_same(d));
     resync(d, ", 'mode': 'bitmap', 'bitmap': 'b'");
@@ -457,10 +407,10 @@ static void test_hash(void)
     int64_t before;
 
     make_same(d);
-    io(d->primary, "top", "write -P 1 1M 64k");     /* was a hole */
-    io(d->primary, "top", "write -P 2 9M 512");
-    io(d->primary, "top", "write -P 3 %" PRId64 " 512", DISK - 512);
-    io(d->primary, "top", "write -z 10M 64k");
+    disk_io(d->primary, "write -P 1 1M 64k");     /* was a hole */
+    disk_io(d->primary, "write -P 2 9M 512");
+    disk_io(d->primary, "write -P 3 %" PRId64 " 512", LENGTH - 512);
+    disk_io(d->primary, "write -z 10M 64k");
     memset(data, 4, CHUNK);
     write_file(d->raw[1], data, 3 * MiB + 512, 512);    /* is a hole here */
     write_file(d->raw[1], data, 14 * MiB - 1024, 2048);
@@ -471,7 +421,7 @@ static void test_hash(void)
     wait_completed(d);
     g_assert_true(are_same(d));
     /* Five chunks of data, one of them short; two became zero */
-    g_assert_cmpint(sent_bytes(d) - before, ==, 4 * CHUNK + DISK % CHUNK);
+    g_assert_cmpint(sent_bytes(d) - before, ==, 4 * CHUNK + LENGTH % CHUNK);
     disks_free(d);
 }
 
@@ -496,14 +446,14 @@ static void test_old_records(void)
 {
     Disks *d = disks_new(false);
 
-    io(d->primary, "top", "write -P 1 1M 64k");
+    disk_io(d->primary, "write -P 1 1M 64k");
     make_same(d);
     connect_disks(d);
-    io(d->secondary, "dbg", "break write_aio A");
-    io(d->primary, "top", "write -P 2 1M 64k");
-    io(d->secondary, "dbg", "wait_break A");
+    disk_io_at(d->secondary, "dbg", "break write_aio A");
+    disk_io(d->primary, "write -P 2 1M 64k");
+    disk_io_at(d->secondary, "dbg", "wait_break A");
     disconnect_disks(d);
-    io(d->primary, "top", "write -P 1 1M 64k");
+    disk_io(d->primary, "write -P 1 1M 64k");
     connect_disks(d);
     g_assert_true(are_same(d));
     resync(d, HASH);
@@ -511,7 +461,7 @@ static void test_old_records(void)
         g_assert_cmpint(job_number(d, "offset"), ==, 0);
         g_usleep(2000);
     }
-    io(d->secondary, "dbg", "resume A");
+    disk_io_at(d->secondary, "dbg", "resume A");
     wait_completed(d);
     g_assert_true(are_same(d));
     disks_free(d);
@@ -530,10 +480,10 @@ static void test_hash_node(void)
     g_assert_cmpint(colo_nbd_pread(fd, hashes, 0, 4096), ==, 0);
     g_assert_cmpint(colo_nbd_pread(fd, p + 4096, 4096, 512), ==, 0);
     g_assert_true(g_file_get_contents(d->raw[1], (char **)&data, NULL, NULL));
-    for (int64_t at = 0; at < DISK; at += CHUNK) {
+    for (int64_t at = 0; at < LENGTH; at += CHUNK) {
         XXH128_canonicalFromHash((XXH128_canonical_t *)want,
                                  XXH3_128bits(data + at,
-                                              MIN(CHUNK, DISK - at)));
+                                              MIN(CHUNK, LENGTH - at)));
         g_assert_cmpmem(p, 16, want, 16);
         p += 16;
     }
@@ -556,24 +506,17 @@ static void test_cancel(gconstpointer options)
 
     connect_disks(d);
     resync(d, slow);
-    colo_refused(d->primary, "cannot start before the resync, job 'j'",
-                 "{'execute': 'xen-set-replication', 'arguments': {"
-                 "'enable': true, 'primary': true}}");
-    colo_refused(d->primary, "is being resynced by job 'j'",
-                 "{'execute': 'x-colo-resync', 'arguments': {'job-id': 'k', "
-                 "'node': 'repl', 'source': 'local'}}");
+    disk_start_refused(d->primary, true,
+                       "cannot start before the resync, job 'j'");
+    resync_refused(d, "is being resynced by job 'j'", NODES);
     job_command(d, "block-job-cancel");
     wait_end(d, "BLOCK_JOB_CANCELLED", false);
     g_assert_false(are_same(d));
-    colo_refused(d->primary, "its last resync has not completed",
-                 "{'execute': 'xen-set-replication', 'arguments': {"
-                 "'enable': true, 'primary': true}}");
+    disk_start_refused(d->primary, true, "its last resync has not completed");
     resync(d, "");
     wait_completed(d);
     g_assert_true(are_same(d));
-    qtest_qmp_assert_success(d->primary,
-        "{'execute': 'xen-set-replication', 'arguments': {"
-        "'enable': true, 'primary': true}}");
+    disk_replicate(d->primary, true, true);
     disks_free(d);
 }
 
@@ -597,7 +540,7 @@ static void test_speed(gconstpointer options)
     }
     set_speed(d, 0);
     /* A request that had begun may end after that */
-    g_free(qtest_hmp(d->primary, "qemu-io top aio_flush"));
+    disk_io(d->primary, "aio_flush");
     offset = job_number(d, "offset");
     for (int i = 0; i < 50; i++) {
         g_assert_cmpint(job_number(d, "offset"), ==, offset);
@@ -642,11 +585,11 @@ static void test_peer_stalls(gconstpointer options)
     qtest_qmp_assert_success(d->primary, "{'execute': 'cont'}");
     job_command(d, "block-job-cancel");
     wait_end(d, "BLOCK_JOB_CANCELLED", false);
-    g_assert_cmpint(g_get_monotonic_time() - begin, <, COMMAND_MS * 1000LL);
+    disk_check_time(begin);
     resync(d, "");
     disconnect_disks(d);
     wait_end(d, "BLOCK_JOB_COMPLETED", true);
-    g_assert_cmpint(g_get_monotonic_time() - begin, <, COMMAND_MS * 1000LL);
+    disk_check_time(begin);
     random_writes(d);
     g_assert_cmpint(kill(pid, SIGCONT), ==, 0);
     disks_free(d);
@@ -656,46 +599,30 @@ static void test_refused(void)
 {
     Disks *d = disks_new(false);
 
-    colo_refused(d->primary, "is no child of a quorum",
-                 "{'execute': 'x-colo-resync', 'arguments': {'job-id': 'j', "
-                 "'node': 'repl', 'source': 'local'}}");
+    resync_refused(d, "is no child of a quorum", NODES);
     connect_disks(d);
-    colo_refused(d->primary, "is no other child of",
-                 "{'execute': 'x-colo-resync', 'arguments': {'job-id': 'j', "
-                 "'node': 'repl', 'source': 'repl'}}");
-    colo_refused(d->primary, "is not for replication in primary mode",
-                 "{'execute': 'x-colo-resync', 'arguments': {'job-id': 'j', "
-                 "'node': 'local', 'source': 'local'}}");
-    colo_refused(d->primary, "'bitmap' is needed with mode 'bitmap'",
-                 "{'execute': 'x-colo-resync', 'arguments': {'job-id': 'j', "
-                 "'node': 'repl', 'source': 'local', 'mode': 'bitmap'}}");
-    colo_refused(d->primary, "has no bitmap 'b'",
-                 "{'execute': 'x-colo-resync', 'arguments': {'job-id': 'j', "
-                 "'node': 'repl', 'source': 'local', 'mode': 'bitmap', "
-                 "'bitmap': 'b'}}");
-    colo_refused(d->primary, "'hashes' is needed with mode 'hash'",
-                 "{'execute': 'x-colo-resync', 'arguments': {'job-id': 'j', "
-                 "'node': 'repl', 'source': 'local', 'mode': 'hash'}}");
-    colo_refused(d->primary, "'hashes' is not allowed with mode 'full'",
-                 "{'execute': 'x-colo-resync', 'arguments': {'job-id': 'j', "
-                 "'node': 'repl', 'source': 'local', 'hashes': 'hashes'}}");
-    colo_refused(d->primary, "the hashes of 'local' have 4608",
-                 "{'execute': 'x-colo-resync', 'arguments': {'job-id': 'j', "
-                 "'node': 'repl', 'source': 'local', 'mode': 'hash', "
-                 "'hashes': 'topnode'}}");
+    resync_refused(d, "is no other child of",
+                   ", 'node': 'repl', 'source': 'repl'");
+    resync_refused(d, "is not for replication in primary mode",
+                   ", 'node': 'local', 'source': 'local'");
+    resync_refused(d, "'bitmap' is needed with mode 'bitmap'",
+                   NODES ", 'mode': 'bitmap'");
+    resync_refused(d, "has no bitmap 'b'",
+                   NODES ", 'mode': 'bitmap', 'bitmap': 'b'");
+    resync_refused(d, "'hashes' is needed with mode 'hash'",
+                   NODES ", 'mode': 'hash'");
+    resync_refused(d, "'hashes' is not allowed with mode 'full'",
+                   NODES ", 'hashes': 'hashes'");
+    resync_refused(d, "the hashes of 'local' have 4608",
+                   NODES ", 'mode': 'hash', 'hashes': 'topnode'");
     colo_refused(d->primary, "it needs 'read-only'",
                  "{'execute': 'blockdev-add', 'arguments': {"
                  "'driver': 'colo-hash', 'node-name': 'x', "
                  "'file': 'local'}}");
-    qtest_qmp_assert_success(d->primary,
-        "{'execute': 'blockdev-add', 'arguments': {'driver': 'nbd', "
-        "'node-name': 'delayed', 'export': 'h', 'read-only': true, "
-        "'reconnect-delay': 5, "
-        "'server': {'type': 'unix', 'path': %s}}}", d->socket);
-    colo_refused(d->primary, "has 'reconnect-delay'",
-                 "{'execute': 'x-colo-resync', 'arguments': {'job-id': 'j', "
-                 "'node': 'repl', 'source': 'local', 'mode': 'hash', "
-                 "'hashes': 'delayed'}}");
+    disk_add_client(d->primary, "delayed", d->socket, "h",
+                    ", 'read-only': true, 'reconnect-delay': 5");
+    resync_refused(d, "has 'reconnect-delay'",
+                   NODES ", 'mode': 'hash', 'hashes': 'delayed'");
     /* None of this has left anything behind */
     qtest_qmp_assert_success(d->primary,
         "{'execute': 'x-colo-resync', 'arguments': {'job-id': 'j', "

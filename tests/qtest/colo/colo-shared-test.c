@@ -21,8 +21,6 @@
 #include "colo-helpers.h"
 #include "colo-nbd.h"
 
-/* Longer than this no command takes, whatever the peer does */
-#define COMMAND_MS 10000
 /* What is put at a time */
 #define UNIT (64 * KiB)
 
@@ -91,9 +89,7 @@ static void start_secondary_as(Shared *s, Side *side, const char *image,
         "-drive if=none,id=top,node-name=topnode," QUORUM ",children.0=front",
         image, s->image, store, side->hidden, side->active, shared);
     disk_export_top(side->qts, side->server);
-    qtest_qmp_assert_success(side->qts,
-        "{'execute': 'block-export-add', 'arguments': {'type': 'nbd', "
-        "'id': 'e0', 'node-name': 'store', 'name': 's', 'writable': true}}");
+    disk_export(side->qts, "store", "s", true);
 }
 
 static void start_secondary(Shared *s, Side *side)
@@ -113,15 +109,12 @@ static void side_init(Shared *s, Side *side, const char *name)
 
 static void side_end(Side *side)
 {
-    char *paths[] = { side->active, side->hidden, side->server };
-
     if (side->qts) {
         colo_quit(&side->qts);
     }
-    for (int i = 0; i < ARRAY_SIZE(paths); i++) {
-        unlink(paths[i]);
-        g_free(paths[i]);
-    }
+    disk_free_file(side->active);
+    disk_free_file(side->hidden);
+    disk_free_file(side->server);
 }
 
 static Shared *shared_new(void)
@@ -145,8 +138,7 @@ static void shared_free(Shared *s)
     side_end(&s->primary);
     side_end(&s->secondary);
     side_end(&s->third);
-    unlink(s->image);
-    g_free(s->image);
+    disk_free_file(s->image);
     rmdir(s->dir);
     g_free(s->dir);
     g_free(s);
@@ -157,20 +149,13 @@ static void shared_free(Shared *s)
 
 static void add_peer(Side *primary, const char *parent, Side *secondary)
 {
-    qtest_qmp_assert_success(primary->qts,
-        "{'execute': 'blockdev-add', 'arguments': {'driver': 'nbd', "
-        "'node-name': 'peer', 'export': 's', "
-        "'server': {'type': 'unix', 'path': %s}}}", secondary->server);
-    qtest_qmp_assert_success(primary->qts,
-        "{'execute': 'x-blockdev-change', 'arguments': {'parent': %s, "
-        "'node': 'peer'}}", parent);
+    disk_add_client(primary->qts, "peer", secondary->server, "s", "");
+    disk_add_child(primary->qts, parent, "peer");
 }
 
 static void del_peer(Side *primary, const char *parent)
 {
-    qtest_qmp_assert_success(primary->qts,
-        "{'execute': 'x-blockdev-change', 'arguments': {'parent': %s, "
-        "'child': 'hidden'}}", parent);
+    disk_del_child(primary->qts, parent, "hidden");
     qtest_qmp_assert_success(primary->qts,
         "{'execute': 'blockdev-del', 'arguments': {'node-name': 'peer'}}");
 }
@@ -198,12 +183,15 @@ static void checkpoint(Side *primary, Side *secondary)
                              "{'execute': 'xen-colo-do-checkpoint'}");
 }
 
-/* The start has to be refused, and the reason be given */
-static void start_refused(Side *side, bool primary, const char *text)
+/* "repl" gets no child, nor loses one: @what, child or node, is @name */
+static void change_refused(Side *primary, const char *text, const char *what,
+                           const char *name)
 {
-    colo_refused(side->qts, text,
-                 "{'execute': 'xen-set-replication', 'arguments': {"
-                 "'enable': true, 'primary': %i}}", primary);
+    g_autofree char *json = g_strdup_printf(
+        "{'execute': 'x-blockdev-change', 'arguments': {'parent': 'repl', "
+        "'%s': %%s}}", what);
+
+    colo_refused(primary->qts, text, json, name);
 }
 
 static void failover_refused(Side *secondary)
@@ -232,11 +220,6 @@ static void wait_error(Side *side)
     while (!disk_has_error(side->qts)) {
         g_usleep(2000); /* until the alarm */
     }
-}
-
-static void check_time(int64_t begin)
-{
-    g_assert_cmpint(g_get_monotonic_time() - begin, <, COMMAND_MS * 1000LL);
 }
 
 /* The tests */
@@ -336,13 +319,9 @@ static void test_reads(void)
 static void check_view(const char *server, const uint8_t *want)
 {
     g_autofree uint8_t *buf = g_malloc(DISK);
-    uint32_t reply[4];
     int fd = colo_nbd_client(server, 't');
 
-    colo_nbd_request(fd, 0, 0, DISK);
-    colo_nbd_read(fd, reply, sizeof(reply));
-    g_assert_cmpint(reply[1], ==, 0);
-    colo_nbd_read(fd, buf, DISK);
+    g_assert_cmpint(colo_nbd_pread(fd, buf, 0, DISK), ==, 0);
     close(fd);
     g_assert_cmpmem(buf, DISK, want, DISK);
 }
@@ -387,17 +366,14 @@ static void test_store(void)
 {
     Shared *s = shared_new();
     g_autofree uint8_t *data = g_malloc(2 * UNIT);
-    uint32_t reply[4];
     int fd;
 
     disk_replicate(s->secondary.qts, true, false);
     fd = colo_nbd_client(s->secondary.server, 's');
     for (int i = 1; i <= 2; i++) {
         memset(data, i, 2 * UNIT);
-        colo_nbd_request(fd, 1, (2 - i) * UNIT, i * UNIT);
-        colo_nbd_write(fd, data, i * UNIT);
-        colo_nbd_read(fd, reply, sizeof(reply));
-        g_assert_cmpint(reply[1], ==, 0);
+        g_assert_cmpint(colo_nbd_pwrite(fd, data, (2 - i) * UNIT, i * UNIT),
+                        ==, 0);
     }
     side_read(&s->secondary, 2, 0, UNIT);
     side_read(&s->secondary, 1, UNIT, UNIT);
@@ -494,14 +470,12 @@ static void test_failover_primary(void)
     begin = g_get_monotonic_time();
     disk_io(s->primary.qts, "flush");
     qtest_qmp_assert_success(s->primary.qts, "{'execute': 'stop'}");
-    check_time(begin);
+    disk_check_time(begin);
     for (int i = 0; i < 32; i++) {
         side_read(&s->primary, 0x20 + i, MiB + i * UNIT, UNIT);
     }
     g_assert_true(disk_file_has(s->image, 0, MiB, 2 * MiB));
-    colo_refused(s->primary.qts, "in a session",
-                 "{'execute': 'x-blockdev-change', 'arguments': {"
-                 "'parent': 'repl', 'child': 'hidden'}}");
+    change_refused(&s->primary, "in a session", "child", "hidden");
 
     disk_failover(s->primary.qts, true);
     disk_io(s->primary.qts, "flush");
@@ -513,9 +487,9 @@ static void test_failover_primary(void)
     disk_check_stage(s->primary.qts, "idle");
     disk_write(s->primary.qts, 0x12, 0, MiB);
     g_assert_true(disk_file_has(s->image, 0x12, 0, MiB));
-    start_refused(&s->primary, true, "in a session already");
+    disk_start_refused(s->primary.qts, true, "in a session already");
     del_peer(&s->primary, "repl");
-    start_refused(&s->primary, true, "no way to the secondary's store");
+    disk_start_refused(s->primary.qts, true, "no way to the secondary's store");
 
     start_secondary(s, &s->third);
     start_session(&s->primary, "repl", &s->third);
@@ -543,15 +517,15 @@ static void test_secondary_stands(void)
         disk_io(s->primary.qts, "aio_write -P %d %dM 1M", i + 2, i + 1);
     }
     disk_io(s->primary.qts, "aio_flush");
-    check_time(begin);
+    disk_check_time(begin);
     /* The main loop itself writes, and waits for that */
     disk_write(s->primary.qts, 0x66, 12 * MiB, MiB);
     disk_write(s->primary.qts, 0x67, 13 * MiB, MiB);
-    check_time(begin);
+    disk_check_time(begin);
     side_read(&s->primary, 0x66, 12 * MiB, MiB);
     g_assert_cmpint(disk_log_number(s->primary.qts, "bytes"), >, 4 * MiB);
     qtest_qmp_assert_success(s->primary.qts, "{'execute': 'stop'}");
-    check_time(begin);
+    disk_check_time(begin);
     for (int i = 0; i < 10; i++) {
         side_read(&s->primary, i + 2, (i + 1) * MiB, MiB);
     }
@@ -563,7 +537,7 @@ static void test_secondary_stands(void)
         g_assert_true(disk_file_has(s->image, i + 2, (i + 1) * MiB, MiB));
     }
     colo_quit(&s->primary.qts);
-    check_time(begin);
+    disk_check_time(begin);
     g_assert_cmpint(kill(pid, SIGCONT), ==, 0);
     shared_free(s);
 }
@@ -587,7 +561,7 @@ static void test_quit(void)
         disk_io(s->primary.qts, "aio_write -P %d %dM 1M", i + 0x20, i);
     }
     colo_quit(&s->primary.qts);
-    check_time(begin);
+    disk_check_time(begin);
     g_assert_true(disk_file_has(s->image, 0x11, 0, 4 * MiB));
     g_assert_true(disk_file_has(s->image, 0, 4 * MiB, 6 * MiB));
     g_assert_cmpint(kill(pid, SIGCONT), ==, 0);
@@ -617,41 +591,37 @@ static void test_stop(void)
     shared_free(s);
 }
 
+static void add_refused(Side *side, const char *text, const char *options)
+{
+    g_autofree char *json = g_strdup_printf(
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
+        "'node-name': 'r', 'mode': 'primary', %s, "
+        "'file': {'driver': 'null-co', 'read-zeroes': true}}}", options);
+
+    colo_refused(side->qts, text, json, NULL);
+}
+
 /* Whatever is wrong is said before anything happens */
 static void test_refused(void)
 {
     Shared *s = shared_new();
 
-    colo_refused(s->primary.qts, "is an option of a shared disk",
-        "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
-        "'node-name': 'r', 'mode': 'primary', 'cache-coherent': true, "
-        "'file': {'driver': 'null-co', 'read-zeroes': true}}}");
-    colo_refused(s->primary.qts, "is no option of a shared disk",
-        "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
-        "'node-name': 'r', 'mode': 'primary', 'shared-disk': true, "
-        "'generation-file': 'generation', "
-        "'file': {'driver': 'null-co', 'read-zeroes': true}}}");
+    add_refused(&s->primary, "is an option of a shared disk",
+                "'cache-coherent': true");
+    add_refused(&s->primary, "is no option of a shared disk",
+                "'shared-disk': true, 'generation-file': 'generation'");
     colo_refused(s->primary.qts, "there is nothing to resync",
         "{'execute': 'x-colo-resync', 'arguments': {'job-id': 'resync', "
         "'node': 'repl', 'mode': 'full'}}");
     qtest_qmp_assert_success(s->primary.qts,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'null-co', "
         "'node-name': 'null', 'read-zeroes': true}}");
-    colo_refused(s->primary.qts, "is no NBD client",
-        "{'execute': 'x-blockdev-change', 'arguments': {'parent': 'repl', "
-        "'node': 'null'}}");
-    colo_refused(s->primary.qts, "only the child 'hidden'",
-        "{'execute': 'x-blockdev-change', 'arguments': {'parent': 'repl', "
-        "'child': 'file'}}");
-    start_refused(&s->primary, true, "no way to the secondary's store");
+    change_refused(&s->primary, "is no NBD client", "node", "null");
+    change_refused(&s->primary, "only the child 'hidden'", "child", "file");
+    disk_start_refused(s->primary.qts, true, "no way to the secondary's store");
     add_peer(&s->primary, "repl", &s->secondary);
-    qtest_qmp_assert_success(s->primary.qts,
-        "{'execute': 'blockdev-add', 'arguments': {'driver': 'nbd', "
-        "'node-name': 'peer2', 'export': 's', "
-        "'server': {'type': 'unix', 'path': %s}}}", s->secondary.server);
-    colo_refused(s->primary.qts, "has its peer",
-        "{'execute': 'x-blockdev-change', 'arguments': {'parent': 'repl', "
-        "'node': 'peer2'}}");
+    disk_add_client(s->primary.qts, "peer2", s->secondary.server, "s", "");
+    change_refused(&s->primary, "has its peer", "node", "peer2");
     del_peer(&s->primary, "repl");
     shared_free(s);
 }
@@ -684,7 +654,7 @@ static void test_refused_primary(void)
                                                          : s->image,
                          cases[i].shared);
         add_peer(&s->primary, "repl", &s->secondary);
-        start_refused(&s->primary, true, cases[i].text);
+        disk_start_refused(s->primary.qts, true, cases[i].text);
         shared_free(s);
     }
 }
@@ -710,11 +680,11 @@ static void test_refused_secondary(void)
     for (int i = 0; i < ARRAY_SIZE(cases); i++) {
         start_secondary_as(s, &s->third, cases[i].image, cases[i].shared,
                            cases[i].store);
-        start_refused(&s->third, false, cases[i].text);
+        disk_start_refused(s->third.qts, false, cases[i].text);
         colo_quit(&s->third.qts);
     }
     colo_kill(&s->primary.qts);
-    start_refused(&s->secondary, false, "nobody has a lock on");
+    disk_start_refused(s->secondary.qts, false, "nobody has a lock on");
     shared_free(s);
 }
 
