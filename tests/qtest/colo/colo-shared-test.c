@@ -11,9 +11,13 @@
  * nobody from draining or quitting; the secondary cannot take over while the
  * primary's process lives, and the disk is as its guest saw it afterwards;
  * mistakes have clear errors.
+ *
+ * Below the hidden overlay is a node of blkdebug, by which requests are
+ * stopped.
  */
 
 #include "qemu/osdep.h"
+#include <poll.h>
 #include "qemu/units.h"
 #include "qobject/qdict.h"
 #include "libqos/libqos.h"
@@ -78,8 +82,9 @@ static void start_secondary_as(Shared *s, Side *side, const char *image,
         ">/dev/null -M none -nodefaults "
         "-blockdev node-name=disk,%s=%s "
         "-blockdev driver=%s,node-name=store,"
-        "file.driver=qcow2,file.node-name=hidden,file.file.driver=file,"
-        "file.file.filename=%s,file.backing=disk "
+        "file.driver=qcow2,file.node-name=hidden,file.backing=disk,"
+        "file.file.driver=blkdebug,file.file.image.driver=file,"
+        "file.file.image.filename=%s "
         "-blockdev driver=qcow2,node-name=active,file.driver=file,"
         "file.filename=%s,backing=hidden "
         "-blockdev driver=replication,%s,node-name=repl,mode=secondary,"
@@ -220,6 +225,23 @@ static void wait_error(Side *side)
     while (!disk_has_error(side->qts)) {
         g_usleep(2000); /* until the alarm */
     }
+}
+
+/* Another disk of that QEMU: who stops requests needs one with an ID */
+static void add_drive(Side *side, const char *id, const char *options)
+{
+    g_autofree char *answer = qtest_hmp(side->qts,
+                                        "drive_add 0 if=none,id=%s,%s", id,
+                                        options);
+
+    g_assert_true(g_str_has_prefix(answer, "OK"));
+}
+
+/* Have the disk "inside", to stop what comes to the hidden overlay */
+static void add_inside(Side *secondary)
+{
+    add_drive(secondary, "inside", "read-only=on,driver=raw,file.driver=raw,"
+              "file.file=store");
 }
 
 /* The tests */
@@ -382,6 +404,160 @@ static void test_store(void)
     side_read(&s->secondary, 0, 0, 2 * UNIT);
     close(fd);
     shared_free(s);
+}
+
+/*
+ * A read of the secondary's guest and a put that meet in the hidden overlay.
+ *
+ * The first one is stopped in there.  The other one is stopped before it, and
+ * let go by a command that runs it: when that is done it waits for the first
+ * one, or it is stopped in there, too.  Both stops have the same name, and who
+ * was stopped last is let go: the first request, if the other one waits.
+ *
+ * To see that this would be noticed: of a read and a put that are apart
+ * neither waits.
+ */
+
+enum { META, PUT_AT, APART };   /* units */
+
+typedef struct Racer {
+    char export;                /* where it comes from */
+    const char *node;           /* what that is of */
+    const char *gate;           /* the ID of that */
+    const char *options;        /* of that */
+    const char *event;          /* what it does there... */
+    const char *inside;         /* ...and in the overlay */
+} Racer;
+
+#define GATE "driver=raw,file.driver=blkdebug,node-name="
+
+static const Racer getter = {
+    'g', "gate-get", "get", GATE "gate-get,file.image=topnode,read-only=on",
+    "read_aio", "read_backing_aio",
+};
+static const Racer putter = {
+    'p', "gate-put", "put", GATE "gate-put,file.image=store",
+    "write_aio", "write_aio",
+};
+
+typedef struct Race {
+    Shared *s;
+    QTestState *qts;
+    int get;
+    int put;
+    uint8_t data[UNIT];
+} Race;
+
+static int race_client(Race *r, const Racer *racer)
+{
+    char name[] = { racer->export, 0 };
+
+    add_drive(&r->s->secondary, racer->gate, racer->options);
+    disk_export(r->qts, racer->node, name, racer == &putter);
+    return colo_nbd_client(r->s->secondary.server, racer->export);
+}
+
+static Race *race_new(void)
+{
+    Race *r = g_new0(Race, 1);
+
+    r->s = shared_new();
+    r->qts = r->s->secondary.qts;
+    disk_write(r->s->primary.qts, 0x11, 0, MiB);
+    disk_replicate(r->qts, true, false);
+    add_inside(&r->s->secondary);
+    r->get = race_client(r, &getter);
+    r->put = race_client(r, &putter);
+    /* The overlay's metadata is in memory then, so nobody has to read it */
+    memset(r->data, 0x22, UNIT);
+    g_assert_cmpint(colo_nbd_pwrite(r->put, r->data, META * UNIT, UNIT), ==,
+                    0);
+    return r;
+}
+
+static void race_free(Race *r)
+{
+    close(r->get);
+    close(r->put);
+    shared_free(r->s);
+    g_free(r);
+}
+
+static void race_request(Race *r, const Racer *racer, int unit)
+{
+    if (racer == &putter) {
+        colo_nbd_request(r->put, 1, unit * UNIT, UNIT);
+        colo_nbd_write(r->put, r->data, UNIT);
+    } else {
+        colo_nbd_request(r->get, 0, unit * UNIT, UNIT);
+    }
+}
+
+/* Of both requests one is under way from here on */
+static void race_begin(Race *r, const Racer *first, const Racer *other,
+                       int get_unit)
+{
+    int first_unit = first == &putter ? PUT_AT : get_unit;
+    int other_unit = other == &putter ? PUT_AT : get_unit;
+
+    disk_io_at(r->qts, "inside", "break %s X", first->inside);
+    race_request(r, first, first_unit);
+    disk_io_at(r->qts, "inside", "wait_break X");
+
+    disk_io_at(r->qts, other->gate, "break %s G", other->event);
+    race_request(r, other, other_unit);
+    disk_io_at(r->qts, other->gate, "wait_break G");
+    disk_io_at(r->qts, "inside", "break %s X", other->inside);
+    disk_io_at(r->qts, other->gate, "resume G");
+
+    disk_io_at(r->qts, "inside", "resume X");
+}
+
+static bool race_put_is_answered(Race *r)
+{
+    struct pollfd fds[] = { { .fd = r->get, .events = POLLIN },
+                            { .fd = r->put, .events = POLLIN } };
+
+    g_assert_cmpint(poll(fds, 2, COLO_DEADLINE_MS), ==, 1);
+    return fds[1].revents;
+}
+
+/* All may go on: only then is looked at what the read has brought */
+static void race_end(Race *r, int byte)
+{
+    uint8_t buf[UNIT], want[UNIT];
+
+    g_assert_cmpint(colo_nbd_answer(r->get), ==, 0);
+    colo_nbd_read(r->get, buf, UNIT);
+    disk_io_at(r->qts, "inside", "remove_break X");
+    g_assert_cmpint(colo_nbd_answer(r->put), ==, 0);
+    memset(want, byte, UNIT);
+    g_assert_cmpmem(buf, UNIT, want, UNIT);
+    race_free(r);
+}
+
+/* The read has found nothing in the overlay: a put waits until it is done */
+static void test_put_waits(gconstpointer opaque)
+{
+    int get_unit = GPOINTER_TO_INT(opaque);
+    Race *r = race_new();
+    bool put_is_first;
+
+    race_begin(r, &getter, &putter, get_unit);
+    put_is_first = race_put_is_answered(r);
+    disk_io_at(r->qts, "inside", "remove_break X");
+    race_end(r, 0x11);
+    g_assert_cmpint(put_is_first, ==, get_unit == APART);
+}
+
+/* A read that begins during a put waits, and finds what was put */
+static void test_get_waits(gconstpointer opaque)
+{
+    int get_unit = GPOINTER_TO_INT(opaque);
+    Race *r = race_new();
+
+    race_begin(r, &putter, &getter, get_unit);
+    race_end(r, get_unit == APART ? 0x11 : 0x22);
 }
 
 static void test_failover_secondary(void)
@@ -701,6 +877,14 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/shared/reads", test_reads);
     qtest_add_func("/colo/shared/random", test_random);
     qtest_add_func("/colo/shared/store", test_store);
+    qtest_add_data_func("/colo/shared/meet/put-waits",
+                        GINT_TO_POINTER(PUT_AT), test_put_waits);
+    qtest_add_data_func("/colo/shared/meet/put-apart",
+                        GINT_TO_POINTER(APART), test_put_waits);
+    qtest_add_data_func("/colo/shared/meet/read-waits",
+                        GINT_TO_POINTER(PUT_AT), test_get_waits);
+    qtest_add_data_func("/colo/shared/meet/read-apart",
+                        GINT_TO_POINTER(APART), test_get_waits);
     qtest_add_func("/colo/shared/failover/secondary", test_failover_secondary);
     qtest_add_func("/colo/shared/failover/primary", test_failover_primary);
     qtest_add_func("/colo/shared/failover/again", test_again);
