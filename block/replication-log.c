@@ -371,8 +371,12 @@ void coroutine_fn replication_log_write(ReplicationLog *log, int64_t offset,
                                         int64_t bytes, QEMUIOVector *qiov,
                                         size_t qiov_offset)
 {
-    LogRecord *rec = log_record_write(log, offset, bytes);
+    LogRecord *rec;
 
+    if (!bytes) {
+        return; /* a guest may do that, and no memory is none for it */
+    }
+    rec = log_record_write(log, offset, bytes);
     if (rec) {
         qemu_iovec_to_buf(qiov, qiov_offset, rec->data, bytes);
         log_append(log, rec, true);

@@ -304,6 +304,7 @@ static void test_kinds(void)
     disk_io(s->primary.qts, "write -z 100k 1M");
     disk_io(s->primary.qts, "discard 2M 1M");
     disk_io(s->primary.qts, "write -P 0x66 -f 3500k 512");
+    disk_io(s->primary.qts, "write 0 0");
     disk_io(s->primary.qts, "flush");
     disk_wait_file(s->image, 0x66, 3500 * KiB, 512);
     disk_wait_file(s->image, 0, 100 * KiB, MiB);
@@ -314,6 +315,7 @@ static void test_kinds(void)
     checkpoint(&s->primary, &s->secondary);
     side_read(&s->secondary, 0, 100 * KiB, MiB);
     side_read(&s->secondary, 0x66, 3500 * KiB, 512);
+    g_assert_false(disk_has_error(s->primary.qts));
     shared_free(s);
 }
 
