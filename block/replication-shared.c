@@ -117,7 +117,6 @@ struct ReplicationShared {
     GHashTable *units;          /* number to UNIT_... */
     unsigned n_users;           /* of the peer, by other threads */
     unsigned drained;
-    int image_err;              /* errno of the image, or 0 */
     uint64_t put_bytes;
     CoQueue changed;            /* policy, units, drained */
     unsigned n_waiting;         /* in changed, at least */
@@ -157,12 +156,25 @@ static bool has_policy(ReplicationShared *sh, SharedPolicy policy)
 }
 
 /*
+ * The errno with which the image could not be written to, or 0.  What the log
+ * had is lost then, so all that follows fails.
+ */
+static int image_error(ReplicationShared *sh)
+{
+    ReplicationLogStats stats;
+
+    replication_log_stats(sh->s->log, &stats);
+    return stats.err == ECANCELED ? 0 : stats.err; /* QEMU ends */
+}
+
+/*
  * Do requests go straight to the image?  In PASS the log only gets shorter,
  * but for requests that found it not empty; they wait until it is.
  */
 static bool is_direct(ReplicationShared *sh)
 {
-    return has_policy(sh, SHARED_PASS) && replication_log_is_empty(sh->s->log);
+    return has_policy(sh, SHARED_PASS) &&
+           replication_log_is_empty(sh->s->log) && !image_error(sh);
 }
 
 static void leave_peer_locked(ReplicationShared *sh)
@@ -419,9 +431,6 @@ static void shared_broken(void *opaque, int err)
     if (err == ECANCELED) {
         return; /* QEMU ends */
     }
-    WITH_QEMU_LOCK_GUARD(&s->shared->lock) {
-        s->shared->image_err = err;
-    }
     hold(s->shared, ECANCELED);
     error_setg_errno(&error, err, "node '%s' could not write to the shared "
                      "image", replication_name(s));
@@ -457,13 +466,10 @@ shared_preadv(BDRVReplicationState *s, int64_t offset, int64_t bytes,
 /* The log has the request: what does the guest hear? */
 static int coroutine_fn logged(BDRVReplicationState *s)
 {
-    ReplicationShared *sh = s->shared;
-
-    if (has_policy(sh, SHARED_PASS)) {
+    if (has_policy(s->shared, SHARED_PASS)) {
         replication_log_wait_empty(s->log);
     }
-    QEMU_LOCK_GUARD(&sh->lock);
-    return -sh->image_err;
+    return -image_error(s->shared);
 }
 
 static int coroutine_fn GRAPH_RDLOCK
@@ -617,7 +623,7 @@ static void GRAPH_WRLOCK shared_del_child(BDRVReplicationState *s,
 /* What has to be right before a start */
 static bool check_start(BDRVReplicationState *s, Error **errp)
 {
-    ReplicationLogStats stats;
+    int err = image_error(s->shared);
 
     GRAPH_RDLOCK_GUARD_MAINLOOP();
 
@@ -643,10 +649,9 @@ static bool check_start(BDRVReplicationState *s, Error **errp)
                    "the image", s->peer->node_name);
         return false;
     }
-    replication_log_stats(s->log, &stats);
-    if (stats.err) {
-        error_setg_errno(errp, stats.err, "the shared image could not be "
-                         "written to");
+    if (err) {
+        error_setg_errno(errp, err, "the shared image could not be written "
+                         "to");
         return false;
     }
     return true;
@@ -687,12 +692,11 @@ static void shared_allow(BDRVReplicationState *s)
 
 static void shared_get_error(BDRVReplicationState *s, Error **errp)
 {
-    ReplicationLogStats stats;
+    int err = image_error(s->shared);
 
-    replication_log_stats(s->log, &stats);
-    if (stats.err) {
-        error_setg_errno(errp, stats.err, "node '%s' cannot write to the "
-                         "shared image", replication_name(s));
+    if (err) {
+        error_setg_errno(errp, err, "node '%s' cannot write to the shared "
+                         "image", replication_name(s));
     } else if (has_policy(s->shared, SHARED_HOLD)) {
         error_setg(errp, "node '%s' holds what the guest writes: the way to "
                    "the secondary is gone", replication_name(s));
@@ -757,9 +761,6 @@ static void shared_query(BDRVReplicationState *s, ColoDiskStatistics *stats)
     QEMU_LOCK_GUARD(&s->shared->lock);
     stats->has_preserved_bytes = true;
     stats->preserved_bytes = s->shared->put_bytes;
-    if (s->shared->image_err && !stats->error) {
-        stats->error = g_strdup(strerror(s->shared->image_err));
-    }
 }
 
 /*

@@ -18,6 +18,7 @@
 
 #include "qemu/osdep.h"
 #include <poll.h>
+#include <sys/resource.h>
 #include "qemu/units.h"
 #include "qobject/qdict.h"
 #include "libqos/libqos.h"
@@ -769,6 +770,56 @@ static void test_stop(void)
     shared_free(s);
 }
 
+/* The primary cannot write to its files from the byte @limit on */
+static void limit_files(Side *primary, rlim_t limit)
+{
+    struct rlimit r = { limit, RLIM_INFINITY };
+
+    g_assert_cmpint(prlimit(qtest_pid(primary->qts), RLIMIT_FSIZE, &r, NULL),
+                    ==, 0);
+}
+
+static int nbd_flush(int fd)
+{
+    colo_nbd_request(fd, 3, 0, 0);
+    return colo_nbd_answer(fd);
+}
+
+/*
+ * The image cannot be written to, and what the log had is lost: the guest
+ * learns it whatever it does from then on, also when it goes on alone.
+ */
+static void test_image_error(void)
+{
+    g_autofree uint8_t *data = g_malloc(UNIT);
+    Shared *s;
+    int fd;
+
+    signal(SIGXFSZ, SIG_IGN);   /* QEMU inherits it */
+    s = shared_new_started();
+    disk_export(s->primary.qts, "topnode", "w", true);
+    fd = colo_nbd_client(s->primary.server, 'w');
+    memset(data, 0x11, UNIT);
+    g_assert_cmpint(colo_nbd_pwrite(fd, data, 0, UNIT), ==, 0);
+    g_assert_cmpint(nbd_flush(fd), ==, 0);
+    disk_wait_file(s->image, 0x11, 0, UNIT);
+
+    limit_files(&s->primary, 8 * MiB);
+    g_assert_cmpint(colo_nbd_pwrite(fd, data, 12 * MiB, UNIT), ==, 0);
+    wait_error(&s->primary);
+    limit_files(&s->primary, RLIM_INFINITY);
+    g_assert_cmpint(colo_nbd_pwrite(fd, data, MiB, UNIT), !=, 0);
+    g_assert_cmpint(nbd_flush(fd), !=, 0);
+
+    disk_failover(s->primary.qts, true);
+    g_assert_cmpint(colo_nbd_pwrite(fd, data, MiB, UNIT), !=, 0);
+    g_assert_cmpint(nbd_flush(fd), !=, 0);
+    g_assert_true(disk_file_has(s->image, 0, MiB, UNIT));
+    side_read(&s->primary, 0x11, 0, UNIT);
+    close(fd);
+    shared_free(s);
+}
+
 static void add_refused(Side *side, const char *text, const char *options)
 {
     g_autofree char *json = g_strdup_printf(
@@ -893,6 +944,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/shared/stands/secondary", test_secondary_stands);
     qtest_add_func("/colo/shared/stands/quit", test_quit);
     qtest_add_func("/colo/shared/stop", test_stop);
+    qtest_add_func("/colo/shared/image-error", test_image_error);
     qtest_add_func("/colo/shared/refused/command", test_refused);
     qtest_add_func("/colo/shared/refused/primary", test_refused_primary);
     qtest_add_func("/colo/shared/refused/secondary", test_refused_secondary);
