@@ -673,6 +673,13 @@ static void log_send_bh(void *opaque)
 
 /* Epochs */
 
+void replication_log_restart(ReplicationLog *log)
+{
+    QEMU_LOCK_GUARD(&log->lock);
+    log->epoch = 0;
+    log->allowed = UINT64_MAX;
+}
+
 void replication_log_cut(ReplicationLog *log, uint64_t epoch)
 {
     QEMU_LOCK_GUARD(&log->lock);

@@ -121,6 +121,12 @@ void coroutine_fn replication_log_copy(ReplicationLog *log, int64_t offset,
                                        int64_t bytes, const void *buf);
 
 /*
+ * Another session counts its epochs from the beginning: nothing is held back,
+ * and belongs to none, until the first cut.  Any thread.
+ */
+void replication_log_restart(ReplicationLog *log);
+
+/*
  * What comes from now on belongs to @epoch, from 1, and is held back.  Any
  * thread.
  */

@@ -678,6 +678,7 @@ static void shared_start(BDRVReplicationState *s, Error **errp)
         g_hash_table_remove_all(sh->units);
         set_policy_locked(sh, SHARED_KEEP);
     }
+    replication_log_restart(s->log);
     sh->used = true;
     sh->epoch = 0;
     replication_set_stage(s, COLO_DISK_STAGE_RUNNING);

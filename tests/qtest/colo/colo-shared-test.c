@@ -770,6 +770,38 @@ static void test_stop(void)
     shared_free(s);
 }
 
+/*
+ * What was written before the first checkpoint of another session is of no
+ * epoch of the last one, which had more of them.  A checkpoint for which that
+ * came too late can be made again.
+ */
+static void test_next_session(void)
+{
+    Shared *s = shared_new_started();
+
+    disk_write(s->primary.qts, 0x10, 0, UNIT);
+    for (int i = 0; i < 4; i++) {
+        checkpoint(&s->primary, &s->secondary);
+    }
+    disk_replicate(s->primary.qts, false, true);
+    disk_replicate(s->secondary.qts, false, false);
+    del_peer(&s->primary, "repl");
+    start_session(&s->primary, "repl", &s->secondary);
+
+    add_inside(&s->secondary);
+    disk_io_at(s->secondary.qts, "inside", "break write_aio A");
+    disk_write(s->primary.qts, 0x11, 0, UNIT);
+    disk_io_at(s->secondary.qts, "inside", "wait_break A");
+    disk_write(s->primary.qts, 0x12, 0, UNIT);
+    colo_refused(s->primary.qts, "have not arrived",
+                 "{'execute': 'xen-colo-do-checkpoint'}");
+    disk_io_at(s->secondary.qts, "inside", "resume A");
+    checkpoint(&s->primary, &s->secondary);
+    side_read(&s->secondary, 0x12, 0, UNIT);
+    g_assert_false(disk_has_error(s->primary.qts));
+    shared_free(s);
+}
+
 /* The primary cannot write to its files from the byte @limit on */
 static void limit_files(Side *primary, rlim_t limit)
 {
@@ -944,6 +976,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/shared/stands/secondary", test_secondary_stands);
     qtest_add_func("/colo/shared/stands/quit", test_quit);
     qtest_add_func("/colo/shared/stop", test_stop);
+    qtest_add_func("/colo/shared/next-session", test_next_session);
     qtest_add_func("/colo/shared/image-error", test_image_error);
     qtest_add_func("/colo/shared/refused/command", test_refused);
     qtest_add_func("/colo/shared/refused/primary", test_refused_primary);
