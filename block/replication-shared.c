@@ -707,8 +707,13 @@ static void shared_get_error(BDRVReplicationState *s, Error **errp)
 /* Xen's: the guest stands, and the secondary is told when we return */
 static void shared_checkpoint(BDRVReplicationState *s, Error **errp)
 {
+    ERRP_GUARD();
     ReplicationShared *sh = s->shared;
 
+    shared_get_error(s, errp);
+    if (*errp) {
+        return;
+    }
     replication_log_cut(s->log, ++sh->epoch);
     if (!replication_log_settle(s->log, CHECKPOINT_TIMEOUT_MS, errp)) {
         return;

@@ -647,6 +647,8 @@ static void test_failover_primary(void)
     }
     wait_error(&s->primary);
     begin = g_get_monotonic_time();
+    colo_refused(s->primary.qts, "the way to the secondary is gone",
+                 "{'execute': 'xen-colo-do-checkpoint'}");
     disk_io(s->primary.qts, "flush");
     qtest_qmp_assert_success(s->primary.qts, "{'execute': 'stop'}");
     disk_check_time(begin);
