@@ -39,12 +39,15 @@ def durable(writer: client.Client) -> int:
     return int(end['acked'])
 
 
-def check_metadata(pair: vm.Pair) -> None:
+def check_metadata(pair: vm.Pair, live: bool) -> None:
+    """@live: the secondary has gone live, its overlays are not emptied."""
     for host in 'ab':
         path = disks.image(pair.run, host, 0)
         disks.check_metadata(pair.machine, path, LAYOUT.kind)
     for name in disks.OVERLAYS:
         path = disks.overlay(pair.run, pair.vm('secondary').host, 0, name)
+        if not live:
+            disks.repair_emptied(pair.machine, path)
         disks.check_metadata(pair.machine, path, 'qcow2')
 
 
@@ -52,7 +55,7 @@ def both(pair: vm.Pair, writer: client.Client) -> int:
     """The power of both hosts fails; the primary's image has all."""
     kill(pair.vm('primary'), pair.vm('secondary'))
     acked = durable(writer)
-    check_metadata(pair)
+    check_metadata(pair, False)
     disks.check_image(pair.machine, disks.image(pair.run, 'a', 0), acked=acked)
     return acked
 
@@ -72,7 +75,7 @@ def survivor(pair: vm.Pair, writer: client.Client, rng: random.Random) -> int:
             time.sleep(0.01)
     except qmp.QmpClosed:
         pass
-    check_metadata(pair)
+    check_metadata(pair, True)
     overlays = [] if secondary.monitor.find_event(FOLDED) else [
         disks.overlay(pair.run, secondary.host, 0, name)
         for name in ('hidden', 'active')]

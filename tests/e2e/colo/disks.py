@@ -38,6 +38,7 @@ Shared disks: one image, which both have open.
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 import subprocess
 import time
@@ -201,6 +202,14 @@ def check_metadata(machine: Machine, path: Path, kind: str) -> None:
     """There may be clusters that nobody uses, but nothing worse."""
     if kind != 'raw':
         tool(machine, 'check', '-q', '-f', 'qcow2', path, good=(0, 3))
+
+
+def repair_emptied(machine: Machine, path: Path) -> None:
+    """The overlay of a secondary that was killed: if that was while it was
+    emptied it says so, and can be repaired."""
+    said = tool(machine, 'info', '-f', 'qcow2', '--output=json', path)
+    if json.loads(said)['dirty-flag']:
+        tool(machine, 'check', '-q', '-r', 'all', '-f', 'qcow2', path)
 
 
 def _devices(disks: Disks) -> list[str]:
