@@ -145,6 +145,8 @@ class Walk:
         side = self.pair.vm(winner)
         if side.status().state != 'alone':
             self.pair.failover(winner)
+        wait_for('the end of the session',
+                 lambda: side.status().mode == 'none')
         check(side.run_state() == 'running', f'the {winner} does not run')
         vm.retire(self.pair)
         self.life.served()
