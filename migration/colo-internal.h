@@ -145,6 +145,14 @@ void colo_leave_request(ColoCheckpointReason reason);
  */
 bool colo_stop_guest(ColoSession *s);
 
+/*
+ * colo_guest_stands: has nobody let it go on since?
+ *
+ * Who has dropped the BQL asks.  While the answer is yes its state can be saved
+ * without that.  BQL.
+ */
+bool colo_guest_stands(void);
+
 /* Call the participants, in the order they came.  BQL. */
 void colo_participants_arm(uint64_t epoch);
 void colo_participants_cut(uint64_t epoch);

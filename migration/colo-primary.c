@@ -270,7 +270,8 @@ static ColoRunState guest_run_state(bool live)
 
 /*
  * End of the cut: the guest goes on.  A stop that came during the cut, from
- * the monitor or from a device, is carried out now.
+ * the monitor or from a device, is carried out now, by the main loop like all
+ * others: while it is the monitor may let the guest go on.
  */
 static void primary_resume(ColoSession *s)
 {
@@ -282,7 +283,8 @@ static void primary_resume(ColoSession *s)
     s->deferred_stop = RUN_STATE__MAX;
     vm_start();
     if (stop != RUN_STATE__MAX) {
-        vm_stop(stop);
+        qemu_system_vmstop_request_prepare();
+        qemu_system_vmstop_request(stop);
     }
 }
 
@@ -320,9 +322,25 @@ typedef struct Cut {
 } Cut;
 
 /*
+ * The guest stands, and what it wrote is known.  BQL held, dropped meanwhile;
+ * if it was paused the user may let it go on then.
+ */
+static bool primary_collect(ColoSession *s, Cut *c, Error **errp)
+{
+    do {
+        c->live |= colo_stop_guest(s);
+        if (!colo_ram_unchanged(s->ram, errp)) {
+            s->cause = COLO_CAUSE_LOCAL;
+            return false;
+        }
+        colo_ram_sync(s->ram, true);
+    } while (!colo_guest_stands());
+    return true;
+}
+
+/*
  * The dirty set is larger than the staging area: stream what does not fit,
- * while the VM stands still.  If it was paused the user may let it go on
- * meanwhile.  BQL held, dropped meanwhile.
+ * while the VM stands still.  BQL held, dropped meanwhile.
  */
 static bool primary_stream_excess(ColoSession *s, Cut *c, Error **errp)
 {
@@ -335,8 +353,7 @@ static bool primary_stream_excess(ColoSession *s, Cut *c, Error **errp)
         bql_unlock();
         ok = colo_pages_send(s, c->number, &c->pages, errp);
         bql_lock();
-        c->live |= colo_stop_guest(s);
-        colo_ram_sync(s->ram, true);
+        ok = ok && primary_collect(s, c, errp);
     }
     return ok;
 }
@@ -352,15 +369,14 @@ static bool primary_reserve(ColoSession *s, Error **errp)
     return true;
 }
 
-/* With the VM stopped.  BQL held, dropped if the staging area overflows. */
+/*
+ * Stop the guest and copy it.  BQL held; not dropped any more from the time that
+ * all is copied which fits into the staging area.
+ */
 static bool primary_copy_state(ColoSession *s, Cut *c, Error **errp)
 {
-    if (!colo_ram_unchanged(s->ram, errp)) {
-        s->cause = COLO_CAUSE_LOCAL;
-        return false;
-    }
-    colo_ram_sync(s->ram, true);
-    if (!primary_reserve(s, errp) || !primary_stream_excess(s, c, errp)) {
+    if (!primary_collect(s, c, errp) || !primary_reserve(s, errp) ||
+        !primary_stream_excess(s, c, errp)) {
         return false;
     }
     colo_ram_stage(s->ram, s->staging);
@@ -396,7 +412,6 @@ static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
 
     bql_lock();
     c->begin_ns = now_ns();
-    c->live = colo_stop_guest(s);
     ok = primary_copy_state(s, c, errp);
     if (ok) {
         c->tail.run_state = guest_run_state(c->live);

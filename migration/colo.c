@@ -20,6 +20,7 @@
 #include "block/replication.h"
 #include "hw/core/cpu.h"
 #include "system/cpus.h"
+#include "system/hw_accel.h"
 #include "system/runstate.h"
 #include "migration/colo.h"
 #include "net/colo.h"
@@ -331,16 +332,16 @@ static void meet_main_loop(ColoSession *s)
     }
 }
 
-static bool cpus_stand(void)
+bool colo_guest_stands(void)
 {
     CPUState *cpu;
 
     CPU_FOREACH(cpu) {
-        if (!cpu->stopped) {
+        if (!cpu->stopped || (kvm_enabled() && !cpu->vcpu_dirty)) {
             return false;
         }
     }
-    return true;
+    return !runstate_is_live(runstate_get());
 }
 
 bool colo_stop_guest(ColoSession *s)
@@ -361,8 +362,10 @@ bool colo_stop_guest(ColoSession *s)
             meet_main_loop(s);
             bdrv_drain_all();
         }
+        /* Drops the BQL; after that nobody has to who saves their state */
+        cpu_synchronize_all_states();
         /* It may have been suspended in the last moment, or let go on */
-    } while (runstate_is_live(runstate_get()) || !cpus_stand());
+    } while (!colo_guest_stands());
     return stopped;
 }
 
