@@ -73,8 +73,7 @@ typedef enum Op {
     S_GIVES_UP,                 /* would have to wait, leaves from @outer */
     S_SAYS,                     /* a bare ACK from @inner leaves from @outer */
     S_ENDS,                     /* so does a reset */
-    S_LOST,                     /* what is not a SYN must not leave */
-    S_LOST_SYN,
+    S_LOST,                     /* an ACK from @inner must not leave */
     IN,                         /* for @outer reaches @inner */
     IN_LOST,                    /* for @outer must not reach S */
     TOLD,
@@ -175,6 +174,8 @@ static const Script scripts[] = {
         { P_OPENS, .outer = 500 }, { S_SYN, 100, 500 },
         { P_OPENS, .outer = 500 }, { S_SYN, 100, 500, .isn = 1 },
         { IN, 100, 500 }, { S_SYN, 100, 500, .isn = 1 },
+        { S_WAITS, 100, .isn = 2 }, { S_GIVES_UP, 100, 100, .isn = 2 },
+        { IN, 100, 100 }, { IN, 500, 500 },
       }, .paired = 2 },
     { "not-told", {
         { NOT_TOLD }, { P_OPENS, .outer = 500 }, { S_SYN, 100, 100 },
@@ -197,7 +198,6 @@ static Seg step_seg(const Step *s)
     case S_WAITS:
     case S_SYN:
     case S_GIVES_UP:
-    case S_LOST_SYN:
         return seg(SYN, 0x10000000 + s->inner + (s->isn << 20), 0, 0);
     case S_ENDS:
         return seg(RST, 0x20000000, 0, 0);
@@ -223,7 +223,6 @@ static void run_step(Test *t, const Step *s)
         g_assert_true(awaits(t, s->inner, in));
         break;
     case S_LOST:
-    case S_LOST_SYN:
         g_assert_true(must_drop(t, true, s->inner, in));
         break;
     case IN_LOST:
@@ -373,6 +372,8 @@ static void test_timestamps(void)
 
     set_ports(t, 100, 500);
     connect_ts(t, 1000);
+    /* Not to be taken for a connection that was there before */
+    g_assert_true(must_drop(t, true, 500, seg_ts(ACK, 1, 2, 3, 4)));
     t->vnet = true;
     t->ipv6 = true;
     connect_ts(t, 5000);
@@ -505,15 +506,18 @@ static void test_load_floor(void)
     set_ports(t, 100, 600);
     t->s += 0x1000;
     connect_ts(t, 200);
+
+    t->now += IDLE_MS;
+    colo_rewrite_tick(t->r, t->now);
+    g_assert_cmpuint(flows(t), ==, 0);
+    for (uint16_t port = 100; port <= 600; port += 100) {
+        g_assert_false(must_drop(t, true, port, seg(ACK, 1, 2, 0)));
+        g_assert_false(must_drop(t, false, port, seg(ACK, 1, 2, 0)));
+    }
     test_free(t);
 }
 
 /* Handing it on */
-
-static GByteArray *export_all(Test *t)
-{
-    return colo_rewrite_export(t->r);
-}
 
 static Test *test_like(const Test *t)
 {
@@ -541,7 +545,7 @@ static void test_handed_on(void)
     connect_ts(t, 1000);
     set_ports(t, 500, 100);
     connect_ts(t, 90000);
-    state = export_all(t);
+    state = colo_rewrite_export(t->r);
     g_assert_cmpuint(state->len, ==, 3 * COLO_REWRITE_EXPORT_LEN);
 
     /* What the next one knows of these is out of date */
@@ -587,7 +591,7 @@ static void test_bad_import(void)
     talk_mapped(t);
     set_ports(t, 101, 501);
     talk_mapped(t);
-    state = export_all(t);
+    state = colo_rewrite_export(t->r);
     g_assert_cmpuint(state->len, ==, 2 * LEN);
     g_assert_cmpuint(lduw_be_p(state->data + INNER), ==, 100);
     g_assert_cmpuint(lduw_be_p(state->data + OUTER), ==, 500);
