@@ -130,13 +130,23 @@ static bool is_same_but_sport(const ColoFlowKey *a, const ColoFlowKey *b)
     return colo_flow_key_equal(&key, b);
 }
 
+/*
+ * P would not use a port again if the connection was not over.  Of one that S
+ * began itself the end is seen here; one that it has from P may have ended in a
+ * load.
+ */
+static bool gives_way(const ColoRewriteFlow *f)
+{
+    return f->state == FLOW_CLOSING || (!f->sent_syn && !f->sent_syn_ack);
+}
+
 /* Would its outer key be that of @f alone? */
 static bool open_fits(const ColoRewrite *r, const ColoRewriteFlow *f,
                       const ColoRewriteOpen *o)
 {
     const ColoRewriteFlow *user = colo_rewrite_find_outer(r, &o->key);
 
-    return !user || user == f || user->state == FLOW_CLOSING;
+    return !user || user == f || gives_way(user);
 }
 
 static ColoRewriteOpen *find_open(const ColoRewrite *r,

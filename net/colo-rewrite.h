@@ -64,9 +64,9 @@
  * Which connect of S gets which of P does not matter: S goes on consistently,
  * and what it says is compared.  But no two connections have the same outer
  * port to the same server:
- *   - An open whose port another connection has is not taken, except that one
- *     in CLOSING gives way: P would not use the port again if it was not over.
- *     What its socket still says is as below.
+ *   - An open whose port another connection has is not taken.  But one in
+ *     CLOSING gives way, and one that S has from P: P would not use the port
+ *     again if it was not over.  What its socket still says is as below.
  *   - What S sends from a port that is not an inner one, but the outer one of a
  *     connection of another inner port, must not leave: it would be taken for
  *     that one's.  So must not a SYN that finds no free port.
@@ -75,8 +75,9 @@
  *     not meant.
  * At a load S gets the sockets of P: outer ports are inner ones then.  All
  * mappings end, but for those of a P that was a secondary once, see above, and
- * the opens so far are of no use: S has these sockets.  Limit: what ICMP quotes
- * of a segment is not mapped.
+ * the opens so far are of no use: S has these sockets.  Limits: a SYN that S
+ * repeats for such a socket waits like a first one.  What ICMP quotes of a
+ * segment is not mapped.
  *
  * Life of a connection
  *

@@ -517,6 +517,27 @@ static void test_load_floor(void)
     test_free(t);
 }
 
+/* P uses a port again: what S has from P under that one is over */
+static void test_load_stale(void)
+{
+    Test *t = test_new(10);
+
+    set_ports(t, 100, 500);
+    connect_ts(t, 1000);
+    colo_rewrite_load(t->r);
+    g_assert_cmpuint(stats(t)->flows_open, ==, 1);
+    t->s += 0x1000;
+    set_ports(t, 101, 500);
+    connect_ts(t, 2000);
+    g_assert_true(must_drop(t, true, 500, seg_ts(ACK, 1, 2, 3, 4)));
+    g_assert_cmpuint(flows(t), ==, 1);
+
+    /* What S began itself has to end here */
+    opens(t, 500);
+    g_assert_true(awaits(t, 102, seg(SYN, t->s, 0, 0)));
+    test_free(t);
+}
+
 /* Handing it on */
 
 static Test *test_like(const Test *t)
@@ -825,6 +846,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/rewrite/ports/server", test_server);
     g_test_add_func("/colo/rewrite/ports/no-port", test_no_port);
     g_test_add_func("/colo/rewrite/ports/load-floor", test_load_floor);
+    g_test_add_func("/colo/rewrite/ports/load-stale", test_load_stale);
     g_test_add_func("/colo/rewrite/ports/handed-on", test_handed_on);
     g_test_add_func("/colo/rewrite/ports/bad-import", test_bad_import);
     g_test_add_func("/colo/rewrite/ports/bounds", test_bounds);
