@@ -666,7 +666,10 @@ static void *secondary_thread(void *opaque)
     secondary_finish(s, err);
     bql_lock();
     qemu_cond_broadcast(&s->cond);
-    migration_bh_schedule(secondary_end_bh, s);
+    /* When QEMU ends there may be no migration object any more */
+    if (!colo_exiting()) {
+        migration_bh_schedule(secondary_end_bh, s);
+    }
     bql_unlock();
     rcu_unregister_thread();
     return NULL;
