@@ -63,7 +63,8 @@ def happens_once(point: str) -> bool:
     return point.endswith(('-starting', '-checkpoint-ready', '-start'))
 
 
-def strike(pair: vm.Pair, point: str, action: str, skip: int) -> str:
+def strike(pair: vm.Pair, point: str, action: str, skip: int,
+           timeout_ms: int = TIMEOUT_MS) -> str:
     """Protection begins, and comes to @point; the side that is at fault."""
     side = point.split('-')[0]
     faulty = pair.vm(side)
@@ -72,7 +73,7 @@ def strike(pair: vm.Pair, point: str, action: str, skip: int) -> str:
     faulty.monitor.execute(product.FAULT_INJECT, {
         'point': point, 'action': action,
         'skip': 0 if happens_once(point) else skip})
-    pair.begin_protection(x_colo_timeout=TIMEOUT_MS)
+    pair.begin_protection(x_colo_timeout=timeout_ms)
     wait_for(f'{point} to {action}', lambda: fired(faulty, action),
              FIRES_SECONDS)
     return side

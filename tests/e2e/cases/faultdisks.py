@@ -27,7 +27,8 @@ from .registry import (Context, Failed, Skip, check, check_intact, test,
 ACTIONS = ('kill', 'stall', 'error', 'cut')
 BOTH = 'both'               # the power of both hosts fails
 SAMPLES_QUICK = 1           # of the beginning, and of the rest
-NOTICE_SECONDS = 25.0       # twelve timeouts for disks, and the peer's word
+TIMEOUT_MS = 2000
+NOTICE_SECONDS = 45.0       # twelve timeouts for disks, and the peer's word
 DECIDED = ('lost', 'alone', 'ended')
 
 # From the primary's first word on the secondary is ready
@@ -168,7 +169,8 @@ class Walk:
     def both_live(self, point: str, action: str, skip: int) -> None:
         """They do not hear each other."""
         side = strike(self.pair, point,
-                      'stall' if action == 'cut' else action, skip)
+                      'stall' if action == 'cut' else action, skip,
+                      TIMEOUT_MS)
         if action == 'cut':
             self.ctx.hosts.cut_link()
             self.pair.vm(side).signal(signal.SIGCONT)
@@ -190,7 +192,7 @@ class Walk:
 
     def one_lives(self, point: str, action: str, skip: int) -> None:
         host = self.pair.vm('primary').host
-        side = strike(self.pair, point, action, skip)
+        side = strike(self.pair, point, action, skip, TIMEOUT_MS)
         other = 'secondary' if side == 'primary' else 'primary'
         if action == 'kill':
             self.pair.fence(side)
@@ -207,7 +209,7 @@ class Walk:
     def none_lives(self, point: str, skip: int) -> None:
         """Whatever has arrived, it is the primary's disk that counts."""
         host = self.pair.vm('primary').host
-        strike(self.pair, point, 'stall', skip)
+        strike(self.pair, point, 'stall', skip, TIMEOUT_MS)
         self.boot_again(host)
 
     def takeover_fails(self, point: str) -> None:
