@@ -93,6 +93,14 @@ void colo_shutdown(void)
 {
 }
 
+void colo_reset_begin(void)
+{
+}
+
+void colo_reset_end(void)
+{
+}
+
 bool colo_migration_cancel(void)
 {
     return false;

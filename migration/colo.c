@@ -61,6 +61,7 @@ static QTAILQ_HEAD(, ColoParticipant) participants =
 static Notifier shutdown_notifier;
 static ShutdownCause shutdown_cause;
 static bool exiting;
+static bool resetting;      /* the main loop is about it */
 
 /*
  * Requests for checkpoints come from any thread.  The lock keeps the wire
@@ -341,7 +342,7 @@ bool colo_guest_stands(void)
             return false;
         }
     }
-    return !runstate_is_live(runstate_get());
+    return !resetting && !runstate_is_live(runstate_get());
 }
 
 bool colo_stop_guest(ColoSession *s)
@@ -352,6 +353,9 @@ bool colo_stop_guest(ColoSession *s)
         if (runstate_is_live(runstate_get())) {
             vm_stop(RUN_STATE_COLO);
             stopped = true;
+        }
+        while (resetting) {
+            qemu_cond_wait_bql(&s->cond);
         }
         if (!stopped || s->side == COLO_MODE_SECONDARY) {
             /*
@@ -517,6 +521,19 @@ bool colo_guest_reset_deferred(ShutdownCause cause)
     }
     current->deferred_reset = cause;
     return true;
+}
+
+void colo_reset_begin(void)
+{
+    resetting = true;
+}
+
+void colo_reset_end(void)
+{
+    resetting = false;
+    if (current) {
+        qemu_cond_broadcast(&current->cond);
+    }
 }
 
 bool colo_migration_cancel(void)

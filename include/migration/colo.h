@@ -169,6 +169,15 @@ bool colo_guest_shutdown_deferred(ShutdownCause cause);
 bool colo_guest_reset_deferred(ShutdownCause cause);
 
 /*
+ * colo_reset_begin, colo_reset_end: the main loop resets the VM
+ *
+ * It drops the BQL meanwhile.  No checkpoint may stop the guest in the middle of
+ * it, and let it go on.  BQL held.
+ */
+void colo_reset_begin(void);
+void colo_reset_end(void);
+
+/*
  * colo_loading: is the secondary putting a checkpoint into place?
  *
  * True in between device reset and the end of the load, BQL held: reset must
