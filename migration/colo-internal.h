@@ -146,6 +146,14 @@ void colo_leave_request(ColoCheckpointReason reason);
 bool colo_stop_guest(ColoSession *s);
 
 /*
+ * colo_start_guest: let the guest go on
+ *
+ * Under KVM who is told of that may drop the BQL, before the CPUs run: no reset
+ * begins then.  Session's thread, BQL held.
+ */
+void colo_start_guest(ColoSession *s);
+
+/*
  * colo_guest_stands: has nobody let it go on since?
  *
  * Who has dropped the BQL asks.  While the answer is yes its state can be saved

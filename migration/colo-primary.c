@@ -281,7 +281,7 @@ static void primary_resume(ColoSession *s)
         stop = s->deferred_stop;
     }
     s->deferred_stop = RUN_STATE__MAX;
-    vm_start();
+    colo_start_guest(s);
     if (stop != RUN_STATE__MAX) {
         qemu_system_vmstop_request_prepare();
         qemu_system_vmstop_request(stop);
@@ -683,7 +683,7 @@ void migrate_start_colo_process(MigrationState *ms)
         s->vm_state = qemu_add_vm_change_state_handler(primary_vm_state, s);
     }
     if (runstate_is_live(ms->vm_old_state)) {
-        vm_start();
+        colo_start_guest(s);
     } else if (runstate_check(RUN_STATE_FINISH_MIGRATE)) {
         runstate_set(ms->vm_old_state);
     }

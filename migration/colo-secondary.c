@@ -158,7 +158,7 @@ static void secondary_run_guest(ColoSession *s)
     s->deferred_reset = SHUTDOWN_CAUSE_NONE;
     qemu_vmstop_requested(&stop);
     if (s->run_state == COLO_RUN_RUNNING) {
-        vm_start();
+        colo_start_guest(s);
     }
 }
 
@@ -501,7 +501,7 @@ static void secondary_resume(ColoSession *s)
         qemu_system_reset_request(s->deferred_reset);
         s->deferred_reset = SHUTDOWN_CAUSE_NONE;
     }
-    vm_start();
+    colo_start_guest(s);
 }
 
 /* The peer is lost, as @err says.  BQL. */

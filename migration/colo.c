@@ -62,6 +62,7 @@ static Notifier shutdown_notifier;
 static ShutdownCause shutdown_cause;
 static bool exiting;
 static bool resetting;      /* the main loop is about it */
+static bool letting_go;     /* the session's thread: in vm_start() */
 
 /*
  * Requests for checkpoints come from any thread.  The lock keeps the wire
@@ -523,8 +524,22 @@ bool colo_guest_reset_deferred(ShutdownCause cause)
     return true;
 }
 
+void colo_start_guest(ColoSession *s)
+{
+    while (resetting) {
+        qemu_cond_wait_bql(&s->cond);
+    }
+    letting_go = true;
+    vm_start();
+    letting_go = false;
+    qemu_cond_broadcast(&s->cond);
+}
+
 void colo_reset_begin(void)
 {
+    while (letting_go) {
+        qemu_cond_wait_bql(&current->cond);
+    }
     resetting = true;
 }
 

@@ -40,7 +40,7 @@ def logs(run: Path) -> str:
     """The last words of both QEMUs, and how those were that lived."""
     text = ''
     for host in ('a', 'b'):
-        for name, count in ((f'qemu-{host}.log', 8), (f'state-{host}.txt', 99)):
+        for name, count in ((f'qemu-{host}.log', 8), (f'state-{host}.txt', 199)):
             if (run / name).exists():
                 lines = (run / name).read_text(errors='replace').splitlines()
                 text += ''.join(f'# QEMU on {host}: {line}\n'

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Sequence
+
+from colo import vm
 
 from .kill import Mode, kill_rounds
 from .registry import Context, check, check_intact, test, wait_for
@@ -34,19 +37,27 @@ def hybrid_kill_secondary(ctx: Context) -> None:
     kill_rounds(ctx, 'secondary', CLIENTS, mode='hybrid')
 
 
+def committed(primary: vm.Vm, count: int) -> bool:
+    return primary.status().checkpoints >= count
+
+
 @test('/colo/e2e/hybrid/call/load')
 def hybrid_load(ctx: Context) -> None:
     """Calls that began before a checkpoint go on after it, and new ones are
     made."""
     with ctx.pair(mode='hybrid', memory='256') as pair:
         ctx.protected(pair)
+        primary = pair.vm('primary')
         running = pair.client('call')
         for _ in range(CHECKPOINTS):
             before = running.poll().get('calls', 0)
             wait_for('calls',
                      lambda: running.poll().get('calls', 0) >= before + CALLS)
-            pair.vm('primary').monitor.execute('x-colo-checkpoint')
-        status = pair.vm('primary').status()
+            done = primary.status().checkpoints
+            primary.monitor.execute('x-colo-checkpoint')
+            wait_for('a checkpoint',
+                     functools.partial(committed, primary, done + 1))
+        status = primary.status()
         reasons = {item['reason']: item['count']
                    for item in status.statistics['reasons'] if item['count']}
         compared = pair.compared()

@@ -24,6 +24,7 @@ FAILOVER_SECONDS = 15.0
 EXIT_SECONDS = 15.0
 KVM_PROBE_SECONDS = 6.0
 DESCRIBE_SECONDS = 2.0
+CONSOLE_LINES = 40
 FIRMWARE = ('/usr/share/qemu', '/usr/share/seabios', '/usr/lib/ipxe/qemu')
 CMDLINE = ('console=ttyS0 quiet no_timer_check mitigations=off '
            'memhp_default_state=online')
@@ -209,7 +210,7 @@ class Vm:
         except (QmpError, QmpTimeout, QmpClosed) as err:
             lines.append(str(err))
         console = self.serial.read_text(errors='replace').splitlines()
-        return '\n'.join(lines + [f'console: {line}' for line in console[-4:]])
+        return '\n'.join(lines + [f'console: {line}' for line in console[-CONSOLE_LINES:]])
 
     def rss_kib(self) -> int:
         status = Path(f'/proc/{self.pid}/status').read_text(encoding='ascii')
