@@ -29,6 +29,8 @@
 
 /* The log of the primary may be long, and the other disk slow */
 #define SETTLE_TIMEOUTS     12
+/* How often a wish of the user is looked for meanwhile */
+#define SETTLE_LOOK_MS      20
 
 /* What is read at a time to compare disks, bytes */
 #define HASH_CHUNK          MiB
@@ -158,13 +160,15 @@ void colo_disks_allow(uint64_t cut)
 
 bool colo_disks_settle(ColoSession *s, uint64_t cut, Error **errp)
 {
-    int64_t end = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
-                  (int64_t)s->timeout_ms * SETTLE_TIMEOUTS;
+    int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    int64_t end = now + (int64_t)s->timeout_ms * SETTLE_TIMEOUTS;
+    int64_t slice = s->timeout_ms / SLICES_PER_TIMEOUT;
+    int64_t next_ping = now + slice;
 
     while (true) {
         g_autoptr(Error) err = NULL;
 
-        if (replication_settle_all(s->timeout_ms / SLICES_PER_TIMEOUT, &err)) {
+        if (replication_settle_all(MIN(slice, SETTLE_LOOK_MS), &err)) {
             return true;
         }
         if (!colo_disks_ok(s, errp)) {
@@ -175,11 +179,18 @@ bool colo_disks_settle(ColoSession *s, uint64_t cut, Error **errp)
             error_setg(errp, "asked to end the session");
             return false;
         }
-        if (qemu_clock_get_ms(QEMU_CLOCK_REALTIME) >= end) {
+        now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+        if (now >= end) {
             s->cause = COLO_CAUSE_LOCAL;
-            error_propagate_prepend(errp, g_steal_pointer(&err), "disk: ");
+            error_propagate_prepend(errp, g_steal_pointer(&err),
+                                    "disk: after %u ms ",
+                                    s->timeout_ms * SETTLE_TIMEOUTS);
             return false;
         }
+        if (now < next_ping) {
+            continue;
+        }
+        next_ping = now + slice;
         if (!colo_wire_send_buf(s->wire, COLO_FRAME_PING, cut, NULL, 0,
                                 errp)) {
             return false;

@@ -18,10 +18,12 @@ from .registry import Context, check, check_intact, test, wait_for, wait_lines
 
 TIMEOUT_MS = 1000
 LONG_MS = 60000
+QUIT_MS = 5000
+EXIT_SECONDS = 30.0         # QEMU gives its peer two or three timeouts
 NOTICE_SECONDS = 10.0
 SOON_SECONDS = 3.0          # a command that waits for no peer
 LOG_BYTES = 4 << 20         # the least there is
-STILL_SECONDS = 1.0         # without a write: the log is full
+FULL_BYTES = 32 << 10        # as near to the bound as a group of blocks
 FULL_SECONDS = 60.0
 MIB = 17                    # the writer leaves the last one alone
 BAD_SECTOR = ((MIB << 20) - 8192) // 512
@@ -79,6 +81,8 @@ def stall(ctx: Context, mode: str, early: bool) -> None:
             soon('the end of replication', lambda: disks.detach(primary))
         soon('x-colo-lost-heartbeat',
              lambda: primary.monitor.execute(product.FAILOVER))
+        wait_for('the primary to be alone',
+                 lambda: primary.status().state == 'alone', SOON_SECONDS)
         goes_on(pair, ticker, writers)
         finish(pair, ticker, writers)
 
@@ -100,16 +104,12 @@ def stall_hybrid(ctx: Context) -> None:
 
 def wait_full(primary: vm.Vm) -> None:
     """Until the guest's writes wait for room in the log."""
-    last, since = disks.written(primary), time.monotonic()
+    def is_full() -> bool:
+        status = primary.monitor.execute('query-colo-status')
+        log = status['disks'][0]['log']
+        return bool(log['bytes'] + FULL_BYTES > log['limit'])
 
-    def still() -> bool:
-        nonlocal last, since
-        now = disks.written(primary)
-        if now != last:
-            last, since = now, time.monotonic()
-        return time.monotonic() - since > STILL_SECONDS
-
-    wait_for('the log to be full', still, FULL_SECONDS)
+    wait_for('the log to be full', is_full, FULL_SECONDS)
 
 
 @test('/colo/e2e/disk/fault/full')
@@ -133,17 +133,19 @@ def full_stop(ctx: Context) -> None:
     """The same, and the user pauses the guest, or ends QEMU, before anything
     is known of the secondary."""
     layout = disks.Disks(log_bytes=LOG_BYTES)
-    for command, timeout_ms in (('stop', LONG_MS), ('quit', TIMEOUT_MS)):
+    for command, timeout_ms in (('stop', LONG_MS), ('quit', QUIT_MS)):
         with ctx.pair(memory='256', mode='hybrid', disks=layout) as pair:
             begin(pair, timeout_ms)
             primary = pair.vm('primary')
+            # Fast, the primary must not have taken the secondary for lost
+            pair.control('diskload /dev/vda random 8 4 0 0')
             pair.vm('secondary').signal(signal.SIGSTOP)
             wait_full(primary)
             if command == 'stop':
                 soon(command, lambda: primary.monitor.execute(command))
             else:
                 primary.monitor.execute(command)
-                primary.wait_exit()
+                primary.wait_exit(EXIT_SECONDS)
 
 
 @test('/colo/e2e/disk/fault/quit')
