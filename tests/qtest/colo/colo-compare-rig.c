@@ -8,6 +8,8 @@
 #include <sys/un.h>
 #include "qemu/bswap.h"
 #include "qemu/sockets.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
 #include "net/net.h"
 #include "colo-compare-rig.h"
 
@@ -32,6 +34,38 @@ static void wait_fd(int fd, int events)
     g_assert_cmpint(poll(&p, 1, DEADLINE_MS), ==, 1);
 }
 
+/* Has QEMU made the connection its own? */
+static bool is_connected(Rig *r, Port port)
+{
+    QDict *answer = qtest_qmp(r->qts, "{'execute': 'query-chardev'}");
+    const QListEntry *e;
+    bool connected = false;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(answer, "return"), e) {
+        QDict *chr = qobject_to(QDict, qlist_entry_obj(e));
+
+        connected |= !strcmp(qdict_get_str(chr, "label"), chardevs[port]) &&
+                     !g_str_has_prefix(qdict_get_str(chr, "filename"),
+                                       "disconnected");
+    }
+    qobject_unref(answer);
+    return connected;
+}
+
+/*
+ * QEMU connects: wait until it has done so.  A chardev that is read in an
+ * iothread does not survive it when its peer goes just then (a fault of the
+ * base: update_ioc_handlers() uses what the iothread has thrown away).
+ */
+static void wait_connected(Rig *r, Port port)
+{
+    int64_t end = g_get_monotonic_time() + DEADLINE_MS * (int64_t)1000;
+
+    while (!is_connected(r, port)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+    }
+}
+
 void plug(Rig *r, Port port)
 {
     struct sockaddr_un addr = address(r, port);
@@ -41,6 +75,7 @@ void plug(Rig *r, Port port)
         wait_fd(r->listeners[port], POLLIN);
         r->fds[port] = accept(r->listeners[port], NULL, NULL);
         g_assert_cmpint(r->fds[port], >=, 0);
+        wait_connected(r, port);
         return;
     }
     r->fds[port] = socket(AF_UNIX, SOCK_STREAM, 0);
