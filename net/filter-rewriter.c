@@ -144,26 +144,32 @@ static void rewriter_start_tick(FilterRewriter *fr)
 {
     const ColoRewriteStats *stats = colo_rewrite_stats(fr->rewrite);
 
-    if ((stats->flows || fr->n_waiting) &&
-        !timer_pending(fr->tick)) {
+    if ((stats->flows || fr->n_waiting) && !timer_pending(fr->tick)) {
         timer_mod(fr->tick, now_ms() + TICK_MS);
     }
 }
 
 /* SYNs that wait */
 
-static void waiting_drop(FilterRewriter *fr, WaitingSyn *w)
+static void waiting_take(FilterRewriter *fr, WaitingSyn *w)
 {
     QSIMPLEQ_REMOVE(&fr->waiting, w, WaitingSyn, next);
     fr->n_waiting--;
+}
+
+static void waiting_free(WaitingSyn *w)
+{
     colo_packet_free(w->p);
     g_free(w);
 }
 
 static void waiting_drop_all(FilterRewriter *fr)
 {
-    while (!QSIMPLEQ_EMPTY(&fr->waiting)) {
-        waiting_drop(fr, QSIMPLEQ_FIRST(&fr->waiting));
+    WaitingSyn *w;
+
+    while ((w = QSIMPLEQ_FIRST(&fr->waiting))) {
+        waiting_take(fr, w);
+        waiting_free(w);
     }
 }
 
@@ -173,6 +179,7 @@ static void waiting_pass(FilterRewriter *fr, WaitingSyn *w)
     NetFilterState *nf = NETFILTER(fr);
     struct iovec iov;
 
+    waiting_take(fr, w);
     if (colo_rewrite_must_drop(fr->rewrite, w->p)) {
         fr->dropped_foreign++;
     } else {
@@ -183,7 +190,7 @@ static void waiting_pass(FilterRewriter *fr, WaitingSyn *w)
                                         nf);
         }
     }
-    waiting_drop(fr, w);
+    waiting_free(w);
 }
 
 /* Those that have no reason to wait any more, or came before @before_ms */
