@@ -14,7 +14,7 @@ ours are measured.
          request/response, bulk in both directions, HTTP
   disk   a guest that writes to a replicated disk, checkpoints likewise: random,
          sequential and durable writes, in bursts and without a rest; images in
-         memory and on a disk
+         memory, on one disk, and on a disk with the secondary's in memory
 
 Stock COLO is measured twice, as it is and with its 40 ms of Nagle's delay in
 each checkpoint mended (stock-patches/0002, switched on by an environment
@@ -286,11 +286,13 @@ def run_disk(args: argparse.Namespace, results: Results, hosts: net.Hosts,
     """Variant by variant, each with images in all places.  Nagle's delay makes
     no difference here."""
     with contextlib.ExitStack() as stack:
-        places = tuple(
-            (name, Path(stack.enter_context(tempfile.TemporaryDirectory(
-                prefix='colo-', dir=directory))), name == 'disk')
-            for name, directory in (('memory', args.memory_dir),
-                                    ('disk', args.disk_dir)))
+        memory, on_disk = (
+            Path(stack.enter_context(tempfile.TemporaryDirectory(
+                prefix='colo-', dir=directory)))
+            for directory in (args.memory_dir, args.disk_dir))
+        places = (disk.Place('memory', memory, memory, False),
+                  disk.Place('disk', on_disk, on_disk, True),
+                  disk.Place('apart', on_disk, memory, True))
         bench = disk.DiskBench(hosts, disk.Plan(args.net_seconds, args.disk,
                                                 places), made)
         for variant in results.shown:
@@ -317,7 +319,7 @@ def measure_all(args: argparse.Namespace, image: guest.Image) -> bool:
             'stock_patched': any(variant.kind == 'stock' for variant in shown)
                              and variants.can_mend(args.stock),
             'seconds': args.seconds, 'disk_mib': args.disk,
-            'places': ('memory', 'disk'),
+            'places': tuple(disk.PLACES),
             'net_seconds': args.net_seconds, 'delay_ms': args.delay,
             'variants': {variant.key: {
                 'title': variant.title, 'mode': variant.mode,

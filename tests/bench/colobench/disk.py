@@ -62,11 +62,37 @@ TITLES = {test.name: test.title for test in TESTS}
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the images are."""
+    name: str
+    primary: Path                   # directory of the images of host a
+    secondary: Path                 # maybe the same, of those of host b
+    direct: bool                    # O_DIRECT
+
+    def prepare(self, layout: disks.Disks) -> None:
+        """The images of host b are made where links lead to."""
+        if self.secondary != self.primary:
+            for path in disks.files(self.primary, 'b', layout):
+                path.symlink_to(self.secondary / path.name)
+
+    def clean(self) -> None:
+        for directory in (self.primary, self.secondary):
+            disks.remove_images(directory)
+
+
+PLACES = {
+    'memory': 'images in memory',
+    'disk': 'images of both hosts on one disk',
+    'apart': 'images on disk, those of the secondary in memory',
+}
+
+
+@dataclass(frozen=True)
 class Plan:
     """How long and how much; the same for all variants."""
     seconds: float
     mib: int                        # of the disk, all of which is used
-    places: tuple[tuple[str, Path, bool], ...]  # name, directory, O_DIRECT
+    places: tuple[Place, ...]
 
 
 @dataclass(frozen=True)
@@ -102,22 +128,24 @@ class DiskBench:
             done: Callable[[Cell], None]) -> None:
         """@done gets each cell.  After a hang the next test gets a new
         pair."""
-        for name, directory, direct in self.plan.places:
-            layout = disks.Disks(mib=self.plan.mib, direct=direct,
+        for place in self.plan.places:
+            layout = disks.Disks(mib=self.plan.mib, direct=place.direct,
                                  plain=not variant.protected)
             machine = replace(self.machines[variant.key], disks=layout)
-            pair = variants.make_pair(self.hosts, variant, machine, directory)
+            pair = variants.make_pair(self.hosts, variant, machine,
+                                      place.primary)
+            place.prepare(layout)
             try:
                 for test in TESTS:
                     cell: Cell = {'kind': 'disk', 'variant': variant.key,
-                                  'place': name, 'test': test.name}
+                                  'place': place.name, 'test': test.name}
                     if not guarded(cell, functools.partial(
                             self._test, variant, pair, test, cell)):
                         pair.close()
                     done(cell)
             finally:
                 pair.close()
-                disks.remove_images(directory)
+                place.clean()
 
     def _start(self, pair: variants.BenchPair) -> None:
         with deadline(FILL_DEADLINE, 'first writes'):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Callable
 
-from .disk import TESTS
+from .disk import PLACES, TESTS
 from .measure import Cell
 from .report import find, label, number
 from .variants import Variant
@@ -175,11 +175,10 @@ def _panels(cells: list[Cell], shown: list[Variant], delay_ms: int,
             [(f'{size} MiB rewritten every 100 ms' if size else 'idle guest',
               _group(cells, protected, _spread('pause_ms'), kind='pause',
                      dirty_mib=size)) for size in sizes]))
-    for place, where in (('memory', 'in memory'), ('disk', 'on disk')):
+    for place, where in PLACES.items():
         if any(cell.get('place') == place for cell in cells):
             panels.append(_panel(
-                top(), f'Writes to a disk, images {where}, of that alone', '%',
-                False,
+                top(), f'Writes to a disk, {where}, of that alone', '%', False,
                 [(test.name, _group(cells, protected, _disk_share(
                     cells, test.name, place), kind='disk', test=test.name,
                     place=place)) for test in TESTS]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from .disk import LOG_MIB, TESTS
+from .disk import LOG_MIB, PLACES, TESTS
 from .measure import NET_TESTS, Cell
 from .variants import VARIANTS, Variant
 
@@ -267,8 +267,8 @@ def disk(cells: list[Cell], shown: list[Variant],
              'the pauses and not the rests.  Longest: of single writes, by '
              'the guest\'s clock.',
              'Images in memory are on a tmpfs; those on a disk are opened '
-             'with O_DIRECT, and both',
-             'hosts share that disk: what the secondary writes slows it down '
+             'with O_DIRECT.  Where both',
+             'hosts share that disk, what the secondary writes slows it down '
              'for the primary.']
     for place in places:
         for test in TESTS:
@@ -281,8 +281,7 @@ def disk(cells: list[Cell], shown: list[Variant],
                 if cell:
                     rows.append(_disk_row(variant, cell, alone))
             if rows:
-                lines += ['', f'{test.title}; images '
-                          f'{"in memory" if place == "memory" else "on disk"}:',
+                lines += ['', f'{test.title}; {PLACES[place]}:',
                           *_table(DISK_HEAD, rows)]
     return lines
 

@@ -226,6 +226,13 @@ def _devices(disks: Disks) -> list[str]:
     return args
 
 
+def files(run: Path, host: str, disks: Disks) -> list[Path]:
+    """All images that @host may make."""
+    return [path for n in range(disks.count)
+            for path in (image(run, host, n), *(overlay(run, host, n, name)
+                                                for name in OVERLAYS))]
+
+
 def remove_images(run: Path) -> None:
     """What an earlier pair has left."""
     for path in (*run.glob('disk*-?.img'), *run.glob('*-?.qcow2'),

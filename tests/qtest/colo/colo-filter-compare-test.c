@@ -141,7 +141,7 @@ static void session_begin(Session *s, const char *options)
     add_chardev(s->net, "sec");
     add_compare(s->net, options);
     s->sec = open_chardev(s->net, "sec");
-    colo_pair_migrate(s->pair, "mig", "mig", 600000, 5000);
+    colo_pair_migrate(s->pair, "mig", "mig", 600000, COLO_TIMEOUT_MS);
     colo_wait_state(s->pair->secondary, colo_state_ready(s->pair));
     colo_wait_state(s->pair->primary, "running");
 }
@@ -307,7 +307,7 @@ static void test_late(void)
 
     s.pair = colo_pair_new("hybrid");
     s.net = n = net_on(s.pair->primary);
-    colo_pair_migrate(s.pair, "mig", "mig", 600000, 5000);
+    colo_pair_migrate(s.pair, "mig", "mig", 600000, COLO_TIMEOUT_MS);
     colo_wait_state(s.pair->secondary, colo_state_ready(s.pair));
     add_chardev(n, "sec");
     s.sec = open_chardev(n, "sec");

@@ -546,7 +546,7 @@ static void test_nic_peer_leaves(void)
 
 static void begin_session(ColoPair *p)
 {
-    colo_pair_migrate(p, "mig", "mig", 600000, 5000);
+    colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
     colo_wait_state(p->secondary, colo_state_ready(p));
     colo_wait_state(p->primary, "running");
 }

@@ -29,7 +29,7 @@ static ColoPair *pair_new(void)
 
 static void begin_session(ColoPair *p)
 {
-    colo_pair_migrate(p, "mig", "mig", 600000, 5000);
+    colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
     colo_wait_state(p->secondary, "standing");
     colo_wait_state(p->primary, "running");
 }

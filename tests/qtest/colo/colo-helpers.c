@@ -166,7 +166,7 @@ void colo_pair_migrate(ColoPair *p, const char *listen, const char *connect,
 
 void colo_pair_protect(ColoPair *p)
 {
-    colo_pair_migrate(p, "mig", "mig", 10, 2000);
+    colo_pair_migrate(p, "mig", "mig", 10, COLO_TIMEOUT_MS);
     /* The primary may show an earlier session until this one begins */
     colo_wait_statistic(p->secondary, "checkpoints", 3);
     colo_wait_statistic(p->primary, "checkpoints", 3);

@@ -12,10 +12,20 @@
 
 #include "libqtest.h"
 
-/* Every wait for a condition ends after this, in ms */
+/*
+ * Every wait for a condition ends after COLO_DEADLINE_MS.  A pair has
+ * COLO_PAIR_DEADLINE_S seconds; over it the test is aborted.  COLO_TIMEOUT_MS is
+ * an x-colo-timeout that only a silent peer exceeds.
+ */
+#ifdef __SANITIZE_ADDRESS__
+#define COLO_DEADLINE_MS 60000
+#define COLO_PAIR_DEADLINE_S 180
+#define COLO_TIMEOUT_MS 10000
+#else
 #define COLO_DEADLINE_MS 20000
-/* The time of a pair, in seconds; over it the test is aborted */
 #define COLO_PAIR_DEADLINE_S 60
+#define COLO_TIMEOUT_MS 5000
+#endif
 
 typedef struct ColoPair {
     QTestState *primary;        /* NULL when it is gone */

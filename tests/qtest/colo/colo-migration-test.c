@@ -67,7 +67,7 @@ static void test_on_request(const void *mode)
 {
     ColoPair *p = colo_pair_new(mode);
 
-    colo_pair_migrate(p, "mig", "mig", 600000, 2000);
+    colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
     for (int n = 1; n <= 5; n++) {
         colo_wait_state(p->primary, "running");
         qtest_qmp_assert_success(p->primary,
@@ -317,7 +317,7 @@ static void test_delay_changed(const void *mode)
 {
     ColoPair *p = colo_pair_new(mode);
 
-    colo_pair_migrate(p, "mig", "mig", 600000, 2000);
+    colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
     colo_wait_state(p->primary, "running");
     g_assert_cmpint(colo_statistic(p->primary, "checkpoints"), ==, 0);
     qtest_qmp_assert_success(p->primary,
@@ -512,7 +512,7 @@ static void test_reboot_is_end_failover(void)
     ColoPair *p = colo_pair_new_with("hybrid", "tcg",
                                      "-no-reboot -no-shutdown");
 
-    colo_pair_migrate(p, "mig", "mig", 600000, 2000);
+    colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
     colo_wait_state(p->secondary, "running");
     colo_wait_state(p->primary, "running");
     guest_resets(p->secondary);
