@@ -135,6 +135,13 @@ void disk_failover(QTestState *qts, bool primary)
         "'enable': false, 'primary': %i, 'failover': true}}", primary);
 }
 
+void disk_checkpoint(QTestState *primary, QTestState *secondary)
+{
+    qtest_qmp_assert_success(primary, "{'execute': 'xen-colo-do-checkpoint'}");
+    qtest_qmp_assert_success(secondary,
+                             "{'execute': 'xen-colo-do-checkpoint'}");
+}
+
 bool disk_has_error(QTestState *qts)
 {
     QDict *answer = qtest_qmp_assert_success_ref(qts,

@@ -46,6 +46,7 @@ void disk_read(const char *path, int byte, int64_t offset, int64_t bytes);
 /* Commands of Xen's */
 void disk_replicate(QTestState *qts, bool enable, bool primary);
 void disk_failover(QTestState *qts, bool primary);
+void disk_checkpoint(QTestState *primary, QTestState *secondary);
 bool disk_has_error(QTestState *qts);
 /* The start has to be refused, and @text be in the reason */
 void disk_start_refused(QTestState *qts, bool primary, const char *text);

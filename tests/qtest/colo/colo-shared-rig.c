@@ -134,10 +134,7 @@ Shared *shared_new_started(void)
 
 void shared_checkpoint(Side *primary, Side *secondary)
 {
-    qtest_qmp_assert_success(primary->qts,
-                             "{'execute': 'xen-colo-do-checkpoint'}");
-    qtest_qmp_assert_success(secondary->qts,
-                             "{'execute': 'xen-colo-do-checkpoint'}");
+    disk_checkpoint(primary->qts, secondary->qts);
 }
 
 void shared_change_refused(Side *primary, const char *text, const char *what,
