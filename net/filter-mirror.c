@@ -12,7 +12,7 @@
  * is mirrored once more behind the record.
  *
  * The SYNs with which the primary's guest begins connections are told in the
- * same stream, if a filter-compare is there to see them (net/colo-begin.h).
+ * same stream, if a filter is there to see them (net/colo-begin.h).
  *
  * The guest never waits for the secondary: a packet for which the stream has no
  * room is not mirrored, and counted.  The secondary's guest then lacks it, like
@@ -38,6 +38,15 @@
 OBJECT_DECLARE_SIMPLE_TYPE(FilterMirror, FILTER_MIRROR)
 
 #define QUEUE_BYTES (16 * MiB)
+/* A SYN with its options is shorter, with the header of a NIC before it */
+#define SYN_BYTES   256
+/* SYNs that were told of late; a guest says each of them several times */
+#define TOLD        64
+
+typedef struct Told {
+    ColoFlowKey key;
+    uint32_t seq;
+} Told;
 
 struct FilterMirror {
     NetFilterState parent_obj;
@@ -51,6 +60,8 @@ struct FilterMirror {
     /* BQL */
     ColoStreamWriter *out;
     bool tells;                 /* and has said so in this stream */
+    Told told[TOLD];            /* a ring */
+    unsigned told_count;
     uint64_t mirrored;
     uint64_t mirrored_again;
     uint64_t dropped_full;
@@ -97,6 +108,29 @@ static void mirror_again(NetClientState *sender, const uint8_t *data,
     }
 }
 
+/* Is what the guest sends on @netdev seen by who looks for SYNs? */
+static bool sees_begin(NetClientState *netdev)
+{
+    NetFilterState *nf;
+
+    QTAILQ_FOREACH(nf, &netdev->filters, next) {
+        Object *obj = OBJECT(nf);
+        g_autofree char *outdev = NULL;
+
+        if (object_dynamic_cast(obj, "filter-compare")) {
+            return true;
+        }
+        if (nf->direction != NET_FILTER_DIRECTION_TX &&
+            object_dynamic_cast(obj, "filter-redirector")) {
+            outdev = object_property_get_str(obj, "outdev", NULL);
+        }
+        if (outdev && *outdev) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void mirror_arm(ColoParticipant *p, uint64_t epoch)
 {
     FilterMirror *m = container_of(p, FilterMirror, participant);
@@ -111,25 +145,75 @@ static void mirror_arm(ColoParticipant *p, uint64_t epoch)
     }
     if (!m->tells && colo_stream_writer_connected(m->out) &&
         nf->direction != NET_FILTER_DIRECTION_RX &&
-        colo_net_has_filter(nf->netdev, "filter-compare")) {
+        sees_begin(nf->netdev)) {
         m->tells = true;
+        m->told_count = 0;
         colo_stream_writer_begin(m->out, NULL, 0, 0);
     }
     colo_stream_writer_uncork(m->out);
 }
 
-void colo_begin_tell(NetClientState *netdev, const ColoPacket *p)
+/* False if it has been said before */
+static bool note_told(FilterMirror *m, const ColoPacket *p)
 {
-    NetFilterState *nf;
+    for (int i = 0; i < MIN(m->told_count, TOLD); i++) {
+        if (m->told[i].seq == p->seq &&
+            colo_flow_key_equal(&m->told[i].key, &p->key)) {
+            return false;
+        }
+    }
+    m->told[m->told_count++ % TOLD] = (Told) { .key = p->key, .seq = p->seq };
+    return true;
+}
 
-    QTAILQ_FOREACH(nf, &netdev->filters, next) {
+/* The next filter from @nf on that is a mirror and tells; or NULL */
+static FilterMirror *next_that_tells(NetFilterState *nf)
+{
+    for (; nf; nf = QTAILQ_NEXT(nf, next)) {
         FilterMirror *m = (FilterMirror *)
             object_dynamic_cast(OBJECT(nf), TYPE_FILTER_MIRROR);
 
         if (m && m->tells) {
+            return m;
+        }
+    }
+    return NULL;
+}
+
+void colo_begin_tell(NetClientState *netdev, const ColoPacket *p)
+{
+    FilterMirror *m = next_that_tells(QTAILQ_FIRST(&netdev->filters));
+
+    while (m) {
+        if (note_told(m, p)) {
             colo_stream_writer_begin(m->out, p->data, p->size,
                                      p->vnet_hdr_len);
         }
+        m = next_that_tells(QTAILQ_NEXT(NETFILTER(m), next));
+    }
+}
+
+void colo_begin_look(NetClientState *netdev, unsigned flags,
+                     const struct iovec *iov, int iovcnt)
+{
+    uint8_t buf[SYN_BYTES];
+    ColoPacket p = {
+        .data = buf,
+        .size = iov_size(iov, iovcnt),
+        .vnet_hdr_len = flags & QEMU_NET_PACKET_FLAG_RAW
+                        ? 0 : netdev->vnet_hdr_len,
+    };
+
+    if (p.size > sizeof(buf) ||
+        !next_that_tells(QTAILQ_FIRST(&netdev->filters))) {
+        return;
+    }
+    iov_to_buf(iov, iovcnt, 0, buf, p.size);
+    colo_packet_parse(&p);
+    if (p.kind == COLO_PACKET_TCP &&
+        (p.tcp_flags & (COLO_TCP_SYN | COLO_TCP_ACK | COLO_TCP_RST)) ==
+        COLO_TCP_SYN) {
+        colo_begin_tell(netdev, &p);
     }
 }
 

@@ -13,7 +13,8 @@
  * - Primary, outdev (queue=rx: what the guest sends, on its way to
  *   colo-compare): the stream gets a record at each cut.  When it is full the
  *   NIC is told to wait; one that cannot wait may overfill it, up to a limit,
- *   and then loses packets, which are counted.
+ *   and then loses packets, which are counted.  The SYNs of the guest are told
+ *   to the secondary (net/colo-begin.h).
  * - Primary, indev (queue=rx): what colo-compare lets go.  Nothing special.
  * - Secondary, outdev (queue=rx): what its guest says, on its way to
  *   colo-compare.  The stream gets a record at each load.
@@ -504,6 +505,9 @@ static ssize_t redirect(FilterRedirector *r, NetClientState *sender,
 {
     size_t size = iov_size(iov, iovcnt);
 
+    if (r->armed && sender != NETFILTER(r)->netdev) {
+        colo_begin_look(NETFILTER(r)->netdev, flags, iov, iovcnt);
+    }
     switch (colo_stream_writer_netfilter(r->out, NETFILTER(r)->netdev, flags,
                                          iov, iovcnt)) {
     case COLO_STREAM_OK:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Sequence
+from typing import Any, Sequence
 
 from colo import vm
 
@@ -41,11 +41,10 @@ def committed(primary: vm.Vm, count: int) -> bool:
     return primary.status().checkpoints >= count
 
 
-@test('/colo/e2e/hybrid/call/load')
-def hybrid_load(ctx: Context) -> None:
+def served(ctx: Context, **machine: Any) -> None:
     """Calls that began before a checkpoint go on after it, and new ones are
     made."""
-    with ctx.pair(mode='hybrid', memory='256') as pair:
+    with ctx.pair(mode='hybrid', memory='256', **machine) as pair:
         ctx.protected(pair)
         primary = pair.vm('primary')
         running = pair.client('call')
@@ -74,3 +73,14 @@ def hybrid_load(ctx: Context) -> None:
              f'{status.checkpoints} checkpoints ({reasons}); '
              f'{compared["released-equal"]} packets were equal, '
              f'{compared["released-commit"]} left by a checkpoint')
+
+
+@test('/colo/e2e/hybrid/call/load')
+def hybrid_load(ctx: Context) -> None:
+    served(ctx)
+
+
+@test('/colo/e2e/hybrid/call/load-published')
+def hybrid_load_published(ctx: Context) -> None:
+    """With colo-compare."""
+    served(ctx, published=True)

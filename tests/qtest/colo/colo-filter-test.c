@@ -570,6 +570,7 @@ static void test_session_primary(void)
     expect_str(c, "before");
     begin_session(p);
     expect_cut(c, 0);
+    expect_begin(c, NULL, 0);
     expect_cut(d, 0);
     write_str(n->net, "epoch 0");
     expect_str(c, "epoch 0");
@@ -585,6 +586,7 @@ static void test_session_primary(void)
     close_chardev(n, "c0", c);
     c = open_chardev(n, "c0");
     expect_cut(c, 1);
+    g_assert_true(nothing_to_read(c));
 
     /* No session, no records */
     colo_kill(&p->secondary);

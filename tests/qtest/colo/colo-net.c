@@ -113,6 +113,19 @@ void expect_cut(int fd, uint64_t epoch)
     g_assert_cmpuint(read_word(fd), ==, epoch & UINT32_MAX);
 }
 
+void expect_begin(int fd, const void *data, size_t size)
+{
+    g_autofree char *told = g_malloc(size);
+
+    g_assert_cmphex(read_word(fd), ==, BEGIN);
+    g_assert_cmpuint(read_word(fd), ==, size);
+    g_assert_cmpuint(read_word(fd), ==, 0);
+    if (size) {
+        read_all(fd, told, size);
+    }
+    g_assert_cmpmem(told, size, data, size);
+}
+
 bool nothing_to_read(int fd)
 {
     char byte;

@@ -11,8 +11,9 @@
 
 #include "colo-helpers.h"
 
-/* The first word of a cut record; the largest packet */
+/* The first words of records; the largest packet */
 #define CUT             0x80000001U
+#define BEGIN           0x80000002U
 #define MAX_FRAME       (4096 + 65536)
 
 #define wait_for(condition) do {                                            \
@@ -53,6 +54,8 @@ char *read_packet(int fd, uint32_t *size);
 
 void expect_str(int fd, const char *text);
 void expect_cut(int fd, uint64_t epoch);
+/* The record of a SYN of @size bytes without a vnet header; 0: that they come */
+void expect_begin(int fd, const void *data, size_t size);
 bool nothing_to_read(int fd);
 
 /* QEMU */
