@@ -9,11 +9,12 @@ from typing import Any, Sequence
 from colo import product, vm
 
 from .registry import (Context, check, check_intact, check_verified, test,
-                       wait_lines, wait_served)
+                       wait_for, wait_lines, wait_more)
 
 KILLS_QUICK = 3
 KILLS_LONG = 30
 MOMENT_SECONDS = (0.2, 1.2)     # after protection is there
+CHECKPOINTS_SECONDS = 120.0     # longer than some take anywhere
 
 
 Mode = tuple[str, dict[str, Any]]       # of a client, and its options
@@ -38,16 +39,20 @@ def kill_rounds(ctx: Context, victim: str, modes: Sequence[Mode],
         pair.start_primary()
         clients = [pair.client(mode, **options) for mode, options in modes]
         pair.start_secondary()
-        for _ in range(rounds):
+        for done in range(1, rounds + 1):
             pair.protect()
             time.sleep(rng.uniform(*MOMENT_SECONDS))
+            if done == rounds and not verified:
+                # The moments were too early for it, with checkpoints this slow
+                wait_for('RAM to be compared',
+                         lambda: pair.vm('secondary').status().verified > 0)
             verified += check_verified(pair.vm('secondary').status(), 0)
             pair.fence(victim)
             survivor = 'primary' if victim == 'secondary' else 'secondary'
             pair.failover(survivor)
             wait_lines(clients[0])
             for running in clients[1:]:
-                wait_served(running)
+                wait_more(running)
             vm.rebuild(pair)
         ends = [check_intact(running) for running in clients]
     check(verified > 0, 'RAM was never compared')
@@ -78,10 +83,10 @@ def kill_bulk_in(ctx: Context) -> None:
     with ctx.pair() as pair:
         ctx.protected(pair)
         running = pair.client('bulk-in')
-        pair.wait_checkpoints(30, 30)
+        pair.wait_checkpoints(30, CHECKPOINTS_SECONDS)
         pair.fence('primary')
         pair.failover('secondary')
-        time.sleep(1)
+        wait_more(running)
         end = check_intact(running)
     check(end['bytes'] > 0, 'nothing arrived')
 
@@ -92,13 +97,13 @@ def kill_paused(ctx: Context) -> None:
     with ctx.pair() as pair:
         ctx.protected(pair)
         pair.vm('primary').monitor.execute('stop')
-        pair.wait_checkpoints(5, 20)
+        pair.wait_checkpoints(5, CHECKPOINTS_SECONDS)
         check(pair.vm('primary').run_state() == 'paused',
               'a checkpoint started a paused guest')
         pair.fence('primary')
         survivor = pair.vm('secondary')
         survivor.monitor.execute(product.FAILOVER, timeout=3)
-        survivor.wait_run_state('paused', 10)
+        survivor.wait_run_state('paused', vm.FAILOVER_SECONDS)
         survivor.monitor.execute('cont')
         check(survivor.run_state() == 'running', 'cont after the failover')
         pair.control('ping')

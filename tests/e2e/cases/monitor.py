@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-from colo import disks
-from colo.qmp import QmpError
+from colo import disks, vm
+from colo.qmp import QmpError, QmpTimeout
 
+from .calls import committed
 from .disks import NEVER_MS, checkpoint
-from .registry import (Context, check, check_intact, check_verified, test,
-                       wait_for, wait_lines)
+from .kill import CHECKPOINTS_SECONDS
+from .registry import (WAIT_SECONDS, Context, check, check_intact,
+                       check_verified, test, wait_for, wait_lines)
+
+TIMEOUT_MS = 2000
 
 REFUSED_ON_BOTH: tuple[tuple[str, dict[str, Any]], ...] = (
     ('device_add', {'driver': 'virtio-rng-pci', 'id': 'rng0'}),
@@ -44,7 +49,7 @@ def refused(ctx: Context) -> None:
                 answer = pair.vm(side).monitor.execute(
                     'human-monitor-command', {'command-line': command})
                 check('rror' in answer, f'{command} on the {side}: {answer}')
-        pair.wait_checkpoints(5, 20)
+        pair.wait_checkpoints(5, CHECKPOINTS_SECONDS)
         wait_lines(ticker)
         check_intact(ticker)
 
@@ -65,38 +70,41 @@ def stop_cont(ctx: Context) -> None:
         for _ in range(200):
             monitor.execute('cont')
             monitor.execute('stop')
-        pair.vm('primary').wait_run_state('paused', 5)
-        pair.wait_checkpoints(5, 20)
+        pair.vm('primary').wait_run_state('paused', WAIT_SECONDS)
+        pair.wait_checkpoints(5, CHECKPOINTS_SECONDS)
         check(pair.vm('primary').run_state() == 'paused',
               'the last word was stop')
         monitor.execute('cont')
         wait_lines(ticker)
         check_intact(ticker)
+        wait_for('comparisons',
+                 lambda: pair.vm('secondary').status().verified >= 10)
         check_verified(pair.vm('secondary').status(), 10)
 
 
 @test('/colo/e2e/monitor/checkpoint-on-request')
 def on_request(ctx: Context) -> None:
-    """With a delay of a minute only what is asked for happens."""
+    """With a long delay only what is asked for happens."""
     with ctx.pair() as pair:
         pair.start_primary()
         pair.start_secondary()
-        pair.begin_protection(x_checkpoint_delay=60000, x_colo_timeout=1000)
+        pair.begin_protection(x_checkpoint_delay=NEVER_MS,
+                              x_colo_timeout=TIMEOUT_MS)
         primary = pair.vm('primary').monitor
         primary.wait_until('protection', 'query-colo-status', 'state',
-                           'running', 60)
+                           'running', vm.PROTECT_SECONDS)
         for n in range(1, 4):
             primary.execute('x-colo-checkpoint')
             wait_for(f'checkpoint {n}',
-                     lambda: pair.vm('primary').status().checkpoints == n, 10)
+                     functools.partial(committed, pair.vm('primary'), n))
             primary.wait_until('end of it', 'query-colo-status', 'state',
-                               'running', 10)
+                               'running', WAIT_SECONDS)
         # Longer than the timeout: the sides hear of each other in between
         try:
             primary.wait_until('loss', 'query-colo-status', 'state', 'lost',
-                               2.5)
-        except Exception:   # noqa: B902  the wait is to end in vain
-            pass
+                               2.5 * TIMEOUT_MS / 1000)
+        except QmpTimeout:
+            pass        # the wait is to end in vain
         status = pair.vm('primary').status()
         check(status.state == 'running', f'state {status.state} when idle')
         check(status.checkpoints == 3, f'{status.checkpoints} checkpoints')
@@ -118,11 +126,11 @@ def disk_taken_out(ctx: Context) -> None:
             'parent': 'disk0', 'child': disks.PEER_CHILD})
         disks.io(primary, 'write -P 9 0 64k')
         primary.monitor.execute('x-colo-checkpoint')
-        event = primary.monitor.wait_event('COLO_DISK_ERROR', 10)
+        event = primary.monitor.wait_event('COLO_DISK_ERROR', WAIT_SECONDS)
         check('replication0' in event['data']['message'], str(event))
-        event = primary.monitor.wait_event('COLO_EXIT', 10)
+        event = primary.monitor.wait_event('COLO_EXIT', WAIT_SECONDS)
         check(event['data']['reason'] == 'error', str(event))
-        secondary.monitor.wait_event('COLO_EXIT', 10)
+        secondary.monitor.wait_event('COLO_EXIT', WAIT_SECONDS)
         check(primary.status().checkpoints == committed,
               'a checkpoint was committed')
         check(primary.run_state() == 'running', 'the guest was stopped')

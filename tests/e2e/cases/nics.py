@@ -8,14 +8,16 @@ run only.
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Sequence
 
-from colo import guest, net
+from colo import guest, net, vm
 
-from .hybrid import CLIENTS, SERVED_SECONDS
-from .kill import DATAGRAMS, Mode, kill_rounds
-from .registry import Context, Skip, check, check_intact, test
+from .hybrid import (CLIENTS, EQUAL, EQUAL_DELAY_MS, SERVED_PACKETS,
+                     SERVED_SECONDS)
+from .kill import CHECKPOINTS_SECONDS, DATAGRAMS, Mode, kill_rounds
+from .registry import Context, Skip, check, check_intact, test, wait_for
 
 # The guest sends on each of them, and most of what it says is the same
 SECOND = {'host': net.guest_address(1)}
@@ -38,19 +40,26 @@ def kill_secondary(ctx: Context) -> None:
     kill_rounds(ctx, 'secondary', BOTH, mode='hybrid', nics=2)
 
 
+def released(pair: vm.Pair, nic: int, goal: int) -> bool:
+    return pair.compared(nic)['released-equal'] > goal
+
+
 @test('/colo/e2e/hybrid/nics/equal')
 def equal(ctx: Context) -> None:
     """What both guests say leaves on either NIC without checkpoints, and goes
     by the colo-compare of that NIC."""
-    with ctx.pair(mode='hybrid', memory='256', nics=2) as pair:
-        ctx.protected(pair)
+    with ctx.pair(mode='hybrid', memory='256', nics=2, **EQUAL) as pair:
+        ctx.protected(pair, x_checkpoint_delay=EQUAL_DELAY_MS)
         seen = []
         for nic in range(2):
             before = [pair.compared(i) for i in range(2)]
             clients = [pair.client('http', path='/64k', connections=2,
                                    host=net.guest_address(nic)),
                        pair.client('udp', host=net.guest_address(nic))]
+            goal = before[nic]['released-equal'] + SERVED_PACKETS
             time.sleep(SERVED_SECONDS)
+            wait_for(f'equal packets on NIC {nic}', functools.partial(
+                released, pair, nic, goal), CHECKPOINTS_SECONDS)
             for running in clients:
                 check_intact(running)
             equal_packets = [pair.compared(i)['released-equal'] -

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from colo import client
+from colo import client, vm
 
+from .kill import CHECKPOINTS_SECONDS
 from .registry import (Context, check_intact, check_verified, test, wait_for,
                        wait_lines)
 
@@ -21,7 +22,7 @@ def busy_checkpoints(ctx: Context, **changes: object) -> None:
         ctx.protected(pair)
         ticker = pair.client('ticker')
         pair.control('dirty 16')
-        pair.wait_checkpoints(count, 60 + count)
+        pair.wait_checkpoints(count, CHECKPOINTS_SECONDS + 2 * count)
         wait_for('comparisons', lambda: pair.vm('secondary').status().verified
                  >= count)
         verified = check_verified(pair.vm('secondary').status(), count)
@@ -75,8 +76,8 @@ def reset_guest(ctx: Context, count: int, mode: str = 'periodic',
     with ctx.pair(verify=True, memory='256', mode=mode) as pair:
         ctx.protected(pair, **parameters)
         pair.vm('primary').monitor.execute('system_reset')
-        pair.vm('primary').monitor.wait_event('RESET', 10)
-        pair.wait_checkpoints(count, 60)
+        pair.vm('primary').monitor.wait_event('RESET', vm.EXIT_SECONDS)
+        pair.wait_checkpoints(count, CHECKPOINTS_SECONDS)
 
         def answers() -> bool:
             try:
@@ -84,7 +85,7 @@ def reset_guest(ctx: Context, count: int, mode: str = 'periodic',
                 return True
             except client.ClientError:
                 return False
-        wait_for('the guest to boot again', answers, 90)
+        wait_for('the guest to boot again', answers, 2 * vm.BOOT_SECONDS)
         verified = check_verified(pair.vm('secondary').status(), count)
         pair.fence('primary')
         pair.failover('secondary')

@@ -11,7 +11,9 @@ from typing import Any, Callable
 
 from colo import client, guest, net, product, vm
 
-LINES_SECONDS = 20.0
+# On a slow machine that has other work, too; but less than a minute, which is
+# the timeout of the sessions that must not have to wait for it
+WAIT_SECONDS = 45.0
 
 
 class Failed(Exception):
@@ -84,7 +86,7 @@ def check(holds: bool, text: str) -> None:
 
 
 def wait_for(what: str, condition: Callable[[], bool],
-             timeout: float = 20.0) -> None:
+             timeout: float = WAIT_SECONDS) -> None:
     """Until @condition holds; a failure if it does not in time."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -93,22 +95,34 @@ def wait_for(what: str, condition: Callable[[], bool],
         time.sleep(0.01)
 
 
-def wait_lines(ticker: client.Client, more: int = 50) -> None:
-    """The client gets so many lines more: the service is there."""
-    goal = ticker.poll().get('received', 0) + more
-    wait_for(f'{more} more lines of the ticker',
-             lambda: ticker.poll().get('received', 0) >= goal, LINES_SECONDS)
+def report(running: client.Client) -> dict[str, Any]:
+    """What the client says from now on.  Its last report may be older than
+    what was just done."""
+    now = time.monotonic_ns()
 
-
-def wait_served(running: client.Client) -> None:
-    """The client gets something more: it has not been left out."""
-    def count() -> int:
+    def is_new() -> bool:
         last = running.poll()
-        return int(last.get('received') or last.get('bytes') or
-                   last.get('count') or 0)
-    before = count()
-    wait_for(f'more for {running.mode}', lambda: count() > before,
-             LINES_SECONDS)
+        check(not running.end, f'{running.mode} has ended: {last}')
+        return int(last.get('at_ns', 0)) > now
+    wait_for(f'a report of {running.mode}', is_new)
+    return running.last
+
+
+def wait_more(running: client.Client, more: int = 1) -> None:
+    """The client gets so much more from now on: the service is there."""
+    first = report(running)
+    key = next(key for key in ('received', 'bytes', 'count') if key in first)
+
+    def is_there() -> bool:
+        last = running.poll()
+        check(not running.end, f'{running.mode} has ended: {last}')
+        return int(last[key]) >= int(first[key]) + more
+    wait_for(f'{more} more {key} for {running.mode}', is_there)
+
+
+def wait_lines(ticker: client.Client, more: int = 50) -> None:
+    """The client gets so many lines more."""
+    wait_more(ticker, more)
 
 
 def check_intact(running: client.Client) -> dict[str, Any]:
@@ -128,5 +142,5 @@ def check_verified(status: product.Status, at_least: int) -> int:
 
 
 __all__ = ['Context', 'Failed', 'LONG_ONLY', 'Skip', 'TESTS', 'check',
-           'check_intact', 'check_verified', 'guest', 'test', 'wait_for',
-           'wait_lines', 'wait_served']
+           'check_intact', 'check_verified', 'guest', 'report', 'test',
+           'wait_for', 'wait_lines', 'wait_more']
