@@ -16,15 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator
 
-from colo import vm
+from colo import product, vm
 
+from .kill import CHECKPOINTS_SECONDS
 from .registry import Context, check, check_intact, test
 
 CHECKPOINTS_QUICK = 25
 CHECKPOINTS_LONG = 500
 DELAY_MS = 200
 # A secondary that is slow because its host is busy is no difference
-COMPARE_TIMEOUT_MS = 3000
+COMPARE_TIMEOUT_MS = 10000
+# While a checkpoint is under way the secondary says nothing of its own, so it
+# needs epochs of several times that
+DELAY_FACTOR = 4
+FIRST_CHECKPOINTS = 5
 INTERVAL_MS = 2
 SPOIL_US = 150000
 # Part of its own answers that the secondary's guest has to give; the others
@@ -111,6 +116,17 @@ def dump(side: vm.Vm, file: Path, **place: str) -> None:
         'queue': 'rx', 'file': str(file), **place})
 
 
+def fit_delay(pair: vm.Pair) -> None:
+    """Make epochs longer where checkpoints take long."""
+    pair.wait_checkpoints(FIRST_CHECKPOINTS, CHECKPOINTS_SECONDS)
+    taken_us = sum(
+        pair.vm(side).status().statistics[what]['p50']
+        for side, what in (('primary', 'commit'), ('secondary', 'load')))
+    pair.vm('primary').monitor.execute('migrate-set-parameters', {
+        product.PARAMETER_DELAY: max(DELAY_MS, DELAY_FACTOR * taken_us // 1000)
+    })
+
+
 def run(ctx: Context, checkpoints: int, spoil: bool) -> Result:
     """@spoil: what the secondary's guest gets is late, also past a load."""
     files = {side: ctx.run / f'{side}.pcap'
@@ -127,7 +143,9 @@ def run(ctx: Context, checkpoints: int, spoil: bool) -> Result:
         dump(pair.vm('secondary'), files['secondary'], **before_rewriter)
         clients = [pair.client('udp', interval=INTERVAL_MS),
                    pair.client('ping6')]
-        status = pair.wait_checkpoints(checkpoints, 60 + checkpoints)
+        fit_delay(pair)
+        status = pair.wait_checkpoints(checkpoints, CHECKPOINTS_SECONDS +
+                                       2 * checkpoints)
         compared = pair.compared()
         lost = sum(check_intact(running)['lost'] for running in clients)
         status = pair.vm('primary').status()
