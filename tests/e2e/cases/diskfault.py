@@ -16,12 +16,12 @@ from colo import client, disks, product, vm
 from .disks import check_images, start_writers, verify_all
 from .registry import Context, check, check_intact, test, wait_for, wait_lines
 
-TIMEOUT_MS = 1000
+TIMEOUT_MS = 3000
 LONG_MS = 60000
-QUIT_MS = 5000
-EXIT_SECONDS = 30.0         # QEMU gives its peer two or three timeouts
-NOTICE_SECONDS = 10.0
-SOON_SECONDS = 3.0          # a command that waits for no peer
+QUIT_MS = 10000
+EXIT_SECONDS = 90.0         # QEMU gives its peer two or three timeouts
+NOTICE_SECONDS = 45.0       # nobody waits for LONG_MS
+SOON_SECONDS = 10.0         # a command that waits for no peer
 LOG_BYTES = 4 << 20         # the least there is
 FULL_BYTES = 32 << 10        # as near to the bound as a group of blocks
 FULL_SECONDS = 60.0
@@ -190,7 +190,7 @@ def ends_with_error(pair: vm.Pair, side: str) -> None:
     primary, secondary = pair.vm('primary'), pair.vm('secondary')
     wait_for('the primary to be alone',
              lambda: primary.status().state == 'alone', NOTICE_SECONDS)
-    check(primary.run_state() == 'running', 'the guest does not run')
+    primary.wait_run_state('running', NOTICE_SECONDS)
     secondary.wait_run_state('shutdown', NOTICE_SECONDS)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from colo import client, disks, product, vm
 
-from .registry import (Context, check, check_intact, check_verified, test,
-                       wait_for, wait_lines)
+from .registry import (WAIT_SECONDS, Context, check, check_intact,
+                       check_verified, test, wait_for, wait_lines)
 
 KILLS_QUICK = 3
 KILLS_LONG = 30
@@ -149,6 +149,8 @@ def checkpoint(pair: vm.Pair) -> None:
     """Take one that both sides stand at, and wait until it is loaded."""
     primary, secondary = pair.vm('primary'), pair.vm('secondary')
     primary.monitor.execute('stop')
+    # If this is the middle of another one, the guest goes on once more
+    primary.wait_run_state('paused', WAIT_SECONDS)
     goal = primary.status().epoch + 1
     primary.monitor.execute('x-colo-checkpoint')
     wait_for('the checkpoint',
@@ -230,7 +232,8 @@ def verified(ctx: Context, mode: str) -> None:
         check(secondary.status().mismatches == 0, 'RAM differs')
         for writer in writers:
             check_intact(writer)
-        check(primary.run_state() == 'running', 'the guest does not run')
+        # It may stand at the moment, for a checkpoint
+        primary.wait_run_state('running', WAIT_SECONDS)
     ctx.note(f'RAM and disks equal at {done} checkpoints')
 
 

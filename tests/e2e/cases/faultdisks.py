@@ -13,6 +13,7 @@ dies then, its guest is booted again, from the image.
 
 from __future__ import annotations
 
+import functools
 import random
 import signal
 from pathlib import Path
@@ -20,16 +21,15 @@ from pathlib import Path
 from colo import client, disks, product, vm
 
 from .disks import check_images, start_writers, verify_all
-from .fault import cases, happens_once, strike
+from .fault import cases, decided, happens_once, strike
 from .registry import (Context, Failed, Skip, check, check_intact, test,
                        wait_for, wait_lines)
 
 ACTIONS = ('kill', 'stall', 'error', 'cut')
 BOTH = 'both'               # the power of both hosts fails
 SAMPLES_QUICK = 1           # of the beginning, and of the rest
-TIMEOUT_MS = 2000
-NOTICE_SECONDS = 45.0       # twelve timeouts for disks, and the peer's word
-DECIDED = ('lost', 'alone', 'ended')
+TIMEOUT_MS = 3000
+NOTICE_SECONDS = 90.0       # twelve timeouts for disks, and the peer's word
 
 # From the primary's first word on the secondary is ready
 NEVER_READY = ('primary-state-starting', 'primary-recv-checkpoint-ready',
@@ -129,7 +129,7 @@ class Walk:
     def wait_decided(self, sides: tuple[str, ...]) -> None:
         for side in sides:
             wait_for(f'the {side} to notice',
-                     lambda: self.pair.vm(side).status().state in DECIDED,
+                     functools.partial(decided, self.pair.vm(side)),
                      NOTICE_SECONDS)
 
     def choose(self) -> str:

@@ -19,7 +19,7 @@ from .faultdisks import Walk
 from .registry import Context, Failed, check, test, wait_for
 
 MIB = 16
-SLOW = MIB << 19            # bytes a second: two seconds in all
+SLOW = MIB << 18            # bytes a second: four seconds in all
 JOB = 'job-resync0'
 CANCELLED = 'BLOCK_JOB_CANCELLED'
 LAYOUT = disks.Disks(mib=MIB, generations=True)
@@ -192,10 +192,9 @@ class Resync(Walk):
         """A session is refused, and does not disturb the job."""
         when(lambda: None)
         self.pair.begin_protection()
-        wait_for('the primary to be alone',
-                 lambda: self.primary.status().state == 'alone',
-                 NOTICE_SECONDS)
-        said = self.primary.monitor.execute('query-migrate')['error-desc']
+        said = self.primary.monitor.wait_until(
+            'the session to be refused', 'query-migrate', 'status', 'failed',
+            NOTICE_SECONDS, never=('completed',))['error-desc']
         check('resync' in said, f'refused with {said!r}')
         wait_for('the secondary to end', lambda: self.pair.vm(
             'secondary').status().state == 'ended', NOTICE_SECONDS)

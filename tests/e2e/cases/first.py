@@ -19,10 +19,12 @@ from .registry import (Context, Failed, check, check_intact, test, wait_for,
 
 # Slow enough to be met halfway: the guest's RAM holds more than 30 MB
 BYTES_PER_SECOND = 16 << 20
+CRAWL = 64 << 10                # from then on: the end is far
 PARTS_QUICK = (0.0, 0.5)        # of that RAM that has been sent
 PARTS_LONG = (0.0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9)
 SENT_GOAL = 24 << 20
-ENDED_SECONDS = 15.0
+ENDED_SECONDS = 45.0
+QUIT_SECONDS = 20.0
 
 
 def begin(pair: vm.Pair, part: float, **options: Any) -> None:
@@ -37,6 +39,8 @@ def begin(pair: vm.Pair, part: float, **options: Any) -> None:
         return (info['status'] == 'active' and
                 info['ram']['transferred'] >= part * SENT_GOAL)
     wait_for('the first migration', halfway)
+    primary.execute('migrate-set-parameters', {'max-bandwidth': CRAWL})
+    halfway()
 
 
 def check_half(secondary: vm.Vm) -> None:
@@ -138,8 +142,8 @@ def stalled_primary(ctx: Context) -> None:
         pair.vm('primary').signal(signal.SIGSTOP)
         check_half(secondary)
         start = time.monotonic()
-        secondary.monitor.execute('quit', timeout=3)
+        secondary.monitor.execute('quit', timeout=QUIT_SECONDS)
         check(secondary.wait_exit() == 0, secondary.last_words())
         took = time.monotonic() - start
-        check(took < 5, f'quit took {took:.1f} s')
+        check(took < QUIT_SECONDS, f'quit took {took:.1f} s')
         check_never_ran(secondary)

@@ -11,7 +11,7 @@ from .registry import (Context, check, check_intact, test, wait_for,
                        wait_lines)
 
 SHARED = disks.Disks(shared=True)
-NOTICE_SECONDS = 20.0
+NOTICE_SECONDS = 45.0
 NEVER_BYTES = 65536
 
 
