@@ -41,7 +41,7 @@ PROTECTED = {
 }
 BEFORE_SECONDS = (2.0, 5.0)     # the kill comes at a random moment in between
 AFTER_SECONDS = 5.0
-LINES_SECONDS = 20.0            # for the first line from the survivor
+LINES_SECONDS = 60.0            # for the first line from the survivor
 
 
 class Log:

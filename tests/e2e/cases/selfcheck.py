@@ -9,7 +9,7 @@ from typing import Any
 
 from colo import client
 
-from .registry import Context, check, test, wait_lines
+from .registry import Context, check, test, wait_for, wait_lines
 
 FAULTS = ('lose', 'repeat', 'change')   # see colo-guest.c
 MODES: dict[str, dict[str, str]] = {
@@ -28,8 +28,27 @@ DATAGRAM_FAULTS = {
     'fork': ('forked', ('udp',)),
 }
 PING_SWITCH = '/proc/sys/net/ipv6/icmp/echo_ignore_all'
+# What a client has got when the server has long done its fault
+ENOUGH = {
+    'ticker': 60, 'bulk-out': 1 << 20, 'bulk-in': 1 << 20, 'echo': 4000,
+    'http': 60, 'call': 200, 'udp': 60, 'ping6': 60, 'disk': 200,
+}
 DISK_BYTES = 4 << 20
+BREAK_SECONDS = 10.0
 KILLS = 6       # lines leave too early at each of them, so one is plenty
+
+
+def listen(running: client.Client) -> dict[str, Any]:
+    """What it says in the end: when it has seen enough, or something wrong."""
+    def is_enough() -> bool:
+        last = running.poll()
+        got = last.get('received') or last.get('bytes') or last.get('count')
+        return bool(running.end) or (got or 0) >= ENOUGH[running.mode]
+
+    if running.mode not in ENOUGH:
+        return running.wait_end()
+    wait_for(f'enough for {running.mode}', is_enough)
+    return running.stop()
 
 
 def serve_badly(ctx: Context, fault: str,
@@ -42,9 +61,9 @@ def serve_badly(ctx: Context, fault: str,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         for mode, options in modes.items():
-            running = client.Client(ctx.hosts, image.client, mode, seconds=1,
-                                    **{'host': '127.0.0.1', **options})
-            said[mode] = running.wait_end()
+            said[mode] = listen(client.Client(
+                ctx.hosts, image.client, mode,
+                **{'host': '127.0.0.1', **options}))
     finally:
         server.kill()
         server.wait()
@@ -121,7 +140,7 @@ def no_gate(ctx: Context) -> None:
             time.sleep(ctx.rng(f'no-gate/{kill}').uniform(0.1, 0.5))
             pair.fence('primary')
             pair.failover('secondary')
-            deadline = time.monotonic() + 3
+            deadline = time.monotonic() + BREAK_SECONDS
             while time.monotonic() < deadline:
                 seen = running.poll()
                 if seen.get('forked') or seen.get('lost') or running.end:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import selectors
@@ -14,9 +16,10 @@ from typing import Any
 
 from . import net
 
-CONTROL_SECONDS = 20.0
-END_SECONDS = 45.0      # bulk-in waits up to 30 s for the guest's last word
-VERIFY_SECONDS = 90.0   # the client itself gives up earlier
+CONTROL_SECONDS = 40.0
+END_SECONDS = 90.0      # the client itself gives up earlier
+VERIFY_SECONDS = 90.0
+PIPE_BYTES = 1 << 20    # reports of an hour: who is not asked must not stand
 
 
 class ClientError(Exception):
@@ -42,6 +45,8 @@ class Client:
             stdout=subprocess.PIPE)
         assert self._process.stdout
         os.set_blocking(self._process.stdout.fileno(), False)
+        with contextlib.suppress(PermissionError):
+            fcntl.fcntl(self._process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
 

@@ -53,10 +53,10 @@ if TYPE_CHECKING:
     from .vm import Machine, Pair, Vm
 
 NBD_PORT = 9999
-TOOL_SECONDS = 30
-MIRROR_SECONDS = 60.0
-FOLD_SECONDS = 60.0
-DRIVER_SECONDS = 20.0
+TOOL_SECONDS = 60
+MIRROR_SECONDS = 120.0
+FOLD_SECONDS = 120.0
+DRIVER_SECONDS = 60.0
 QUORUM = 'driver=quorum,read-pattern=fifo,vote-threshold=1'
 PEER_CHILD = 'children.1'   # what is added to a quorum of one
 OVERLAYS = ('active', 'hidden')

@@ -30,7 +30,7 @@ GUEST_PREFIX = 24
 GUEST_PREFIX6 = 64
 LINK_ADDRESS = {'a': '10.78.0.1', 'b': '10.78.0.2'}
 LINK_PREFIX = 24
-COMMAND_SECONDS = 20
+COMMAND_SECONDS = 60
 REMEDY = 'run as root, or permit user namespaces'
 
 _CLONE_NEWNS = 0x00020000
