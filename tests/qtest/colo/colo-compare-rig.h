@@ -17,7 +17,7 @@
 #include "colo-packet-maker.h"
 #include "libqtest.h"
 
-#define DEADLINE_MS     20000
+#define DEADLINE_MS     60000
 #define TIMEOUT_MS      300         /* of the object, where it matters */
 #define NEVER_MS        3600000
 #define PATH            "/objects/comp0"

@@ -12,8 +12,8 @@
 #include "colo-helpers.h"
 #include "colo-nbd.h"
 
-#define DISK_DEADLINE_S 60
-#define COMMAND_MS 10000
+#define DISK_DEADLINE_S 240
+#define COMMAND_MS 30000
 
 static void test_is_late(int sig)
 {

@@ -332,11 +332,12 @@ static void test_delay_changed(const void *mode)
 /* Idle for several times the timeout: pings keep the session alive */
 static void test_idle(const void *mode)
 {
-    const int timeout_ms = COLO_TIMEOUT_MS / 5;
+    const int timeout_ms = COLO_TIMEOUT_MS / 6;
     ColoPair *p = colo_pair_new(mode);
     int64_t end;
 
     colo_pair_migrate(p, "mig", "mig", 600000, timeout_ms);
+    colo_wait_state(p->secondary, colo_state_ready(p));
     colo_wait_state(p->primary, "running");
     end = g_get_monotonic_time() + 3 * timeout_ms * 1000;
     while (g_get_monotonic_time() < end) {

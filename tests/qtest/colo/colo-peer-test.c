@@ -24,12 +24,14 @@
 #include "colo-frame.h"
 #include "colo-helpers.h"
 
-/* Nobody but a silent peer may take so long; ms */
+/* Where a peer is silent, or has to say that it is well; ms */
 #ifdef __SANITIZE_ADDRESS__
-#define TIMEOUT_MS  2000
+#define TIMEOUT_MS  3000
 #else
-#define TIMEOUT_MS  300
+#define TIMEOUT_MS  1500
 #endif
+/* Where nobody is: a machine that is slow is no fault */
+#define PATIENT_TIMEOUT_MS 15000
 /* For those that must not have to wait for it */
 #define LONG_TIMEOUT_MS 600000
 
@@ -101,11 +103,24 @@ static bool from_primary(ColoFrameType type)
     }
 }
 
-static bool read_full(int fd, uint8_t *buf, size_t len)
+/* Wait for @fd, which may be -1; false if the thread is to end */
+static bool wait_fd(Proxy *p, int fd, short events)
+{
+    struct pollfd fds[] = { { p->stop[0], POLLIN }, { fd, events } };
+
+    poll(fds, 2, -1);
+    return !fds[0].revents;
+}
+
+static bool read_full(Proxy *p, int fd, uint8_t *buf, size_t len)
 {
     while (len) {
-        ssize_t n = read(fd, buf, len);
+        ssize_t n;
 
+        if (!wait_fd(p, fd, POLLIN)) {
+            return false;
+        }
+        n = read(fd, buf, len);
         if (n <= 0) {
             return false;
         }
@@ -115,11 +130,18 @@ static bool read_full(int fd, uint8_t *buf, size_t len)
     return true;
 }
 
-static bool write_full(int fd, const uint8_t *buf, size_t len)
+static bool write_full(Proxy *p, int fd, const uint8_t *buf, size_t len)
 {
     while (len) {
-        ssize_t n = send(fd, buf, len, MSG_NOSIGNAL);
+        ssize_t n;
 
+        if (!wait_fd(p, fd, POLLOUT)) {
+            return false;
+        }
+        n = send(fd, buf, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0 && errno == EAGAIN) {
+            continue;
+        }
         if (n <= 0) {
             return false;
         }
@@ -177,13 +199,13 @@ static bool pass_frame(Proxy *p, int from, int to)
     g_autofree uint8_t *frame = NULL;
     size_t len;
 
-    if (!read_full(from, hdr, sizeof(hdr))) {
+    if (!read_full(p, from, hdr, sizeof(hdr))) {
         return false;
     }
     len = sizeof(hdr) + ldq_be_p(hdr + 16);
     frame = g_malloc(len);
     memcpy(frame, hdr, sizeof(hdr));
-    if (!read_full(from, frame + sizeof(hdr), len - sizeof(hdr))) {
+    if (!read_full(p, from, frame + sizeof(hdr), len - sizeof(hdr))) {
         return false;
     }
     if (p->c.type == COLO_FRAME_ERROR &&
@@ -197,26 +219,26 @@ static bool pass_frame(Proxy *p, int from, int to)
         qatomic_set(&p->done, true);
         if (p->c.fault == FAULT_SILENCE || p->c.fault == FAULT_IMPATIENCE) {
             /* Keep the connections, say nothing any more */
-            return read_full(p->stop[0], hdr, 1);
+            return wait_fd(p, -1, 0);
         }
-        if (p->c.fault == FAULT_REPEAT && !write_full(to, frame, len)) {
+        if (p->c.fault == FAULT_REPEAT && !write_full(p, to, frame, len)) {
             return false;
         }
         len = alter(p, frame, len);
         if (len < whole) {
-            write_full(to, frame, len);
+            write_full(p, to, frame, len);
             return false;
         }
     }
-    return write_full(to, frame, len);
+    return write_full(p, to, frame, len);
 }
 
-static bool pass_raw(int from, int to)
+static bool pass_raw(Proxy *p, int from, int to)
 {
     uint8_t buf[65536];
     ssize_t n = read(from, buf, sizeof(buf));
 
-    return n > 0 && write_full(to, buf, n);
+    return n > 0 && write_full(p, to, buf, n);
 }
 
 static void *proxy_thread(void *opaque)
@@ -243,7 +265,7 @@ static void *proxy_thread(void *opaque)
             go_on = pass_frame(p, p->secondary, p->primary);
         } else if (fds[2].revents) {
             go_on = p->framed ? pass_frame(p, p->primary, p->secondary)
-                              : pass_raw(p->primary, p->secondary);
+                              : pass_raw(p, p->primary, p->secondary);
         }
     }
     close(p->primary);
@@ -265,10 +287,19 @@ static Proxy *proxy_start(const Case *c, const char *dir)
     return p;
 }
 
+/* Close both connections */
+static void proxy_hang_up(Proxy *p)
+{
+    if (p->stop[1] >= 0) {
+        close(p->stop[1]);
+        p->stop[1] = -1;
+        qemu_thread_join(&p->thread);
+    }
+}
+
 static void proxy_stop(Proxy *p)
 {
-    close(p->stop[1]);
-    qemu_thread_join(&p->thread);
+    proxy_hang_up(p);
     close(p->stop[0]);
     close(p->listener);
     g_free(p->to);
@@ -312,13 +343,16 @@ static bool is_hybrid(ColoFrameType type)
 }
 
 /* The reader is the secondary: it stands or runs, and can take over */
-static void secondary_survives(ColoPair *p, Fault fault)
+static void secondary_survives(ColoPair *p, Proxy *proxy, Fault fault)
 {
     if (fault != FAULT_IMPATIENCE) {
         colo_wait_state(p->secondary, "lost");
         check_message(p->secondary, fault);
         colo_wait_status(p->secondary, colo_is_hybrid(p) ? "running" : "colo");
         /* The primary hears nothing any more and holds its output */
+        if (fault != FAULT_SILENCE) {
+            proxy_hang_up(proxy);
+        }
         colo_wait_state(p->primary, "lost");
         colo_wait_status(p->primary, "running");
     }
@@ -377,11 +411,19 @@ static void end_in_order(ColoPair *p)
     qtest_qmp_assert_success(p->primary, "{'execute': 'migrate_cancel'}");
 }
 
+static unsigned timeout_of(const Case *c)
+{
+    if (c->fault == FAULT_IMPATIENCE) {
+        return LONG_TIMEOUT_MS;
+    }
+    return c->fault == FAULT_SILENCE || is_ping(c->type) ? TIMEOUT_MS
+                                                         : PATIENT_TIMEOUT_MS;
+}
+
 /* Set the pair up with a proxy in between, and wait for its deed */
 static Proxy *start_case(ColoPair *p, const Case *c)
 {
-    unsigned timeout_ms = c->fault == FAULT_IMPATIENCE ? LONG_TIMEOUT_MS
-                                                       : TIMEOUT_MS;
+    unsigned timeout_ms = timeout_of(c);
     unsigned delay_ms = is_ping(c->type) ? 600000 : 10;
     Proxy *proxy;
 
@@ -402,7 +444,7 @@ static void test_case(const void *opaque)
     Proxy *proxy = start_case(p, c);
 
     if (from_primary(c->type)) {
-        secondary_survives(p, c->fault);
+        secondary_survives(p, proxy, c->fault);
     } else {
         /* Protection begins when checkpoint-ready has come as it should */
         primary_survives(p, c->type != COLO_FRAME_CHECKPOINT_READY ||

@@ -21,7 +21,7 @@
 #include "colo-rewrite-util.h"
 #include "libqtest.h"
 
-#define DEADLINE_MS 20000
+#define DEADLINE_MS 60000
 #define PATH        "/objects/rew0"
 
 typedef struct Wire {
