@@ -16,7 +16,7 @@
 #include "io/channel-socket.h"
 #include "colo-wire.h"
 
-#define TIMEOUT_MS  100
+#define TIMEOUT_MS  1000
 
 typedef struct Ends {
     QIOChannel *ioc;
@@ -134,7 +134,8 @@ static void test_silence(void)
     ends_open(&e);
     g_assert_false(colo_wire_recv(e.w, "the moon", &f, &err));
     g_assert_cmpint(now_ms() - begin_ms, >=, TIMEOUT_MS - 1);
-    expect_error(err, "waiting for the moon: the peer was silent for 100 ms");
+    expect_error(err, "waiting for the moon: the peer was silent for "
+                      stringify(TIMEOUT_MS) " ms");
     ends_close(&e);
 }
 
