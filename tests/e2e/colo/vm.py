@@ -207,6 +207,11 @@ class Vm:
             for command in ('query-status', 'query-colo-status'):
                 answer = self.monitor.execute(command, timeout=DESCRIBE_SECONDS)
                 lines.append(f'{command}: {json.dumps(answer)}')
+            # Where a guest hangs, if it does
+            answer = self.monitor.execute(
+                'human-monitor-command', {'command-line': 'info registers -a'},
+                timeout=DESCRIBE_SECONDS)
+            lines += [line for line in answer.splitlines() if 'RIP=' in line]
         except (QmpError, QmpTimeout, QmpClosed) as err:
             lines.append(str(err))
         console = self.serial.read_text(errors='replace').splitlines()
