@@ -14,7 +14,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from colo import disks, net, vm
+from colo import disks, net, product, vm
 from colo import document as doc
 
 from .registry import Context, check, check_intact, test, wait_lines
@@ -25,6 +25,8 @@ IMAGE_MIB = 16
 DISK = '/dev/vda'
 TOOL_SECONDS = 60
 COPY_SECONDS = 120.0
+# The default is for hosts that have nothing else to do
+PATIENCE = f'-global migration.{product.PARAMETER_TIMEOUT}={vm.TIMEOUT_MS}'
 # What is between the network and the guest in the end, as documented
 FILTERS = {
     'filter-compare': ['m0', 'comp0', 'rew0'],
@@ -97,7 +99,8 @@ class Life:
         assignments, options = self.document.options(
             ['nic', *blocks], self.table(host, hosta), without)
         return doc.DocumentVm(self.ctx.hosts, host, self.pair.machine,
-                              self.ctx.run, (assignments, [*options, *more]))
+                              self.ctx.run,
+                              (assignments, [*options, *more, PATIENCE]))
 
     def new_image(self, host: str) -> None:
         with open(self.image(host), 'wb') as file:

@@ -13,6 +13,7 @@ from .registry import (Context, check, check_intact, test, wait_for,
 SHARED = disks.Disks(shared=True)
 NOTICE_SECONDS = 45.0
 NEVER_BYTES = 65536
+TIMEOUT_MS = 5000           # of the primary, which hears nothing any more
 
 
 @test('/colo/e2e/shared/kill/primary')
@@ -61,7 +62,7 @@ def refused(ctx: Context, mode: str) -> None:
         ticker = pair.client('ticker')
         secondary = pair.start_secondary()
         writers = start_writers(pair)
-        pair.protect()
+        pair.protect(x_colo_timeout=TIMEOUT_MS)
         wait_lines(ticker)
         disks.wait_fresh(primary)
         for _ in range(2):

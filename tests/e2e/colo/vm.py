@@ -20,6 +20,7 @@ MAC = '52:54:00:c0:10:0{}'
 COLO_PORT = 7700
 BOOT_SECONDS = 90.0         # under TCG beside other work it has taken 20
 PROTECT_SECONDS = 60.0
+TIMEOUT_MS = 15000          # of a session, where nobody is to be silent
 FAILOVER_SECONDS = 30.0
 EXIT_SECONDS = 45.0
 KVM_PROBE_SECONDS = 6.0
@@ -320,7 +321,9 @@ class Pair:
         primary, secondary = self.vm('primary'), self.vm('secondary')
         capability = {'capabilities': [{'capability': product.CAPABILITY,
                                         'state': True}]}
-        settings: dict[str, Any] = {product.PARAMETER_MODE: self.machine.mode}
+        settings: dict[str, Any] = {
+            product.PARAMETER_MODE: self.machine.mode,
+            product.PARAMETER_TIMEOUT: TIMEOUT_MS}
         for key, value in parameters.items():
             settings[key.replace('_', '-')] = value
         if self.machine.mode == 'hybrid' and self.machine.gate:
