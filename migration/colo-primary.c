@@ -663,6 +663,12 @@ void migrate_start_colo_process(MigrationState *ms)
     bool disks_ok;
 
     assert(bql_locked());
+    if (colo_exiting()) {
+        /* Nobody would end the session; the guest stays where it is */
+        migrate_set_state(&ms->state, MIGRATION_STATUS_COLO,
+                          MIGRATION_STATUS_CANCELLING);
+        return;
+    }
     s = colo_session_new(COLO_MODE_PRIMARY,
                          qemu_file_get_ioc(ms->to_dst_file));
     s->ram = colo_ram_new();

@@ -682,6 +682,10 @@ void colo_incoming_start(void)
     QemuThread thread;
 
     assert(bql_locked());
+    if (colo_exiting()) {
+        /* The primary was never told that this side is there, and goes on */
+        return;
+    }
     s = colo_session_new(COLO_MODE_SECONDARY,
                          qemu_file_get_ioc(mis->from_src_file));
     s->ram = colo_ram_new();
