@@ -162,14 +162,19 @@ static void secondary_run_guest(ColoSession *s)
     }
 }
 
+/* The guest stands; maybe it stopped by itself: for an I/O error, say.  BQL. */
+static void secondary_forget_stop(void)
+{
+    if (!runstate_check(RUN_STATE_COLO)) {
+        runstate_set(RUN_STATE_COLO);
+    }
+}
+
 /* Hybrid mode: the guest stands, for the checkpoint that replaces it.  BQL. */
 static void secondary_stop_guest(ColoSession *s)
 {
     colo_stop_guest(s);
-    if (!runstate_check(RUN_STATE_COLO)) {
-        /* It stopped by itself: for an I/O error, say */
-        runstate_set(RUN_STATE_COLO);
-    }
+    secondary_forget_stop();
 }
 
 /* For the first time: what only a secondary that is ready needs.  BQL. */
@@ -642,9 +647,8 @@ static void secondary_end_bh(void *opaque)
             vm_stop(RUN_STATE_COLO);
         }
         /* The service was never here; leave it so that nobody starts it */
-        if (runstate_check(RUN_STATE_COLO)) {
-            runstate_set(RUN_STATE_SHUTDOWN);
-        }
+        secondary_forget_stop();
+        runstate_set(RUN_STATE_SHUTDOWN);
     }
     migrate_set_state(&mis->state, MIGRATION_STATUS_COLO,
                       live ? MIGRATION_STATUS_COMPLETED :
