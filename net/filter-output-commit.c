@@ -200,6 +200,24 @@ static void backend_sent(NetClientState *netdev, ssize_t len)
 }
 
 /*
+ * As if the backend's own: who sends by the queue is asked whether it can
+ * receive, and of the NIC that is of no interest.
+ */
+static bool backend_takes(NetClientState *netdev, const struct iovec *iov,
+                          int parts)
+{
+    size_t size = iov_size(iov, parts);
+    g_autofree uint8_t *joined = NULL;
+
+    if (parts > 1) {
+        joined = g_malloc(size);
+        iov_to_buf(iov, parts, 0, joined, size);
+    }
+    return qemu_net_queue_receive(netdev->incoming_queue,
+                                  joined ?: iov->iov_base, size);
+}
+
+/*
  * Hand the head of the queue on.  False if the backend wants a pause.
  *
  * The NIC may be gone.  In the queue of the backend the packet is one of the
@@ -216,14 +234,11 @@ static bool feed_one(OutputCommit *oc)
     if (!is_last_filter(nf)) {
         qemu_netfilter_pass_to_next(nf->netdev->peer, 0, iov, parts, nf);
         colo_net_flush_standing(nf->netdev);
-    } else {
+    } else if (!backend_takes(nf->netdev, iov, parts)) {
         oc->backend_busy = true;
-        if (!qemu_net_queue_send_iov(nf->netdev->incoming_queue, nf->netdev,
-                                     0, iov, parts, backend_sent)) {
-            colo_net_flush_standing(nf->netdev);
-            return !oc->backend_busy;
-        }
-        oc->backend_busy = false;
+        qemu_net_queue_append_iov(nf->netdev->incoming_queue, nf->netdev, 0,
+                                  iov, parts, backend_sent);
+        return false;
     }
     queue_pop(oc);
     oc->released++;

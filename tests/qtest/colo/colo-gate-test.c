@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * COLO qtests: filter-output-commit, and who goes while it holds packets.
+ * COLO qtests: filter-output-commit and filter-compare, and who goes while they
+ * hold packets.
  *
- * Proves: the NIC may leave when packets of it are held, since the guest had
- * been asked to let go of it before the session began; and a NIC that was told
- * to wait is let go when its netdev is deleted.
+ * Proves: the NIC may leave when packets of it are held, or the network has
+ * not taken them; and a NIC that was told to wait is let go when its netdev is
+ * deleted, without a word of it that leaves.
  */
 
 #include "qemu/osdep.h"
+#include "libqos/pci-pc.h"
 #include "qobject/qdict.h"
 #include "colo-net.h"
 #include "colo-nic.h"
@@ -16,6 +18,8 @@
 #define EJECT_PORT      0xae08          /* of the ACPI hotplug controller */
 #define BYTES           1000
 #define BIG             32000
+#define MANY            600             /* more than a backend queues */
+#define PERTURB         "165"           /* what was freed is full of this */
 
 /* A second NIC, whose driver is the test; there is no processor */
 static ColoPair *pair_new(void)
@@ -68,6 +72,9 @@ static void test_netdev_deleted(void)
     ColoNic *nic = colo_nic_new(p->primary, SLOT);
 
     begin_session(p);
+    /* Nobody commits what is held */
+    colo_kill(&p->secondary);
+    colo_wait_state(p->primary, "lost");
     colo_nic_send(nic, BIG, COLO_NIC_RING);
     wait_for(counter(p->primary, "oc1", "queued-packets") > 0);
     g_assert_cmpuint(counter(p->primary, "oc1", "queued-packets"), <,
@@ -75,15 +82,179 @@ static void test_netdev_deleted(void)
     qtest_qmp_assert_success(p->primary, "{'execute': 'netdev_del',"
                              "'arguments': {'id': 'hn1'}}");
     colo_nic_reset(nic);
-    commit(p);
     colo_nic_free(nic);
     colo_pair_free(p);
 }
 
+/* The netdev of NIC nic1 is a socket; this side of it is returned */
+static int plug_nic(QTestState *qts, const char *driver)
+{
+    int other, fd = socket_pair(&other);
+
+    qtest_qmp_fds_assert_success(qts, &other, 1,
+        "{'execute': 'getfd', 'arguments': {'fdname': 'hn1'}}");
+    close(other);
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'netdev_add', 'arguments': {'type': 'socket',"
+        "'id': 'hn1', 'fd': 'hn1'}}");
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'device_add', 'arguments': {'driver': %s, 'id': 'nic1',"
+        "'netdev': 'hn1', 'addr': %s}}", driver, stringify(SLOT));
+    return fd;
+}
+
+/* A pair whose primary has a filter at a NIC that is to leave */
+typedef struct Plugged {
+    ColoPair *pair;
+    Net net;                    /* .net: the other end of hn1 */
+    int other;                  /* the same of the secondary */
+} Plugged;
+
+static Plugged *plugged_new(const char *mode, const char *driver)
+{
+    Plugged *g = g_new0(Plugged, 1);
+
+    g->pair = colo_pair_new_with(mode, "qtest", "");
+    g->net.qts = g->pair->primary;
+    g->net.dir = g->pair->dir;
+    g->net.net = plug_nic(g->pair->primary, driver);
+    g->other = plug_nic(g->pair->secondary, driver);
+    return g;
+}
+
+static void plugged_free(Plugged *g)
+{
+    close(g->net.net);
+    close(g->other);
+    colo_pair_free(g->pair);
+    g_free(g);
+}
+
+static void add_compare(Plugged *g)
+{
+    add_chardev(&g->net, "sec");
+    qtest_qmp_assert_success(g->net.qts,
+        "{'execute': 'object-add', 'arguments': {"
+        "'qom-type': 'filter-compare', 'id': 'comp1', 'netdev': 'hn1',"
+        "'secondary-in': 'sec', 'compare-timeout': 3600000,"
+        "'max-queue-size': 16}}");
+}
+
+static void add_gate(Plugged *g)
+{
+    qtest_qmp_assert_success(g->net.qts,
+        "{'execute': 'object-add', 'arguments': {"
+        "'qom-type': 'filter-output-commit', 'id': 'oc1', 'netdev': 'hn1',"
+        "'max-queue-bytes': 67108864}}");
+}
+
+/* What the test writes there the NIC has sent */
+static int add_source(Plugged *g)
+{
+    add_chardev(&g->net, "src");
+    qtest_qmp_assert_success(g->net.qts,
+        "{'execute': 'object-add', 'arguments': {"
+        "'qom-type': 'filter-redirector', 'id': 'src1', 'netdev': 'hn1',"
+        "'queue': 'rx', 'indev': 'src'}}");
+    return open_chardev(&g->net, "src");
+}
+
+/* What the guest says is held, and nobody can commit it */
+static void lose_secondary(Plugged *g)
+{
+    colo_pair_migrate(g->pair, "mig", "mig", 600000, COLO_TIMEOUT_MS);
+    colo_wait_state(g->pair->secondary, colo_state_ready(g->pair));
+    colo_wait_state(g->pair->primary, "running");
+    colo_kill(&g->pair->secondary);
+    colo_wait_state(g->pair->primary, "lost");
+}
+
+/*
+ * All is released, the network takes nothing, and the backend has as much of
+ * the NIC's as it may have, when that leaves.
+ */
+static void nic_ejected_behind(Plugged *g, unsigned at_least)
+{
+    g_autofree uint8_t *packet = g_malloc0(BIG);
+    int src = add_source(g);
+
+    lose_secondary(g);
+    for (int i = 0; i < MANY; i++) {
+        write_packet(src, packet, BIG);
+    }
+    wait_for(counter(g->net.qts, "src1", "in-packets") == MANY);
+    g_assert_true(nothing_to_read(g->net.net));
+    colo_failover(g->pair->primary);
+    colo_wait_migrate(g->pair->primary, "completed");
+    qpci_unplug_acpi_device_test(g->net.qts, "nic1", SLOT);
+    for (unsigned i = 0; i < at_least; i++) {
+        uint32_t size;
+
+        g_free(read_packet(g->net.net, &size));
+        g_assert_cmpuint(size, ==, BIG);
+    }
+    counter(g->net.qts, "src1", "in-packets");
+    close(src);
+    plugged_free(g);
+}
+
+static void test_gate_nic_ejected(void)
+{
+    Plugged *g = plugged_new("periodic", "e1000");
+
+    add_gate(g);
+    nic_ejected_behind(g, MANY);
+}
+
+/* What is released leaves, although no driver has given the NIC buffers */
+static void test_nic_takes_nothing(void)
+{
+    Plugged *g = plugged_new("periodic", "e1000");
+    int src;
+
+    add_gate(g);
+    src = add_source(g);
+    colo_pair_migrate(g->pair, "mig", "mig", 600000, COLO_TIMEOUT_MS);
+    colo_wait_state(g->pair->secondary, "standing");
+    colo_wait_state(g->pair->primary, "running");
+    write_str(src, "held");
+    wait_for(counter(g->net.qts, "oc1", "queued-packets") == 1);
+    commit(g->pair);
+    expect_str(g->net.net, "held");
+    g_assert_cmpuint(counter(g->net.qts, "oc1", "queued-packets"), ==, 0);
+    close(src);
+    plugged_free(g);
+}
+
+static void test_compare_netdev_deleted(void)
+{
+    Plugged *g = plugged_new("hybrid", "virtio-net-pci");
+    ColoNic *nic = colo_nic_new(g->net.qts, SLOT);
+    unsigned sent = 0;
+
+    add_compare(g);
+    lose_secondary(g);
+    colo_nic_send(nic, BYTES, COLO_NIC_RING);
+    wait_for((sent += colo_nic_sent(nic)) > 0);
+    g_assert_cmpuint(sent, <, COLO_NIC_RING);
+    qtest_qmp_assert_success(g->net.qts, "{'execute': 'netdev_del',"
+                             "'arguments': {'id': 'hn1'}}");
+    wait_for((sent += colo_nic_sent(nic)) == COLO_NIC_RING);
+    colo_nic_reset(nic);
+    g_assert_true(nothing_to_read(g->net.net));
+    colo_nic_free(nic);
+    plugged_free(g);
+}
+
 int main(int argc, char **argv)
 {
+    g_setenv("MALLOC_PERTURB_", PERTURB, true);
     g_test_init(&argc, &argv, NULL);
     qtest_add_func("/colo/gate/nic-ejected", test_nic_ejected);
     qtest_add_func("/colo/gate/netdev-deleted", test_netdev_deleted);
+    qtest_add_func("/colo/gate/nic-takes-nothing", test_nic_takes_nothing);
+    qtest_add_func("/colo/gate/behind/nic-ejected", test_gate_nic_ejected);
+    qtest_add_func("/colo/gate/compare/netdev-deleted",
+                   test_compare_netdev_deleted);
     return g_test_run();
 }
