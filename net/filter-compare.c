@@ -97,7 +97,7 @@ struct FilterCompare {
     QSIMPLEQ_HEAD(, ColoPacket) out;
     uint64_t out_bytes;
     bool sending;               /* guards against recursion */
-    bool backend_behind;        /* it says when it has taken its packets */
+    NetClientState *behind;     /* NIC whose packets the backend has to take */
     QEMUBH *send_bh;
 
     /* BQL: NIC that was told to wait */
@@ -167,20 +167,17 @@ static void wake_sender(FilterCompare *fc)
     }
 }
 
-/* The backend took what was put into its queue, or that was purged */
+/*
+ * The backend took what was put into its queue, or that was purged.  The NIC
+ * may be gone, and the filter.
+ */
 static void backend_took(NetClientState *nic, ssize_t len)
 {
-    NetFilterState *nf;
+    FilterCompare *fc;
 
-    if (!nic->peer) {
-        return;
-    }
-    QTAILQ_FOREACH(nf, &nic->peer->filters, next) {
-        FilterCompare *fc = (FilterCompare *)
-            object_dynamic_cast(OBJECT(nf), TYPE_FILTER_COMPARE);
-
-        if (fc && fc->backend_behind) {
-            fc->backend_behind = false;
+    QTAILQ_FOREACH(fc, &compares, next) {
+        if (fc->behind == nic) {
+            fc->behind = NULL;
             qemu_bh_schedule(fc->send_bh);
         }
     }
@@ -193,12 +190,12 @@ static bool backend_has_room(FilterCompare *fc)
     if (qemu_net_queue_len(netdev->incoming_queue) < NET_QUEUE_PACKETS) {
         return true;
     }
-    if (!fc->backend_behind) {
-        fc->backend_behind = netdev->peer &&
-            qemu_net_queue_notify(netdev->incoming_queue, netdev->peer,
-                                  backend_took);
+    if (!fc->behind && netdev->peer &&
+        qemu_net_queue_notify(netdev->incoming_queue, netdev->peer,
+                              backend_took)) {
+        fc->behind = netdev->peer;
     }
-    return !fc->backend_behind;
+    return !fc->behind;
 }
 
 static void send_one(FilterCompare *fc, ColoPacket *p)

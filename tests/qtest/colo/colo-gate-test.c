@@ -19,6 +19,7 @@
 #define BYTES           1000
 #define BIG             32000
 #define MANY            600             /* more than a backend queues */
+#define QUEUED          256
 #define PERTURB         "165"           /* what was freed is full of this */
 
 /* A second NIC, whose driver is the test; there is no processor */
@@ -198,6 +199,14 @@ static void nic_ejected_behind(Plugged *g, unsigned at_least)
     plugged_free(g);
 }
 
+static void test_compare_nic_ejected(void)
+{
+    Plugged *g = plugged_new("hybrid", "e1000");
+
+    add_compare(g);
+    nic_ejected_behind(g, QUEUED);
+}
+
 static void test_gate_nic_ejected(void)
 {
     Plugged *g = plugged_new("periodic", "e1000");
@@ -254,6 +263,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/gate/netdev-deleted", test_netdev_deleted);
     qtest_add_func("/colo/gate/nic-takes-nothing", test_nic_takes_nothing);
     qtest_add_func("/colo/gate/behind/nic-ejected", test_gate_nic_ejected);
+    qtest_add_func("/colo/gate/compare/nic-ejected", test_compare_nic_ejected);
     qtest_add_func("/colo/gate/compare/netdev-deleted",
                    test_compare_netdev_deleted);
     return g_test_run();
