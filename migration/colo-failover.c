@@ -29,6 +29,7 @@
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
+#include "qemu/timer.h"
 #include "qapi/error.h"
 #include "qapi/qapi-events-colo.h"
 #include "qapi/qapi-events-migration.h"
@@ -139,6 +140,23 @@ void colo_read_end(ColoSession *s, const ColoFrame *f, const char *stage,
     }
 }
 
+int64_t colo_patience_end(ColoSession *s)
+{
+    return qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
+           COLO_PATIENCE_TIMEOUTS * (s->timeout_ms * (int64_t)SCALE_MS);
+}
+
+bool colo_patience_over(ColoSession *s, int64_t end_ns, const char *stage,
+                        Error **errp)
+{
+    if (qemu_clock_get_ns(QEMU_CLOCK_REALTIME) < end_ns) {
+        return false;
+    }
+    error_setg(errp, "waiting for %s: the peer spoke of something else for "
+               "%u ms", stage, COLO_PATIENCE_TIMEOUTS * s->timeout_ms);
+    return true;
+}
+
 /*
  * Wait until the peer has understood, passing over whatever it was about to
  * say.  Without that, closing a socket with unread data would reset the
@@ -146,10 +164,12 @@ void colo_read_end(ColoSession *s, const ColoFrame *f, const char *stage,
  */
 static bool await_bye_ack(ColoSession *s, Error **errp)
 {
+    int64_t end_ns = colo_patience_end(s);
     ColoFrame f;
 
     do {
-        if (!colo_wire_recv(s->wire, "'bye-ack'", &f, errp) ||
+        if (colo_patience_over(s, end_ns, "'bye-ack'", errp) ||
+            !colo_wire_recv(s->wire, "'bye-ack'", &f, errp) ||
             !colo_wire_skip(s->wire, f.length, errp)) {
             return false;
         }

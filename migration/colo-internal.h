@@ -34,6 +34,13 @@ typedef enum ColoCause {
     COLO_CAUSE_LOCAL,       /* this side cannot go on with the session */
 } ColoCause;
 
+/*
+ * A peer that goes on talking, but not of what it is asked for, is waited for
+ * no longer; in times of the timeout.  Longer than the disks may take, which is
+ * what pings are for in a checkpoint.
+ */
+#define COLO_PATIENCE_TIMEOUTS  16
+
 typedef struct ColoSession {
     /* Set once, before the thread starts */
     COLOMode side;
@@ -91,6 +98,7 @@ typedef struct ColoSession {
     size_t wanted_next;                 /* of them, the next to arrive */
     bool hashes_came;                   /* in this checkpoint */
     QEMUFile *device_file;              /* primary: writes device_state */
+    unsigned pings;                     /* primary: of an epoch, no pong yet */
     int64_t last_cut_ns;
     int64_t not_before_ns;              /* for a checkpoint on demand */
     bool was_ready;                     /* protection was complete once */
@@ -204,6 +212,14 @@ static inline ColoWish colo_wish(ColoSession *s)
  */
 void colo_read_end(ColoSession *s, const ColoFrame *f, const char *stage,
                    Error **errp);
+
+/*
+ * colo_patience_end: when to give up, from now on (QEMU_CLOCK_REALTIME, ns)
+ * colo_patience_over: is it time, with @errp set?  Session's thread.
+ */
+int64_t colo_patience_end(ColoSession *s);
+bool colo_patience_over(ColoSession *s, int64_t end_ns, const char *stage,
+                        Error **errp);
 
 /*
  * colo_say_bye: tell the peer that this side ends the session, and wait for

@@ -66,6 +66,23 @@ static void set_state(ColoSession *s, ColoPrimaryState to, const char *why)
     colo_set_primary(s, to, why);
 }
 
+/* The header of the next frame.  False if it is a pong that nobody asked for */
+static bool primary_recv(ColoSession *s, const char *stage, ColoFrame *f,
+                         Error **errp)
+{
+    if (!colo_wire_recv(s->wire, stage, f, errp)) {
+        return false;
+    }
+    if (f->type == COLO_FRAME_PONG) {
+        if (!s->pings) {
+            colo_read_end(s, f, stage, errp);
+            return false;
+        }
+        s->pings--;
+    }
+    return true;
+}
+
 /*
  * Receive the header of a frame that has to be @type, of checkpoint @cut.
  * Pongs may come in between.
@@ -77,7 +94,7 @@ static bool primary_expect(ColoSession *s, ColoFrameType type, uint64_t cut,
                                              colo_frame_name(type), cut);
 
     do {
-        if (!colo_wire_recv(s->wire, stage, f, errp)) {
+        if (!primary_recv(s, stage, f, errp)) {
             return false;
         }
     } while (f->type == COLO_FRAME_PONG);
@@ -212,7 +229,7 @@ static bool primary_run_epoch(ColoSession *s, ColoCheckpointReason *reason,
 
         switch (colo_wire_wait(s->wire, MIN(due_ns, next_ping_ns))) {
         case COLO_WAIT_READABLE:
-            if (!colo_wire_recv(s->wire, "the next checkpoint", &f, errp)) {
+            if (!primary_recv(s, "the next checkpoint", &f, errp)) {
                 return false;
             }
             if (f.type != COLO_FRAME_PONG) {
@@ -234,6 +251,7 @@ static bool primary_run_epoch(ColoSession *s, ColoCheckpointReason *reason,
                                     0, errp)) {
                 return false;
             }
+            s->pings++;
             next_ping_ns = now_ns() + ping_ns;
             break;
         case COLO_WAIT_WOKEN:

@@ -80,8 +80,11 @@ int colo_incoming_prepare(void)
 static bool secondary_recv(ColoSession *s, const char *stage, ColoFrame *f,
                            Error **errp)
 {
+    int64_t end_ns = colo_patience_end(s);
+
     do {
-        if (!colo_wire_recv(s->wire, stage, f, errp)) {
+        if (colo_patience_over(s, end_ns, stage, errp) ||
+            !colo_wire_recv(s->wire, stage, f, errp)) {
             return false;
         }
     } while (f->type == COLO_FRAME_PING);

@@ -11,6 +11,10 @@
  * g_main_context_wakeup() from another thread ends the wait: that is how the
  * operator's word gets through to a thread that waits for a dead peer.
  *
+ * A peer that says, or takes, a byte now and then is as silent as one that does
+ * not: only so much as WIRE_STEP_BYTES, or the end of what is sent or read as a
+ * whole, begins a new timeout.
+ *
  * A cancelled wire stays cancelled.  A wake-up is a hint to look around and
  * is remembered by GLib until the owner waits.
  */
@@ -18,10 +22,19 @@
 #include "qemu/osdep.h"
 #include "qemu/iov.h"
 #include "qemu/timer.h"
+#include "qemu/units.h"
 #include "qapi/error.h"
 #include "colo-wire.h"
 #include "colo-fault.h"
 #include "trace.h"
+
+#define WIRE_STEP_BYTES (16 * KiB)
+
+/* How far the timeout that runs has got */
+typedef struct WireStep {
+    int64_t deadline_ns;
+    size_t bytes;               /* since it began */
+} WireStep;
 
 struct ColoWire {
     /* Set once */
@@ -164,17 +177,35 @@ ColoWaitResult colo_wire_wait(ColoWire *w, int64_t deadline_ns)
     return wire_wait(w, G_IO_IN | G_IO_HUP | G_IO_ERR, deadline_ns, true);
 }
 
-/* The channel would block: wait for it, or say why that is over */
-static bool wire_wait_progress(ColoWire *w, GIOCondition cond, Error **errp)
+static void step_begin(ColoWire *w, WireStep *step)
 {
-    int64_t deadline_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
-                          w->timeout_ms * (int64_t)SCALE_MS;
+    step->deadline_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
+                        w->timeout_ms * (int64_t)SCALE_MS;
+    step->bytes = 0;
+}
 
-    switch (wire_wait(w, cond, deadline_ns, false)) {
+static void step_on(ColoWire *w, WireStep *step, size_t bytes)
+{
+    step->bytes += bytes;
+    if (step->bytes >= WIRE_STEP_BYTES) {
+        step_begin(w, step);
+    }
+}
+
+/* The channel would block: wait for it, or say why that is over */
+static bool wire_wait_progress(ColoWire *w, GIOCondition cond,
+                               const WireStep *step, Error **errp)
+{
+    switch (wire_wait(w, cond, step->deadline_ns, false)) {
     case COLO_WAIT_READABLE:
         return true;
     case COLO_WAIT_DEADLINE:
-        error_setg(errp, "the peer was silent for %u ms", w->timeout_ms);
+        if (step->bytes) {
+            error_setg(errp, "no more than %zu bytes went through in %u ms",
+                       step->bytes, w->timeout_ms);
+        } else {
+            error_setg(errp, "the peer was silent for %u ms", w->timeout_ms);
+        }
         return false;
     case COLO_WAIT_WOKEN:
     default:
@@ -186,6 +217,9 @@ static bool wire_wait_progress(ColoWire *w, GIOCondition cond, Error **errp)
 static bool wire_write_all(ColoWire *w, struct iovec *iov, unsigned niov,
                            Error **errp)
 {
+    WireStep step;
+
+    step_begin(w, &step);
     while (niov) {
         ssize_t n;
 
@@ -195,7 +229,8 @@ static bool wire_write_all(ColoWire *w, struct iovec *iov, unsigned niov,
         }
         n = qio_channel_writev(w->ioc, iov, MIN(niov, IOV_MAX), errp);
         if (n == QIO_CHANNEL_ERR_BLOCK) {
-            if (!wire_wait_progress(w, G_IO_OUT | G_IO_HUP | G_IO_ERR, errp)) {
+            if (!wire_wait_progress(w, G_IO_OUT | G_IO_HUP | G_IO_ERR, &step,
+                                    errp)) {
                 return false;
             }
             continue;
@@ -204,6 +239,7 @@ static bool wire_write_all(ColoWire *w, struct iovec *iov, unsigned niov,
             return false;
         }
         w->bytes_sent += n;
+        step_on(w, &step, n);
         iov_discard_front(&iov, &niov, n);
     }
     return true;
@@ -212,6 +248,9 @@ static bool wire_write_all(ColoWire *w, struct iovec *iov, unsigned niov,
 static bool wire_read_all(ColoWire *w, struct iovec *iov, unsigned niov,
                           Error **errp)
 {
+    WireStep step;
+
+    step_begin(w, &step);
     while (niov) {
         ssize_t n;
 
@@ -221,7 +260,8 @@ static bool wire_read_all(ColoWire *w, struct iovec *iov, unsigned niov,
         }
         n = qio_channel_readv(w->ioc, iov, MIN(niov, IOV_MAX), errp);
         if (n == QIO_CHANNEL_ERR_BLOCK) {
-            if (!wire_wait_progress(w, G_IO_IN | G_IO_HUP | G_IO_ERR, errp)) {
+            if (!wire_wait_progress(w, G_IO_IN | G_IO_HUP | G_IO_ERR, &step,
+                                    errp)) {
                 return false;
             }
             continue;
@@ -234,6 +274,7 @@ static bool wire_read_all(ColoWire *w, struct iovec *iov, unsigned niov,
             return false;
         }
         w->bytes_received += n;
+        step_on(w, &step, n);
         iov_discard_front(&iov, &niov, n);
     }
     return true;

@@ -3,8 +3,8 @@
  * COLO wire protocol: frames over a channel, with deadlines.
  *
  * One thread of the session (the wire's owner) sends and receives; any thread
- * may wake or cancel it.  No call waits longer than the timeout without a
- * byte of progress.
+ * may wake or cancel it.  No call goes on waiting when the timeout
+ * brings little or no progress.
  */
 
 #ifndef QEMU_MIGRATION_COLO_WIRE_H
@@ -51,7 +51,7 @@ ColoWaitResult colo_wire_wait(ColoWire *w, int64_t deadline_ns);
  * colo_wire_send: send one frame whose payload is @iov.  Owner.
  *
  * Returns false with @errp set, naming the frame and the epoch, when the
- * channel fails, is cancelled, or takes nothing for the whole timeout.
+ * channel fails, is cancelled, or takes next to nothing in a whole timeout.
  */
 bool colo_wire_send(ColoWire *w, ColoFrameType type, uint64_t epoch,
                     const struct iovec *iov, size_t niov, Error **errp);

@@ -5,7 +5,7 @@
  * A thread of the test sits between two QEMUs and passes on what they say,
  * but for one frame, which it alters: a wrong magic, version, type, number or
  * length, a frame that does not belong here, garbage, the same frame twice,
- * half a frame, or silence from then on.
+ * half a frame, a byte now and then, or silence or empty words from then on.
  *
  * Proves: for each frame of the protocol the side that reads it notices, says
  * in which stage, stays alive, and can be told to go on; neither goes live by
@@ -32,6 +32,9 @@
 #endif
 /* Where nobody is: a machine that is slow is no fault */
 #define PATIENT_TIMEOUT_MS 15000
+/* Of a peer that drips, how often; of one that talks of nothing, how long */
+#define DRIPS_PER_TIMEOUT  10
+#define CHATTER_TIMEOUT_MS 1000
 /* For those that must not have to wait for it */
 #define LONG_TIMEOUT_MS 600000
 
@@ -47,6 +50,8 @@ typedef enum Fault {
     FAULT_TRUNCATE,
     FAULT_SILENCE,
     FAULT_IMPATIENCE,           /* silence, and nobody waits for its end */
+    FAULT_DRIP,                 /* byte by byte, with pauses */
+    FAULT_CHATTER,              /* pings or pongs without end */
     FAULT__MAX,
 } Fault;
 
@@ -65,6 +70,9 @@ static const struct {
     [FAULT_TRUNCATE] = { "truncate" },
     [FAULT_SILENCE] = { "silence", "silent for " stringify(TIMEOUT_MS) " ms" },
     [FAULT_IMPATIENCE] = { "impatience" },
+    [FAULT_DRIP] = { "drip", "bytes went through in "
+                     stringify(TIMEOUT_MS) " ms" },
+    [FAULT_CHATTER] = { "chatter" },
 };
 
 QEMU_BUILD_BUG_ON(G_N_ELEMENTS(faults) != FAULT__MAX);
@@ -192,6 +200,39 @@ static size_t alter(Proxy *p, uint8_t *frame, size_t len)
     return len;
 }
 
+/* Let a part of a timeout pass.  False ends the thread. */
+static bool wait_part(Proxy *p, int timeout_ms)
+{
+    struct pollfd fd = { p->stop[0], POLLIN };
+
+    return poll(&fd, 1, timeout_ms / DRIPS_PER_TIMEOUT) == 0;
+}
+
+/* What nobody hears any more does not count: its other reader may be there */
+static bool drip(Proxy *p, int to, const uint8_t *frame, size_t len)
+{
+    bool heard = true;
+
+    for (size_t i = 0; i < len && wait_part(p, TIMEOUT_MS); i++) {
+        heard = heard && write_full(p, to, frame + i, 1);
+    }
+    return wait_fd(p, -1, 0);
+}
+
+static bool chatter(Proxy *p, int to)
+{
+    uint8_t hdr[COLO_FRAME_HDR_LEN];
+    bool heard = true;
+
+    colo_frame_encode(&(ColoFrame) {
+        from_primary(p->c.type) ? COLO_FRAME_PING : COLO_FRAME_PONG, 0, 0,
+    }, hdr);
+    while (wait_part(p, CHATTER_TIMEOUT_MS)) {
+        heard = heard && write_full(p, to, hdr, sizeof(hdr));
+    }
+    return false;
+}
+
 /* Pass one frame on.  False ends the thread. */
 static bool pass_frame(Proxy *p, int from, int to)
 {
@@ -220,6 +261,12 @@ static bool pass_frame(Proxy *p, int from, int to)
         if (p->c.fault == FAULT_SILENCE || p->c.fault == FAULT_IMPATIENCE) {
             /* Keep the connections, say nothing any more */
             return wait_fd(p, -1, 0);
+        }
+        if (p->c.fault == FAULT_DRIP) {
+            return drip(p, to, frame, len);
+        }
+        if (p->c.fault == FAULT_CHATTER) {
+            return chatter(p, to);
         }
         if (p->c.fault == FAULT_REPEAT && !write_full(p, to, frame, len)) {
             return false;
@@ -350,7 +397,7 @@ static void secondary_survives(ColoPair *p, Proxy *proxy, Fault fault)
         check_message(p->secondary, fault);
         colo_wait_status(p->secondary, colo_is_hybrid(p) ? "running" : "colo");
         /* The primary hears nothing any more and holds its output */
-        if (fault != FAULT_SILENCE) {
+        if (fault != FAULT_SILENCE && fault != FAULT_DRIP) {
             proxy_hang_up(proxy);
         }
         colo_wait_state(p->primary, "lost");
@@ -413,11 +460,19 @@ static void end_in_order(ColoPair *p)
 
 static unsigned timeout_of(const Case *c)
 {
-    if (c->fault == FAULT_IMPATIENCE) {
+    switch (c->fault) {
+    case FAULT_IMPATIENCE:
         return LONG_TIMEOUT_MS;
+    case FAULT_CHATTER:
+        /* A pong that nobody asked for is noticed at once */
+        return from_primary(c->type) || is_end(c->type) ? CHATTER_TIMEOUT_MS
+                                                        : LONG_TIMEOUT_MS;
+    case FAULT_SILENCE:
+    case FAULT_DRIP:
+        return TIMEOUT_MS;
+    default:
+        return is_ping(c->type) ? TIMEOUT_MS : PATIENT_TIMEOUT_MS;
     }
-    return c->fault == FAULT_SILENCE || is_ping(c->type) ? TIMEOUT_MS
-                                                         : PATIENT_TIMEOUT_MS;
 }
 
 /* Set the pair up with a proxy in between, and wait for its deed */
@@ -501,6 +556,13 @@ static bool makes_sense(Fault fault, ColoFrameType type)
     case FAULT_IMPATIENCE:
         /* With this timeout there is no ping */
         return !is_ping(type);
+    case FAULT_CHATTER:
+        /* Of each kind: those that somebody is patient with take their time */
+        return type == COLO_FRAME_CHECKPOINT_READY ||
+               type == COLO_FRAME_CHECKPOINT_REPLY ||
+               type == COLO_FRAME_VMSTATE_LOADED ||
+               type == COLO_FRAME_WANTED || type == COLO_FRAME_START ||
+               type == COLO_FRAME_VMSTATE_SIZE || type == COLO_FRAME_BYE_ACK;
     default:
         return true;
     }

