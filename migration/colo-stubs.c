@@ -121,6 +121,10 @@ bool colo_cont(Error **errp)
     return false;
 }
 
+void colo_vm_stop_begin(void)
+{
+}
+
 void colo_vm_stop_deferred(RunState state)
 {
 }

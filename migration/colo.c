@@ -63,6 +63,7 @@ static ShutdownCause shutdown_cause;
 static bool exiting;
 static bool resetting;      /* the main loop is about it */
 static bool letting_go;     /* the session's thread: in vm_start() */
+static __thread bool lets_go;   /* this is that thread */
 
 /*
  * Requests for checkpoints come from any thread.  The lock keeps the wire
@@ -529,17 +530,27 @@ void colo_start_guest(ColoSession *s)
     while (resetting) {
         qemu_cond_wait_bql(&s->cond);
     }
-    letting_go = true;
+    letting_go = lets_go = true;
     vm_start();
-    letting_go = false;
+    letting_go = lets_go = false;
     qemu_cond_broadcast(&s->cond);
+}
+
+static void await_let_go(void)
+{
+    while (letting_go && !lets_go) {
+        qemu_cond_wait_bql(&current->cond);
+    }
+}
+
+void colo_vm_stop_begin(void)
+{
+    await_let_go();
 }
 
 void colo_reset_begin(void)
 {
-    while (letting_go) {
-        qemu_cond_wait_bql(&current->cond);
-    }
+    await_let_go();
     resetting = true;
 }
 

@@ -208,6 +208,14 @@ bool colo_secondary_follows(void);
 bool colo_cont(Error **errp);
 
 /*
+ * colo_vm_stop_begin: somebody stops the VM
+ *
+ * Not while the session's thread lets the guest go on, for which it may drop the
+ * BQL.  BQL held, dropped meanwhile.
+ */
+void colo_vm_stop_begin(void);
+
+/*
  * colo_vm_stop_deferred: somebody stops the VM while it stands for a cut
  *
  * The stop is carried out right after the cut.  BQL held.

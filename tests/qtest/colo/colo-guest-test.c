@@ -3,15 +3,16 @@
  * COLO and a guest that writes to its memory without end.
  *
  * The guest is a firmware of some instructions: it adds to a word anywhere in
- * 8 MiB of RAM, counts that, and does it again.  So wherever it is looked at, it
- * is in the middle of something.  It needs no devices and runs under KVM where
- * others do not.
+ * 8 MiB of RAM, counts that, and does it again.  So wherever it is looked at,
+ * it is in the middle of something.  It needs no devices and runs under KVM
+ * where others do not.
  *
  * Proves: RAM is equal on both sides after each load, byte for byte, whatever
  * the user does to the guest at the time of the cut: stops it, lets it go on,
  * resets it; also when a part is streamed because it exceeds the staging area.
- * What the guest counts goes on where it was after a failover, and in the pair
- * that is made of the survivor.
+ * A guest that was stopped stands, and its NIC knows.  What the guest counts
+ * goes on where it was after a failover, and in the pair that is made of the
+ * survivor.
  */
 
 #include "qemu/osdep.h"
@@ -31,6 +32,7 @@
 #define CHECKPOINTS     60
 #define STOPS           100
 #define RESETS          60
+#define LOOKS           20
 #define ALIVE_MS        10000
 #define ALIVE_COUNT     200
 
@@ -114,6 +116,22 @@ static bool is_alive(QTestState *qts)
         g_usleep(1000);
     }
     return true;
+}
+
+/* It does not count while it is looked at some times, and its NIC knows */
+static void check_stands(QTestState *qts)
+{
+    uint32_t begin = counted(qts);
+    QDict *nic;
+
+    for (int i = 0; i < LOOKS; i++) {
+        g_assert_cmpuint(counted(qts), ==, begin);
+    }
+    nic = qtest_qmp_assert_success_ref(qts,
+        "{'execute': 'x-query-virtio-status', 'arguments': {'path':"
+        "'/machine/peripheral-anon/device[0]/virtio-backend'}}");
+    g_assert_false(qdict_get_bool(nic, "vm-running"));
+    qobject_unref(nic);
 }
 
 /* QEMU ends when it may not use KVM */
@@ -235,6 +253,7 @@ static void test_stop(const void *opaque)
     for (int i = 0; i < STOPS; i++) {
         qtest_qmp_assert_success(p->primary, "{'execute': 'stop'}");
         colo_wait_status(p->primary, "paused");
+        check_stands(p->primary);
         qtest_qmp_assert_success(p->primary, "{'execute': 'cont'}");
         colo_wait_status(p->primary, "running");
         g_usleep(g_test_rand_int_range(0, 5000));
