@@ -6,6 +6,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "migration/colo.h"
+#include "system/runstate.h"
 
 bool colo_supported(void)
 {
@@ -119,6 +120,11 @@ bool colo_command_refused(const char *command, Error **errp)
 bool colo_cont(Error **errp)
 {
     return false;
+}
+
+void colo_vm_start(void)
+{
+    vm_start();
 }
 
 void colo_vm_stop_begin(void)

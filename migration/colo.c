@@ -62,7 +62,7 @@ static Notifier shutdown_notifier;
 static ShutdownCause shutdown_cause;
 static bool exiting;
 static bool resetting;      /* the main loop is about it */
-static bool letting_go;     /* the session's thread: in vm_start() */
+static bool letting_go;     /* the session's thread, or cont: in vm_start() */
 static __thread bool lets_go;   /* this is that thread */
 
 /*
@@ -525,15 +525,20 @@ bool colo_guest_reset_deferred(ShutdownCause cause)
     return true;
 }
 
-void colo_start_guest(ColoSession *s)
+static void let_go(void)
 {
-    while (resetting) {
-        qemu_cond_wait_bql(&s->cond);
-    }
     letting_go = lets_go = true;
     vm_start();
     letting_go = lets_go = false;
-    qemu_cond_broadcast(&s->cond);
+    qemu_cond_broadcast(&current->cond);
+}
+
+void colo_start_guest(ColoSession *s)
+{
+    while (resetting || letting_go) {
+        qemu_cond_wait_bql(&s->cond);
+    }
+    let_go();
 }
 
 static void await_let_go(void)
@@ -541,6 +546,16 @@ static void await_let_go(void)
     while (letting_go && !lets_go) {
         qemu_cond_wait_bql(&current->cond);
     }
+}
+
+void colo_vm_start(void)
+{
+    if (!colo_session_active(COLO_MODE_PRIMARY)) {
+        vm_start();
+        return;
+    }
+    await_let_go();
+    let_go();
 }
 
 void colo_vm_stop_begin(void)

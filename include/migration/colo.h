@@ -208,10 +208,17 @@ bool colo_secondary_follows(void);
 bool colo_cont(Error **errp);
 
 /*
+ * colo_vm_start: vm_start(), and no cut begins in the middle of it
+ *
+ * Main loop, BQL held, dropped meanwhile.
+ */
+void colo_vm_start(void);
+
+/*
  * colo_vm_stop_begin: somebody stops the VM
  *
- * Not while the session's thread lets the guest go on, for which it may drop the
- * BQL.  BQL held, dropped meanwhile.
+ * Not while another thread lets the guest go on, for which it may drop the BQL.
+ * BQL held, dropped meanwhile.
  */
 void colo_vm_stop_begin(void);
 

@@ -32,6 +32,7 @@
 #define CHECKPOINTS     60
 #define STOPS           100
 #define RESETS          60
+#define CONTS           40
 #define LOOKS           20
 #define ALIVE_MS        10000
 #define ALIVE_COUNT     200
@@ -118,20 +119,26 @@ static bool is_alive(QTestState *qts)
     return true;
 }
 
+/* It was told that the VM stands */
+static void check_nic_stands(QTestState *qts)
+{
+    QDict *nic = qtest_qmp_assert_success_ref(qts,
+        "{'execute': 'x-query-virtio-status', 'arguments': {'path':"
+        "'/machine/peripheral-anon/device[0]/virtio-backend'}}");
+
+    g_assert_false(qdict_get_bool(nic, "vm-running"));
+    qobject_unref(nic);
+}
+
 /* It does not count while it is looked at some times, and its NIC knows */
 static void check_stands(QTestState *qts)
 {
     uint32_t begin = counted(qts);
-    QDict *nic;
 
     for (int i = 0; i < LOOKS; i++) {
         g_assert_cmpuint(counted(qts), ==, begin);
     }
-    nic = qtest_qmp_assert_success_ref(qts,
-        "{'execute': 'x-query-virtio-status', 'arguments': {'path':"
-        "'/machine/peripheral-anon/device[0]/virtio-backend'}}");
-    g_assert_false(qdict_get_bool(nic, "vm-running"));
-    qobject_unref(nic);
+    check_nic_stands(qts);
 }
 
 /* QEMU ends when it may not use KVM */
@@ -371,6 +378,40 @@ static void test_cont_in_cut(const void *opaque)
     colo_hold_free(h);
 }
 
+/* A paused guest is let go on when a cut is due as well */
+static void test_cont_at_cut(const void *opaque)
+{
+    ColoPair *p = pair_of(opaque);
+    ColoHold *h;
+
+    if (!p) {
+        return;
+    }
+    h = protect_with_hold(p);
+    for (int i = 0; i < CONTS; i++) {
+        QDict *status;
+
+        pause_guest(p);
+        qtest_memset(p->primary, 16 * MiB, i, 2 * MiB);
+        colo_hold_arm(h);
+        qtest_qmp_assert_success(p->primary,
+                                 "{'execute': 'x-colo-checkpoint'}");
+        g_usleep(g_test_rand_int_range(0, 2000));
+        qtest_qmp_assert_success(p->primary, "{'execute': 'cont'}");
+        colo_hold_await(h);
+        status = qtest_qmp_assert_success_ref(p->primary,
+            "{'execute': 'query-status'}");
+        if (!strcmp(qdict_get_str(status, "status"), "colo")) {
+            check_nic_stands(p->primary);
+        }
+        qobject_unref(status);
+        end_cut(p, h);
+        colo_wait_status(p->primary, "running");
+    }
+    colo_pair_free(p);
+    colo_hold_free(h);
+}
+
 /* A page is streamed, and becomes again what the secondary has */
 static void test_back_in_cut(const void *opaque)
 {
@@ -427,6 +468,7 @@ static const struct {
     { "stop", test_stop },
     { "reset", test_reset },
     { "in-cut/cont", test_cont_in_cut },
+    { "at-cut/cont", test_cont_at_cut },
     { "in-cut/back", test_back_in_cut },
     { "in-cut/reset", test_reset_in_cut },
 };
