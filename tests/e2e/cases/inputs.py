@@ -30,8 +30,8 @@ COMPARE_TIMEOUT_MS = 10000
 # needs epochs of several times that
 DELAY_FACTOR = 4
 FIRST_CHECKPOINTS = 5
-NEIGHBOURS = '/proc/sys/net/ipv[46]/neigh/*/base_reachable_time_ms'
-HOUR_MS = 3600000
+NEIGHBOURS = '/proc/sys/net/ipv[46]/neigh/*'
+HOUR = 3600
 INTERVAL_MS = 2
 SPOIL_US = 150000
 # Part of its own answers that the secondary's guest has to give; the others
@@ -123,8 +123,9 @@ def start(pair: vm.Pair) -> None:
     """A guest whose own clock has it say nothing: it does not ask whether its
     neighbours are still there, in between its answers."""
     pair.start_primary()
-    said = pair.control(f'sh set -e; for file in {NEIGHBOURS}; do '
-                        f'echo {HOUR_MS} > $file; done')
+    said = pair.control(f'sh set -e; for dir in {NEIGHBOURS}; do '
+                        f'echo {HOUR} > $dir/base_reachable_time; '
+                        f'echo {HOUR} > $dir/delay_first_probe_time; done')
     check(said.startswith('0 '), f'the guest says {said}')
     pair.start_secondary()
     pair.protect(x_checkpoint_delay=DELAY_MS)
