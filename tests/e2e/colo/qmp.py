@@ -14,8 +14,8 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-CONNECT_SECONDS = 20.0
-COMMAND_SECONDS = 20.0
+CONNECT_SECONDS = 60.0
+COMMAND_SECONDS = 50.0
 
 
 class QmpError(Exception):
