@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any, Sequence
 
@@ -102,6 +103,12 @@ def kill_bulk_in(ctx: Context) -> None:
     check(end['bytes'] > 0, 'nothing arrived')
 
 
+def much(pair: vm.Pair) -> bool:
+    done = pair.compared()
+    return (done['bytes-compared'] > SERVED_BYTES and
+            done['released-equal'] > SERVED_PACKETS)
+
+
 def served_equally(ctx: Context, **changes: Any) -> None:
     """Guests that say the same need no checkpoints."""
     with hybrid(ctx, **EQUAL, **changes) as pair:
@@ -109,8 +116,7 @@ def served_equally(ctx: Context, **changes: Any) -> None:
         clients = [pair.client('http', path='/64k', connections=2),
                    pair.client('echo'), pair.client('bulk-out')]
         time.sleep(SERVED_SECONDS)
-        wait_for('much to be compared',
-                 lambda: pair.compared()['bytes-compared'] > SERVED_BYTES,
+        wait_for('much to be compared', functools.partial(much, pair),
                  CHECKPOINTS_SECONDS)
         for running in clients:
             check_intact(running)
