@@ -392,7 +392,7 @@ static void test_cont_at_cut(const void *opaque)
         QDict *status;
 
         pause_guest(p);
-        qtest_memset(p->primary, 16 * MiB, i, 2 * MiB);
+        qtest_memset(p->primary, 16 * MiB, i + 1, 2 * MiB);
         colo_hold_arm(h);
         qtest_qmp_assert_success(p->primary,
                                  "{'execute': 'x-colo-checkpoint'}");
