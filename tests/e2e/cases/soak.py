@@ -19,6 +19,7 @@ SLACK_QUICK_KIB = 8192      # half a minute is hardly more than warming up
 SOAK_QUICK = 30.0
 SOAK_LONG = 2 * 3600.0      # seconds; COLO_SOAK_SECONDS says otherwise
 SAMPLES = 24                # of the memory; the first quarter warms up
+MONITOR_SECONDS = 1.0
 SIDES = ('primary', 'secondary')
 LARGE_KIB = 64 * 1024
 FLOWS = 64                  # the clients have a handful of connections
@@ -112,7 +113,12 @@ def hybrid(ctx: Context) -> None:
                    pair.client('http', path='/64k', connections=2)]
 
         def serve(until: float) -> None:
-            while time.monotonic() < until:
+            asked = 0.0
+            while (now := time.monotonic()) < until:
+                if now - asked > MONITOR_SECONDS:
+                    for side in SIDES:          # or its events pile up in QEMU
+                        pair.vm(side).status()
+                    asked = now
                 pair.control('ping')        # a connection of its own
                 for running in clients:
                     running.poll()          # or it stands, its pipe full
