@@ -16,7 +16,7 @@ from colo import client, disks, product, vm
 from .disks import check_images, start_writers, verify_all
 from .registry import Context, check, check_intact, test, wait_for, wait_lines
 
-TIMEOUT_MS = 3000
+TIMEOUT_MS = 2000
 LONG_MS = 60000
 QUIT_MS = 10000
 EXIT_SECONDS = 90.0         # QEMU gives its peer two or three timeouts

@@ -28,7 +28,7 @@ from .registry import (Context, Failed, Skip, check, check_intact, test,
 ACTIONS = ('kill', 'stall', 'error', 'cut')
 BOTH = 'both'               # the power of both hosts fails
 SAMPLES_QUICK = 1           # of the beginning, and of the rest
-TIMEOUT_MS = 3000
+TIMEOUT_MS = 2000
 NOTICE_SECONDS = 90.0       # twelve timeouts for disks, and the peer's word
 
 # From the primary's first word on the secondary is ready

@@ -29,10 +29,11 @@ def checked(mode: str, end: dict[str, Any]) -> str:
 
 
 def kill_rounds(ctx: Context, victim: str, modes: Sequence[Mode],
-                **changes: Any) -> None:
+                quick: int = KILLS_QUICK, **changes: Any) -> None:
     """Kill @victim, fail over, build the pair again, and so on; one guest
-    and the same connections all along.  The first of @modes is the ticker."""
-    rounds = KILLS_LONG if ctx.long else KILLS_QUICK
+    and the same connections all along.  The first of @modes is the ticker.
+    @quick: so many rounds, if not many."""
+    rounds = KILLS_LONG if ctx.long else quick
     rng = ctx.rng(victim)
     verified = 0
     with ctx.pair(verify=True, memory='256', **changes) as pair:

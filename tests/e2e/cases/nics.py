@@ -19,6 +19,7 @@ from .hybrid import (CLIENTS, EQUAL, EQUAL_DELAY_MS, SERVED_PACKETS,
 from .kill import CHECKPOINTS_SECONDS, DATAGRAMS, Mode, kill_rounds
 from .registry import Context, Skip, check, check_intact, test, wait_for
 
+QUICK = 1                   # kills, if not many
 # The guest sends on each of them, and most of what it says is the same
 SECOND = {'host': net.guest_address(1)}
 BOTH: Sequence[Mode] = (
@@ -32,12 +33,12 @@ BOTH: Sequence[Mode] = (
 def kill_primary(ctx: Context) -> None:
     """Two NICs, each with its own colo-compare: clients on both notice
     nothing."""
-    kill_rounds(ctx, 'primary', BOTH, mode='hybrid', nics=2)
+    kill_rounds(ctx, 'primary', BOTH, QUICK, mode='hybrid', nics=2)
 
 
 @test('/colo/e2e/hybrid/nics/kill-secondary')
 def kill_secondary(ctx: Context) -> None:
-    kill_rounds(ctx, 'secondary', BOTH, mode='hybrid', nics=2)
+    kill_rounds(ctx, 'secondary', BOTH, QUICK, mode='hybrid', nics=2)
 
 
 def released(pair: vm.Pair, nic: int, goal: int) -> bool:
@@ -79,17 +80,19 @@ def equal(ctx: Context) -> None:
 @test('/colo/e2e/hybrid/vmxnet3/kill-primary')
 def vmxnet3_primary(ctx: Context) -> None:
     """A NIC that makes its guest wait by other means than virtio's."""
-    kill_rounds(ctx, 'primary', CLIENTS, mode='hybrid', nic_model='vmxnet3')
+    kill_rounds(ctx, 'primary', CLIENTS, QUICK, mode='hybrid',
+                nic_model='vmxnet3')
 
 
 @test('/colo/e2e/hybrid/vmxnet3/kill-secondary')
 def vmxnet3_secondary(ctx: Context) -> None:
-    kill_rounds(ctx, 'secondary', CLIENTS, mode='hybrid', nic_model='vmxnet3')
+    kill_rounds(ctx, 'secondary', CLIENTS, QUICK, mode='hybrid',
+                nic_model='vmxnet3')
 
 
 @test('/colo/e2e/vmxnet3/kill-primary')
 def vmxnet3_periodic(ctx: Context) -> None:
-    kill_rounds(ctx, 'primary', (('ticker', {}), *DATAGRAMS),
+    kill_rounds(ctx, 'primary', (('ticker', {}), *DATAGRAMS), QUICK,
                 nic_model='vmxnet3')
 
 
