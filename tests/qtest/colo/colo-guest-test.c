@@ -27,7 +27,6 @@
 #define COUNTER         0x9000          /* where the guest counts */
 #define FRONT           0x8000          /* a page before those it writes */
 #define PAGE            4096
-#define STAGING         1048576         /* of the primary, if it is to stream */
 #define DELAY_MS        5
 #define CHECKPOINTS     60
 #define STOPS           100
@@ -297,21 +296,6 @@ static void test_reset(const void *opaque)
     colo_pair_free(p);
 }
 
-/* A pair that streams, with somebody in between */
-static ColoHold *protect_with_hold(ColoPair *p)
-{
-    ColoHold *h;
-
-    qtest_qmp_assert_success(p->primary,
-        "{'execute': 'migrate-set-parameters', 'arguments': {"
-        "'x-colo-staging-limit': %u}}", STAGING);
-    colo_pair_migrate(p, "mig", NULL, 600000, COLO_DEADLINE_MS);
-    h = colo_hold_new(p->dir);
-    colo_pair_migrate(p, NULL, "hold", 600000, COLO_DEADLINE_MS);
-    colo_wait_state(p->primary, "running");
-    return h;
-}
-
 static void checkpoint(ColoPair *p)
 {
     int64_t done = colo_statistic(p->primary, "checkpoints");
@@ -365,7 +349,7 @@ static void test_cont_in_cut(const void *opaque)
     if (!p) {
         return;
     }
-    h = protect_with_hold(p);
+    h = colo_hold_protect(p);
     pause_guest(p);
     qtest_memset(p->primary, 16 * MiB, 0x5a, 4 * MiB);
     begin_cut(p, h);
@@ -387,7 +371,7 @@ static void test_cont_at_cut(const void *opaque)
     if (!p) {
         return;
     }
-    h = protect_with_hold(p);
+    h = colo_hold_protect(p);
     for (int i = 0; i < CONTS; i++) {
         QDict *status;
 
@@ -421,13 +405,13 @@ static void test_back_in_cut(const void *opaque)
     if (!p) {
         return;
     }
-    h = protect_with_hold(p);
+    h = colo_hold_protect(p);
     pause_guest(p);
     qtest_memset(p->primary, FRONT, 0xb, PAGE);
     checkpoint(p);
     /* So much that one round of streaming is enough */
     qtest_memset(p->primary, FRONT, 0xa, PAGE);
-    qtest_memset(p->primary, 16 * MiB, 0x5a, STAGING + 16 * PAGE);
+    qtest_memset(p->primary, 16 * MiB, 0x5a, COLO_HOLD_STAGING + 16 * PAGE);
     begin_cut(p, h);
     qtest_memset(p->primary, FRONT, 0xb, PAGE);
     end_cut(p, h);
@@ -444,7 +428,7 @@ static void test_reset_in_cut(const void *opaque)
     if (!p) {
         return;
     }
-    h = protect_with_hold(p);
+    h = colo_hold_protect(p);
     qtest_memset(p->primary, 16 * MiB, 0x5a, 4 * MiB);
     begin_cut(p, h);
     qtest_qmp_assert_success(p->primary, "{'execute': 'system_reset'}");

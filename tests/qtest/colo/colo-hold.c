@@ -161,3 +161,17 @@ void colo_hold_free(ColoHold *h)
     g_free(h->to);
     g_free(h);
 }
+
+ColoHold *colo_hold_protect(ColoPair *p)
+{
+    ColoHold *h;
+
+    qtest_qmp_assert_success(p->primary,
+        "{'execute': 'migrate-set-parameters', 'arguments': {"
+        "'x-colo-staging-limit': %u}}", COLO_HOLD_STAGING);
+    colo_pair_migrate(p, "mig", NULL, 600000, COLO_DEADLINE_MS);
+    h = colo_hold_new(p->dir);
+    colo_pair_migrate(p, NULL, "hold", 600000, COLO_DEADLINE_MS);
+    colo_wait_state(p->primary, "running");
+    return h;
+}

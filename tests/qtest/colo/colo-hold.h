@@ -9,6 +9,11 @@
 #ifndef TESTS_QTEST_COLO_HOLD_H
 #define TESTS_QTEST_COLO_HOLD_H
 
+#include "colo-helpers.h"
+
+/* Staging limit of the primary, if it is to stream */
+#define COLO_HOLD_STAGING   1048576
+
 typedef struct ColoHold ColoHold;
 
 /*
@@ -16,6 +21,9 @@ typedef struct ColoHold ColoHold;
  * where the secondary listens.
  */
 ColoHold *colo_hold_new(const char *dir);
+
+/* Protect a pair that streams, with one in between */
+ColoHold *colo_hold_protect(ColoPair *p);
 
 /* The next frame shall wait; wait until it does; let it go */
 void colo_hold_arm(ColoHold *h);

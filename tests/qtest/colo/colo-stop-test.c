@@ -21,7 +21,6 @@
 #define PANIC_PORT      0x505
 #define WATCHDOG_PORT   0x443
 #define AT_ONCE         0xf             /* the watchdog's shortest time */
-#define STAGING         1048576         /* of the primary, if it is to stream */
 
 static const char options[] = "-device pvpanic -device ib700 "
     "-action panic=pause,watchdog=pause";
@@ -210,15 +209,8 @@ static void test_ended(const void *opaque)
 /* A pair in the middle of a cut: a part has been streamed */
 static ColoHold *begin_cut(ColoPair *p)
 {
-    ColoHold *h;
+    ColoHold *h = colo_hold_protect(p);
 
-    qtest_qmp_assert_success(p->primary,
-        "{'execute': 'migrate-set-parameters', 'arguments': {"
-        "'x-colo-staging-limit': %u}}", STAGING);
-    colo_pair_migrate(p, "mig", NULL, 600000, COLO_DEADLINE_MS);
-    h = colo_hold_new(p->dir);
-    colo_pair_migrate(p, NULL, "hold", 600000, COLO_DEADLINE_MS);
-    colo_wait_state(p->primary, "running");
     qtest_memset(p->primary, 16 * MiB, 0x5a, 4 * MiB);
     colo_hold_arm(h);
     qtest_qmp_assert_success(p->primary, "{'execute': 'x-colo-checkpoint'}");
