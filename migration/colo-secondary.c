@@ -45,8 +45,28 @@
 /* Beside guest RAM, what streaming may send twice; in staged pages */
 #define STAGING_SLACK_PAGES 65536
 
+/*
+ * What a load replaces, the views of guest memory above all, the RCU thread
+ * frees.  Where checkpoints follow each other closely, or the machine is busy,
+ * it falls behind; by no more than these loads.
+ */
+#define LOADS_UNFREED_MAX 2
+
 /* BQL: guest RAM and devices are between two checkpoints */
 static bool loading;
+
+/* BQL: loads whose leavings have not been freed, of all sessions */
+static unsigned loads_unfreed;
+static QemuCond load_freed_cond;
+
+typedef struct LoadMark {
+    struct rcu_head rcu;
+} LoadMark;
+
+static void __attribute__((constructor)) secondary_init(void)
+{
+    qemu_cond_init(&load_freed_cond);
+}
 
 bool colo_secondary_loading(void)
 {
@@ -394,6 +414,31 @@ static bool secondary_load(ColoSession *s, const ColoTail *tail, Error **errp)
     return true;
 }
 
+/* The RCU thread is here, so it has freed what that load left.  BQL. */
+static void load_freed(LoadMark *mark)
+{
+    loads_unfreed--;
+    qemu_cond_broadcast(&load_freed_cond);
+    g_free(mark);
+}
+
+/*
+ * Let the RCU thread keep up with the loads.  BQL (dropped meanwhile).
+ *
+ * While the guest stands: it waits for CPUs that run, and those may run on
+ * without end.
+ */
+static void secondary_reclaim(void)
+{
+    LoadMark *mark = g_new(LoadMark, 1);
+
+    loads_unfreed++;
+    call_rcu(mark, load_freed, rcu);
+    while (loads_unfreed > LOADS_UNFREED_MAX) {
+        qemu_cond_wait_bql(&load_freed_cond);
+    }
+}
+
 /* A checkpoint on its way from the request to the load */
 typedef struct Arrival {
     uint64_t cut;
@@ -431,6 +476,7 @@ static bool secondary_load_and_count(ColoSession *s, Arrival *a, Error **errp)
     s->staging_bytes = colo_staging_bytes(s->staging);
     trace_colo_loaded(a->cut, a->tail.npages, a->pages.zero, a->pages.equal,
                       a->tail.device_len, load_ns / SCALE_US);
+    secondary_reclaim();
     return true;
 }
 
