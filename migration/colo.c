@@ -353,8 +353,9 @@ bool colo_stop_guest(ColoSession *s)
 
     do {
         if (runstate_is_live(runstate_get())) {
+            /* If somebody lets it go on that waits, and others come first */
             vm_stop(RUN_STATE_COLO);
-            stopped = true;
+            stopped |= runstate_check(RUN_STATE_COLO);
         }
         while (resetting) {
             qemu_cond_wait_bql(&s->cond);

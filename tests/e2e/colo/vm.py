@@ -28,7 +28,7 @@ DESCRIBE_SECONDS = 2.0
 CONSOLE_LINES = 40
 FIRMWARE = ('/usr/share/qemu', '/usr/share/seabios', '/usr/lib/ipxe/qemu')
 CMDLINE = ('console=ttyS0 quiet no_timer_check mitigations=off '
-           'memhp_default_state=online')
+           'cryptomgr.notests memhp_default_state=online')
 
 
 class VmError(Exception):
@@ -323,7 +323,8 @@ class Pair:
                                         'state': True}]}
         settings: dict[str, Any] = {
             product.PARAMETER_MODE: self.machine.mode,
-            product.PARAMETER_TIMEOUT: TIMEOUT_MS}
+            product.PARAMETER_TIMEOUT: TIMEOUT_MS,
+            'max-bandwidth': 0}             # of the first migration
         for key, value in parameters.items():
             settings[key.replace('_', '-')] = value
         if self.machine.mode == 'hybrid' and self.machine.gate:

@@ -59,20 +59,21 @@ static const struct {
     const char *name;
     const char *noticed;        /* the reader says so; NULL: it depends */
 } faults[] = {
-    [FAULT_MAGIC] = { "magic", "wrong magic" },
-    [FAULT_VERSION] = { "version", "speaks version 2" },
-    [FAULT_TYPE] = { "type", "unknown frame type" },
-    [FAULT_NUMBER] = { "number", "unexpected" },
-    [FAULT_LENGTH] = { "length", "allowed" },
-    [FAULT_UNEXPECTED] = { "unexpected" },
-    [FAULT_GARBAGE] = { "garbage" },
-    [FAULT_REPEAT] = { "repeat" },
-    [FAULT_TRUNCATE] = { "truncate" },
-    [FAULT_SILENCE] = { "silence", "silent for " stringify(TIMEOUT_MS) " ms" },
-    [FAULT_IMPATIENCE] = { "impatience" },
-    [FAULT_DRIP] = { "drip", "bytes went through in "
+    [FAULT_MAGIC] = { "wrong/magic", "wrong magic" },
+    [FAULT_VERSION] = { "wrong/version", "speaks version 2" },
+    [FAULT_TYPE] = { "wrong/type", "unknown frame type" },
+    [FAULT_NUMBER] = { "wrong/number", "unexpected" },
+    [FAULT_LENGTH] = { "wrong/length", "allowed" },
+    [FAULT_UNEXPECTED] = { "wrong/unexpected" },
+    [FAULT_GARBAGE] = { "wrong/garbage" },
+    [FAULT_REPEAT] = { "wrong/repeat" },
+    [FAULT_TRUNCATE] = { "wrong/truncate" },
+    [FAULT_SILENCE] = { "slow/silence",
+                        "silent for " stringify(TIMEOUT_MS) " ms" },
+    [FAULT_IMPATIENCE] = { "wrong/impatience" },
+    [FAULT_DRIP] = { "slow/drip", "bytes went through in "
                      stringify(TIMEOUT_MS) " ms" },
-    [FAULT_CHATTER] = { "chatter" },
+    [FAULT_CHATTER] = { "slow/chatter" },
 };
 
 QEMU_BUILD_BUG_ON(G_N_ELEMENTS(faults) != FAULT__MAX);
@@ -576,7 +577,7 @@ int main(int argc, char **argv)
     for (int f = 0; f < FAULT__MAX; f++) {
         for (int t = COLO_FRAME_CHECKPOINT_READY; t < COLO_FRAME__MAX; t++) {
             g_autofree char *path = g_strdup_printf(
-                "/colo/peer/%s/%s", faults[f].name, colo_frame_name(t));
+                "/colo/peer/%s-%s", faults[f].name, colo_frame_name(t));
 
             if (makes_sense(f, t)) {
                 cases[f][t] = (Case) { f, t };
@@ -584,8 +585,9 @@ int main(int argc, char **argv)
             }
         }
     }
-    g_test_add_data_func("/colo/peer/devices/hybrid", "hybrid", test_devices);
-    g_test_add_data_func("/colo/peer/devices/periodic", "periodic",
+    g_test_add_data_func("/colo/peer/wrong/devices-hybrid", "hybrid",
+                         test_devices);
+    g_test_add_data_func("/colo/peer/wrong/devices-periodic", "periodic",
                          test_devices);
     return g_test_run();
 }
