@@ -12,10 +12,12 @@ from colo import vm
 from .registry import Context, check, check_intact, test, wait_for
 
 WARM_UP = 200
-CHECKPOINTS = 1000
+CHECKPOINTS_QUICK = 1000
+CHECKPOINTS_LONG = 10000
 LEAST_OF = 200              # checkpoints
-SLACK_KIB = 4096
-SLACK_QUICK_KIB = 8192      # half a minute is hardly more than warming up
+# What two loads leave until it is freed, which once was too much for what malloc
+# had, takes 12 MiB
+SLACK_KIB = 16384
 SOAK_QUICK = 30.0
 SOAK_LONG = 2 * 3600.0      # seconds; COLO_SOAK_SECONDS says otherwise
 SAMPLES = 24                # of the memory; the first quarter warms up
@@ -66,13 +68,14 @@ def least(pair: vm.Pair) -> dict[str, tuple[int, int]]:
 
 @test('/colo/e2e/soak/memory')
 def memory(ctx: Context) -> None:
-    """The memory of both QEMUs is flat over 1,000 checkpoints."""
+    """The memory of both QEMUs is flat over many checkpoints."""
+    count = CHECKPOINTS_LONG if ctx.long else CHECKPOINTS_QUICK
     with ctx.pair(memory='256') as pair:
         ctx.protected(pair, x_checkpoint_delay=2)
         ticker = pair.client('ticker')
         pair.wait_checkpoints(WARM_UP, 60)
         before = least(pair)
-        pair.wait_checkpoints(CHECKPOINTS, 120)
+        pair.wait_checkpoints(count, count / 8)
         after = least(pair)
         check_intact(ticker)
     for side in SIDES:
@@ -92,13 +95,13 @@ def shown(sizes: list[int]) -> str:
     return ' '.join(f'{size / 1024:.1f}' for size in sizes)
 
 
-def check_level(side: str, sizes: list[int], slack: int) -> None:
+def check_level(side: str, sizes: list[int]) -> None:
     """In the last quarter it is not larger than in the second: the least of
     each, see least()."""
     quarter = len(sizes) // 4
     old = min(sizes[quarter:2 * quarter])
     new = min(sizes[-quarter:])
-    check(new - old < slack, f'{side}: it grew from {old} to {new} KiB')
+    check(new - old < SLACK_KIB, f'{side}: it grew from {old} to {new} KiB')
 
 
 @test('/colo/e2e/soak/hybrid')
@@ -141,5 +144,4 @@ def hybrid(ctx: Context) -> None:
     for side in SIDES:
         ctx.note(f'{side}, MiB beside RAM and code: {shown(sizes[side])}')
     for side in SIDES:
-        check_level(side, sizes[side],
-                    SLACK_KIB if ctx.long else SLACK_QUICK_KIB)
+        check_level(side, sizes[side])
