@@ -353,7 +353,7 @@ bool colo_stop_guest(ColoSession *s)
 
     do {
         if (runstate_is_live(runstate_get())) {
-            /* If somebody lets it go on that waits, and others come first */
+            /* That may wait for a cont, and then the user's stop came first */
             vm_stop(RUN_STATE_COLO);
             stopped |= runstate_check(RUN_STATE_COLO);
         }

@@ -56,7 +56,7 @@ typedef enum Fault {
 } Fault;
 
 static const struct {
-    const char *name;
+    const char *name;           /* "wrong/" or "slow/": parts in meson.build */
     const char *noticed;        /* the reader says so; NULL: it depends */
 } faults[] = {
     [FAULT_MAGIC] = { "wrong/magic", "wrong magic" },
@@ -575,6 +575,8 @@ int main(int argc, char **argv)
 
     g_test_init(&argc, &argv, NULL);
     for (int f = 0; f < FAULT__MAX; f++) {
+        g_assert_true(g_str_has_prefix(faults[f].name, "wrong/") ||
+                      g_str_has_prefix(faults[f].name, "slow/"));
         for (int t = COLO_FRAME_CHECKPOINT_READY; t < COLO_FRAME__MAX; t++) {
             g_autofree char *path = g_strdup_printf(
                 "/colo/peer/%s-%s", faults[f].name, colo_frame_name(t));
