@@ -24,6 +24,7 @@
 #include "qemu/rcu.h"
 #include "qemu/timer.h"
 #include "qapi/error.h"
+#include "exec/memory.h"
 #include "exec/target_page.h"
 #include "net/announce.h"
 #include "system/cpus.h"
@@ -393,7 +394,10 @@ static bool secondary_load(ColoSession *s, const ColoTail *tail, Error **errp)
     int ret;
 
     loading = true;
+    /* One new view of memory for the reset as a whole, not one a device. */
+    memory_region_transaction_begin();
     qemu_system_reset(SHUTDOWN_CAUSE_SNAPSHOT_LOAD);
+    memory_region_transaction_commit();
     if (!colo_disks_load(errp)) {
         loading = false;
         return false;
