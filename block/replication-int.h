@@ -125,6 +125,8 @@ struct BDRVReplicationState {
     char *generation_file;      /* NULL for none */
     bool shared_disk;
     bool cache_coherent;
+    bool batch;                 /* the primary's child is a sink */
+    int64_t sink_length;        /* without its window, if so */
 
     /* Written under the BQL, read anywhere: atomic */
     ColoDiskStage stage;
@@ -133,6 +135,7 @@ struct BDRVReplicationState {
     ReplicationLog *log;
     BlockDriverState *peer;     /* the child at open, referenced */
     bool direct;                /* requests go past the block layer */
+    bool drained;               /* the log is paused; BQL */
     BlockJob *resync;           /* that is under way; BQL */
     bool differs;               /* the last one did not get to its end; BQL */
     ReplicationShared *shared;  /* or NULL; peer then comes and goes: BQL */
@@ -206,6 +209,12 @@ int coroutine_fn replication_direct_zero(BDRVReplicationState *s,
                                          BdrvRequestFlags flags);
 /* Does somebody wait for the requests of the node to end? */
 bool coroutine_fn replication_primary_must_admit(BDRVReplicationState *s);
+
+/*
+ * Sinks, @bs or below it: the session is over, what has come of it but is not
+ * on the disk is dropped.  BQL, no coroutine.
+ */
+void GRAPH_RDLOCK replication_sink_give_up(BlockDriverState *bs);
 
 /* The image of a shared disk, on both sides: see replication-claim.c.  BQL. */
 

@@ -20,6 +20,14 @@
  * what came before it is there for good.  Neighbouring writes of the same
  * epoch are merged.
  *
+ * Batches: if the other side takes many records in one request, and sees to
+ * all of the above itself, the thread sends what has gathered.  A request
+ * costs both hosts far more than the copying of a small write, and the guest
+ * has to do without the CPU it takes.  So a batch begins when it is as long as
+ * may be and less than MAX_BATCHES are under way.  If none is, it begins when
+ * GATHER_MS have passed, or somebody waits for the log: a checkpoint, or
+ * writers for room.
+ *
  * Limit: a write that finds the log full waits, which slows the guest down
  * to what the secondary takes.  A waiting write is in flight for the block
  * layer, and whoever drains the disk waits for it, maybe with the BQL, which
@@ -46,6 +54,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/coroutine.h"
+#include "qemu/guest-random.h"
 #include "qemu/lockable.h"
 #include "qemu/rcu.h"
 #include "qemu/timer.h"
@@ -59,12 +68,19 @@
 /* Buffers of one merged request */
 #define MAX_MERGED 256
 
+/* How long records gather for a batch, if nobody waits for them, ms */
+#define GATHER_MS 5
+
+/* Batches under way */
+#define MAX_BATCHES 4
+
 typedef enum LogRecordType {
     LOG_WRITE,
     LOG_ZERO,
     LOG_ZERO_UNMAP,
     LOG_DISCARD,
     LOG_FLUSH,
+    LOG_BATCH,                  /* only of a LogRequest */
 } LogRecordType;
 
 typedef struct LogRecord {
@@ -82,15 +98,19 @@ typedef struct LogRecord {
 
 typedef QSIMPLEQ_HEAD(, LogRecord) LogRecords;
 
-/* Records under way, one after the other on the disk if they are several */
+/*
+ * Records under way, one after the other on the disk if they are several; if
+ * it is a batch they are any
+ */
 typedef struct LogRequest {
-    QLIST_ENTRY(LogRequest) next;
+    QTAILQ_ENTRY(LogRequest) next;
     ReplicationLog *log;
     LogRecords records;
     LogRecordType type;
     int64_t offset;
     int64_t bytes;
-    QEMUIOVector qiov;          /* of LOG_WRITE */
+    QEMUIOVector qiov;          /* of LOG_WRITE, or all data of a batch */
+    ReplicationBatch *batch;    /* of LOG_BATCH */
 } LogRequest;
 
 struct ReplicationLogView {
@@ -111,6 +131,8 @@ struct ReplicationLog {
     QemuThread thread;
     QEMUBH *send_bh;            /* may be scheduled by any thread */
     QEMUTimer *admit_timer;
+    QEMUTimer *gather_timer;
+    uint64_t session;           /* of batches */
 
     /* Only the log's thread */
     bool stopping;
@@ -118,7 +140,12 @@ struct ReplicationLog {
     QemuMutex lock;
     /* All below: lock */
     LogRecords waiting;
-    QLIST_HEAD(, LogRequest) under_way;
+    unsigned n_waiting;
+    uint64_t waiting_bytes;     /* of data */
+    bool gathering;             /* the timer runs */
+    bool gathered;              /* what waits need not wait any longer */
+    uint64_t n_batches;         /* that have ever begun */
+    QTAILQ_HEAD(, LogRequest) under_way;
     unsigned n_under_way;
     bool flushing;              /* the one under way is a flush */
     unsigned paused;
@@ -163,6 +190,7 @@ static void log_stop_bh(void *opaque)
 
 static void log_send_bh(void *opaque);
 static void log_admit_timer(void *opaque);
+static void log_gather_timer(void *opaque);
 
 ReplicationLog *replication_log_new(const ReplicationLogOps *ops, void *opaque,
                                     uint64_t limit, uint32_t align,
@@ -184,13 +212,16 @@ ReplicationLog *replication_log_new(const ReplicationLogOps *ops, void *opaque,
     log->ctx = ctx;
     log->allowed = UINT64_MAX;
     QSIMPLEQ_INIT(&log->waiting);
-    QLIST_INIT(&log->under_way);
+    QTAILQ_INIT(&log->under_way);
     qemu_co_queue_init(&log->room);
     qemu_mutex_init(&log->lock);
     qemu_cond_init(&log->settled);
     log->send_bh = aio_bh_new(ctx, log_send_bh, log);
     log->admit_timer = aio_timer_new(ctx, QEMU_CLOCK_REALTIME, SCALE_MS,
                                      log_admit_timer, log);
+    log->gather_timer = aio_timer_new(ctx, QEMU_CLOCK_REALTIME, SCALE_MS,
+                                      log_gather_timer, log);
+    qemu_guest_getrandom_nofail(&log->session, sizeof(log->session));
     qemu_thread_create(&log->thread, "repl-log", log_thread, log,
                        QEMU_THREAD_JOINABLE);
     return log;
@@ -217,6 +248,7 @@ void replication_log_free(ReplicationLog *log)
     aio_bh_schedule_oneshot(log->ctx, log_stop_bh, log);
     qemu_thread_join(&log->thread);
     timer_free(log->admit_timer);
+    timer_free(log->gather_timer);
     qemu_bh_delete(log->send_bh);
     aio_context_unref(log->ctx);
     qemu_cond_destroy(&log->settled);
@@ -276,6 +308,7 @@ static void coroutine_fn log_wait_locked(ReplicationLog *log, uint64_t cost)
 
     trace_replication_log_full(log->epoch, log->stats.bytes);
     log->n_writers++;
+    qemu_bh_schedule(log->send_bh);
     while (!log_broken_locked(log) && !log_has_room_locked(log, cost)) {
         bool admit;
 
@@ -307,6 +340,57 @@ static bool log_is_superfluous_locked(ReplicationLog *log, LogRecord *rec)
            last->cut == log->cut;
 }
 
+/* Is a batch as long as it may be? */
+static bool log_batch_is_full_locked(ReplicationLog *log)
+{
+    return log->n_waiting >= REPLICATION_BATCH_ENTRIES ||
+           log->waiting_bytes >= REPLICATION_BATCH_FULL;
+}
+
+/* May the next batch begin? */
+static bool log_may_begin_batch_locked(ReplicationLog *log)
+{
+    LogRecord *rec = QSIMPLEQ_FIRST(&log->waiting);
+
+    if (!rec || rec->epoch > log->allowed || log->paused ||
+        log->n_under_way >= MAX_BATCHES) {
+        return false;
+    }
+    return log_batch_is_full_locked(log) ||
+           (!log->n_under_way &&
+            (log->gathered || log->n_before || log->n_writers));
+}
+
+/* What waits may wait, but not for long */
+static void log_gather_locked(ReplicationLog *log)
+{
+    if (log->n_waiting && !log->gathering && !log->gathered) {
+        log->gathering = true;
+        timer_mod(log->gather_timer, GATHER_MS +
+                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME));
+    }
+}
+
+/* There is one more that waits */
+static void log_has_more_locked(ReplicationLog *log)
+{
+    if (!log->ops->batch || log_may_begin_batch_locked(log)) {
+        qemu_bh_schedule(log->send_bh);
+    } else {
+        log_gather_locked(log);
+    }
+}
+
+static void log_gather_timer(void *opaque)
+{
+    ReplicationLog *log = opaque;
+
+    QEMU_LOCK_GUARD(&log->lock);
+    log->gathering = false;
+    log->gathered = log->n_waiting;
+    qemu_bh_schedule(log->send_bh);
+}
+
 static void coroutine_fn log_append(ReplicationLog *log, LogRecord *rec,
                                     bool may_wait)
 {
@@ -325,11 +409,13 @@ static void coroutine_fn log_append(ReplicationLog *log, LogRecord *rec,
             rec->cut = log->cut;
             rec->position = ++log->position;
             QSIMPLEQ_INSERT_TAIL(&log->waiting, rec, next);
+            log->n_waiting++;
+            log->waiting_bytes += rec->data ? rec->bytes : 0;
             log->n_records++;
             log->stats.bytes += rec->cost;
             log->stats.max_bytes = MAX(log->stats.max_bytes,
                                        log->stats.bytes);
-            qemu_bh_schedule(log->send_bh);
+            log_has_more_locked(log);
         }
     }
     if (dropped) {
@@ -425,6 +511,7 @@ void coroutine_fn replication_log_wait_empty(ReplicationLog *log)
 {
     WITH_QEMU_LOCK_GUARD(&log->lock) {
         log->n_writers++;
+        qemu_bh_schedule(log->send_bh);
         while (log->n_records && !log_broken_locked(log)) {
             qemu_co_queue_wait(&log->room, &log->lock);
         }
@@ -463,8 +550,8 @@ ReplicationLogView *replication_log_view(ReplicationLog *log, int64_t offset,
     view->offset = offset;
     view->bytes = bytes;
     view->records = g_ptr_array_new();
-    /* Requests under way do not overlap, and came before all that wait */
-    QLIST_FOREACH(req, &log->under_way, next) {
+    /* Requests under way are in their order, and came before all that wait */
+    QTAILQ_FOREACH(req, &log->under_way, next) {
         QSIMPLEQ_FOREACH(rec, &req->records, next) {
             log_view_add_locked(view, rec);
         }
@@ -516,7 +603,7 @@ static bool log_overlaps_locked(ReplicationLog *log, int64_t offset,
     int64_t end = ROUND_UP(offset + bytes, log->align);
     LogRequest *req;
 
-    QLIST_FOREACH(req, &log->under_way, next) {
+    QTAILQ_FOREACH(req, &log->under_way, next) {
         if (begin < ROUND_UP(req->offset + req->bytes, log->align) &&
             end > QEMU_ALIGN_DOWN(req->offset, log->align)) {
             return true;
@@ -550,15 +637,108 @@ static bool log_may_merge_locked(ReplicationLog *log, LogRequest *req,
            !log_overlaps_locked(log, rec->offset, rec->bytes);
 }
 
+/* The first one that waits */
+static void log_no_longer_waits_locked(ReplicationLog *log, LogRecord *rec)
+{
+    QSIMPLEQ_REMOVE_HEAD(&log->waiting, next);
+    log->n_waiting--;
+    log->waiting_bytes -= rec->data ? rec->bytes : 0;
+}
+
 static void log_take_locked(ReplicationLog *log, LogRequest *req,
                             LogRecord *rec)
 {
-    QSIMPLEQ_REMOVE_HEAD(&log->waiting, next);
+    log_no_longer_waits_locked(log, rec);
     QSIMPLEQ_INSERT_TAIL(&req->records, rec, next);
     req->bytes += rec->bytes;
     if (rec->type == LOG_WRITE) {
         qemu_iovec_add(&req->qiov, rec->data, rec->bytes);
     }
+}
+
+static LogRequest *log_request_new(ReplicationLog *log, LogRecordType type)
+{
+    LogRequest *req = g_new0(LogRequest, 1);
+
+    req->log = log;
+    req->type = type;
+    QSIMPLEQ_INIT(&req->records);
+    qemu_iovec_init(&req->qiov, 1);
+    return req;
+}
+
+static void log_begin_locked(ReplicationLog *log, LogRequest *req)
+{
+    QTAILQ_INSERT_TAIL(&log->under_way, req, next);
+    log->n_under_way++;
+    log->flushing = req->type == LOG_FLUSH;
+    if (log->ops->begin) {
+        log->ops->begin(log->opaque);
+    }
+}
+
+static const ReplicationEntryType entry_types[] = {
+    [LOG_WRITE] = REPLICATION_ENTRY_WRITE,
+    [LOG_ZERO] = REPLICATION_ENTRY_ZERO,
+    [LOG_ZERO_UNMAP] = REPLICATION_ENTRY_ZERO_UNMAP,
+    [LOG_DISCARD] = REPLICATION_ENTRY_DISCARD,
+    [LOG_FLUSH] = REPLICATION_ENTRY_FLUSH,
+};
+
+/* A write that goes on where the last one ends is part of it */
+static void log_batch_add(ReplicationBatch *batch, const LogRecord *rec)
+{
+    if (rec->type == LOG_WRITE && batch->n_entries) {
+        ReplicationEntry *last = &batch->entries[batch->n_entries - 1];
+
+        if (last->type == REPLICATION_ENTRY_WRITE &&
+            rec->offset == last->offset + last->bytes) {
+            last->bytes += rec->bytes;
+            return;
+        }
+    }
+    batch->entries[batch->n_entries++] = (ReplicationEntry) {
+        .type = entry_types[rec->type],
+        .offset = rec->offset,
+        .bytes = rec->bytes,
+    };
+}
+
+/* Does the first record that waits fit into @req, @n having been taken? */
+static bool log_fits_locked(ReplicationLog *log, LogRequest *req, unsigned n)
+{
+    LogRecord *rec = QSIMPLEQ_FIRST(&log->waiting);
+
+    return rec && rec->epoch <= log->allowed &&
+           n < REPLICATION_BATCH_ENTRIES &&
+           req->qiov.size + (rec->data ? rec->bytes : 0) <=
+           REPLICATION_BATCH_DATA;
+}
+
+/* The next batch that may begin, or NULL */
+static LogRequest *log_next_batch_locked(ReplicationLog *log)
+{
+    LogRequest *req;
+    unsigned n = 0;
+
+    if (!log_may_begin_batch_locked(log)) {
+        return NULL;
+    }
+    req = log_request_new(log, LOG_BATCH);
+    req->batch = g_new(ReplicationBatch, 1);
+    req->batch->session = log->session;
+    req->batch->number = ++log->n_batches;
+    req->batch->n_entries = 0;
+    do {
+        LogRecord *rec = QSIMPLEQ_FIRST(&log->waiting);
+
+        log_batch_add(req->batch, rec);
+        log_take_locked(log, req, rec);
+    } while (log_fits_locked(log, req, ++n));
+    log->gathered = log->gathered && log->n_waiting;
+    log_gather_locked(log);
+    log_begin_locked(log, req);
+    return req;
 }
 
 /* The next request that may begin, or NULL */
@@ -570,23 +750,13 @@ static LogRequest *log_next_locked(ReplicationLog *log)
     if (!rec || !log_may_begin_locked(log, rec)) {
         return NULL;
     }
-    req = g_new0(LogRequest, 1);
-    req->log = log;
-    req->type = rec->type;
+    req = log_request_new(log, rec->type);
     req->offset = rec->offset;
-    QSIMPLEQ_INIT(&req->records);
-    qemu_iovec_init(&req->qiov, 1);
     do {
         log_take_locked(log, req, rec);
         rec = QSIMPLEQ_FIRST(&log->waiting);
     } while (log_may_merge_locked(log, req, rec));
-
-    QLIST_INSERT_HEAD(&log->under_way, req, next);
-    log->n_under_way++;
-    log->flushing = req->type == LOG_FLUSH;
-    if (log->ops->begin) {
-        log->ops->begin(log->opaque);
-    }
+    log_begin_locked(log, req);
     return req;
 }
 
@@ -606,6 +776,8 @@ static int coroutine_fn log_send(LogRequest *req)
         return ops->discard(opaque, req->offset, req->bytes);
     case LOG_FLUSH:
         return ops->flush(opaque);
+    case LOG_BATCH:
+        return ops->batch(opaque, req->batch, &req->qiov);
     }
     g_assert_not_reached();
 }
@@ -614,7 +786,7 @@ static void log_request_gone_locked(ReplicationLog *log, LogRequest *req)
 {
     LogRecord *rec;
 
-    QLIST_REMOVE(req, next);
+    QTAILQ_REMOVE(&log->under_way, req, next);
     log->n_under_way--;
     log->flushing = false;
     while ((rec = QSIMPLEQ_FIRST(&req->records))) {
@@ -622,6 +794,7 @@ static void log_request_gone_locked(ReplicationLog *log, LogRequest *req)
         log_record_gone_locked(log, rec);
     }
     qemu_iovec_destroy(&req->qiov);
+    g_free(req->batch);
     g_free(req);
 }
 
@@ -637,7 +810,7 @@ static void coroutine_fn log_request_entry(void *opaque)
     WITH_QEMU_LOCK_GUARD(&log->lock) {
         if (ret >= 0) {
             log->stats.sent_requests++;
-            log->stats.sent_bytes += req->type == LOG_WRITE ? req->bytes : 0;
+            log->stats.sent_bytes += req->qiov.size;
         }
         log_request_gone_locked(log, req);
         if (log->ops->end) {
@@ -658,7 +831,8 @@ static void coroutine_fn log_request_entry(void *opaque)
 static LogRequest *log_next(ReplicationLog *log)
 {
     QEMU_LOCK_GUARD(&log->lock);
-    return log_next_locked(log);
+    return log->ops->batch ? log_next_batch_locked(log)
+                           : log_next_locked(log);
 }
 
 static void log_send_bh(void *opaque)
@@ -687,12 +861,16 @@ void replication_log_cut(ReplicationLog *log, uint64_t epoch)
     log->cut++;
     log->allowed = epoch - 1;
     log->n_before = log->n_records;
+    if (log->n_before) {
+        qemu_bh_schedule(log->send_bh);
+    }
 }
 
 void replication_log_allow(ReplicationLog *log, uint64_t epoch)
 {
     QEMU_LOCK_GUARD(&log->lock);
     log->allowed = MAX(log->allowed, epoch);
+    log->gathered = log->n_waiting;
     qemu_bh_schedule(log->send_bh);
 }
 
@@ -736,7 +914,7 @@ bool replication_log_is_through(ReplicationLog *log, uint64_t position)
     if (rec && rec->position <= position) {
         return false;
     }
-    QLIST_FOREACH(req, &log->under_way, next) {
+    QTAILQ_FOREACH(req, &log->under_way, next) {
         if (QSIMPLEQ_FIRST(&req->records)->position <= position) {
             return false;
         }
@@ -767,7 +945,7 @@ void replication_log_break(ReplicationLog *log, int err)
         log->stats.err = err ? err : EIO;
         trace_replication_log_broken(log->epoch, log->stats.err);
         while ((rec = QSIMPLEQ_FIRST(&log->waiting))) {
-            QSIMPLEQ_REMOVE_HEAD(&log->waiting, next);
+            log_no_longer_waits_locked(log, rec);
             log_record_gone_locked(log, rec);
         }
         qemu_cond_broadcast(&log->settled);

@@ -12,6 +12,7 @@
 
 #include "block/aio.h"
 #include "qemu/iov.h"
+#include "replication-batch.h"
 
 typedef struct ReplicationLog ReplicationLog;
 
@@ -19,7 +20,7 @@ typedef struct ReplicationLog ReplicationLog;
 #define REPLICATION_LOG_REQUESTS 16
 
 /*
- * How to send.  The first four run in coroutines in the log's thread, up to
+ * How to send.  The first five run in coroutines in the log's thread, up to
  * REPLICATION_LOG_REQUESTS at a time, and return 0 or a negative errno.
  */
 typedef struct ReplicationLogOps {
@@ -29,6 +30,14 @@ typedef struct ReplicationLogOps {
                              bool may_unmap);
     int coroutine_fn (*discard)(void *opaque, int64_t offset, int64_t bytes);
     int coroutine_fn (*flush)(void *opaque);
+
+    /*
+     * Optional, and then it is used in place of the four: @batch, and the data
+     * of its writes.  It must be as if all entries had been sent one after the
+     * other, and after those of the batches before.
+     */
+    int coroutine_fn (*batch)(void *opaque, const ReplicationBatch *batch,
+                              QEMUIOVector *data);
 
     /*
      * A request begins, has ended.  Optional; the log's thread, with the

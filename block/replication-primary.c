@@ -29,6 +29,9 @@
  * The NBD client is shut by way of yank: from any thread, at any time,
  * without waiting, and then all its requests end.
  *
+ * With "batch" the child is a replication-sink, or has one behind it, and the
+ * log's records go there many at a time: replication-batch.h.
+ *
  * With any other child (a local disk, in tests) the requests are ordinary
  * ones.  They stop while our node is drained, which it is whenever the child
  * is; they end as soon as the local disk allows.
@@ -221,6 +224,37 @@ static int coroutine_fn send_flush(void *opaque)
     return bdrv_co_flush(s->bs->file->bs);
 }
 
+/*
+ * Many records at once, to a replication-sink.  The request is of any length
+ * for the sink, but not for what is between us, maybe.
+ */
+static int coroutine_fn send_batch(void *opaque, const ReplicationBatch *batch,
+                                   QEMUIOVector *data)
+{
+    static const uint8_t zeroes[BDRV_SECTOR_SIZE];
+    BDRVReplicationState *s = opaque;
+    size_t head = replication_batch_size(batch->n_entries);
+    g_autofree uint8_t *buf = g_malloc(head);
+    QEMUIOVector qiov;
+    int64_t bytes;
+    int ret;
+
+    replication_batch_pack(batch, buf);
+    qemu_iovec_init(&qiov, data->niov + 2);
+    qemu_iovec_add(&qiov, buf, head);
+    qemu_iovec_concat(&qiov, data, 0, data->size);
+    bytes = ROUND_UP(qiov.size, sizeof(zeroes));
+    qemu_iovec_add(&qiov, (void *)zeroes, bytes - qiov.size);
+    if (s->direct) {
+        ret = direct_write(s, s->sink_length, bytes, &qiov);
+    } else {
+        GRAPH_RDLOCK_GUARD();
+        ret = bdrv_co_pwritev(s->bs->file, s->sink_length, bytes, &qiov, 0);
+    }
+    qemu_iovec_destroy(&qiov);
+    return ret;
+}
+
 /* An ordinary request is one of our node's before it is one of its child's */
 static void send_begin(void *opaque)
 {
@@ -311,6 +345,14 @@ static const ReplicationLogOps primary_log_ops = {
     .broken = primary_broken,
 };
 
+static const ReplicationLogOps primary_batch_ops = {
+    .batch = send_batch,
+    .begin = send_begin,
+    .end = send_end,
+    .must_admit = primary_must_admit,
+    .broken = primary_broken,
+};
+
 /* From open to close */
 
 static bool is_nbd(BlockDriverState *bs)
@@ -359,12 +401,50 @@ int replication_check_peer(BlockDriverState *peer, bool *direct, Error **errp)
     return 0;
 }
 
-/* Nobody drains only our child */
+/*
+ * Nobody drains only our child.  A node that is opened drained is told of each
+ * drain there is, but only once of the end.
+ */
 static void primary_drain(BDRVReplicationState *s, bool begin)
 {
-    if (s->log && !s->direct) {
+    if (s->log && !s->direct && s->drained != begin) {
+        s->drained = begin;
         replication_log_pause(s->log, begin);
     }
+}
+
+/* Is the child a sink?  Then we know how long the disk is. */
+static int primary_open_sink(BDRVReplicationState *s, Error **errp)
+{
+    ERRP_GUARD();
+    BdrvChild *file = s->bs->file;
+    int64_t length = bdrv_getlength(file->bs);
+    uint8_t info[REPLICATION_SINK_INFO_SIZE];
+    int ret;
+
+    if (length < 0) {
+        error_setg_errno(errp, -length, "cannot tell the length of '%s'",
+                         bdrv_get_node_name(file->bs));
+        return length;
+    }
+    length -= REPLICATION_WINDOW;
+    if (length > 0) {
+        ret = bdrv_pread(file, length, sizeof(info), info, 0);
+        if (ret < 0) {
+            error_setg_errno(errp, -ret, "cannot read from '%s'",
+                             bdrv_get_node_name(file->bs));
+            return ret;
+        }
+    } else {
+        memset(info, 0, sizeof(info));
+    }
+    if (!replication_sink_info_check(info, length, errp)) {
+        error_prepend(errp, "'batch' cannot be used with '%s': ",
+                      bdrv_get_node_name(file->bs));
+        return -EINVAL;
+    }
+    s->sink_length = length;
+    return 0;
 }
 
 static int primary_open(BDRVReplicationState *s, uint64_t log_size,
@@ -380,7 +460,14 @@ static int primary_open(BDRVReplicationState *s, uint64_t log_size,
     if (ret < 0) {
         return ret;
     }
-    s->log = replication_log_new(&primary_log_ops, s, log_size,
+    if (s->batch) {
+        ret = primary_open_sink(s, errp);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    s->log = replication_log_new(s->batch ? &primary_batch_ops
+                                          : &primary_log_ops, s, log_size,
                                  peer->bl.request_alignment,
                                  MIN_NON_ZERO(peer->bl.max_transfer,
                                               MAX_REQUEST), errp);
@@ -389,10 +476,6 @@ static int primary_open(BDRVReplicationState *s, uint64_t log_size,
     }
     bdrv_ref(peer);
     s->peer = peer;
-    if (s->bs->quiesce_counter) {
-        /* We have not been told, but shall be of the end */
-        primary_drain(s, true);
-    }
     return 0;
 }
 

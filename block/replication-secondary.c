@@ -455,6 +455,13 @@ static bool exports_disk(BDRVReplicationState *s, BlockExport *exp)
            !replication_is_above(bs, get_active(s));
 }
 
+/* What the primary has sent is not waited for */
+static void give_up_sinks(BlockDriverState *bs)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    replication_sink_give_up(bs);
+}
+
 static void secondary_abandon(BDRVReplicationState *s)
 {
     g_autoptr(BlockExportInfoList) exports = NULL;
@@ -473,6 +480,7 @@ static void secondary_abandon(BDRVReplicationState *s)
         if (exp && exports_disk(s, exp)) {
             QAPI_LIST_PREPEND(shut, g_strdup(e->value->id));
             blk_exp_request_shutdown(exp);
+            give_up_sinks(blk_bs(exp->blk));
         }
     }
     deadline_begin(&deadline, QUIET_TIMEOUT_MS);

@@ -27,6 +27,7 @@
 #define OPT_MODE "mode"
 #define OPT_TOP_ID "top-id"
 #define OPT_LOG_SIZE "log-size"
+#define OPT_BATCH "batch"
 #define OPT_GENERATION_FILE "generation-file"
 #define OPT_SHARED_DISK "shared-disk"
 #define OPT_CACHE_COHERENT "cache-coherent"
@@ -417,6 +418,11 @@ static QemuOptsList runtime_opts = {
             .help = "primary: bytes that may wait to be sent",
         },
         {
+            .name = OPT_BATCH,
+            .type = QEMU_OPT_BOOL,
+            .help = "primary: many writes at once, to a replication-sink",
+        },
+        {
             .name = OPT_GENERATION_FILE,
             .type = QEMU_OPT_STRING,
             .help = "where to keep which of the two disks is newer",
@@ -473,8 +479,15 @@ static bool take_options(BDRVReplicationState *s, QemuOpts *opts,
                    (uint64_t)LOG_SIZE_MIN, (uint64_t)LOG_SIZE_MAX);
         return false;
     }
+    s->batch = qemu_opt_get_bool(opts, OPT_BATCH, false);
     s->shared_disk = qemu_opt_get_bool(opts, OPT_SHARED_DISK, false);
     s->cache_coherent = qemu_opt_get_bool(opts, OPT_CACHE_COHERENT, false);
+    if (s->batch &&
+        (s->mode != REPLICATION_MODE_PRIMARY || s->shared_disk)) {
+        error_setg(errp, "'" OPT_BATCH "' is an option of the primary of a "
+                   "disk that is not shared");
+        return false;
+    }
     if (s->cache_coherent && !s->shared_disk) {
         error_setg(errp, "'" OPT_CACHE_COHERENT "' is an option of a shared "
                    "disk ('" OPT_SHARED_DISK "')");
@@ -608,6 +621,12 @@ bool GRAPH_RDLOCK replication_has_node_above(BDRVReplicationState *s)
 static int64_t coroutine_fn GRAPH_RDLOCK
 replication_co_getlength(BlockDriverState *bs)
 {
+    BDRVReplicationState *s = bs->opaque;
+
+    if (s->batch) {
+        /* Without the window, which nobody above is to see */
+        return s->sink_length;
+    }
     return bdrv_co_getlength(bs->file->bs);
 }
 

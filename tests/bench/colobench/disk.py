@@ -130,7 +130,8 @@ class DiskBench:
         pair."""
         for place in self.plan.places:
             layout = disks.Disks(mib=self.plan.mib, direct=place.direct,
-                                 plain=not variant.protected)
+                                 plain=not variant.protected,
+                                 batch=variant.kind == 'ours')
             machine = replace(self.machines[variant.key], disks=layout)
             pair = variants.make_pair(self.hosts, variant, machine,
                                       place.primary)

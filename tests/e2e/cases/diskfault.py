@@ -206,7 +206,7 @@ def export_ends(ctx: Context, command: str,
 
 @test('/colo/e2e/disk/fault/export-removed')
 def export_removed(ctx: Context) -> None:
-    export_ends(ctx, 'nbd-server-remove', {'name': 'parent0', 'mode': 'hard'})
+    export_ends(ctx, 'nbd-server-remove', {'name': 'sink0', 'mode': 'hard'})
 
 
 @test('/colo/e2e/disk/fault/server-stopped')

@@ -134,7 +134,7 @@ def secondary_goes_on(pair: vm.Pair, early: bool) -> None:
 def life(ctx: Context, mode: str) -> None:
     rounds = ROUNDS_LONG if ctx.long else ROUNDS_QUICK
     rng = ctx.rng(f'life/{mode}')
-    with ctx.pair(mode=mode, memory='256', disks=disks.Disks()) as pair:
+    with ctx.pair(mode=mode, memory='256', disks=disks.Disks(batch=False)) as pair:
         pair.start_primary()
         ticker = pair.client('ticker')
         writers = start_writers(pair)
@@ -172,7 +172,7 @@ def life_hybrid(ctx: Context) -> None:
 def end(ctx: Context) -> None:
     """Protection ends in order: the guest keeps its disk, which is made the
     same on another host whenever that is wanted."""
-    with ctx.pair(memory='256', disks=disks.Disks()) as pair:
+    with ctx.pair(memory='256', disks=disks.Disks(batch=False)) as pair:
         primary = pair.start_primary()
         writers = start_writers(pair)
         for how in ('migrate_cancel', 'quit'):

@@ -12,7 +12,9 @@
                       |                   |
                       |                 hidden (qcow2)
                       |                   |
-                      '--- export ----> parent0: image
+                      |                parent0: image
+                      |                   |
+                      '--- export ----> sink0: replication-sink
 
 The command line makes what each side has for itself; NBD and replication0 come
 later, by attach().  So a side that was the secondary becomes a primary like any
@@ -112,6 +114,7 @@ class Disks:
     log_bytes: int | None = None    # what may wait on the primary
     generations: bool = False   # record which side's is newer
     shared: bool = False        # one image, raw, past the cache of the host
+    batch: bool = True          # many writes at a time, by way of a sink
 
     def device(self, n: int) -> str:
         """Where the guest has disk @n."""
@@ -354,9 +357,17 @@ def _address(vm: Vm) -> dict[str, Any]:
     return {'host': net.LINK_ADDRESS[vm.host], 'port': str(NBD_PORT)}
 
 
-def export_name(vm: Vm, n: int) -> str:
+def _has_sinks(vm: Vm) -> bool:
     assert vm.machine.disks
-    return f'store{n}' if vm.machine.disks.shared else f'parent{n}'
+    return vm.machine.disks.batch and not vm.machine.disks.shared
+
+
+def export_name(vm: Vm, n: int) -> str:
+    """What the primary writes to, of @vm, a secondary."""
+    assert vm.machine.disks
+    if vm.machine.disks.shared:
+        return f'store{n}'
+    return f'sink{n}' if _has_sinks(vm) else f'parent{n}'
 
 
 def export(vm: Vm) -> None:
@@ -365,20 +376,27 @@ def export(vm: Vm) -> None:
     vm.monitor.execute('nbd-server-start', {
         'addr': {'type': 'inet', 'data': _address(vm)}})
     for n in range(vm.machine.disks.count):
+        if _has_sinks(vm):
+            vm.monitor.execute('blockdev-add', {
+                'driver': 'replication-sink', 'node-name': f'sink{n}',
+                'file': f'parent{n}'})
+            # As it is: to copy all to it, and to be looked at
+            vm.monitor.execute('nbd-server-add', {'device': f'parent{n}',
+                                                  'writable': True})
         vm.monitor.execute('nbd-server-add', {'device': export_name(vm, n),
                                               'writable': True})
     vm.disks.add('nbd-server')
 
 
-def _nbd(secondary: Vm, n: int) -> dict[str, Any]:
-    return {'driver': 'nbd', 'export': export_name(secondary, n),
+def _nbd(secondary: Vm, name: str) -> dict[str, Any]:
+    return {'driver': 'nbd', 'export': name,
             'server': {'type': 'inet', **_address(secondary)}}
 
 
 def _mirror(primary: Vm, secondary: Vm, n: int) -> None:
     """Begin to copy disk @n while the guest runs."""
     primary.monitor.execute('blockdev-add', {'node-name': f'resync{n}',
-                                             **_nbd(secondary, n)})
+                                             **_nbd(secondary, f'parent{n}')})
     primary.monitor.execute('blockdev-mirror', {
         'job-id': f'job-resync{n}', 'device': f'disk{n}',
         'target': f'resync{n}', 'sync': 'full'})
@@ -397,7 +415,9 @@ def _replicate(primary: Vm, secondary: Vm, n: int) -> None:
     node = f'replication{n}'
     options: dict[str, Any] = {
         'driver': 'replication', 'mode': 'primary', 'node-name': node,
-        'file': _nbd(secondary, n)}
+        'file': _nbd(secondary, export_name(secondary, n))}
+    if _has_sinks(secondary):
+        options['batch'] = True
     if primary.machine.disks and primary.machine.disks.log_bytes:
         options['log-size'] = primary.machine.disks.log_bytes
     if primary.machine.disks and primary.machine.disks.generations:
@@ -418,7 +438,7 @@ def _hashes(primary: Vm, secondary: Vm, n: int) -> str:
     secondary.monitor.execute('nbd-server-add', {'device': node})
     primary.monitor.execute('blockdev-add', {
         'node-name': node, 'read-only': True,
-        **_nbd(secondary, n), 'export': node})
+        **_nbd(secondary, node)})
     return node
 
 
@@ -486,8 +506,8 @@ def _attach_shared(primary: Vm, secondary: Vm) -> None:
     assert primary.machine.disks
     export(secondary)
     for n in range(primary.machine.disks.count):
-        primary.monitor.execute('blockdev-add', {'node-name': f'peer{n}',
-                                                 **_nbd(secondary, n)})
+        primary.monitor.execute('blockdev-add', {
+            'node-name': f'peer{n}', **_nbd(secondary, f'store{n}')})
         primary.monitor.execute('x-blockdev-change', {
             'parent': f'disk{n}', 'node': f'peer{n}'})
         primary.disks.add(f'peer{n}')
@@ -534,6 +554,12 @@ def _remove_stores(vm: Vm) -> None:
             raise DiskError(f'drive_del store{n} on {vm.host}: {said}')
 
 
+def _remove_sinks(vm: Vm) -> None:
+    assert vm.machine.disks
+    for n in range(vm.machine.disks.count if _has_sinks(vm) else 0):
+        vm.monitor.execute('blockdev-del', {'node-name': f'sink{n}'})
+
+
 def detach(vm: Vm) -> None:
     """After a failover: take away what belonged to the pair, as documented."""
     for name in sorted(vm.disks):
@@ -542,6 +568,7 @@ def detach(vm: Vm) -> None:
             wait_folded(vm)
             vm.monitor.execute('nbd-server-stop')
             _remove_stores(vm)
+            _remove_sinks(vm)
             continue
         if name.startswith('peer'):
             n = int(name.removeprefix('peer'))

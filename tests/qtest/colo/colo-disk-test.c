@@ -9,6 +9,8 @@
  * first, and waits for no primary that has stopped in the middle; a secondary
  * that is gone or stands still costs the primary's guest nothing but time, and
  * keeps nobody from draining or removing; mistakes have clear errors.
+ *
+ * Each test is run twice: each write is a request of NBD, and in batches.
  */
 
 #include "qemu/osdep.h"
@@ -20,6 +22,9 @@
 #include "colo-disk-rig.h"
 #include "colo-helpers.h"
 #include "colo-nbd.h"
+
+/* Of this test: is what the primary writes to a sink? */
+static bool batch;
 
 typedef struct Disks {
     char *dir;
@@ -53,9 +58,15 @@ static QTestState *start_secondary(const char *raw, const char *active,
         raw, active, hidden);
 
     disk_export_top(qts, server);
+    if (batch) {
+        qtest_qmp_assert_success(qts,
+            "{'execute': 'blockdev-add', 'arguments': {'driver': "
+            "'replication-sink', 'node-name': 'sink', 'file': 'disk'}}");
+    }
     qtest_qmp_assert_success(qts,
         "{'execute': 'block-export-add', 'arguments': {'type': 'nbd', "
-        "'id': 'e0', 'node-name': 'disk', 'name': 'd', 'writable': true}}");
+        "'id': 'e0', 'node-name': %s, 'name': 'd', 'writable': true}}",
+        batch ? "sink" : "disk");
     return qts;
 }
 
@@ -116,10 +127,11 @@ static void add_node_to(QTestState *qts, const char *name, const char *more,
 {
     g_autofree char *json = g_strdup_printf(
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
-        "'node-name': %%s, 'mode': 'primary'%s, 'file': {'driver': 'nbd', "
-        "'export': 'd', 'server': {'type': 'unix', 'path': %%s}}}}", more);
+        "'node-name': %%s, 'mode': 'primary', 'batch': %%i%s, 'file': {"
+        "'driver': 'nbd', 'export': 'd', 'server': {'type': 'unix', "
+        "'path': %%s}}}}", more);
 
-    qtest_qmp_assert_success(qts, json, name, server);
+    qtest_qmp_assert_success(qts, json, name, batch, server);
 }
 
 static void add_node(Disks *d, const char *more)
@@ -610,6 +622,46 @@ static void test_wrong_top(void)
     disks_free(d);
 }
 
+typedef struct Test {
+    const char *name;
+    void (*run)(void);
+} Test;
+
+static const Test tests[] = {
+    { "checkpoint", test_checkpoint },
+    { "before-start", test_before_start },
+    { "kinds", test_kinds },
+    { "reads", test_reads },
+    { "random", test_random },
+    { "failover/secondary", test_failover_secondary },
+    { "failover/primary", test_failover_primary },
+    { "failover/again", test_again },
+    { "stands/secondary", test_secondary_stands },
+    { "stands/quit", test_quit },
+    { "stands/primary", test_primary_stands },
+    { "stands/checkpoint", test_checkpoint_disturbed },
+    { "stop", test_stop },
+    { "refused", test_refused },
+    { "wrong-chain", test_wrong_chain },
+    { "wrong-top", test_wrong_top },
+};
+
+static void run_plain(const void *opaque)
+{
+    const Test *test = opaque;
+
+    batch = false;
+    test->run();
+}
+
+static void run_batch(const void *opaque)
+{
+    const Test *test = opaque;
+
+    batch = true;
+    test->run();
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -617,21 +669,14 @@ int main(int argc, char **argv)
         g_test_message("no qemu-img, no tests");
         return 0;
     }
-    qtest_add_func("/colo/disk/checkpoint", test_checkpoint);
-    qtest_add_func("/colo/disk/before-start", test_before_start);
-    qtest_add_func("/colo/disk/kinds", test_kinds);
-    qtest_add_func("/colo/disk/reads", test_reads);
-    qtest_add_func("/colo/disk/random", test_random);
-    qtest_add_func("/colo/disk/failover/secondary", test_failover_secondary);
-    qtest_add_func("/colo/disk/failover/primary", test_failover_primary);
-    qtest_add_func("/colo/disk/failover/again", test_again);
-    qtest_add_func("/colo/disk/stands/secondary", test_secondary_stands);
-    qtest_add_func("/colo/disk/stands/quit", test_quit);
-    qtest_add_func("/colo/disk/stands/primary", test_primary_stands);
-    qtest_add_func("/colo/disk/stands/checkpoint", test_checkpoint_disturbed);
-    qtest_add_func("/colo/disk/stop", test_stop);
-    qtest_add_func("/colo/disk/refused", test_refused);
-    qtest_add_func("/colo/disk/wrong-chain", test_wrong_chain);
-    qtest_add_func("/colo/disk/wrong-top", test_wrong_top);
+    for (int i = 0; i < ARRAY_SIZE(tests); i++) {
+        g_autofree char *plain = g_strdup_printf("/colo/disk/plain/%s",
+                                                 tests[i].name);
+        g_autofree char *many = g_strdup_printf("/colo/disk/batch/%s",
+                                                tests[i].name);
+
+        qtest_add_data_func(plain, &tests[i], run_plain);
+        qtest_add_data_func(many, &tests[i], run_batch);
+    }
     return g_test_run();
 }

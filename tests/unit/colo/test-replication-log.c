@@ -17,6 +17,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
 #include "replication-log.h"
+#include "colo-log-guest.h"
 
 #define DEADLINE_MS 20000
 #define DISK (1 * MiB)
@@ -225,58 +226,7 @@ static void let_go(Fake *f, int n)
 
 /* The guest */
 
-typedef struct Guest {
-    Fake *f;
-    char type;
-    int64_t offset;
-    int64_t bytes;
-    int byte;
-    bool done;
-} Guest;
-
-static void coroutine_fn guest_entry(void *opaque)
-{
-    Guest *g = opaque;
-    ReplicationLog *log = g->f->log;
-    g_autofree uint8_t *buf = NULL;
-    QEMUIOVector qiov;
-
-    switch (g->type) {
-    case 'w':
-        buf = g_malloc(g->bytes);
-        memset(buf, g->byte, g->bytes);
-        qemu_iovec_init_buf(&qiov, buf, g->bytes);
-        replication_log_write(log, g->offset, g->bytes, &qiov, 0);
-        break;
-    case 'z':
-    case 'u':
-        replication_log_zero(log, g->offset, g->bytes, g->type == 'u');
-        break;
-    case 'd':
-        replication_log_discard(log, g->offset, g->bytes);
-        break;
-    case 'f':
-        replication_log_flush(log);
-        break;
-    case 'c':
-        buf = g_malloc(g->bytes);
-        memset(buf, g->byte, g->bytes);
-        replication_log_copy(log, g->offset, g->bytes, g->byte ? buf : NULL);
-        break;
-    case 'e':
-        replication_log_wait_empty(log);
-        break;
-    }
-    g->done = true;
-}
-
-/* Begin what @g says; it may be done on return, or not */
-static void guest_begin(Guest *g)
-{
-    qemu_coroutine_enter(qemu_coroutine_create(guest_entry, g));
-}
-
-static void guest_wait(Guest *g)
+static void guest_wait(LogGuest *g)
 {
     int64_t end = g_get_monotonic_time() + DEADLINE_MS * 1000;
 
@@ -288,21 +238,14 @@ static void guest_wait(Guest *g)
     }
 }
 
-/* The guest does something, which is done at once */
 static void guest(Fake *f, char type, int64_t offset, int64_t bytes, int byte)
 {
-    Guest g = { .f = f, .type = type, .offset = offset, .bytes = bytes,
-                .byte = byte };
-
-    guest_begin(&g);
-    g_assert_true(g.done);
+    log_guest(f->log, type, offset, bytes, byte);
 }
 
-/* All that was there arrives */
 static void settle(Fake *f, uint64_t epoch)
 {
-    replication_log_cut(f->log, epoch);
-    g_assert_true(replication_log_settle(f->log, DEADLINE_MS, &error_abort));
+    log_guest_settle(f->log, epoch, DEADLINE_MS);
 }
 
 /* It does not settle, and says so */
@@ -492,8 +435,8 @@ static void test_push_back(void)
 {
     const uint64_t limit = 64 * KiB;
     Fake *f = fake_new(limit, 512);
-    Guest g = { .f = f, .type = 'w', .offset = 512 * KiB, .bytes = 40 * KiB,
-                .byte = 9 };
+    LogGuest g = { .log = f->log, .type = 'w', .offset = 512 * KiB,
+                   .bytes = 40 * KiB, .byte = 9 };
     ReplicationLogStats stats;
 
     hold(f, true);
@@ -501,7 +444,7 @@ static void test_push_back(void)
         guest(f, 'w', i * 2 * BLOCK, BLOCK, i);
     }
     wait_calls(f, 12);
-    guest_begin(&g);
+    log_guest_begin(&g);
     g_assert_false(g.done);
     /* Not enough room yet */
     let_go(f, 0);
@@ -537,12 +480,13 @@ static void test_too_large(void)
 static void test_admit(void)
 {
     Fake *f = fake_new(64 * KiB, 512);
-    Guest g = { .f = f, .type = 'w', .offset = 512 * KiB, .bytes = BLOCK };
+    LogGuest g = { .log = f->log, .type = 'w', .offset = 512 * KiB,
+                   .bytes = BLOCK };
     ReplicationLogStats stats;
 
     replication_log_cut(f->log, 1);
     guest(f, 'w', 0, 63 * KiB, 1);
-    guest_begin(&g);
+    log_guest_begin(&g);
     g_assert_false(g.done);
     guest(f, 'f', 0, 0, 0); /* never waits */
     guest(f, 'f', 0, 0, 0);
@@ -671,7 +615,7 @@ static void test_view(void)
 static void test_empty(void)
 {
     Fake *f = fake_new(64 * MiB, 512);
-    Guest g = { .f = f, .type = 'e' };
+    LogGuest g = { .log = f->log, .type = 'e' };
 
     guest(f, 'e', 0, 0, 0);
     hold(f, true);
@@ -679,7 +623,7 @@ static void test_empty(void)
     guest(f, 'w', 2 * BLOCK, BLOCK, 1);
     wait_calls(f, 2);
     g_assert_false(replication_log_is_empty(f->log));
-    guest_begin(&g);
+    log_guest_begin(&g);
     let_go(f, 1);
     for (int i = 0; i < 20; i++) {
         aio_poll(qemu_get_aio_context(), false);
@@ -694,7 +638,7 @@ static void test_empty(void)
     guest(f, 'w', 0, BLOCK, 1);
     wait_calls(f, 3);
     g.done = false;
-    guest_begin(&g);
+    log_guest_begin(&g);
     g_assert_false(g.done);
     replication_log_break(f->log, EIO);
     guest_wait(&g);
@@ -704,7 +648,8 @@ static void test_empty(void)
 static void test_error(void)
 {
     Fake *f = fake_new(64 * KiB, 512);
-    Guest g = { .f = f, .type = 'w', .offset = 512 * KiB, .bytes = 40 * KiB };
+    LogGuest g = { .log = f->log, .type = 'w', .offset = 512 * KiB,
+                   .bytes = 40 * KiB };
     ReplicationLogStats stats;
 
     f->fail_call = 2;
@@ -712,7 +657,7 @@ static void test_error(void)
     guest(f, 'w', 0, BLOCK, 1);
     wait_calls(f, 1);
     guest(f, 'w', 0, 40 * KiB, 2);
-    guest_begin(&g);
+    log_guest_begin(&g);
     g_assert_false(g.done);
     replication_log_cut(f->log, 1);
     hold(f, false);
@@ -750,14 +695,15 @@ static void *settle_thread(void *opaque)
 static void test_abandon(void)
 {
     Fake *f = fake_new(64 * KiB, 512);
-    Guest g = { .f = f, .type = 'w', .offset = 512 * KiB, .bytes = 40 * KiB };
+    LogGuest g = { .log = f->log, .type = 'w', .offset = 512 * KiB,
+                   .bytes = 40 * KiB };
     int64_t begin = g_get_monotonic_time();
     QemuThread thread;
 
     hold(f, true);
     f->yankable = false;
     guest(f, 'w', 0, 60 * KiB, 1);
-    guest_begin(&g);
+    log_guest_begin(&g);
     replication_log_cut(f->log, 1);
     wait_calls(f, 1);
     qemu_thread_create(&thread, "settle", settle_thread, f,
@@ -798,13 +744,14 @@ static void test_random(void)
         int64_t offset = g_test_rand_int_range(0, 64) * 512;
         int64_t bytes = g_test_rand_int_range(1, 32) * 512;
         int byte = g_test_rand_int_range(1, 256);
-        Guest g = { .f = f, .type = "wwwzuf"[g_test_rand_int_range(0, 6)],
-                    .offset = offset, .bytes = bytes, .byte = byte };
+        LogGuest g = { .log = f->log,
+                       .type = "wwwzuf"[g_test_rand_int_range(0, 6)],
+                       .offset = offset, .bytes = bytes, .byte = byte };
 
         if (g.type != 'f') {
             memset(want + offset, g.type == 'w' ? byte : 0, bytes);
         }
-        guest_begin(&g);
+        log_guest_begin(&g);
         while (!g.done || g_test_rand_int_range(0, 3) == 0) {
             WITH_QEMU_LOCK_GUARD(&f->lock) {
                 int n = f->calls->len;

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Replication: batches, what goes from the primary to a replication-sink.
+ *
+ * A disk is written to by requests of NBD, each of which costs both hosts
+ * several system calls and wakes threads up.  A guest that makes each of its
+ * writes durable makes two of them for each write.  So there is a way to send
+ * many records of the log at once, in their order, with flushes among them:
+ * the secondary exports, in place of the disk, a node that is longer than the
+ * disk by REPLICATION_WINDOW bytes.  What is read from this window says what
+ * the node is (ReplicationSinkInfo), and one write to its beginning is a
+ * batch:
+ *
+ *   header, entries, padding, what the entries write in the same order, padding
+ *
+ * The data is aligned, so that it can be written past the host's page cache
+ * from where NBD has put it.  All numbers are big-endian.  Here is how to make
+ * these and how to check them; any thread.
+ */
+
+#ifndef BLOCK_REPLICATION_BATCH_H
+#define BLOCK_REPLICATION_BATCH_H
+
+#include "qemu/units.h"
+
+/* Bytes behind the end of the disk */
+#define REPLICATION_WINDOW (4 * MiB)
+
+/* Entries of a batch, at most */
+#define REPLICATION_BATCH_ENTRIES 256
+
+/* What they write, in all, at most, but for a write that is alone */
+#define REPLICATION_BATCH_DATA (2 * MiB)
+
+/* What is enough not to wait for more */
+#define REPLICATION_BATCH_FULL MiB
+
+/* On the wire */
+#define REPLICATION_SINK_INFO_SIZE 32
+#define REPLICATION_BATCH_HEAD_SIZE 32
+#define REPLICATION_BATCH_ENTRY_SIZE 24
+#define REPLICATION_BATCH_ALIGN 4096
+
+/* The numbers are those on the wire */
+typedef enum ReplicationEntryType {
+    REPLICATION_ENTRY_WRITE = 1,
+    REPLICATION_ENTRY_ZERO,
+    REPLICATION_ENTRY_ZERO_UNMAP,
+    REPLICATION_ENTRY_DISCARD,
+    REPLICATION_ENTRY_FLUSH,    /* offset and bytes are 0 */
+} ReplicationEntryType;
+
+/* Bytes of the disk, from 1, and all are there */
+typedef struct ReplicationEntry {
+    ReplicationEntryType type;
+    int64_t offset;
+    int64_t bytes;
+} ReplicationEntry;
+
+/*
+ * Who sends, and which one of its batches this is, from 1.  They are sent
+ * several at a time, and applied in the order of their numbers.
+ */
+typedef struct ReplicationBatch {
+    uint64_t session;           /* random */
+    uint64_t number;
+    unsigned n_entries;
+    ReplicationEntry entries[REPLICATION_BATCH_ENTRIES];
+} ReplicationBatch;
+
+/* What is in the window of a disk of @length bytes */
+void replication_sink_info_pack(uint8_t *buf, int64_t length);
+
+/*
+ * Is @buf from the window of a sink, where a disk of @length bytes ends?  If
+ * not, @errp says what it is.
+ */
+bool replication_sink_info_check(const uint8_t *buf, int64_t length,
+                                 Error **errp);
+
+/* Where the data begins, in bytes: behind header, entries and padding */
+size_t replication_batch_size(unsigned n_entries);
+
+/* How many bytes the entries write, in all */
+int64_t replication_batch_data(const ReplicationBatch *batch);
+
+/* @buf: replication_batch_size() bytes */
+void replication_batch_pack(const ReplicationBatch *batch, uint8_t *buf);
+
+/*
+ * Take a request of @bytes for a disk of @length bytes.  @buf has the beginning
+ * of it, @size bytes: as much as a batch has without data, if it is that long.
+ * False if anything is wrong with it.  What it writes begins at
+ * replication_batch_size() and is there.
+ */
+bool replication_batch_unpack(ReplicationBatch *batch, const uint8_t *buf,
+                              size_t size, size_t bytes, int64_t length);
+
+#endif
