@@ -60,58 +60,10 @@
 #include "qemu/timer.h"
 #include "block/aio-wait.h"
 #include "trace.h"
-#include "replication-log.h"
+#include "replication-log-int.h"
 
 /* How often waiting writes ask whether they must be admitted, ms */
 #define ADMIT_INTERVAL_MS 20
-
-/* Buffers of one merged request */
-#define MAX_MERGED 256
-
-/* How long records gather for a batch, if nobody waits for them, ms */
-#define GATHER_MS 5
-
-/* Batches under way */
-#define MAX_BATCHES 4
-
-typedef enum LogRecordType {
-    LOG_WRITE,
-    LOG_ZERO,
-    LOG_ZERO_UNMAP,
-    LOG_DISCARD,
-    LOG_FLUSH,
-    LOG_BATCH,                  /* only of a LogRequest */
-} LogRecordType;
-
-typedef struct LogRecord {
-    QSIMPLEQ_ENTRY(LogRecord) next;
-    LogRecordType type;
-    int64_t offset;
-    int64_t bytes;
-    uint64_t epoch;
-    uint64_t cut;               /* how many cuts came before it */
-    uint64_t position;          /* its number, from 1 */
-    uint64_t cost;              /* what it takes of the limit */
-    uint8_t *data;              /* of LOG_WRITE */
-    unsigned refs;              /* the log's lock: the log, and views */
-} LogRecord;
-
-typedef QSIMPLEQ_HEAD(, LogRecord) LogRecords;
-
-/*
- * Records under way, one after the other on the disk if they are several; if
- * it is a batch they are any
- */
-typedef struct LogRequest {
-    QTAILQ_ENTRY(LogRequest) next;
-    ReplicationLog *log;
-    LogRecords records;
-    LogRecordType type;
-    int64_t offset;
-    int64_t bytes;
-    QEMUIOVector qiov;          /* of LOG_WRITE, or all data of a batch */
-    ReplicationBatch *batch;    /* of LOG_BATCH */
-} LogRequest;
 
 struct ReplicationLogView {
     ReplicationLog *log;
@@ -119,52 +71,6 @@ struct ReplicationLogView {
     int64_t bytes;
     GPtrArray *records;         /* in their order */
 };
-
-struct ReplicationLog {
-    /* Set once */
-    const ReplicationLogOps *ops;
-    void *opaque;
-    uint64_t limit;
-    uint32_t align;
-    uint32_t max_request;
-    AioContext *ctx;
-    QemuThread thread;
-    QEMUBH *send_bh;            /* may be scheduled by any thread */
-    QEMUTimer *admit_timer;
-    QEMUTimer *gather_timer;
-    uint64_t session;           /* of batches */
-
-    /* Only the log's thread */
-    bool stopping;
-
-    QemuMutex lock;
-    /* All below: lock */
-    LogRecords waiting;
-    unsigned n_waiting;
-    uint64_t waiting_bytes;     /* of data */
-    bool gathering;             /* the timer runs */
-    bool gathered;              /* what waits need not wait any longer */
-    uint64_t n_batches;         /* that have ever begun */
-    QTAILQ_HEAD(, LogRequest) under_way;
-    unsigned n_under_way;
-    bool flushing;              /* the one under way is a flush */
-    unsigned paused;
-    uint64_t epoch;             /* of new records */
-    uint64_t cut;               /* of new records */
-    uint64_t allowed;           /* the last epoch that may be sent */
-    uint64_t position;          /* of the last record */
-    uint64_t n_records;         /* waiting or under way */
-    uint64_t n_before;          /* of these, from before the last cut */
-    QemuCond settled;           /* n_before is 0, or the log has broken */
-    CoQueue room;               /* who waits for that, or for emptiness */
-    unsigned n_writers;         /* in room */
-    ReplicationLogStats stats;
-};
-
-static bool log_broken_locked(ReplicationLog *log)
-{
-    return log->stats.err != 0;
-}
 
 /* Threads that use the log: a short life */
 
@@ -188,9 +94,7 @@ static void log_stop_bh(void *opaque)
     log->stopping = true;
 }
 
-static void log_send_bh(void *opaque);
 static void log_admit_timer(void *opaque);
-static void log_gather_timer(void *opaque);
 
 ReplicationLog *replication_log_new(const ReplicationLogOps *ops, void *opaque,
                                     uint64_t limit, uint32_t align,
@@ -216,11 +120,11 @@ ReplicationLog *replication_log_new(const ReplicationLogOps *ops, void *opaque,
     qemu_co_queue_init(&log->room);
     qemu_mutex_init(&log->lock);
     qemu_cond_init(&log->settled);
-    log->send_bh = aio_bh_new(ctx, log_send_bh, log);
+    log->send_bh = aio_bh_new(ctx, replication_log_send_bh, log);
     log->admit_timer = aio_timer_new(ctx, QEMU_CLOCK_REALTIME, SCALE_MS,
                                      log_admit_timer, log);
     log->gather_timer = aio_timer_new(ctx, QEMU_CLOCK_REALTIME, SCALE_MS,
-                                      log_gather_timer, log);
+                                      replication_log_gathered, log);
     qemu_guest_getrandom_nofail(&log->session, sizeof(log->session));
     qemu_thread_create(&log->thread, "repl-log", log_thread, log,
                        QEMU_THREAD_JOINABLE);
@@ -258,8 +162,7 @@ void replication_log_free(ReplicationLog *log)
 
 /* Records come in */
 
-/* Let as many writers look again as there are now; drops the lock for each */
-static void log_wake_writers_locked(ReplicationLog *log)
+void replication_log_wake_locked(ReplicationLog *log)
 {
     unsigned n = log->n_writers;
 
@@ -273,7 +176,7 @@ static void log_admit_timer(void *opaque)
     ReplicationLog *log = opaque;
 
     QEMU_LOCK_GUARD(&log->lock);
-    log_wake_writers_locked(log);
+    replication_log_wake_locked(log);
 }
 
 static void log_record_unref(LogRecord *rec)
@@ -285,8 +188,7 @@ static void log_record_unref(LogRecord *rec)
     }
 }
 
-/* The record is done with: sent, or dropped */
-static void log_record_gone_locked(ReplicationLog *log, LogRecord *rec)
+void replication_log_gone_locked(ReplicationLog *log, LogRecord *rec)
 {
     log->stats.bytes -= rec->cost;
     log->n_records--;
@@ -296,9 +198,11 @@ static void log_record_gone_locked(ReplicationLog *log, LogRecord *rec)
     log_record_unref(rec);
 }
 
-static bool log_has_room_locked(ReplicationLog *log, uint64_t cost)
+/* Does a write of this @cost find the log full?  A broken one never is. */
+static bool log_must_wait_locked(ReplicationLog *log, uint64_t cost)
 {
-    return !log->stats.bytes || log->stats.bytes + cost <= log->limit;
+    return !replication_log_is_broken_locked(log) && log->stats.bytes &&
+           log->stats.bytes + cost > log->limit;
 }
 
 /* Wait for room, maybe in vain */
@@ -309,7 +213,7 @@ static void coroutine_fn log_wait_locked(ReplicationLog *log, uint64_t cost)
     trace_replication_log_full(log->epoch, log->stats.bytes);
     log->n_writers++;
     qemu_bh_schedule(log->send_bh);
-    while (!log_broken_locked(log) && !log_has_room_locked(log, cost)) {
+    while (log_must_wait_locked(log, cost)) {
         bool admit;
 
         qemu_mutex_unlock(&log->lock);
@@ -323,7 +227,7 @@ static void coroutine_fn log_wait_locked(ReplicationLog *log, uint64_t cost)
                                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
                                  ADMIT_INTERVAL_MS);
         }
-        if (!log_broken_locked(log) && !log_has_room_locked(log, cost)) {
+        if (log_must_wait_locked(log, cost)) {
             qemu_co_queue_wait(&log->room, &log->lock);
         }
     }
@@ -340,57 +244,6 @@ static bool log_is_superfluous_locked(ReplicationLog *log, LogRecord *rec)
            last->cut == log->cut;
 }
 
-/* Is a batch as long as it may be? */
-static bool log_batch_is_full_locked(ReplicationLog *log)
-{
-    return log->n_waiting >= REPLICATION_BATCH_ENTRIES ||
-           log->waiting_bytes >= REPLICATION_BATCH_FULL;
-}
-
-/* May the next batch begin? */
-static bool log_may_begin_batch_locked(ReplicationLog *log)
-{
-    LogRecord *rec = QSIMPLEQ_FIRST(&log->waiting);
-
-    if (!rec || rec->epoch > log->allowed || log->paused ||
-        log->n_under_way >= MAX_BATCHES) {
-        return false;
-    }
-    return log_batch_is_full_locked(log) ||
-           (!log->n_under_way &&
-            (log->gathered || log->n_before || log->n_writers));
-}
-
-/* What waits may wait, but not for long */
-static void log_gather_locked(ReplicationLog *log)
-{
-    if (log->n_waiting && !log->gathering && !log->gathered) {
-        log->gathering = true;
-        timer_mod(log->gather_timer, GATHER_MS +
-                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME));
-    }
-}
-
-/* There is one more that waits */
-static void log_has_more_locked(ReplicationLog *log)
-{
-    if (!log->ops->batch || log_may_begin_batch_locked(log)) {
-        qemu_bh_schedule(log->send_bh);
-    } else {
-        log_gather_locked(log);
-    }
-}
-
-static void log_gather_timer(void *opaque)
-{
-    ReplicationLog *log = opaque;
-
-    QEMU_LOCK_GUARD(&log->lock);
-    log->gathering = false;
-    log->gathered = log->n_waiting;
-    qemu_bh_schedule(log->send_bh);
-}
-
 static void coroutine_fn log_append(ReplicationLog *log, LogRecord *rec,
                                     bool may_wait)
 {
@@ -398,11 +251,11 @@ static void coroutine_fn log_append(ReplicationLog *log, LogRecord *rec,
 
     rec->cost = sizeof(*rec) + (rec->data ? rec->bytes : 0);
     WITH_QEMU_LOCK_GUARD(&log->lock) {
-        if (may_wait && !log_has_room_locked(log, rec->cost)) {
+        if (may_wait && log_must_wait_locked(log, rec->cost)) {
             waited = true;
             log_wait_locked(log, rec->cost);
         }
-        dropped = log_broken_locked(log) ||
+        dropped = replication_log_is_broken_locked(log) ||
                   log_is_superfluous_locked(log, rec);
         if (!dropped) {
             rec->epoch = log->epoch;
@@ -415,7 +268,7 @@ static void coroutine_fn log_append(ReplicationLog *log, LogRecord *rec,
             log->stats.bytes += rec->cost;
             log->stats.max_bytes = MAX(log->stats.max_bytes,
                                        log->stats.bytes);
-            log_has_more_locked(log);
+            replication_log_has_more_locked(log);
         }
     }
     if (dropped) {
@@ -512,7 +365,7 @@ void coroutine_fn replication_log_wait_empty(ReplicationLog *log)
     WITH_QEMU_LOCK_GUARD(&log->lock) {
         log->n_writers++;
         qemu_bh_schedule(log->send_bh);
-        while (log->n_records && !log_broken_locked(log)) {
+        while (log->n_records && !replication_log_is_broken_locked(log)) {
             qemu_co_queue_wait(&log->room, &log->lock);
         }
         log->n_writers--;
@@ -594,257 +447,6 @@ void replication_log_view_free(ReplicationLogView *view)
     g_free(view);
 }
 
-/* Records go out */
-
-static bool log_overlaps_locked(ReplicationLog *log, int64_t offset,
-                                int64_t bytes)
-{
-    int64_t begin = QEMU_ALIGN_DOWN(offset, log->align);
-    int64_t end = ROUND_UP(offset + bytes, log->align);
-    LogRequest *req;
-
-    QTAILQ_FOREACH(req, &log->under_way, next) {
-        if (begin < ROUND_UP(req->offset + req->bytes, log->align) &&
-            end > QEMU_ALIGN_DOWN(req->offset, log->align)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* May @rec begin?  It is the first one that waits. */
-static bool log_may_begin_locked(ReplicationLog *log, LogRecord *rec)
-{
-    if (log->paused || log->flushing || rec->epoch > log->allowed ||
-        log->n_under_way >= REPLICATION_LOG_REQUESTS) {
-        return false;
-    }
-    if (rec->type == LOG_FLUSH) {
-        return !log->n_under_way;
-    }
-    return !log_overlaps_locked(log, rec->offset, rec->bytes);
-}
-
-/* Does the first record that waits go on where @req ends? */
-static bool log_may_merge_locked(ReplicationLog *log, LogRequest *req,
-                                 LogRecord *rec)
-{
-    return req->type == LOG_WRITE && rec && rec->type == LOG_WRITE &&
-           rec->epoch <= log->allowed &&
-           rec->offset == req->offset + req->bytes &&
-           rec->bytes <= (int64_t)log->max_request - req->bytes &&
-           req->qiov.niov < MAX_MERGED &&
-           !log_overlaps_locked(log, rec->offset, rec->bytes);
-}
-
-/* The first one that waits */
-static void log_no_longer_waits_locked(ReplicationLog *log, LogRecord *rec)
-{
-    QSIMPLEQ_REMOVE_HEAD(&log->waiting, next);
-    log->n_waiting--;
-    log->waiting_bytes -= rec->data ? rec->bytes : 0;
-}
-
-static void log_take_locked(ReplicationLog *log, LogRequest *req,
-                            LogRecord *rec)
-{
-    log_no_longer_waits_locked(log, rec);
-    QSIMPLEQ_INSERT_TAIL(&req->records, rec, next);
-    req->bytes += rec->bytes;
-    if (rec->type == LOG_WRITE) {
-        qemu_iovec_add(&req->qiov, rec->data, rec->bytes);
-    }
-}
-
-static LogRequest *log_request_new(ReplicationLog *log, LogRecordType type)
-{
-    LogRequest *req = g_new0(LogRequest, 1);
-
-    req->log = log;
-    req->type = type;
-    QSIMPLEQ_INIT(&req->records);
-    qemu_iovec_init(&req->qiov, 1);
-    return req;
-}
-
-static void log_begin_locked(ReplicationLog *log, LogRequest *req)
-{
-    QTAILQ_INSERT_TAIL(&log->under_way, req, next);
-    log->n_under_way++;
-    log->flushing = req->type == LOG_FLUSH;
-    if (log->ops->begin) {
-        log->ops->begin(log->opaque);
-    }
-}
-
-static const ReplicationEntryType entry_types[] = {
-    [LOG_WRITE] = REPLICATION_ENTRY_WRITE,
-    [LOG_ZERO] = REPLICATION_ENTRY_ZERO,
-    [LOG_ZERO_UNMAP] = REPLICATION_ENTRY_ZERO_UNMAP,
-    [LOG_DISCARD] = REPLICATION_ENTRY_DISCARD,
-    [LOG_FLUSH] = REPLICATION_ENTRY_FLUSH,
-};
-
-/* A write that goes on where the last one ends is part of it */
-static void log_batch_add(ReplicationBatch *batch, const LogRecord *rec)
-{
-    if (rec->type == LOG_WRITE && batch->n_entries) {
-        ReplicationEntry *last = &batch->entries[batch->n_entries - 1];
-
-        if (last->type == REPLICATION_ENTRY_WRITE &&
-            rec->offset == last->offset + last->bytes) {
-            last->bytes += rec->bytes;
-            return;
-        }
-    }
-    batch->entries[batch->n_entries++] = (ReplicationEntry) {
-        .type = entry_types[rec->type],
-        .offset = rec->offset,
-        .bytes = rec->bytes,
-    };
-}
-
-/* Does the first record that waits fit into @req, @n having been taken? */
-static bool log_fits_locked(ReplicationLog *log, LogRequest *req, unsigned n)
-{
-    LogRecord *rec = QSIMPLEQ_FIRST(&log->waiting);
-
-    return rec && rec->epoch <= log->allowed &&
-           n < REPLICATION_BATCH_ENTRIES &&
-           req->qiov.size + (rec->data ? rec->bytes : 0) <=
-           REPLICATION_BATCH_DATA;
-}
-
-/* The next batch that may begin, or NULL */
-static LogRequest *log_next_batch_locked(ReplicationLog *log)
-{
-    LogRequest *req;
-    unsigned n = 0;
-
-    if (!log_may_begin_batch_locked(log)) {
-        return NULL;
-    }
-    req = log_request_new(log, LOG_BATCH);
-    req->batch = g_new(ReplicationBatch, 1);
-    req->batch->session = log->session;
-    req->batch->number = ++log->n_batches;
-    req->batch->n_entries = 0;
-    do {
-        LogRecord *rec = QSIMPLEQ_FIRST(&log->waiting);
-
-        log_batch_add(req->batch, rec);
-        log_take_locked(log, req, rec);
-    } while (log_fits_locked(log, req, ++n));
-    log->gathered = log->gathered && log->n_waiting;
-    log_gather_locked(log);
-    log_begin_locked(log, req);
-    return req;
-}
-
-/* The next request that may begin, or NULL */
-static LogRequest *log_next_locked(ReplicationLog *log)
-{
-    LogRecord *rec = QSIMPLEQ_FIRST(&log->waiting);
-    LogRequest *req;
-
-    if (!rec || !log_may_begin_locked(log, rec)) {
-        return NULL;
-    }
-    req = log_request_new(log, rec->type);
-    req->offset = rec->offset;
-    do {
-        log_take_locked(log, req, rec);
-        rec = QSIMPLEQ_FIRST(&log->waiting);
-    } while (log_may_merge_locked(log, req, rec));
-    log_begin_locked(log, req);
-    return req;
-}
-
-static int coroutine_fn log_send(LogRequest *req)
-{
-    const ReplicationLogOps *ops = req->log->ops;
-    void *opaque = req->log->opaque;
-
-    switch (req->type) {
-    case LOG_WRITE:
-        return ops->write(opaque, req->offset, req->bytes, &req->qiov);
-    case LOG_ZERO:
-        return ops->zero(opaque, req->offset, req->bytes, false);
-    case LOG_ZERO_UNMAP:
-        return ops->zero(opaque, req->offset, req->bytes, true);
-    case LOG_DISCARD:
-        return ops->discard(opaque, req->offset, req->bytes);
-    case LOG_FLUSH:
-        return ops->flush(opaque);
-    case LOG_BATCH:
-        return ops->batch(opaque, req->batch, &req->qiov);
-    }
-    g_assert_not_reached();
-}
-
-static void log_request_gone_locked(ReplicationLog *log, LogRequest *req)
-{
-    LogRecord *rec;
-
-    QTAILQ_REMOVE(&log->under_way, req, next);
-    log->n_under_way--;
-    log->flushing = false;
-    while ((rec = QSIMPLEQ_FIRST(&req->records))) {
-        QSIMPLEQ_REMOVE_HEAD(&req->records, next);
-        log_record_gone_locked(log, rec);
-    }
-    qemu_iovec_destroy(&req->qiov);
-    g_free(req->batch);
-    g_free(req);
-}
-
-static void coroutine_fn log_request_entry(void *opaque)
-{
-    LogRequest *req = opaque;
-    ReplicationLog *log = req->log;
-    int ret = log_send(req);
-
-    if (ret < 0) {
-        replication_log_break(log, -ret);
-    }
-    WITH_QEMU_LOCK_GUARD(&log->lock) {
-        if (ret >= 0) {
-            log->stats.sent_requests++;
-            log->stats.sent_bytes += req->qiov.size;
-        }
-        log_request_gone_locked(log, req);
-        if (log->ops->end) {
-            log->ops->end(log->opaque);
-        }
-        log_wake_writers_locked(log);
-        /*
-         * Under the lock: the last request has to be through with the log
-         * before replication_log_free() may see that it is.
-         */
-        if (!log_broken_locked(log)) {
-            qemu_bh_schedule(log->send_bh);
-        }
-    }
-    aio_wait_kick();
-}
-
-static LogRequest *log_next(ReplicationLog *log)
-{
-    QEMU_LOCK_GUARD(&log->lock);
-    return log->ops->batch ? log_next_batch_locked(log)
-                           : log_next_locked(log);
-}
-
-static void log_send_bh(void *opaque)
-{
-    ReplicationLog *log = opaque;
-    LogRequest *req;
-
-    while ((req = log_next(log))) {
-        qemu_coroutine_enter(qemu_coroutine_create(log_request_entry, req));
-    }
-}
-
 /* Epochs */
 
 void replication_log_restart(ReplicationLog *log)
@@ -881,7 +483,7 @@ bool replication_log_settle(ReplicationLog *log, uint64_t timeout_ms,
                   MIN(timeout_ms, INT_MAX);
 
     QEMU_LOCK_GUARD(&log->lock);
-    while (log->n_before && !log_broken_locked(log)) {
+    while (log->n_before && !replication_log_is_broken_locked(log)) {
         int64_t left = end - qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
 
         if (left <= 0) {
@@ -891,7 +493,7 @@ bool replication_log_settle(ReplicationLog *log, uint64_t timeout_ms,
         }
         qemu_cond_timedwait(&log->settled, &log->lock, left);
     }
-    if (log_broken_locked(log)) {
+    if (replication_log_is_broken_locked(log)) {
         error_setg_errno(errp, log->stats.err, "writes could not be sent");
         return false;
     }
@@ -939,17 +541,17 @@ void replication_log_break(ReplicationLog *log, int err)
     LogRecord *rec;
 
     WITH_QEMU_LOCK_GUARD(&log->lock) {
-        if (log_broken_locked(log)) {
+        if (replication_log_is_broken_locked(log)) {
             return;
         }
         log->stats.err = err ? err : EIO;
         trace_replication_log_broken(log->epoch, log->stats.err);
         while ((rec = QSIMPLEQ_FIRST(&log->waiting))) {
-            log_no_longer_waits_locked(log, rec);
-            log_record_gone_locked(log, rec);
+            replication_log_remove_first_locked(log, rec);
+            replication_log_gone_locked(log, rec);
         }
         qemu_cond_broadcast(&log->settled);
-        log_wake_writers_locked(log);
+        replication_log_wake_locked(log);
     }
     log->ops->broken(log->opaque, err ? err : EIO);
 }
