@@ -39,13 +39,15 @@ static Sink *sink_new(const char *more)
     g_assert_nonnull(k->dir);
     k->raw = disk_new_file(k->dir, "disk", false);
     k->socket = g_build_filename(k->dir, "nbd", NULL);
+    /* With a device, as qemu-io would have to change the graph for a node */
     k->qts = qtest_initf(
         ">/dev/null -M none -nodefaults "
-        "-blockdev driver=raw,node-name=disk,discard=unmap,"
+        "-drive if=none,id=disk,node-name=image,driver=raw,discard=unmap,"
         "file.driver=blkdebug,file.image.driver=file,"
-        "file.image.filename=%s%s "
-        "-blockdev driver=replication-sink,node-name=sink,file=disk",
-        k->raw, more);
+        "file.image.filename=%s%s", k->raw, more);
+    qtest_qmp_assert_success(k->qts,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': "
+        "'replication-sink', 'node-name': 'sink', 'file': 'disk'}}");
     disk_serve(k->qts, k->socket);
     disk_export(k->qts, "sink", "s", true);
     k->fd = colo_nbd_client(k->socket, 's');
@@ -165,18 +167,56 @@ static void test_apply(void)
     sink_free(k);
 }
 
-/* Each write of a batch over the one before it: the last one stays */
+/*
+ * A write over an earlier one of the batch waits for it, which stands still;
+ * a write beside it does not.
+ */
 static void test_overlap(void)
 {
     Sink *k = sink_new("");
     Maker m;
 
+    disk_io_at(k->qts, "disk", "break pwritev A");
     begin(&m, SESSION, 1);
-    for (int i = 0; i < REPLICATION_BATCH_ENTRIES; i++) {
-        add_write(&m, 0, BLOCK, i);
+    add_write(&m, 0, BLOCK, 1);
+    add_write(&m, BLOCK, BLOCK, 2);
+    add_write(&m, BLOCK - 512, 1024, 3);
+    send_batch(k->fd, &m);
+    disk_io_at(k->qts, "disk", "wait_break A");
+    disk_wait_file(k->raw, 2, BLOCK + 512, BLOCK - 512);
+    check_disk(k, 0, 0, BLOCK);
+    disk_io_at(k->qts, "disk", "resume A");
+    g_assert_cmpint(colo_nbd_answer(k->fd), ==, 0);
+    check_disk(k, 1, 0, BLOCK - 512);
+    check_disk(k, 3, BLOCK - 512, 1024);
+    check_disk(k, 2, BLOCK + 512, BLOCK - 512);
+    sink_free(k);
+}
+
+/* What follows a flush does not begin before that is done */
+static void test_barrier(void)
+{
+    Sink *k = sink_new("");
+    Maker m;
+
+    disk_io_at(k->qts, "disk", "break pwritev A");
+    begin(&m, SESSION, 1);
+    add_write(&m, 0, BLOCK, 1);
+    add(&m, REPLICATION_ENTRY_FLUSH, 0, 0, 0);
+    add_write(&m, BLOCK, BLOCK, 2);
+    send_batch(k->fd, &m);
+    disk_io_at(k->qts, "disk", "wait_break A");
+    begin(&m, SESSION, 2);
+    add_write(&m, 2 * BLOCK, BLOCK, 3);
+    send_batch(k->fd, &m);                      /* nor another batch */
+    qtest_qmp_assert_success(k->qts, "{'execute': 'query-block'}");
+    check_disk(k, 0, 0, 3 * BLOCK);
+    disk_io_at(k->qts, "disk", "resume A");
+    g_assert_cmpint(colo_nbd_answer(k->fd), ==, 0);
+    g_assert_cmpint(colo_nbd_answer(k->fd), ==, 0);
+    for (int i = 0; i < 3; i++) {
+        check_disk(k, i + 1, i * BLOCK, BLOCK);
     }
-    g_assert_cmpint(apply(k, &m), ==, 0);
-    check_disk(k, REPLICATION_BATCH_ENTRIES - 1, 0, BLOCK);
     sink_free(k);
 }
 
@@ -363,7 +403,7 @@ static void test_refused(void)
 {
     Sink *k = sink_new("");
 
-    colo_refused(k->qts, "'batch' cannot be used with 'disk': it is no "
+    colo_refused(k->qts, "'batch' cannot be used with 'image': it is no "
                  "'replication-sink'",
                  "{'execute': 'blockdev-add', 'arguments': {'driver': "
                  "'replication', 'node-name': 'r', 'mode': 'primary', "
@@ -408,6 +448,7 @@ int main(int argc, char **argv)
     }
     qtest_add_func("/colo/sink/apply", test_apply);
     qtest_add_func("/colo/sink/overlap", test_overlap);
+    qtest_add_func("/colo/sink/barrier", test_barrier);
     qtest_add_func("/colo/sink/numbers", test_numbers);
     qtest_add_func("/colo/sink/session", test_session);
     qtest_add_func("/colo/sink/drain", test_drain);

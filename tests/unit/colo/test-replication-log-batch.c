@@ -36,6 +36,7 @@ typedef struct Fake {
     QemuCond changed;
     /* lock */
     bool hold;                  /* new batches wait to be let go */
+    bool stuck;                 /* the log's thread stands in one */
     bool fail;
     GPtrArray *calls;
     int under_way;
@@ -101,6 +102,9 @@ static int coroutine_fn fake_batch(void *opaque, const ReplicationBatch *batch,
         hold = f->hold;
         call->co = hold ? qemu_coroutine_self() : NULL;
         qemu_cond_broadcast(&f->changed);
+        while (f->stuck) {
+            qemu_cond_wait(&f->changed, &f->lock);
+        }
     }
     if (hold) {
         qemu_coroutine_yield();
@@ -317,6 +321,27 @@ static void test_rest(void)
     fake_free(f);
 }
 
+/* Nor what never waited for a timer, as there was a full one all the time */
+static void test_rest_of_full(void)
+{
+    Fake *f = fake_new(false);
+
+    f->stuck = true;
+    guest(f, 'w', 0, MiB, 1);
+    wait_calls(f, 1);
+    guest(f, 'w', MiB, MiB, 1);
+    guest(f, 'w', 2 * MiB, MiB, 2);
+    guest(f, 'w', 4 * MiB, BLOCK, 3);
+    WITH_QEMU_LOCK_GUARD(&f->lock) {
+        f->stuck = false;
+        qemu_cond_broadcast(&f->changed);
+    }
+    wait_empty(f);
+    g_assert_cmpint(n_calls(f), ==, 3);
+    g_assert_cmpint(f->disk[4 * MiB], ==, 3);
+    fake_free(f);
+}
+
 static void test_entries(void)
 {
     Fake *f = fake_new(false);
@@ -458,6 +483,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/disk/log-batch/gather", test_gather);
     g_test_add_func("/colo/disk/log-batch/full", test_full);
     g_test_add_func("/colo/disk/log-batch/rest", test_rest);
+    g_test_add_func("/colo/disk/log-batch/rest-of-full", test_rest_of_full);
     g_test_add_func("/colo/disk/log-batch/entries", test_entries);
     g_test_add_func("/colo/disk/log-batch/epoch", test_epoch);
     g_test_add_func("/colo/disk/log-batch/error", test_error);
