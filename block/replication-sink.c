@@ -17,15 +17,16 @@
  * takes them; up to there the node is the disk, so that whoever does not know
  * of batches may use it as well.
  *
- * Batches are applied one at a time, in the order of their numbers; the primary
- * sends the next ones meanwhile.  In a batch the writes up to a flush run
- * together, but for those that overlap: what follows a flush is on the disk
+ * The entries of the batches are begun in their order, and the batches in that
+ * of their numbers.  Writes run together, also those of several batches, but a
+ * write waits for those that it overlaps with, and a flush for all before it,
+ * as all after it do for the flush.  So what follows a flush is on the disk
  * only if what came before it is there for good, just as if each had been a
  * request of its own.  A write that has a flush all for itself is made with
  * FUA.
  *
- * A batch that fails is answered so, and no later one of the same session is
- * applied.  The primary then ends the session.  When this side takes over, what
+ * A batch that fails is answered so, and nothing more of the same session is
+ * begun.  The primary then ends the session.  When this side takes over, what
  * is left of the batches is given up: the next checkpoint would have had it.
  *
  * A batch whose predecessor is missing waits for it.  Requests reach us in
@@ -44,18 +45,34 @@
 #include "qemu/module.h"
 #include "qemu/range.h"
 #include "qemu/timer.h"
-#include "block/aio_task.h"
 #include "block/block-io.h"
 #include "block/block_int.h"
 #include "trace.h"
 #include "replication-batch.h"
 #include "replication-int.h"
 
-/* Writes of a batch that are under way at a time */
+/* Writes that are under way at a time */
 #define MAX_TASKS 16
 
 /* How long a batch waits for one that has not come, ms */
 #define MISSING_MS 1000
+
+/* A batch, from its turn on */
+typedef struct SinkBatch {
+    ReplicationBatch batch;
+    unsigned n_tasks;           /* of it that are under way */
+    int ret;                    /* the first failure of one */
+} SinkBatch;
+
+/* An entry under way, with a coroutine of its own */
+typedef struct SinkTask {
+    QLIST_ENTRY(SinkTask) next;
+    BlockDriverState *bs;
+    SinkBatch *of;
+    ReplicationEntry entry;
+    QEMUIOVector *qiov;         /* of the whole request */
+    size_t at;                  /* where the data is in it */
+} SinkTask;
 
 typedef struct SinkState {
     QEMUTimer *missing;         /* set once */
@@ -64,20 +81,15 @@ typedef struct SinkState {
     uint64_t session;           /* of the batches that are applied now */
     uint64_t next;              /* the number of the next one */
     bool failed;                /* the session: no more is applied */
-    bool applying;
-    CoQueue turn;               /* batches that cannot be applied yet */
+    bool beginning;             /* the entries of a batch are begun */
+    CoQueue turn;               /* batches that have to wait with that */
     unsigned n_waiting;         /* in turn */
+    QLIST_HEAD(, SinkTask) tasks;
+    unsigned n_tasks;
+    CoQueue ended;              /* who waits for one of them to end */
 
     bool dirty;                 /* maybe there is what to flush; atomic */
 } SinkState;
-
-typedef struct SinkTask {
-    AioTask task;
-    BdrvChild *file;
-    ReplicationEntry entry;
-    QEMUIOVector *qiov;         /* of the whole request */
-    size_t at;                  /* where the data is in it */
-} SinkTask;
 
 /* Where the window begins */
 static int64_t coroutine_fn GRAPH_RDLOCK disk_length(BlockDriverState *bs)
@@ -86,6 +98,13 @@ static int64_t coroutine_fn GRAPH_RDLOCK disk_length(BlockDriverState *bs)
 }
 
 /* A batch is applied */
+
+/* Is the batch one that will never be applied? */
+static bool is_stale_locked(SinkState *s, const ReplicationBatch *batch)
+{
+    return batch->session != s->session || batch->number < s->next ||
+           s->failed;
+}
 
 static int coroutine_fn GRAPH_RDLOCK
 sink_entry(BdrvChild *file, const ReplicationEntry *entry, QEMUIOVector *qiov,
@@ -112,59 +131,98 @@ sink_entry(BdrvChild *file, const ReplicationEntry *entry, QEMUIOVector *qiov,
     g_assert_not_reached();
 }
 
-/* sink_apply() has the graph lock until this has ended */
-static int coroutine_fn GRAPH_RDLOCK sink_task_entry(AioTask *task)
+/* The request of the batch has the graph lock until this has ended */
+static int coroutine_fn GRAPH_RDLOCK task_run(SinkTask *t)
 {
-    SinkTask *t = container_of(task, SinkTask, task);
-
-    return sink_entry(t->file, &t->entry, t->qiov, t->at, 0);
+    return sink_entry(t->bs->file, &t->entry, t->qiov, t->at, 0);
 }
 
-/* Does entry @i overlap with one from @first on? */
-static bool overlaps(const ReplicationBatch *batch, unsigned first, unsigned i)
+static void coroutine_fn task_entry(void *opaque)
 {
-    const ReplicationEntry *entry = &batch->entries[i];
+    SinkTask *t = opaque;
+    SinkState *s = t->bs->opaque;
+    int ret;
 
-    for (unsigned k = first; k < i; k++) {
-        const ReplicationEntry *other = &batch->entries[k];
+    assume_graph_lock(); /* see above */
+    ret = task_run(t);
+    QEMU_LOCK_GUARD(&s->lock);
+    if (ret < 0) {
+        s->failed |= t->of->batch.session == s->session;
+        t->of->ret = t->of->ret ?: ret;
+    }
+    QLIST_REMOVE(t, next);
+    s->n_tasks--;
+    t->of->n_tasks--;
+    qemu_co_queue_restart_all(&s->ended);
+    g_free(t);
+}
 
-        if (ranges_overlap(entry->offset, entry->bytes, other->offset,
-                           other->bytes)) {
+static bool overlaps_locked(SinkState *s, const ReplicationEntry *entry)
+{
+    SinkTask *t;
+
+    QLIST_FOREACH(t, &s->tasks, next) {
+        if (ranges_overlap(entry->offset, entry->bytes, t->entry.offset,
+                           t->entry.bytes)) {
             return true;
         }
     }
     return false;
 }
 
-/* Has the write @i the next flush all for itself? */
-static bool is_lone(SinkState *s, const ReplicationBatch *batch,
-                    unsigned first, unsigned i)
+/* Must @entry wait for others to end?  A flush does for all of them. */
+static bool must_wait_locked(SinkState *s, const ReplicationEntry *entry)
 {
-    return i == first && !qatomic_read(&s->dirty) &&
+    if (entry->type == REPLICATION_ENTRY_FLUSH) {
+        return s->n_tasks;
+    }
+    return s->n_tasks >= MAX_TASKS || overlaps_locked(s, entry);
+}
+
+/*
+ * Wait until @entry of @batch may begin.  False if nothing of it may any more.
+ * *@lone: nothing else is under way.
+ */
+static bool coroutine_fn sink_wait(SinkState *s, const ReplicationBatch *batch,
+                                   const ReplicationEntry *entry, bool *lone)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    while (!is_stale_locked(s, batch) && must_wait_locked(s, entry)) {
+        qemu_co_queue_wait(&s->ended, &s->lock);
+    }
+    *lone = !s->n_tasks;
+    return !is_stale_locked(s, batch);
+}
+
+/* Has the write @i the next flush all for itself? */
+static bool has_own_flush(SinkState *s, const ReplicationBatch *batch,
+                          unsigned i)
+{
+    return !qatomic_read(&s->dirty) &&
            batch->entries[i].type == REPLICATION_ENTRY_WRITE &&
            i + 1 < batch->n_entries &&
            batch->entries[i + 1].type == REPLICATION_ENTRY_FLUSH;
 }
 
-static void coroutine_fn start_task(AioTaskPool *pool, BlockDriverState *bs,
+static void coroutine_fn start_task(BlockDriverState *bs, SinkBatch *of,
                                     const ReplicationEntry *entry,
                                     QEMUIOVector *qiov, size_t at)
 {
+    SinkState *s = bs->opaque;
     SinkTask *t = g_new0(SinkTask, 1);
 
-    t->task.func = sink_task_entry;
-    t->file = bs->file;
+    t->bs = bs;
+    t->of = of;
     t->entry = *entry;
     t->qiov = qiov;
     t->at = at;
-    aio_task_pool_start_task(pool, &t->task);
-}
-
-/* Has somebody given the session up meanwhile? */
-static bool sink_has_failed(SinkState *s)
-{
-    QEMU_LOCK_GUARD(&s->lock);
-    return s->failed;
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        QLIST_INSERT_HEAD(&s->tasks, t, next);
+        s->n_tasks++;
+        of->n_tasks++;
+    }
+    qatomic_set(&s->dirty, true);
+    qemu_coroutine_enter(qemu_coroutine_create(task_entry, t));
 }
 
 static int coroutine_fn GRAPH_RDLOCK sink_flush(BlockDriverState *bs)
@@ -196,38 +254,27 @@ sink_write_lone(BlockDriverState *bs, const ReplicationEntry *entry,
     return ret;
 }
 
+/* Begin all entries, it being the batch's turn; those that run may go on */
 static int coroutine_fn GRAPH_RDLOCK
-sink_apply_entries(BlockDriverState *bs, const ReplicationBatch *batch,
-                   QEMUIOVector *qiov, AioTaskPool *pool)
+sink_begin_entries(BlockDriverState *bs, SinkBatch *b, QEMUIOVector *qiov)
 {
     SinkState *s = bs->opaque;
-    size_t at = replication_batch_size(batch->n_entries);
-    unsigned first = 0;     /* nothing before it is under way */
+    size_t at = replication_batch_size(b->batch.n_entries);
     int ret = 0;
 
-    for (unsigned i = 0; i < batch->n_entries && ret >= 0; i++) {
-        const ReplicationEntry *entry = &batch->entries[i];
+    for (unsigned i = 0; i < b->batch.n_entries && ret >= 0; i++) {
+        const ReplicationEntry *entry = &b->batch.entries[i];
+        bool lone;
 
-        if (entry->type == REPLICATION_ENTRY_FLUSH ||
-            overlaps(batch, first, i)) {
-            aio_task_pool_wait_all(pool);
-            ret = aio_task_pool_status(pool);
-            first = i;
-        }
-        if (ret >= 0 && sink_has_failed(s)) {
-            ret = -ECANCELED;
-        }
-        if (ret < 0) {
-            break;
+        if (!sink_wait(s, &b->batch, entry, &lone)) {
+            return -ECANCELED;
         }
         if (entry->type == REPLICATION_ENTRY_FLUSH) {
             ret = sink_flush(bs);
-            first = i + 1;
-        } else if (is_lone(s, batch, first, i)) {
+        } else if (lone && has_own_flush(s, &b->batch, i)) {
             ret = sink_write_lone(bs, entry, qiov, at);
         } else {
-            qatomic_set(&s->dirty, true);
-            start_task(pool, bs, entry, qiov, at);
+            start_task(bs, b, entry, qiov, at);
         }
         if (entry->type == REPLICATION_ENTRY_WRITE) {
             at += entry->bytes;
@@ -236,21 +283,14 @@ sink_apply_entries(BlockDriverState *bs, const ReplicationBatch *batch,
     return ret;
 }
 
-static int coroutine_fn GRAPH_RDLOCK
-sink_apply(BlockDriverState *bs, const ReplicationBatch *batch,
-           QEMUIOVector *qiov)
+/* Wait for what the batch has under way; @ret is what has failed so far */
+static int coroutine_fn sink_wait_tasks(SinkState *s, SinkBatch *b, int ret)
 {
-    AioTaskPool *pool = aio_task_pool_new(MAX_TASKS);
-    int ret = sink_apply_entries(bs, batch, qiov, pool);
-
-    aio_task_pool_wait_all(pool);
-    if (ret >= 0) {
-        ret = aio_task_pool_status(pool);
+    QEMU_LOCK_GUARD(&s->lock);
+    while (b->n_tasks) {
+        qemu_co_queue_wait(&s->ended, &s->lock);
     }
-    aio_task_pool_free(pool);
-    trace_replication_sink_batch(bdrv_get_node_name(bs), batch->number,
-                                 batch->n_entries, ret);
-    return ret;
+    return b->ret ?: ret;
 }
 
 /* Its turn */
@@ -266,14 +306,7 @@ static void sink_wake_locked(SinkState *s)
     }
 }
 
-/* Is the batch one that will never be applied? */
-static bool is_stale_locked(SinkState *s, const ReplicationBatch *batch)
-{
-    return batch->session != s->session || batch->number < s->next ||
-           s->failed;
-}
-
-/* Wait until @batch may be applied.  Negative errno if it may not. */
+/* Wait until it is the turn of @batch.  Negative errno if it will not be. */
 static int coroutine_fn sink_begin(BlockDriverState *bs,
                                    const ReplicationBatch *batch)
 {
@@ -290,11 +323,11 @@ static int coroutine_fn sink_begin(BlockDriverState *bs,
         qemu_co_queue_restart_all(&s->turn);
     }
     while (!is_stale_locked(s, batch) &&
-           (s->applying || batch->number != s->next)) {
-        if (!s->applying && qatomic_read(&bs->quiesce_counter)) {
+           (s->beginning || batch->number != s->next)) {
+        if (!s->beginning && qatomic_read(&bs->quiesce_counter)) {
             return -ECANCELED;
         }
-        if (!s->applying && !timer_pending(s->missing)) {
+        if (!s->beginning && !timer_pending(s->missing)) {
             timer_mod(s->missing, MISSING_MS +
                       qemu_clock_get_ms(QEMU_CLOCK_REALTIME));
         }
@@ -306,15 +339,16 @@ static int coroutine_fn sink_begin(BlockDriverState *bs,
         return -EIO;
     }
     timer_del(s->missing);
-    s->applying = true;
+    s->beginning = true;
     return 0;
 }
 
+/* Its entries have begun: on to the next one */
 static void coroutine_fn sink_end(SinkState *s, const ReplicationBatch *batch,
                                   int ret)
 {
     QEMU_LOCK_GUARD(&s->lock);
-    s->applying = false;
+    s->beginning = false;
     if (batch->session == s->session) {
         s->next = batch->number + 1;
         s->failed |= ret < 0;
@@ -346,7 +380,7 @@ static int coroutine_fn GRAPH_RDLOCK
 sink_batch(BlockDriverState *bs, int64_t bytes, QEMUIOVector *qiov)
 {
     size_t size = MIN(bytes, replication_batch_size(REPLICATION_BATCH_ENTRIES));
-    g_autofree ReplicationBatch *batch = g_new(ReplicationBatch, 1);
+    g_autofree SinkBatch *b = g_new0(SinkBatch, 1);
     g_autofree uint8_t *buf = g_malloc(size);
     int64_t length = disk_length(bs);
     int ret;
@@ -356,14 +390,17 @@ sink_batch(BlockDriverState *bs, int64_t bytes, QEMUIOVector *qiov)
         return length;
     }
     qemu_iovec_to_buf(qiov, 0, buf, size);
-    if (!replication_batch_unpack(batch, buf, size, bytes, length)) {
+    if (!replication_batch_unpack(&b->batch, buf, size, bytes, length)) {
         sink_fail(bs->opaque);
         return -EINVAL;
     }
-    ret = sink_begin(bs, batch);
+    ret = sink_begin(bs, &b->batch);
     if (ret >= 0) {
-        ret = sink_apply(bs, batch, qiov);
-        sink_end(bs->opaque, batch, ret);
+        ret = sink_begin_entries(bs, b, qiov);
+        sink_end(bs->opaque, &b->batch, ret);
+        ret = sink_wait_tasks(bs->opaque, b, ret);
+        trace_replication_sink_batch(bdrv_get_node_name(bs), b->batch.number,
+                                     b->batch.n_entries, ret);
     }
     return ret;
 }
@@ -390,7 +427,11 @@ sink_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
     }
     if (offset == length) {
         ret = sink_batch(bs, bytes, qiov);
-        return ret >= 0 && (flags & BDRV_REQ_FUA) ? sink_flush(bs) : ret;
+        if (ret >= 0 && (flags & BDRV_REQ_FUA)) {
+            /* Others may write meanwhile: there is still what to flush */
+            ret = bdrv_co_flush(bs->file->bs);
+        }
+        return ret;
     }
     if (offset + bytes > length) {
         return -EINVAL;
@@ -492,8 +533,8 @@ static void sink_drain_begin(BlockDriverState *bs)
     SinkState *s = bs->opaque;
 
     QEMU_LOCK_GUARD(&s->lock);
-    if (!s->applying) {
-        /* Or they are woken, in their order, when that is done */
+    if (!s->beginning) {
+        /* Or they are woken, in their order, when that has ended */
         sink_wake_locked(s);
     }
 }
@@ -514,6 +555,8 @@ static int sink_open(BlockDriverState *bs, QDict *options, int flags,
 
     qemu_mutex_init(&s->lock);
     qemu_co_queue_init(&s->turn);
+    qemu_co_queue_init(&s->ended);
+    QLIST_INIT(&s->tasks);
     s->missing = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
                                SCALE_MS, sink_missing, s);
     ret = bdrv_open_file_child(NULL, options, "file", bs, errp);

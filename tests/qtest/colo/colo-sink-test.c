@@ -168,8 +168,8 @@ static void test_apply(void)
 }
 
 /*
- * A write over an earlier one of the batch waits for it, which stands still;
- * a write beside it does not.
+ * A write over one of the batch before waits for that, which stands still; a
+ * write beside it does not.
  */
 static void test_overlap(void)
 {
@@ -179,6 +179,8 @@ static void test_overlap(void)
     disk_io_at(k->qts, "disk", "break pwritev A");
     begin(&m, SESSION, 1);
     add_write(&m, 0, BLOCK, 1);
+    send_batch(k->fd, &m);
+    begin(&m, SESSION, 2);
     add_write(&m, BLOCK, BLOCK, 2);
     add_write(&m, BLOCK - 512, 1024, 3);
     send_batch(k->fd, &m);
@@ -186,6 +188,7 @@ static void test_overlap(void)
     disk_wait_file(k->raw, 2, BLOCK + 512, BLOCK - 512);
     check_disk(k, 0, 0, BLOCK);
     disk_io_at(k->qts, "disk", "resume A");
+    g_assert_cmpint(colo_nbd_answer(k->fd), ==, 0);
     g_assert_cmpint(colo_nbd_answer(k->fd), ==, 0);
     check_disk(k, 1, 0, BLOCK - 512);
     check_disk(k, 3, BLOCK - 512, 1024);
