@@ -19,6 +19,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <netinet/tcp.h>
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
@@ -26,6 +27,8 @@
 #include "qapi/error.h"
 #include "exec/memory.h"
 #include "exec/target_page.h"
+#include "io/channel-socket.h"
+#include "io/channel-tls.h"
 #include "net/announce.h"
 #include "system/cpus.h"
 #include "system/hw_accel.h"
@@ -85,15 +88,49 @@ static void set_state(ColoSession *s, ColoSecondaryState to, const char *why)
     colo_set_secondary(s, to, why);
 }
 
+/*
+ * During the first migration only: a host that is cut off or has lost its power
+ * says nothing, and who receives would wait for it without end.  In a session
+ * both sides have deadlines of their own.
+ */
+static void watch_for_silence(QIOChannel *ioc, uint32_t timeout_ms)
+{
+    const int on = 1, seconds = DIV_ROUND_UP(timeout_ms, 2000);
+    QIOChannelSocket *socket;
+
+    if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS)) {
+        ioc = QIO_CHANNEL_TLS(ioc)->master;
+    }
+    socket = (QIOChannelSocket *)object_dynamic_cast(OBJECT(ioc),
+                                                     TYPE_QIO_CHANNEL_SOCKET);
+    if (!socket || (socket->localAddr.ss_family != AF_INET &&
+                    socket->localAddr.ss_family != AF_INET6)) {
+        return;
+    }
+    /* Half of the time without a word, then half of it without an answer */
+    if (setsockopt(socket->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on)) ||
+        setsockopt(socket->fd, IPPROTO_TCP, TCP_KEEPIDLE, &seconds,
+                   sizeof(seconds)) ||
+        setsockopt(socket->fd, IPPROTO_TCP, TCP_KEEPINTVL, &on, sizeof(on)) ||
+        setsockopt(socket->fd, IPPROTO_TCP, TCP_KEEPCNT, &seconds,
+                   sizeof(seconds))) {
+        warn_report("COLO secondary: a primary that falls silent in the first "
+                    "migration is not noticed: %s", strerror(errno));
+    }
+}
+
 /* Runs before the first migration loads anything.  BQL. */
 int colo_incoming_prepare(void)
 {
+    MigrationIncomingState *mis = migration_incoming_get_current();
     Error *err = NULL;
 
     if (!colo_ram_dirty_log_begin(&err)) {
         error_reportf_err(err, "COLO secondary: ");
         return -EINVAL;
     }
+    watch_for_silence(qemu_file_get_ioc(mis->from_src_file),
+                      migrate_colo_timeout());
     return 0;
 }
 

@@ -75,19 +75,20 @@ def strike(pair: vm.Pair, point: str, action: str, skip: int,
     faulty.monitor.execute(product.FAULT_INJECT, {
         'point': point, 'action': action,
         'skip': 0 if happens_once(point) else skip})
-    pair.begin_protection(x_colo_timeout=timeout_ms)
+    pair.begin_protection(exit_on_error=False, x_colo_timeout=timeout_ms)
     wait_for(f'{point} to {action}', lambda: fired(faulty, action),
              FIRES_SECONDS)
     return side
 
 
 def decided(side: vm.Vm) -> bool:
-    """Has its session come to an end, or lost its peer?  The state of an
-    earlier session stays until this one begins, after the first migration."""
+    """Has its session come to an end, or lost its peer, or could none begin?
+    The state of an earlier session stays until this one begins, after the first
+    migration."""
     migration = side.monitor.execute('query-migrate').get('status')
     status = side.status()
     return status.state == 'lost' or (
-        status.state in DECIDED and status.mode == 'none' and
+        status.state in ('', *DECIDED) and status.mode == 'none' and
         migration in ('completed', 'failed', 'cancelled'))
 
 

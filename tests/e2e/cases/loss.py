@@ -17,6 +17,7 @@ NOTICE_SECONDS = 20.0   # after the timeout
 LONG_MS = 60000         # nobody may have to wait for this
 SOON_SECONDS = 10.0
 BOUND = 1 << 20         # bytes in the gate
+SLOW = 1 << 20          # bytes a second: the first migration takes minutes
 RING = 256 * 65536      # bytes that virtio-net sends at a stop, at most
 
 
@@ -127,6 +128,31 @@ def primary_power_off(ctx: Context) -> None:
             wait_lines(ticker)
         finally:
             ctx.hosts.mend_link()
+        check_intact(ticker)
+
+
+@test('/colo/e2e/loss/first-migration-cut')
+def first_migration_cut(ctx: Context) -> None:
+    """The link breaks before there is a session.  The secondary says so; the
+    primary's guest has run all along."""
+    with ctx.pair() as pair:
+        pair.start_primary()
+        pair.start_secondary()
+        ticker = pair.client('ticker')
+        secondary = pair.vm('secondary')
+        pair.begin_protection(exit_on_error=False, max_bandwidth=SLOW,
+                              x_colo_timeout=TIMEOUT_MS)
+        secondary.monitor.wait_until('the first migration', 'query-migrate',
+                                     'status', 'active', SOON_SECONDS)
+        ctx.hosts.cut_link()
+        try:
+            secondary.monitor.wait_until(
+                'the secondary to notice', 'query-migrate', 'status', 'failed',
+                TIMEOUT_MS / 1000 + NOTICE_SECONDS)
+            wait_lines(ticker)
+        finally:
+            ctx.hosts.mend_link()
+        pair.fence('secondary')
         check_intact(ticker)
 
 

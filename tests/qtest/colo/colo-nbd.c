@@ -4,6 +4,8 @@
  */
 
 #include "qemu/osdep.h"
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include "qemu/bswap.h"
@@ -23,6 +25,16 @@ void colo_nbd_read(int fd, void *buf, size_t len)
 void colo_nbd_write(int fd, const void *buf, size_t len)
 {
     g_assert_cmpint(send(fd, buf, len, MSG_NOSIGNAL), ==, len);
+}
+
+void colo_nbd_wait_taken(int fd)
+{
+    int unread;
+
+    do {
+        g_assert_cmpint(ioctl(fd, SIOCOUTQ, &unread), ==, 0);
+        g_thread_yield();
+    } while (unread);
 }
 
 int colo_nbd_client(const char *path, char name)
@@ -54,7 +66,7 @@ int colo_nbd_client(const char *path, char name)
     return fd;
 }
 
-void colo_nbd_request(int fd, int type, uint64_t offset, uint32_t bytes)
+void colo_nbd_pack(GByteArray *to, int type, uint64_t offset, uint32_t bytes)
 {
     struct {
         uint32_t magic;
@@ -71,7 +83,15 @@ void colo_nbd_request(int fd, int type, uint64_t offset, uint32_t bytes)
         .len = cpu_to_be32(bytes),
     };
 
-    colo_nbd_write(fd, &request, sizeof(request));
+    g_byte_array_append(to, (void *)&request, sizeof(request));
+}
+
+void colo_nbd_request(int fd, int type, uint64_t offset, uint32_t bytes)
+{
+    g_autoptr(GByteArray) request = g_byte_array_new();
+
+    colo_nbd_pack(request, type, offset, bytes);
+    colo_nbd_write(fd, request->data, request->len);
 }
 
 int colo_nbd_answer(int fd)

@@ -9,8 +9,15 @@
 /* Connect to the export with this name (NBD_OPT_EXPORT_NAME) */
 int colo_nbd_client(const char *path, char name);
 
-/* Begin a request; for a write (1) what is written follows.  0 is a read. */
+/*
+ * Add the beginning of a request to @to, or send it; for a write (1) what is
+ * written follows.  0 is a read.
+ */
+void colo_nbd_pack(GByteArray *to, int type, uint64_t offset, uint32_t bytes);
 void colo_nbd_request(int fd, int type, uint64_t offset, uint32_t bytes);
+
+/* All of what was written has been read at the other end */
+void colo_nbd_wait_taken(int fd);
 
 /* Bytes as they are */
 void colo_nbd_read(int fd, void *buf, size_t len);

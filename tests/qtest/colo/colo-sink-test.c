@@ -93,9 +93,10 @@ static void add_write(Maker *m, int64_t offset, int64_t bytes, int byte)
     add(m, REPLICATION_ENTRY_WRITE, offset, bytes, byte);
 }
 
-/* Send it, without waiting for the answer */
-static void send_batch(int fd, const Maker *m)
+/* As it travels; to be freed */
+static GByteArray *make_request(const Maker *m)
 {
+    GByteArray *request = g_byte_array_new();
     size_t at = replication_batch_size(m->batch.n_entries);
     size_t size = at + replication_batch_data(&m->batch);
     g_autofree uint8_t *buf = g_malloc(size);
@@ -107,8 +108,16 @@ static void send_batch(int fd, const Maker *m)
             at += m->batch.entries[i].bytes;
         }
     }
-    colo_nbd_request(fd, 1, DISK, size);
-    colo_nbd_write(fd, buf, size);
+    colo_nbd_pack(request, 1, DISK, size);
+    return g_byte_array_append(request, buf, size);
+}
+
+/* Send it, without waiting for the answer */
+static void send_batch(int fd, const Maker *m)
+{
+    g_autoptr(GByteArray) request = make_request(m);
+
+    colo_nbd_write(fd, request->data, request->len);
 }
 
 static int apply(Sink *k, const Maker *m)
@@ -280,6 +289,51 @@ static void test_drain(void)
     check_disk(k, 1, 0, BLOCK);
     g_assert_cmpint(write_one(k, SESSION, 2, 2), ==, 0);
     check_disk(k, 2, 0, BLOCK);
+    sink_free(k);
+}
+
+/* A batch that has come in part does not keep a drain from its end either */
+static void test_part(void)
+{
+    /* Of the request's 28 bytes, and of what follows */
+    static const size_t parts[] = { 1, 27, 28, 29, 28 + BLOCK, 28 + 9 * BLOCK };
+    Sink *k = sink_new("");
+    int64_t start = g_get_monotonic_time();
+
+    for (unsigned i = 0; i < ARRAY_SIZE(parts); i++) {
+        g_autoptr(GByteArray) sent = NULL;
+        Maker m;
+
+        begin(&m, SESSION, i + 1);
+        add_write(&m, 0, 9 * BLOCK, i + 1);
+        sent = make_request(&m);
+        colo_nbd_write(k->fd, sent->data, parts[i]);
+        colo_nbd_wait_taken(k->fd);
+        qtest_qmp_assert_success(k->qts, "{'execute': 'stop'}");
+        qtest_qmp_assert_success(k->qts, "{'execute': 'cont'}");
+        colo_nbd_write(k->fd, sent->data + parts[i], sent->len - parts[i]);
+        g_assert_cmpint(colo_nbd_answer(k->fd), ==, 0);
+        check_disk(k, i + 1, 0, 9 * BLOCK);
+    }
+    disk_check_time(start);
+    sink_free(k);
+}
+
+/* The end of the export while a batch is on its way */
+static void test_part_remove(void)
+{
+    Sink *k = sink_new("");
+    g_autoptr(GByteArray) sent = NULL;
+    Maker m;
+
+    begin(&m, SESSION, 1);
+    add_write(&m, 0, BLOCK, 1);
+    sent = make_request(&m);
+    colo_nbd_write(k->fd, sent->data, sent->len - BLOCK);
+    colo_nbd_wait_taken(k->fd);
+    qtest_qmp_assert_success(k->qts, "{'execute': 'stop'}");
+    qtest_qmp_assert_success(k->qts, "{'execute': 'nbd-server-stop'}");
+    check_disk(k, 0, 0, BLOCK);
     sink_free(k);
 }
 
@@ -455,6 +509,8 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/sink/numbers", test_numbers);
     qtest_add_func("/colo/sink/session", test_session);
     qtest_add_func("/colo/sink/drain", test_drain);
+    qtest_add_func("/colo/sink/part", test_part);
+    qtest_add_func("/colo/sink/part-remove", test_part_remove);
     qtest_add_func("/colo/sink/remove", test_remove);
     qtest_add_func("/colo/sink/error", test_error);
     qtest_add_func("/colo/sink/flush", test_flush);
