@@ -74,6 +74,8 @@ struct ReplicationLog {
     unsigned n_waiting;
     uint64_t waiting_bytes;     /* of data */
     bool gathering;             /* the timer runs */
+    int64_t gather_ms;          /* since then */
+    uint64_t gather_position;   /* the last record when it was last set */
     bool gathered;              /* what waits need not wait any longer */
     uint64_t n_batches;         /* that have ever begun */
     QTAILQ_HEAD(, LogRequest) under_way;

@@ -18,6 +18,9 @@
 /* How long records gather for a batch, if nobody waits for them, ms */
 #define GATHER_MS 5
 
+/* The same while more come all the time: a burst, which is not disturbed */
+#define BURST_MS 40
+
 /* Batches under way */
 #define MAX_BATCHES 4
 
@@ -30,6 +33,12 @@ static bool log_batch_is_full_locked(ReplicationLog *log)
            log->waiting_bytes >= REPLICATION_BATCH_FULL;
 }
 
+/* Is the log so full that a burst may find no room? */
+static bool log_is_filling_locked(ReplicationLog *log)
+{
+    return log->stats.bytes >= log->limit / 4 * 3;
+}
+
 /* May the next batch begin? */
 static bool log_may_begin_batch_locked(ReplicationLog *log)
 {
@@ -39,9 +48,11 @@ static bool log_may_begin_batch_locked(ReplicationLog *log)
         log->n_under_way >= MAX_BATCHES) {
         return false;
     }
-    return log_batch_is_full_locked(log) ||
-           (!log->n_under_way &&
-            (log->gathered || log->n_before || log->n_writers));
+    if (!log->gathered && !log->n_before && !log->n_writers &&
+        !log_is_filling_locked(log)) {
+        return false;
+    }
+    return !log->n_under_way || log_batch_is_full_locked(log);
 }
 
 /* What waits may wait, but not for long */
@@ -49,9 +60,19 @@ static void log_gather_locked(ReplicationLog *log)
 {
     if (log->n_waiting && !log->gathering && !log->gathered) {
         log->gathering = true;
-        timer_mod(log->gather_timer, GATHER_MS +
-                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME));
+        log->gather_position = log->position;
+        log->gather_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+        timer_mod(log->gather_timer, log->gather_ms + GATHER_MS);
     }
+}
+
+/* Do more come all the time, and have not done so for long? */
+static bool log_in_burst_locked(ReplicationLog *log, int64_t now_ms)
+{
+    bool more = log->position != log->gather_position;
+
+    log->gather_position = log->position;
+    return more && now_ms < log->gather_ms + BURST_MS;
 }
 
 void replication_log_has_more_locked(ReplicationLog *log)
@@ -66,8 +87,14 @@ void replication_log_has_more_locked(ReplicationLog *log)
 void replication_log_gathered(void *opaque)
 {
     ReplicationLog *log = opaque;
+    int64_t now_ms;
 
     QEMU_LOCK_GUARD(&log->lock);
+    now_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    if (log_in_burst_locked(log, now_ms)) {
+        timer_mod(log->gather_timer, now_ms + GATHER_MS);
+        return;
+    }
     log->gathering = false;
     log->gathered = log->n_waiting;
     qemu_bh_schedule(log->send_bh);

@@ -23,10 +23,12 @@
  * Batches: if the other side takes many records in one request, and sees to
  * all of the above itself, the thread sends what has gathered.  A request
  * costs both hosts far more than the copying of a small write, and the guest
- * has to do without the CPU it takes.  So a batch begins when it is as long as
- * may be and less than MAX_BATCHES are under way.  If none is, it begins when
- * GATHER_MS have passed, or somebody waits for the log: a checkpoint, or
- * writers for room.
+ * has to do without the CPU it takes.  So nothing is sent while the guest is in
+ * the middle of a burst: until no record has come for GATHER_MS, or they have
+ * come for BURST_MS, or somebody waits for the log, a checkpoint or writers for
+ * room, or will soon, as it is three quarters full.  Then batches begin, up to
+ * MAX_BATCHES if they are as long as may be, until all has been sent; one that
+ * is not waits for those that are under way.
  *
  * Limit: a write that finds the log full waits, which slows the guest down
  * to what the secondary takes.  A waiting write is in flight for the block

@@ -491,12 +491,11 @@ static void test_primary_stands(void)
     disks_free(d);
 }
 
-/* It writes the rest of what it has begun when nobody waits for it any more */
-static void test_checkpoint_disturbed(void)
+/* What has come in part is of the next epoch, and goes on then */
+static void test_checkpoint_part(void)
 {
     Disks *d = disks_new();
     g_autofree char *data = g_malloc(MiB);
-    int64_t begin;
     int fd;
 
     memset(data, 0x99, MiB);
@@ -504,6 +503,30 @@ static void test_checkpoint_disturbed(void)
     fd = colo_nbd_client(d->secondary_socket, 'd');
     colo_nbd_request(fd, 1, 64 * KiB, MiB);
     colo_nbd_write(fd, data, 5000);
+    colo_nbd_wait_taken(fd);
+    qtest_qmp_assert_success(d->secondary,
+                             "{'execute': 'xen-colo-do-checkpoint'}");
+    g_assert_true(disk_file_has(d->secondary_raw, 0, 0, 2 * MiB));
+    colo_nbd_write(fd, data + 5000, MiB - 5000);
+    g_assert_cmpint(colo_nbd_answer(fd), ==, 0);
+    g_assert_true(disk_file_has(d->secondary_raw, 0x99, 64 * KiB, MiB));
+    io_read(d, d->secondary, 0, 0, 2 * MiB);
+    g_assert_false(disk_has_error(d->secondary));
+    close(fd);
+    disks_free(d);
+}
+
+/* A request does not end: nobody reads the answer */
+static void test_checkpoint_disturbed(void)
+{
+    Disks *d = disks_new();
+    int64_t begin;
+    int fd;
+
+    disk_replicate(d->secondary, true, false);
+    fd = colo_nbd_client(d->secondary_socket, 'd');
+    colo_nbd_request(fd, 0, 0, 8 * MiB);
+    colo_nbd_wait_taken(fd);
     begin = g_get_monotonic_time();
     colo_refused(d->secondary, "not ended within",
                  "{'execute': 'xen-colo-do-checkpoint'}");
@@ -639,6 +662,7 @@ static const Test tests[] = {
     { "stands/secondary", test_secondary_stands },
     { "stands/quit", test_quit },
     { "stands/primary", test_primary_stands },
+    { "stands/part", test_checkpoint_part },
     { "stands/checkpoint", test_checkpoint_disturbed },
     { "stop", test_stop },
     { "refused", test_refused },

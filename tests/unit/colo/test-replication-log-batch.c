@@ -321,7 +321,7 @@ static void test_rest(void)
     fake_free(f);
 }
 
-/* Nor what never waited for a timer, as there was a full one all the time */
+/* Nor what came while the log's thread was about another one */
 static void test_rest_of_full(void)
 {
     Fake *f = fake_new(false);
@@ -357,6 +357,21 @@ static void test_entries(void)
     fake_free(f);
 }
 
+/* Who never stops to write is not taken for a burst for good */
+static void test_no_rest(void)
+{
+    Fake *f = fake_new(false);
+    int64_t end = g_get_monotonic_time() + DEADLINE_MS * 1000;
+
+    for (int i = 0; n_calls(f) < 3; i++) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        guest(f, 'w', i % 1000 * 512, 512, i);
+        g_usleep(500);
+    }
+    wait_empty(f);
+    fake_free(f);
+}
+
 static void test_epoch(void)
 {
     Fake *f = fake_new(false);
@@ -366,7 +381,7 @@ static void test_epoch(void)
     settle(f, 1);
     guest(f, 'w', BLOCK, BLOCK, 2);
     guest(f, 'w', 2 * MiB, MiB, 2);         /* a full one is held, too */
-    g_usleep(20000);                        /* longer than they gather */
+    g_usleep(60000);                        /* longer than they gather */
     g_assert_cmpint(n_calls(f), ==, 1);
     replication_log_cut(f->log, 2);         /* allows the first one */
     guest(f, 'w', BLOCK, BLOCK, 4);
@@ -485,6 +500,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/disk/log-batch/rest", test_rest);
     g_test_add_func("/colo/disk/log-batch/rest-of-full", test_rest_of_full);
     g_test_add_func("/colo/disk/log-batch/entries", test_entries);
+    g_test_add_func("/colo/disk/log-batch/no-rest", test_no_rest);
     g_test_add_func("/colo/disk/log-batch/epoch", test_epoch);
     g_test_add_func("/colo/disk/log-batch/error", test_error);
     g_test_add_func("/colo/disk/log-batch/free", test_free);
