@@ -220,6 +220,8 @@ static LogRequest *log_next_batch_locked(ReplicationLog *log)
     unsigned n = 0;
 
     if (!log_may_begin_batch_locked(log)) {
+        /* It could when this was asked for; now nobody may come back to it */
+        log_gather_locked(log);
         return NULL;
     }
     req = log_request_new(log, LOG_BATCH);

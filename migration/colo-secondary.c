@@ -56,6 +56,9 @@
  */
 #define LOADS_UNFREED_MAX 2
 
+/* In the first migration: that often a silent host is asked */
+#define SILENCE_PROBES 3
+
 /* BQL: guest RAM and devices are between two checkpoints */
 static bool loading;
 
@@ -88,14 +91,11 @@ static void set_state(ColoSession *s, ColoSecondaryState to, const char *why)
     colo_set_secondary(s, to, why);
 }
 
-/*
- * During the first migration only: a host that is cut off or has lost its power
- * says nothing, and who receives would wait for it without end.  In a session
- * both sides have deadlines of their own.
- */
-static void watch_for_silence(QIOChannel *ioc, uint32_t timeout_ms)
+/* The TCP socket below the first migration, or NULL */
+static QIOChannelSocket *incoming_socket(void)
 {
-    const int on = 1, seconds = DIV_ROUND_UP(timeout_ms, 2000);
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    QIOChannel *ioc = qemu_file_get_ioc(mis->from_src_file);
     QIOChannelSocket *socket;
 
     if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS)) {
@@ -103,34 +103,56 @@ static void watch_for_silence(QIOChannel *ioc, uint32_t timeout_ms)
     }
     socket = (QIOChannelSocket *)object_dynamic_cast(OBJECT(ioc),
                                                      TYPE_QIO_CHANNEL_SOCKET);
-    if (!socket || (socket->localAddr.ss_family != AF_INET &&
-                    socket->localAddr.ss_family != AF_INET6)) {
-        return;
-    }
-    /* Half of the time without a word, then half of it without an answer */
-    if (setsockopt(socket->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on)) ||
-        setsockopt(socket->fd, IPPROTO_TCP, TCP_KEEPIDLE, &seconds,
-                   sizeof(seconds)) ||
-        setsockopt(socket->fd, IPPROTO_TCP, TCP_KEEPINTVL, &on, sizeof(on)) ||
-        setsockopt(socket->fd, IPPROTO_TCP, TCP_KEEPCNT, &seconds,
-                   sizeof(seconds))) {
+    return socket && (socket->localAddr.ss_family == AF_INET ||
+                      socket->localAddr.ss_family == AF_INET6) ? socket : NULL;
+}
+
+/*
+ * During the first migration: a host that is cut off or has lost its power says
+ * nothing, and who receives would wait for it without end.  Half of the timeout
+ * may pass without a word, then half of it without an answer.
+ */
+static void watch_for_silence(uint32_t timeout_ms)
+{
+    const int on = 1, idle = DIV_ROUND_UP(timeout_ms, 2000);
+    const int interval = DIV_ROUND_UP(idle, SILENCE_PROBES);
+    const int probes = SILENCE_PROBES;
+    QIOChannelSocket *socket = incoming_socket();
+
+    if (socket &&
+        (setsockopt(socket->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on)) ||
+         setsockopt(socket->fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle,
+                    sizeof(idle)) ||
+         setsockopt(socket->fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval,
+                    sizeof(interval)) ||
+         setsockopt(socket->fd, IPPROTO_TCP, TCP_KEEPCNT, &probes,
+                    sizeof(probes)))) {
         warn_report("COLO secondary: a primary that falls silent in the first "
                     "migration is not noticed: %s", strerror(errno));
+    }
+}
+
+/* A session has deadlines of its own, which may be longer */
+static void watch_no_more(void)
+{
+    const int off = 0;
+    QIOChannelSocket *socket = incoming_socket();
+
+    if (socket) {
+        setsockopt(socket->fd, SOL_SOCKET, SO_KEEPALIVE, &off, sizeof(off));
     }
 }
 
 /* Runs before the first migration loads anything.  BQL. */
 int colo_incoming_prepare(void)
 {
-    MigrationIncomingState *mis = migration_incoming_get_current();
     Error *err = NULL;
 
     if (!colo_ram_dirty_log_begin(&err)) {
         error_reportf_err(err, "COLO secondary: ");
         return -EINVAL;
     }
-    watch_for_silence(qemu_file_get_ioc(mis->from_src_file),
-                      migrate_colo_timeout());
+    watch_for_silence(migrate_colo_timeout());
     return 0;
 }
 
@@ -780,6 +802,7 @@ void colo_incoming_start(void)
         /* The primary was never told that this side is there, and goes on */
         return;
     }
+    watch_no_more();
     s = colo_session_new(COLO_MODE_SECONDARY,
                          qemu_file_get_ioc(mis->from_src_file));
     s->ram = colo_ram_new();

@@ -142,8 +142,8 @@ def first_migration_cut(ctx: Context) -> None:
         secondary = pair.vm('secondary')
         pair.begin_protection(exit_on_error=False, max_bandwidth=SLOW,
                               x_colo_timeout=TIMEOUT_MS)
-        secondary.monitor.wait_until('the first migration', 'query-migrate',
-                                     'status', 'active', SOON_SECONDS)
+        wait_for('RAM to arrive', lambda: pair.vm('primary').monitor.execute(
+            'query-migrate').get('ram', {}).get('transferred', 0) > SLOW)
         ctx.hosts.cut_link()
         try:
             secondary.monitor.wait_until(

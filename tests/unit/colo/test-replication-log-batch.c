@@ -151,7 +151,7 @@ static const ReplicationLogOps fake_ops = {
     .broken = fake_broken,
 };
 
-static Fake *fake_new(bool hold)
+static Fake *fake_new_limited(bool hold, uint64_t limit)
 {
     Fake *f = g_new0(Fake, 1);
 
@@ -160,8 +160,13 @@ static Fake *fake_new(bool hold)
     f->calls = g_ptr_array_new_with_free_func(g_free);
     f->disk = g_malloc0(DISK);
     f->hold = hold;
-    f->log = replication_log_new(&fake_ops, f, LIMIT, 512, MiB, &error_abort);
+    f->log = replication_log_new(&fake_ops, f, limit, 512, MiB, &error_abort);
     return f;
+}
+
+static Fake *fake_new(bool hold)
+{
+    return fake_new_limited(hold, LIMIT);
 }
 
 static void fake_free(Fake *f)
@@ -321,6 +326,13 @@ static void test_rest(void)
     fake_free(f);
 }
 
+static void get_unstuck(Fake *f)
+{
+    QEMU_LOCK_GUARD(&f->lock);
+    f->stuck = false;
+    qemu_cond_broadcast(&f->changed);
+}
+
 /* Nor what came while the log's thread was about another one */
 static void test_rest_of_full(void)
 {
@@ -332,10 +344,7 @@ static void test_rest_of_full(void)
     guest(f, 'w', MiB, MiB, 1);
     guest(f, 'w', 2 * MiB, MiB, 2);
     guest(f, 'w', 4 * MiB, BLOCK, 3);
-    WITH_QEMU_LOCK_GUARD(&f->lock) {
-        f->stuck = false;
-        qemu_cond_broadcast(&f->changed);
-    }
+    get_unstuck(f);
     wait_empty(f);
     g_assert_cmpint(n_calls(f), ==, 3);
     g_assert_cmpint(f->disk[4 * MiB], ==, 3);
@@ -357,16 +366,73 @@ static void test_entries(void)
     fake_free(f);
 }
 
-/* Who never stops to write is not taken for a burst for good */
+/* Nor what came when the log was filling, and is not any more */
+static void test_rest_of_filling(void)
+{
+    Fake *f = fake_new_limited(false, 4 * MiB);
+
+    f->stuck = true;
+    guest(f, 'w', 0, REPLICATION_BATCH_DATA, 1);
+    wait_calls(f, 1);
+    guest(f, 'w', 2 * MiB, REPLICATION_BATCH_FULL, 2);
+    get_unstuck(f);
+    wait_empty(f);
+    g_assert_cmpint(n_calls(f), ==, 2);
+    fake_free(f);
+}
+
+/* Is nothing sent in the first milliseconds of a burst?  -1: too slow to say */
+static int in_a_burst(void)
+{
+    Fake *f = fake_new(false);
+    int64_t now, begin = g_get_monotonic_time();
+    int n;
+
+    guest(f, 'w', 0, MiB, 1);
+    guest(f, 'w', 2 * MiB, MiB, 2);
+    do {
+        n = n_calls(f);
+        now = g_get_monotonic_time();
+    } while (now < begin + 3000);
+    wait_empty(f);
+    fake_free(f);
+    return now > begin + 3900 ? -1 : n;
+}
+
+/* As much as may be in a batch does not begin one while the guest goes on */
+static void test_burst(void)
+{
+    int64_t end = g_get_monotonic_time() + DEADLINE_MS * 1000;
+    int n;
+
+    while ((n = in_a_burst()) < 0) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+    }
+    g_assert_cmpint(n, ==, 0);
+}
+
+/*
+ * Who never stops to write is not taken for a burst for good: within two
+ * seconds in which this thread never had to stop, something is sent.
+ */
 static void test_no_rest(void)
 {
     Fake *f = fake_new(false);
-    int64_t end = g_get_monotonic_time() + DEADLINE_MS * 1000;
+    int64_t last = g_get_monotonic_time(), begin = last;
+    int n = 0;
 
-    for (int i = 0; n_calls(f) < 3; i++) {
-        g_assert_cmpint(g_get_monotonic_time(), <, end);
-        guest(f, 'w', i % 1000 * 512, 512, i);
-        g_usleep(500);
+    while (n < 3) {
+        int64_t now = g_get_monotonic_time();
+
+        if (n != n_calls(f) || now > last + 4000) {
+            n = n_calls(f);
+            begin = now;
+        }
+        g_assert_cmpint(now, <, begin + 2 * G_USEC_PER_SEC);
+        guest(f, 'd', 0, 512, 0);
+        for (last = now; now < last + 100; now = g_get_monotonic_time()) {
+            ;       /* to sleep may take long enough to end a burst */
+        }
     }
     wait_empty(f);
     fake_free(f);
@@ -500,6 +566,9 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/disk/log-batch/rest", test_rest);
     g_test_add_func("/colo/disk/log-batch/rest-of-full", test_rest_of_full);
     g_test_add_func("/colo/disk/log-batch/entries", test_entries);
+    g_test_add_func("/colo/disk/log-batch/rest-of-filling",
+                    test_rest_of_filling);
+    g_test_add_func("/colo/disk/log-batch/burst", test_burst);
     g_test_add_func("/colo/disk/log-batch/no-rest", test_no_rest);
     g_test_add_func("/colo/disk/log-batch/epoch", test_epoch);
     g_test_add_func("/colo/disk/log-batch/error", test_error);
