@@ -12,134 +12,9 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/units.h"
-#include "colo-disk-rig.h"
 #include "colo-helpers.h"
 #include "colo-nbd.h"
-#include "replication-batch.h"
-
-#define BLOCK 4096
-#define SESSION 0x1111
-#define NBD_EIO 5
-
-typedef struct Sink {
-    char *dir;
-    char *raw;
-    char *socket;
-    QTestState *qts;
-    int fd;
-} Sink;
-
-/* @more: options of blkdebug, or "" */
-static Sink *sink_new(const char *more)
-{
-    Sink *k = g_new0(Sink, 1);
-
-    disk_deadline_begin();
-    k->dir = g_dir_make_tmp("colo-sink-XXXXXX", NULL);
-    g_assert_nonnull(k->dir);
-    k->raw = disk_new_file(k->dir, "disk", false);
-    k->socket = g_build_filename(k->dir, "nbd", NULL);
-    /* With a device, as qemu-io would have to change the graph for a node */
-    k->qts = qtest_initf(
-        ">/dev/null -M none -nodefaults "
-        "-drive if=none,id=disk,node-name=image,driver=raw,discard=unmap,"
-        "file.driver=blkdebug,file.image.driver=file,"
-        "file.image.filename=%s%s", k->raw, more);
-    qtest_qmp_assert_success(k->qts,
-        "{'execute': 'blockdev-add', 'arguments': {'driver': "
-        "'replication-sink', 'node-name': 'sink', 'file': 'disk'}}");
-    disk_serve(k->qts, k->socket);
-    disk_export(k->qts, "sink", "s", true);
-    k->fd = colo_nbd_client(k->socket, 's');
-    return k;
-}
-
-static void sink_free(Sink *k)
-{
-    close(k->fd);
-    colo_quit(&k->qts);
-    disk_free_file(k->socket);
-    disk_free_file(k->raw);
-    rmdir(k->dir);
-    g_free(k->dir);
-    g_free(k);
-    disk_deadline_end();
-}
-
-/* A batch, with a byte for each write that all of it consists of */
-typedef struct Maker {
-    ReplicationBatch batch;
-    int bytes[REPLICATION_BATCH_ENTRIES];
-} Maker;
-
-static void begin(Maker *m, uint64_t session, uint64_t number)
-{
-    m->batch.session = session;
-    m->batch.number = number;
-    m->batch.n_entries = 0;
-}
-
-static void add(Maker *m, ReplicationEntryType type, int64_t offset,
-                int64_t bytes, int byte)
-{
-    m->bytes[m->batch.n_entries] = byte;
-    m->batch.entries[m->batch.n_entries++] = (ReplicationEntry) {
-        .type = type, .offset = offset, .bytes = bytes,
-    };
-}
-
-static void add_write(Maker *m, int64_t offset, int64_t bytes, int byte)
-{
-    add(m, REPLICATION_ENTRY_WRITE, offset, bytes, byte);
-}
-
-/* As it travels; to be freed */
-static GByteArray *make_request(const Maker *m)
-{
-    GByteArray *request = g_byte_array_new();
-    size_t at = replication_batch_size(m->batch.n_entries);
-    size_t size = at + replication_batch_data(&m->batch);
-    g_autofree uint8_t *buf = g_malloc(size);
-
-    replication_batch_pack(&m->batch, buf);
-    for (unsigned i = 0; i < m->batch.n_entries; i++) {
-        if (m->batch.entries[i].type == REPLICATION_ENTRY_WRITE) {
-            memset(buf + at, m->bytes[i], m->batch.entries[i].bytes);
-            at += m->batch.entries[i].bytes;
-        }
-    }
-    colo_nbd_pack(request, 1, DISK, size);
-    return g_byte_array_append(request, buf, size);
-}
-
-/* Send it, without waiting for the answer */
-static void send_batch(int fd, const Maker *m)
-{
-    g_autoptr(GByteArray) request = make_request(m);
-
-    colo_nbd_write(fd, request->data, request->len);
-}
-
-static int apply(Sink *k, const Maker *m)
-{
-    send_batch(k->fd, m);
-    return colo_nbd_answer(k->fd);
-}
-
-/* One write in a batch; the answer */
-static int write_one(Sink *k, uint64_t session, uint64_t number, int byte)
-{
-    Maker m;
-
-    begin(&m, session, number);
-    add_write(&m, 0, BLOCK, byte);
-    return apply(k, &m);
-}
-
-static void check_disk(Sink *k, int byte, int64_t offset, int64_t bytes)
-{
-    g_assert_true(disk_file_has(k->raw, byte, offset, bytes));
-}
+#include "colo-sink-rig.h"
 
 /* The tests */
 
@@ -148,31 +23,31 @@ static void test_apply(void)
     Sink *k = sink_new("");
     Maker m;
 
-    begin(&m, SESSION, 1);
-    add_write(&m, 0, 8 * BLOCK, 1);
-    add_write(&m, 2 * BLOCK, 100, 2);               /* over the first one */
-    add(&m, REPLICATION_ENTRY_ZERO, 3 * BLOCK, BLOCK, 0);
-    add(&m, REPLICATION_ENTRY_FLUSH, 0, 0, 0);
-    add_write(&m, 3 * BLOCK + 512, 512, 3);         /* alone with its flush */
-    add(&m, REPLICATION_ENTRY_FLUSH, 0, 0, 0);
-    add_write(&m, DISK - 1, 1, 4);
-    add_write(&m, 5 * BLOCK, BLOCK, 5);
-    add(&m, REPLICATION_ENTRY_DISCARD, 6 * BLOCK, BLOCK, 0);
-    add(&m, REPLICATION_ENTRY_ZERO_UNMAP, 7 * BLOCK, BLOCK, 0);
-    g_assert_cmpint(apply(k, &m), ==, 0);
-    check_disk(k, 1, 0, 2 * BLOCK);
-    check_disk(k, 2, 2 * BLOCK, 100);
-    check_disk(k, 1, 2 * BLOCK + 100, BLOCK - 100);
-    check_disk(k, 0, 3 * BLOCK, 512);
-    check_disk(k, 3, 3 * BLOCK + 512, 512);
-    check_disk(k, 0, 3 * BLOCK + 1024, BLOCK - 1024);
-    check_disk(k, 4, DISK - 1, 1);
-    check_disk(k, 5, 5 * BLOCK, BLOCK);
-    check_disk(k, 0, 6 * BLOCK, 2 * BLOCK);
+    batch_begin(&m, SESSION, 1);
+    batch_add_write(&m, 0, 8 * BLOCK, 1);
+    batch_add_write(&m, 2 * BLOCK, 100, 2);         /* over the first one */
+    batch_add(&m, REPLICATION_ENTRY_ZERO, 3 * BLOCK, BLOCK, 0);
+    batch_add_flush(&m);
+    batch_add_write(&m, 3 * BLOCK + 512, 512, 3);   /* alone with its flush */
+    batch_add_flush(&m);
+    batch_add_write(&m, DISK - 1, 1, 4);
+    batch_add_write(&m, 5 * BLOCK, BLOCK, 5);
+    batch_add(&m, REPLICATION_ENTRY_DISCARD, 6 * BLOCK, BLOCK, 0);
+    batch_add(&m, REPLICATION_ENTRY_ZERO_UNMAP, 7 * BLOCK, BLOCK, 0);
+    g_assert_cmpint(sink_apply(k, &m), ==, 0);
+    sink_check(k, 1, 0, 2 * BLOCK);
+    sink_check(k, 2, 2 * BLOCK, 100);
+    sink_check(k, 1, 2 * BLOCK + 100, BLOCK - 100);
+    sink_check(k, 0, 3 * BLOCK, 512);
+    sink_check(k, 3, 3 * BLOCK + 512, 512);
+    sink_check(k, 0, 3 * BLOCK + 1024, BLOCK - 1024);
+    sink_check(k, 4, DISK - 1, 1);
+    sink_check(k, 5, 5 * BLOCK, BLOCK);
+    sink_check(k, 0, 6 * BLOCK, 2 * BLOCK);
 
     /* Nothing at all is a batch, too */
-    begin(&m, SESSION, 2);
-    g_assert_cmpint(apply(k, &m), ==, 0);
+    batch_begin(&m, SESSION, 2);
+    g_assert_cmpint(sink_apply(k, &m), ==, 0);
     sink_free(k);
 }
 
@@ -186,22 +61,22 @@ static void test_overlap(void)
     Maker m;
 
     disk_io_at(k->qts, "disk", "break pwritev A");
-    begin(&m, SESSION, 1);
-    add_write(&m, 0, BLOCK, 1);
-    send_batch(k->fd, &m);
-    begin(&m, SESSION, 2);
-    add_write(&m, BLOCK, BLOCK, 2);
-    add_write(&m, BLOCK - 512, 1024, 3);
-    send_batch(k->fd, &m);
+    batch_begin(&m, SESSION, 1);
+    batch_add_write(&m, 0, BLOCK, 1);
+    batch_send(k->fd, &m);
+    batch_begin(&m, SESSION, 2);
+    batch_add_write(&m, BLOCK, BLOCK, 2);
+    batch_add_write(&m, BLOCK - 512, 1024, 3);
+    batch_send(k->fd, &m);
     disk_io_at(k->qts, "disk", "wait_break A");
     disk_wait_file(k->raw, 2, BLOCK + 512, BLOCK - 512);
-    check_disk(k, 0, 0, BLOCK);
+    sink_check(k, 0, 0, BLOCK);
     disk_io_at(k->qts, "disk", "resume A");
     g_assert_cmpint(colo_nbd_answer(k->fd), ==, 0);
     g_assert_cmpint(colo_nbd_answer(k->fd), ==, 0);
-    check_disk(k, 1, 0, BLOCK - 512);
-    check_disk(k, 3, BLOCK - 512, 1024);
-    check_disk(k, 2, BLOCK + 512, BLOCK - 512);
+    sink_check(k, 1, 0, BLOCK - 512);
+    sink_check(k, 3, BLOCK - 512, 1024);
+    sink_check(k, 2, BLOCK + 512, BLOCK - 512);
     sink_free(k);
 }
 
@@ -212,22 +87,22 @@ static void test_barrier(void)
     Maker m;
 
     disk_io_at(k->qts, "disk", "break pwritev A");
-    begin(&m, SESSION, 1);
-    add_write(&m, 0, BLOCK, 1);
-    add(&m, REPLICATION_ENTRY_FLUSH, 0, 0, 0);
-    add_write(&m, BLOCK, BLOCK, 2);
-    send_batch(k->fd, &m);
+    batch_begin(&m, SESSION, 1);
+    batch_add_write(&m, 0, BLOCK, 1);
+    batch_add_flush(&m);
+    batch_add_write(&m, BLOCK, BLOCK, 2);
+    batch_send(k->fd, &m);
     disk_io_at(k->qts, "disk", "wait_break A");
-    begin(&m, SESSION, 2);
-    add_write(&m, 2 * BLOCK, BLOCK, 3);
-    send_batch(k->fd, &m);                      /* nor another batch */
+    batch_begin(&m, SESSION, 2);
+    batch_add_write(&m, 2 * BLOCK, BLOCK, 3);
+    batch_send(k->fd, &m);                      /* nor another batch */
     qtest_qmp_assert_success(k->qts, "{'execute': 'query-block'}");
-    check_disk(k, 0, 0, 3 * BLOCK);
+    sink_check(k, 0, 0, 3 * BLOCK);
     disk_io_at(k->qts, "disk", "resume A");
     g_assert_cmpint(colo_nbd_answer(k->fd), ==, 0);
     g_assert_cmpint(colo_nbd_answer(k->fd), ==, 0);
     for (int i = 0; i < 3; i++) {
-        check_disk(k, i + 1, i * BLOCK, BLOCK);
+        sink_check(k, i + 1, i * BLOCK, BLOCK);
     }
     sink_free(k);
 }
@@ -239,21 +114,18 @@ static void test_numbers(void)
     int other = colo_nbd_client(k->socket, 's');
     Maker m;
 
-    begin(&m, SESSION, 1);
-    g_assert_cmpint(apply(k, &m), ==, 0);
-    begin(&m, SESSION, 3);
-    add_write(&m, 0, BLOCK, 3);
-    send_batch(other, &m);
-    /* It is in the sink when the next request of its connection is done */
-    colo_nbd_request(other, 0, 0, 512);
+    batch_begin(&m, SESSION, 1);
+    g_assert_cmpint(sink_apply(k, &m), ==, 0);
+    batch_begin(&m, SESSION, 3);
+    batch_add_write(&m, 0, BLOCK, 3);
+    batch_send(other, &m);
+    batch_wait_there(other);
+    sink_check(k, 0, 0, BLOCK);
+    g_assert_cmpint(sink_write_one(k, SESSION, 2, 2), ==, 0);
     g_assert_cmpint(colo_nbd_answer(other), ==, 0);
-    colo_nbd_read(other, &m, 512);
-    check_disk(k, 0, 0, BLOCK);
-    g_assert_cmpint(write_one(k, SESSION, 2, 2), ==, 0);
-    g_assert_cmpint(colo_nbd_answer(other), ==, 0);
-    check_disk(k, 3, 0, BLOCK);
-    g_assert_cmpint(write_one(k, SESSION, 3, 9), ==, NBD_EIO);
-    check_disk(k, 3, 0, BLOCK);
+    sink_check(k, 3, 0, BLOCK);
+    g_assert_cmpint(sink_write_one(k, SESSION, 3, 9), ==, NBD_EIO);
+    sink_check(k, 3, 0, BLOCK);
     close(other);
     sink_free(k);
 }
@@ -263,12 +135,12 @@ static void test_session(void)
 {
     Sink *k = sink_new("");
 
-    g_assert_cmpint(write_one(k, SESSION, 1, 1), ==, 0);
-    g_assert_cmpint(write_one(k, SESSION + 1, 2, 2), ==, NBD_EIO);
-    g_assert_cmpint(write_one(k, SESSION + 1, 1, 3), ==, 0);
-    g_assert_cmpint(write_one(k, SESSION, 2, 4), ==, NBD_EIO);
-    g_assert_cmpint(write_one(k, SESSION + 1, 2, 5), ==, 0);
-    check_disk(k, 5, 0, BLOCK);
+    g_assert_cmpint(sink_write_one(k, SESSION, 1, 1), ==, 0);
+    g_assert_cmpint(sink_write_one(k, SESSION + 1, 2, 2), ==, NBD_EIO);
+    g_assert_cmpint(sink_write_one(k, SESSION + 1, 1, 3), ==, 0);
+    g_assert_cmpint(sink_write_one(k, SESSION, 2, 4), ==, NBD_EIO);
+    g_assert_cmpint(sink_write_one(k, SESSION + 1, 2, 5), ==, 0);
+    sink_check(k, 5, 0, BLOCK);
     sink_free(k);
 }
 
@@ -279,16 +151,16 @@ static void test_drain(void)
     int64_t start = g_get_monotonic_time();
     Maker m;
 
-    g_assert_cmpint(write_one(k, SESSION, 1, 1), ==, 0);
-    begin(&m, SESSION, 3);
-    add_write(&m, 0, BLOCK, 3);
-    send_batch(k->fd, &m);
+    g_assert_cmpint(sink_write_one(k, SESSION, 1, 1), ==, 0);
+    batch_begin(&m, SESSION, 3);
+    batch_add_write(&m, 0, BLOCK, 3);
+    batch_send(k->fd, &m);
     qtest_qmp_assert_success(k->qts, "{'execute': 'stop'}");
     g_assert_cmpint(colo_nbd_answer(k->fd), !=, 0);
     disk_check_time(start);
-    check_disk(k, 1, 0, BLOCK);
-    g_assert_cmpint(write_one(k, SESSION, 2, 2), ==, 0);
-    check_disk(k, 2, 0, BLOCK);
+    sink_check(k, 1, 0, BLOCK);
+    g_assert_cmpint(sink_write_one(k, SESSION, 2, 2), ==, 0);
+    sink_check(k, 2, 0, BLOCK);
     sink_free(k);
 }
 
@@ -304,16 +176,16 @@ static void test_part(void)
         g_autoptr(GByteArray) sent = NULL;
         Maker m;
 
-        begin(&m, SESSION, i + 1);
-        add_write(&m, 0, 9 * BLOCK, i + 1);
-        sent = make_request(&m);
+        batch_begin(&m, SESSION, i + 1);
+        batch_add_write(&m, 0, 9 * BLOCK, i + 1);
+        sent = batch_request(&m);
         colo_nbd_write(k->fd, sent->data, parts[i]);
         colo_nbd_wait_taken(k->fd);
         qtest_qmp_assert_success(k->qts, "{'execute': 'stop'}");
         qtest_qmp_assert_success(k->qts, "{'execute': 'cont'}");
         colo_nbd_write(k->fd, sent->data + parts[i], sent->len - parts[i]);
         g_assert_cmpint(colo_nbd_answer(k->fd), ==, 0);
-        check_disk(k, i + 1, 0, 9 * BLOCK);
+        sink_check(k, i + 1, 0, 9 * BLOCK);
     }
     disk_check_time(start);
     sink_free(k);
@@ -326,14 +198,14 @@ static void test_part_remove(void)
     g_autoptr(GByteArray) sent = NULL;
     Maker m;
 
-    begin(&m, SESSION, 1);
-    add_write(&m, 0, BLOCK, 1);
-    sent = make_request(&m);
+    batch_begin(&m, SESSION, 1);
+    batch_add_write(&m, 0, BLOCK, 1);
+    sent = batch_request(&m);
     colo_nbd_write(k->fd, sent->data, sent->len - BLOCK);
     colo_nbd_wait_taken(k->fd);
     qtest_qmp_assert_success(k->qts, "{'execute': 'stop'}");
     qtest_qmp_assert_success(k->qts, "{'execute': 'nbd-server-stop'}");
-    check_disk(k, 0, 0, BLOCK);
+    sink_check(k, 0, 0, BLOCK);
     sink_free(k);
 }
 
@@ -343,10 +215,10 @@ static void test_remove(void)
     Sink *k = sink_new("");
     Maker m;
 
-    begin(&m, SESSION, 1);
-    g_assert_cmpint(apply(k, &m), ==, 0);
-    begin(&m, SESSION, 3);
-    send_batch(k->fd, &m);
+    batch_begin(&m, SESSION, 1);
+    g_assert_cmpint(sink_apply(k, &m), ==, 0);
+    batch_begin(&m, SESSION, 3);
+    batch_send(k->fd, &m);
     qtest_qmp_assert_success(k->qts, "{'execute': 'nbd-server-stop'}");
     qtest_qmp_assert_success(k->qts, "{'execute': 'stop'}");
     sink_free(k);
@@ -362,25 +234,25 @@ static void test_error(void)
     int other = colo_nbd_client(k->socket, 's');
     Maker m;
 
-    begin(&m, SESSION, 1);
-    g_assert_cmpint(apply(k, &m), ==, 0);
-    begin(&m, SESSION, 3);
-    add_write(&m, 4 * BLOCK, BLOCK, 4);
-    send_batch(other, &m);
-    begin(&m, SESSION, 2);
-    add_write(&m, 0, BLOCK, 1);
-    add(&m, REPLICATION_ENTRY_FLUSH, 0, 0, 0);
-    add_write(&m, 2 * BLOCK, BLOCK, 2);
-    add(&m, REPLICATION_ENTRY_FLUSH, 0, 0, 0);
-    add_write(&m, 3 * BLOCK, BLOCK, 3);
-    g_assert_cmpint(apply(k, &m), ==, NBD_EIO);
+    batch_begin(&m, SESSION, 1);
+    g_assert_cmpint(sink_apply(k, &m), ==, 0);
+    batch_begin(&m, SESSION, 3);
+    batch_add_write(&m, 4 * BLOCK, BLOCK, 4);
+    batch_send(other, &m);
+    batch_begin(&m, SESSION, 2);
+    batch_add_write(&m, 0, BLOCK, 1);
+    batch_add_flush(&m);
+    batch_add_write(&m, 2 * BLOCK, BLOCK, 2);
+    batch_add_flush(&m);
+    batch_add_write(&m, 3 * BLOCK, BLOCK, 3);
+    g_assert_cmpint(sink_apply(k, &m), ==, NBD_EIO);
     g_assert_cmpint(colo_nbd_answer(other), ==, NBD_EIO);
-    check_disk(k, 1, 0, BLOCK);
-    check_disk(k, 0, 2 * BLOCK, 3 * BLOCK);
-    g_assert_cmpint(write_one(k, SESSION, 4, 5), ==, NBD_EIO);
-    check_disk(k, 1, 0, BLOCK);
-    g_assert_cmpint(write_one(k, SESSION + 1, 1, 6), ==, 0);
-    check_disk(k, 6, 0, BLOCK);
+    sink_check(k, 1, 0, BLOCK);
+    sink_check(k, 0, 2 * BLOCK, 3 * BLOCK);
+    g_assert_cmpint(sink_write_one(k, SESSION, 4, 5), ==, NBD_EIO);
+    sink_check(k, 1, 0, BLOCK);
+    g_assert_cmpint(sink_write_one(k, SESSION + 1, 1, 6), ==, 0);
+    sink_check(k, 6, 0, BLOCK);
     close(other);
     sink_free(k);
 }
@@ -393,22 +265,22 @@ static void test_flush(void)
                        "file.inject-error.0.errno=5");
     Maker m;
 
-    begin(&m, SESSION, 1);
-    add_write(&m, 0, BLOCK, 1);
-    g_assert_cmpint(apply(k, &m), ==, 0);
-    begin(&m, SESSION, 2);
-    add(&m, REPLICATION_ENTRY_FLUSH, 0, 0, 0);
-    g_assert_cmpint(apply(k, &m), ==, NBD_EIO);
-    check_disk(k, 1, 0, BLOCK);
+    batch_begin(&m, SESSION, 1);
+    batch_add_write(&m, 0, BLOCK, 1);
+    g_assert_cmpint(sink_apply(k, &m), ==, 0);
+    batch_begin(&m, SESSION, 2);
+    batch_add_flush(&m);
+    g_assert_cmpint(sink_apply(k, &m), ==, NBD_EIO);
+    sink_check(k, 1, 0, BLOCK);
 
     /* It is not the only write since */
-    begin(&m, SESSION + 1, 1);
-    add_write(&m, BLOCK, BLOCK, 2);
-    add(&m, REPLICATION_ENTRY_FLUSH, 0, 0, 0);
-    add_write(&m, 2 * BLOCK, BLOCK, 3);
-    g_assert_cmpint(apply(k, &m), ==, NBD_EIO);
-    check_disk(k, 2, BLOCK, BLOCK);
-    check_disk(k, 0, 2 * BLOCK, BLOCK);
+    batch_begin(&m, SESSION + 1, 1);
+    batch_add_write(&m, BLOCK, BLOCK, 2);
+    batch_add_flush(&m);
+    batch_add_write(&m, 2 * BLOCK, BLOCK, 3);
+    g_assert_cmpint(sink_apply(k, &m), ==, NBD_EIO);
+    sink_check(k, 2, BLOCK, BLOCK);
+    sink_check(k, 0, 2 * BLOCK, BLOCK);
     sink_free(k);
 }
 
@@ -424,16 +296,16 @@ static void test_wrong(void)
     g_assert_cmpint(colo_nbd_pwrite(k->fd, buf, DISK + 1, BLOCK), !=, 0);
     g_assert_cmpint(colo_nbd_pwrite(k->fd, buf, DISK - 1, BLOCK), !=, 0);
 
-    begin(&m, SESSION, 1);
-    add_write(&m, 0, BLOCK, 1);
-    add_write(&m, DISK - BLOCK, BLOCK + 1, 1);
-    g_assert_cmpint(apply(k, &m), !=, 0);
-    check_disk(k, 0, 0, DISK);
-    g_assert_cmpint(write_one(k, SESSION, 1, 1), ==, 0);
+    batch_begin(&m, SESSION, 1);
+    batch_add_write(&m, 0, BLOCK, 1);
+    batch_add_write(&m, DISK - BLOCK, BLOCK + 1, 1);
+    g_assert_cmpint(sink_apply(k, &m), !=, 0);
+    sink_check(k, 0, 0, DISK);
+    g_assert_cmpint(sink_write_one(k, SESSION, 1, 1), ==, 0);
     m.batch.number = 2;
-    g_assert_cmpint(apply(k, &m), !=, 0);
-    g_assert_cmpint(write_one(k, SESSION, 2, 2), ==, NBD_EIO);
-    check_disk(k, 1, 0, BLOCK);
+    g_assert_cmpint(sink_apply(k, &m), !=, 0);
+    g_assert_cmpint(sink_write_one(k, SESSION, 2, 2), ==, NBD_EIO);
+    sink_check(k, 1, 0, BLOCK);
     sink_free(k);
 }
 
@@ -445,7 +317,7 @@ static void test_through(void)
 
     memset(want, 7, sizeof(want));
     g_assert_cmpint(colo_nbd_pwrite(k->fd, want, DISK - BLOCK, BLOCK), ==, 0);
-    check_disk(k, 7, DISK - BLOCK, BLOCK);
+    sink_check(k, 7, DISK - BLOCK, BLOCK);
     g_assert_cmpint(colo_nbd_pread(k->fd, buf, DISK - BLOCK, 2 * BLOCK), ==,
                     0);
     g_assert_cmpmem(buf, BLOCK, want, BLOCK);
@@ -491,8 +363,8 @@ static void test_local(void)
                    4 * 512);
     }
     disk_wait_file(k->raw, 20, 19 * 3 * 512, 4 * 512);
-    check_disk(k, 1, 0, 3 * 512);
-    check_disk(k, 19, 18 * 3 * 512, 3 * 512);
+    sink_check(k, 1, 0, 3 * 512);
+    sink_check(k, 19, 18 * 3 * 512, 3 * 512);
     sink_free(k);
 }
 
