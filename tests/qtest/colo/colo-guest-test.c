@@ -376,8 +376,9 @@ static void test_cont_at_cut(const void *opaque)
         QDict *status;
 
         pause_guest(p);
-        qtest_memset(p->primary, 16 * MiB, i + 1, 2 * MiB);
+        /* Now: the cut that the last cont asked for may still be to come */
         colo_hold_arm(h);
+        qtest_memset(p->primary, 16 * MiB, i + 1, 2 * MiB);
         qtest_qmp_assert_success(p->primary,
                                  "{'execute': 'x-colo-checkpoint'}");
         g_usleep(g_test_rand_int_range(0, 2000));
