@@ -5,8 +5,8 @@
  * Proves: what a batch says is done, in its order; batches are applied in the
  * order of their numbers, whatever that is in which they come; after a failure
  * nothing more of the session is; a batch that is wrong does nothing; nobody
- * who drains waits for a batch that does not come; up to its end the node is
- * the disk.
+ * who drains waits for a batch that does not come, or has come in part; up to
+ * its end the node is the disk.
  */
 
 #include "qemu/osdep.h"

@@ -4,6 +4,7 @@
  *
  * Proves: records arrive in their order, with nobody asking for them; they
  * gather while a batch is under way, and a full one does not wait for that;
+ * nothing is sent in the middle of a burst, but that is not for ever;
  * the bounds of a batch hold; epochs, pauses, errors and ends are as without
  * batches.
  *
@@ -366,7 +367,7 @@ static void test_entries(void)
     fake_free(f);
 }
 
-/* Nor what came when the log was filling, and is not any more */
+/* What came when the log was filling is sent, too, when it is not any more */
 static void test_rest_of_filling(void)
 {
     Fake *f = fake_new_limited(false, 4 * MiB);
