@@ -30,6 +30,13 @@
  * MAX_BATCHES if they are as long as may be, until all has been sent; one that
  * is not waits for those that are under way.
  *
+ * Copying: the local disk gets a write at the same time, as a rule from a
+ * thread of a pool that has yet to be scheduled.  Copying a large write here
+ * first would be time for which the local disk has nothing to do.  So that is
+ * left to the pool, too, and begins after the local write.  It is ordered when
+ * it has been copied: writes in flight at the same time have no order, and who
+ * has to know what is in flight holds the range above.
+ *
  * Limit: a write that finds the log full waits, which slows the guest down
  * to what the secondary takes.  A waiting write is in flight for the block
  * layer, and whoever drains the disk waits for it, maybe with the BQL, which
@@ -61,11 +68,18 @@
 #include "qemu/rcu.h"
 #include "qemu/timer.h"
 #include "block/aio-wait.h"
+#include "block/thread-pool.h"
 #include "trace.h"
 #include "replication-log-int.h"
 
 /* How often waiting writes ask whether they must be admitted, ms */
 #define ADMIT_INTERVAL_MS 20
+
+typedef struct LogCopy {
+    LogRecord *rec;
+    QEMUIOVector *qiov;
+    size_t qiov_offset;
+} LogCopy;
 
 struct ReplicationLogView {
     ReplicationLog *log;
@@ -308,6 +322,15 @@ static LogRecord *log_record_write(ReplicationLog *log, int64_t offset,
     return rec;
 }
 
+/* In any thread */
+static int log_copy_in(void *opaque)
+{
+    LogCopy *c = opaque;
+
+    qemu_iovec_to_buf(c->qiov, c->qiov_offset, c->rec->data, c->rec->bytes);
+    return 0;
+}
+
 void coroutine_fn replication_log_write(ReplicationLog *log, int64_t offset,
                                         int64_t bytes, QEMUIOVector *qiov,
                                         size_t qiov_offset)
@@ -319,7 +342,13 @@ void coroutine_fn replication_log_write(ReplicationLog *log, int64_t offset,
     }
     rec = log_record_write(log, offset, bytes);
     if (rec) {
-        qemu_iovec_to_buf(qiov, qiov_offset, rec->data, bytes);
+        LogCopy c = { rec, qiov, qiov_offset };
+
+        if (bytes >= REPLICATION_LOG_BESIDE) {
+            thread_pool_submit_co(log_copy_in, &c);
+        } else {
+            log_copy_in(&c);
+        }
         log_append(log, rec, true);
     }
 }

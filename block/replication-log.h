@@ -12,6 +12,7 @@
 
 #include "block/aio.h"
 #include "qemu/iov.h"
+#include "qemu/units.h"
 #include "replication-batch.h"
 
 typedef struct ReplicationLog ReplicationLog;
@@ -91,7 +92,10 @@ void replication_log_free(ReplicationLog *log);
 /*
  * What the guest does, in its coroutine, any thread.  All but a flush may wait
  * for room; all succeed: a log that is broken takes anything and drops it.
+ * Writes of REPLICATION_LOG_BESIDE bytes or more always wait: see the file's
+ * head.
  */
+#define REPLICATION_LOG_BESIDE (256 * KiB)
 void coroutine_fn replication_log_write(ReplicationLog *log, int64_t offset,
                                         int64_t bytes, QEMUIOVector *qiov,
                                         size_t qiov_offset);

@@ -27,6 +27,7 @@ from .measure import (BOOT_DEADLINE, POLL_SECONDS, QUIET_SECONDS, Cell, Hung,
                       Pauses, deadline, guarded, percentiles)
 
 LOG_MIB = 64            # the default of ours
+LIMIT_MB = 200          # of a disk that is slower than the CPUs
 WARM_SECONDS = 1.0
 FILL_DEADLINE = 180.0
 DEVICE = '/dev/vda'
@@ -68,6 +69,7 @@ class Place:
     primary: Path                   # directory of the images of host a
     secondary: Path                 # maybe the same, of those of host b
     direct: bool                    # O_DIRECT
+    bytes_per_second: int | None = None     # the limit of each host's disk
 
     def prepare(self, layout: disks.Disks) -> None:
         """The images of host b are made where links lead to."""
@@ -84,6 +86,7 @@ PLACES = {
     'memory': 'images in memory',
     'disk': 'images of both hosts on one disk',
     'apart': 'images on disk, those of the secondary in memory',
+    'limited': f'images in memory, {LIMIT_MB} MB/s at most',
 }
 
 
@@ -130,6 +133,7 @@ class DiskBench:
         pair."""
         for place in self.plan.places:
             layout = disks.Disks(mib=self.plan.mib, direct=place.direct,
+                                 bytes_per_second=place.bytes_per_second,
                                  plain=not variant.protected,
                                  batch=variant.kind == 'ours')
             machine = replace(self.machines[variant.key], disks=layout)

@@ -43,12 +43,18 @@ def name(cell: Cell) -> str:
     return str(cell['test'])
 
 
+def find_all(cells: list[Cell], **wanted: Any) -> list[Cell]:
+    """Those that have all of @wanted, one for each round; the slowest comes
+    first."""
+    return sorted((cell for cell in cells if all(
+        cell.get(key) == value for key, value in wanted.items())),
+        key=lambda cell: cell.get('mb_per_s', 0.0))
+
+
 def find(cells: list[Cell], **wanted: Any) -> Cell | None:
-    """The cell that has all of @wanted."""
-    for cell in cells:
-        if all(cell.get(key) == value for key, value in wanted.items()):
-            return cell
-    return None
+    """The cell that has all of @wanted, in the median round."""
+    found = find_all(cells, **wanted)
+    return found[(len(found) - 1) // 2] if found else None
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -234,18 +240,21 @@ def _network_rows(cells: list[Cell], shown: list[Variant], test: str,
     return rows
 
 
-DISK_HEAD = ['', 'per s', 'MB/s', 'of alone', 'longest ms', 'checkpoints',
-             'MiB each', 'pause p50', 'stood', 'commit p50', 'log peak MiB',
-             'waited s']
+DISK_HEAD = ['', 'per s', 'MB/s', 'lowest', 'highest', 'of alone',
+             'longest ms', 'checkpoints', 'MiB each', 'pause p50', 'stood',
+             'commit p50', 'log peak MiB', 'waited s']
 
 
-def _disk_row(variant: Variant, cell: Cell, alone: Cell | None) -> list[str]:
+def _disk_row(variant: Variant, cells: list[Cell], cell: Cell,
+              alone: Cell | None) -> list[str]:
+    """@cell is that of the median round of @cells."""
     if cell['state'] != 'ok':
         return _pad(label(variant), cell['state'], len(DISK_HEAD))
     stood = cell.get('stood')
     return [label(variant), number(cell['per_second']),
-            number(cell['mb_per_s']), _share(cell, alone, 'mb_per_s'),
-            number(cell['longest_ms']), str(cell.get('checkpoints', '-')),
+            number(cell['mb_per_s']),
+            *(number(each.get('mb_per_s')) for each in (cells[0], cells[-1])),
+            _share(cell, alone, 'mb_per_s'), number(cell['longest_ms']), str(cell.get('checkpoints', '-')),
             number(cell.get('mib_per_checkpoint')),
             number(cell.get('pause_ms', {}).get('p50')),
             '-' if stood is None else f'{100 * stood:.0f} %',
@@ -269,17 +278,21 @@ def disk(cells: list[Cell], shown: list[Variant],
              'Images in memory are on a tmpfs; those on a disk are opened '
              'with O_DIRECT.  Where both',
              'hosts share that disk, what the secondary writes slows it down '
-             'for the primary.']
+             'for the primary.',
+             'Of several rounds the rows are those of the median one; lowest, '
+             'highest: MB/s of all.']
     for place in places:
         for test in TESTS:
             rows = []
             alone = find(cells, kind='disk', variant='alone', test=test.name,
                          place=place)
             for variant in shown:
-                cell = find(cells, kind='disk', variant=variant.key,
-                            test=test.name, place=place)
+                wanted = {'kind': 'disk', 'variant': variant.key,
+                          'test': test.name, 'place': place}
+                cell = find(cells, **wanted)
                 if cell:
-                    rows.append(_disk_row(variant, cell, alone))
+                    rows.append(_disk_row(variant, find_all(cells, **wanted),
+                                          cell, alone))
             if rows:
                 lines += ['', f'{test.title}; {PLACES[place]}:',
                           *_table(DISK_HEAD, rows)]

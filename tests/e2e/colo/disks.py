@@ -66,6 +66,7 @@ SHARED_HOST = 's'           # in the name of an image that both have
 PEER_SHARED = 'hidden'      # what is added to a shared disk
 SECRET = 'key0'
 SECRET_OBJECT = f'secret,id={SECRET},data=replicated'
+THROTTLE = 'throttle0'
 LUKS_OPTIONS = f'key-secret={SECRET},iter-time=10'   # it is no secret
 
 # How an image is: options of the nodes, from the upper one to that above the
@@ -108,6 +109,7 @@ class Disks:
     kind: str = 'raw'           # of the images, see KINDS
     plain: bool = False         # an ordinary disk, which cannot be replicated
     direct: bool = False        # past the cache of the host
+    bytes_per_second: int | None = None     # what all of a side's take
     # Options of blkdebug that say which errors there are, by place: 'local'
     # is the image of a primary, 'parent' that of a secondary, or an overlay
     inject: tuple[tuple[str, str], ...] = ()
@@ -126,6 +128,9 @@ class Disks:
         @prefix."""
         inject = dict(self.inject).get(place)
         file = f'filename={path}'
+        if self.bytes_per_second and place not in OVERLAYS:
+            file = (f'driver=throttle,throttle-group={THROTTLE},'
+                    f'file.driver=file,file.{file}')
         if inject:
             file = f'driver=blkdebug,image.driver=file,image.{file},{inject}'
         if self.direct:
@@ -273,6 +278,9 @@ def arguments(machine: Machine, run: Path, host: str,
     disks = machine.disks
     assert disks
     args = ['-object', SECRET_OBJECT] if disks.kind == 'luks' else []
+    if disks.bytes_per_second:
+        args += ['-object', f'throttle-group,id={THROTTLE},'
+                 f'x-bps-total={disks.bytes_per_second}']
     for n in range(disks.count):
         disk = image(run, SHARED_HOST if disks.shared else host, n)
         if not disk.exists():

@@ -5,8 +5,12 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "block/aio.h"
 #include "qemu/coroutine.h"
+#include "qemu/main-loop.h"
 #include "colo-log-guest.h"
+
+#define DEADLINE_MS 20000
 
 static void coroutine_fn guest_entry(void *opaque)
 {
@@ -49,6 +53,18 @@ void log_guest_begin(LogGuest *g)
     qemu_coroutine_enter(qemu_coroutine_create(guest_entry, g));
 }
 
+void log_guest_wait(LogGuest *g)
+{
+    int64_t end = g_get_monotonic_time() + DEADLINE_MS * 1000;
+
+    while (!g->done) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        if (!aio_poll(qemu_get_aio_context(), false)) {
+            g_usleep(100);
+        }
+    }
+}
+
 void log_guest(ReplicationLog *log, char type, int64_t offset, int64_t bytes,
                int byte)
 {
@@ -56,6 +72,9 @@ void log_guest(ReplicationLog *log, char type, int64_t offset, int64_t bytes,
                    .byte = byte };
 
     log_guest_begin(&g);
+    if (type == 'w' && bytes >= REPLICATION_LOG_BESIDE) {
+        log_guest_wait(&g);
+    }
     g_assert_true(g.done);
 }
 

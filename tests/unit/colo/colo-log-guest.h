@@ -24,7 +24,10 @@ typedef struct LogGuest {
 /* Begin what @g says; it may be done on return, or not */
 void log_guest_begin(LogGuest *g);
 
-/* The same, which has to be done at once */
+/* Wait for that */
+void log_guest_wait(LogGuest *g);
+
+/* The same, which has to be done at once, but for a large write */
 void log_guest(ReplicationLog *log, char type, int64_t offset, int64_t bytes,
                int byte);
 

@@ -3,10 +3,10 @@
  * The log of the primary's disk writes, on a disk that is an array.
  *
  * Proves: what is written arrives, whatever the order in which requests end;
- * overlapping writes and flushes keep their order; epochs are held back and
- * settle as they should; the limit holds, and makes writers wait, unless
- * somebody waits for them; what is in the log can be read; an error or an end
- * while requests hang lets everybody go.
+ * overlapping writes and flushes keep their order, large ones are copied beside
+ * what goes on; epochs are held back and settle as they should; the limit
+ * holds, and makes writers wait, unless somebody waits for them; what is in the
+ * log can be read; an error or an end while requests hang lets everybody go.
  *
  * The guest is the main thread; requests are in the log's.
  */
@@ -16,6 +16,7 @@
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
+#include "block/aio-wait.h"
 #include "replication-log.h"
 #include "colo-log-guest.h"
 
@@ -226,18 +227,6 @@ static void let_go(Fake *f, int n)
 
 /* The guest */
 
-static void guest_wait(LogGuest *g)
-{
-    int64_t end = g_get_monotonic_time() + DEADLINE_MS * 1000;
-
-    while (!g->done) {
-        g_assert_cmpint(g_get_monotonic_time(), <, end);
-        if (!aio_poll(qemu_get_aio_context(), false)) {
-            g_usleep(100);
-        }
-    }
-}
-
 static void guest(Fake *f, char type, int64_t offset, int64_t bytes, int byte)
 {
     log_guest(f->log, type, offset, bytes, byte);
@@ -356,6 +345,50 @@ static void test_overlap(void)
     fake_free(f);
 }
 
+typedef struct LargeWrite {
+    ReplicationLog *log;
+    QEMUIOVector *qiov;
+    size_t qiov_offset;
+    int64_t bytes;
+    bool done;
+} LargeWrite;
+
+static void coroutine_fn large_write(void *opaque)
+{
+    LargeWrite *w = opaque;
+
+    replication_log_write(w->log, 0, w->bytes, w->qiov, w->qiov_offset);
+    w->done = true;
+}
+
+/* A large write is copied beside what the guest goes on with */
+static void test_large(void)
+{
+    Fake *f = fake_new(64 * MiB, 512);
+    g_autofree uint8_t *buf = g_malloc(MiB);
+    QEMUIOVector qiov;
+    LargeWrite w = { f->log, &qiov, BLOCK + 1, REPLICATION_LOG_BESIDE };
+
+    for (int i = 0; i < MiB; i++) {
+        buf[i] = (i >> 8) ^ i;
+    }
+    qemu_iovec_init(&qiov, 2);
+    qemu_iovec_add(&qiov, buf, MiB / 8);
+    qemu_iovec_add(&qiov, buf + MiB / 8, MiB - MiB / 8);
+    qemu_coroutine_enter(qemu_coroutine_create(large_write, &w));
+    g_assert_false(w.done);
+    g_assert_cmpuint(replication_log_position(f->log), ==, 0);
+    guest(f, 'w', DISK - BLOCK, BLOCK, 1);
+    check_call(f, 0, 'w', DISK - BLOCK, BLOCK);
+    AIO_WAIT_WHILE_UNLOCKED(NULL, !w.done);
+    check_call(f, 1, 'w', 0, w.bytes);
+    settle(f, 1);
+    g_assert_cmpmem(f->disk, w.bytes, buf + w.qiov_offset, w.bytes);
+    g_assert_cmpint(f->disk[w.bytes], ==, 0);
+    qemu_iovec_destroy(&qiov);
+    fake_free(f);
+}
+
 /* Two writes in one block of the disk would each write the other's part */
 static void test_overlap_align(void)
 {
@@ -456,7 +489,7 @@ static void test_push_back(void)
     for (int i = 2; i < 12; i++) {
         let_go(f, i);
     }
-    guest_wait(&g);
+    log_guest_wait(&g);
     let_go(f, 12);
     settle(f, 1);
     replication_log_stats(f->log, &stats);
@@ -491,7 +524,7 @@ static void test_admit(void)
     guest(f, 'f', 0, 0, 0); /* never waits */
     guest(f, 'f', 0, 0, 0);
     qatomic_set(&f->admit, true);
-    guest_wait(&g);
+    log_guest_wait(&g);
     g_assert_cmpint(n_calls(f), ==, 0);
     replication_log_stats(f->log, &stats);
     g_assert_cmpuint(stats.max_bytes, >, 64 * KiB);
@@ -630,7 +663,7 @@ static void test_empty(void)
     }
     g_assert_false(g.done);
     let_go(f, 0);
-    guest_wait(&g);
+    log_guest_wait(&g);
     g_assert_true(replication_log_is_empty(f->log));
 
     /* An error lets it go as well */
@@ -641,7 +674,7 @@ static void test_empty(void)
     log_guest_begin(&g);
     g_assert_false(g.done);
     replication_log_break(f->log, EIO);
-    guest_wait(&g);
+    log_guest_wait(&g);
     fake_free(f);
 }
 
@@ -662,7 +695,7 @@ static void test_error(void)
     replication_log_cut(f->log, 1);
     hold(f, false);
     let_go(f, 0);
-    guest_wait(&g);
+    log_guest_wait(&g);
     unsettled(f, DEADLINE_MS);
     g_assert_cmpint(f->broken, ==, 1);
     g_assert_cmpint(f->err, ==, ENOSPC);
@@ -710,7 +743,7 @@ static void test_abandon(void)
                        QEMU_THREAD_JOINABLE);
     g_assert_false(g.done);
     replication_log_break(f->log, ECANCELED);
-    guest_wait(&g);
+    log_guest_wait(&g);
     qemu_thread_join(&thread);
     g_assert_cmpint(g_get_monotonic_time() - begin, <, DEADLINE_MS * 1000);
     g_assert_cmpint(f->err, ==, ECANCELED);
@@ -790,6 +823,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/disk/log/merge", test_merge);
     g_test_add_func("/colo/disk/log/merge-limit", test_merge_limit);
     g_test_add_func("/colo/disk/log/overlap", test_overlap);
+    g_test_add_func("/colo/disk/log/large", test_large);
     g_test_add_func("/colo/disk/log/overlap-align", test_overlap_align);
     g_test_add_func("/colo/disk/log/flush", test_flush);
     g_test_add_func("/colo/disk/log/epoch", test_epoch);
