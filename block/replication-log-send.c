@@ -16,10 +16,10 @@
 #define MAX_MERGED 256
 
 /* How long records gather for a batch, if nobody waits for them, ms */
-#define GATHER_MS 5
+#define GATHER_MS 10
 
 /* The same while more come all the time: a burst, which is not disturbed */
-#define BURST_MS 40
+#define BURST_MS 100
 
 /* Batches under way */
 #define MAX_BATCHES 4

@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO qtests: what the guest of a secondary sees of its disk.
+ *
+ * Proves: its own writes, and what was there at the last checkpoint, whatever
+ * both sides write, to the last byte of a disk that ends within a cluster and
+ * with overlays of any kind; so it is after a failover, too; and a read that
+ * is on its way to the disk is not given what the primary writes meanwhile.
+ *
+ * No guest runs, the monitor writes in its place, and the test in that of the
+ * primary.
+ */
+
+#include "qemu/osdep.h"
+#include <poll.h>
+#include "libqos/libqos.h"
+#include "colo-disk-rig.h"
+#include "colo-helpers.h"
+#include "colo-nbd.h"
+
+#define CLUSTER (64 * KiB)
+#define TAIL 1536               /* what is in the last cluster */
+#define LENGTH (DISK + TAIL)
+#define CLUSTER_64K "cluster_size=64k"
+#define WAS 0x11                /* all of the disk, in the beginning */
+
+typedef struct View {
+    char *dir;
+    char *raw;
+    char *active;
+    char *hidden;
+    char *socket;
+    QTestState *qts;
+    int primary;                /* clients of the disk... */
+    int other;
+    int guest;                  /* ...and of what the guest sees */
+    uint8_t *disk;              /* what has to be on it */
+    uint8_t *view;              /* what the guest has to see */
+} View;
+
+/* @options: of qcow2, for qemu-img */
+static char *new_overlay(const char *dir, const char *name,
+                         const char *options)
+{
+    char *path = g_build_filename(dir, name, NULL);
+    g_autofree char *line = g_strdup_printf(
+        "%s create -q -f qcow2 -o %s %s %lld", getenv("QTEST_QEMU_IMG"),
+        options, path, (long long)LENGTH);
+
+    g_assert_cmpint(system(line), ==, 0);
+    return path;
+}
+
+/*
+ * @options: of the active overlay; @inside: there is a device for the hidden
+ * one, so that requests can be stopped in there
+ */
+static View *view_new(const char *options, bool inside)
+{
+    View *s = g_new0(View, 1);
+
+    disk_deadline_begin();
+    s->dir = g_dir_make_tmp("colo-view-XXXXXX", NULL);
+    g_assert_nonnull(s->dir);
+    s->raw = g_build_filename(s->dir, "disk", NULL);
+    s->active = new_overlay(s->dir, "active", options);
+    s->hidden = new_overlay(s->dir, "hidden", CLUSTER_64K);
+    s->socket = g_build_filename(s->dir, "nbd", NULL);
+    s->disk = g_malloc(LENGTH);
+    memset(s->disk, WAS, LENGTH);
+    s->view = g_memdup2(s->disk, LENGTH);
+    g_assert_true(g_file_set_contents(s->raw, (char *)s->disk, LENGTH, NULL));
+
+    s->qts = qtest_initf(
+        ">/dev/null -M none -nodefaults "
+        "-blockdev driver=raw,node-name=disk,file.driver=file,"
+        "file.filename=%s %snode-name=hidden,driver=qcow2,backing=disk,"
+        "file.driver=blkdebug,file.image.driver=file,file.image.filename=%s "
+        "-drive if=none,id=top,node-name=topnode,driver=quorum,"
+        "read-pattern=fifo,vote-threshold=1,discard=unmap,"
+        "children.0.driver=replication,children.0.node-name=repl,"
+        "children.0.mode=secondary,children.0.top-id=top,"
+        "children.0.discard=unmap,children.0.file.driver=qcow2,"
+        "children.0.file.file.driver=file,children.0.file.file.filename=%s,"
+        "children.0.file.backing=hidden",
+        s->raw, inside ? "-drive if=none,id=inside," : "-blockdev ",
+        s->hidden, s->active);
+    disk_export_top(s->qts, s->socket);
+    disk_export(s->qts, "disk", "d", true);
+    disk_replicate(s->qts, true, false);
+    s->primary = colo_nbd_client(s->socket, 'd');
+    s->other = colo_nbd_client(s->socket, 'd');
+    s->guest = colo_nbd_client(s->socket, 't');
+    return s;
+}
+
+static void view_free(View *s)
+{
+    close(s->primary);
+    close(s->other);
+    close(s->guest);
+    colo_quit(&s->qts);
+    disk_free_file(s->raw);
+    disk_free_file(s->active);
+    disk_free_file(s->hidden);
+    disk_free_file(s->socket);
+    rmdir(s->dir);
+    g_free(s->dir);
+    g_free(s->disk);
+    g_free(s->view);
+    g_free(s);
+    disk_deadline_end();
+}
+
+static void primary_writes(View *s, int byte, int64_t offset, int64_t bytes)
+{
+    memset(s->disk + offset, byte, bytes);
+    g_assert_cmpint(colo_nbd_pwrite(s->primary, s->disk + offset, offset,
+                                    bytes), ==, 0);
+}
+
+static void guest_writes(View *s, int byte, int64_t offset, int64_t bytes)
+{
+    memset(s->view + offset, byte, bytes);
+    disk_write(s->qts, byte, offset, bytes);
+}
+
+/* @how: an option of qemu-io's for zeroes that may be unmapped, or "" */
+static void guest_zeroes(View *s, const char *how, int64_t offset,
+                         int64_t bytes)
+{
+    memset(s->view + offset, 0, bytes);
+    disk_io(s->qts, "write -z %s %" PRId64 " %" PRId64, how, offset, bytes);
+}
+
+static void check_view(View *s, int64_t offset, int64_t bytes)
+{
+    g_autofree uint8_t *buf = g_malloc(bytes);
+
+    g_assert_cmpint(colo_nbd_pread(s->guest, buf, offset, bytes), ==, 0);
+    g_assert_cmpmem(buf, bytes, s->view + offset, bytes);
+}
+
+static void check_disk(View *s, const uint8_t *want)
+{
+    g_autofree char *data = NULL;
+    gsize length;
+
+    g_assert_true(g_file_get_contents(s->raw, &data, &length, NULL));
+    g_assert_cmpint(length, ==, LENGTH);
+    g_assert_true(!memcmp(data, want, LENGTH));
+}
+
+static void checkpoint(View *s)
+{
+    qtest_qmp_assert_success(s->qts, "{'execute': 'xen-colo-do-checkpoint'}");
+    memcpy(s->view, s->disk, LENGTH);
+}
+
+/* The tests */
+
+static void random_step(View *s, int i)
+{
+    bool small = g_test_rand_bit();
+    int64_t bytes = g_test_rand_int_range(1, small ? 16 : 1024) * 512LL;
+    int64_t offset = g_test_rand_int_range(0, (LENGTH - bytes) / 512 + 1) *
+                     512LL;
+
+    switch (g_test_rand_int_range(0, 6)) {
+    case 0:
+    case 1:
+        guest_writes(s, i % 256, offset, bytes);
+        break;
+    case 2:
+        guest_zeroes(s, g_test_rand_bit() ? "-u" : "", offset, bytes);
+        break;
+    default:
+        primary_writes(s, (i + 128) % 256, offset, bytes);
+        break;
+    }
+    check_view(s, offset, bytes);
+}
+
+static void test_random(const void *options)
+{
+    View *s = view_new(options, false);
+
+    for (int i = 0; i < 600; i++) {
+        random_step(s, i);
+        if (i % 100 == 99) {
+            check_view(s, 0, LENGTH);
+            check_disk(s, s->disk);
+            checkpoint(s);
+        }
+    }
+    for (int i = 0; i < 50; i++) {
+        random_step(s, i);
+    }
+    /* What the guest has seen is what there is */
+    disk_failover(s->qts, false);
+    disk_wait_no_job(s->qts);
+    disk_check_stage(s->qts, "folded");
+    check_disk(s, s->view);
+    view_free(s);
+}
+
+/*
+ * A read has found nothing in the overlays and is on its way to the disk; then
+ * the guest, and the primary, overwrite the same.
+ */
+static void test_read(void)
+{
+    View *s = view_new(CLUSTER_64K, true);
+    g_autofree uint8_t *buf = g_malloc(CLUSTER);
+    struct pollfd fd = { .fd = s->primary, .events = POLLIN };
+
+    disk_io_at(s->qts, "inside", "break read_backing_aio X");
+    colo_nbd_request(s->guest, 0, 0, CLUSTER);
+    disk_io_at(s->qts, "inside", "wait_break X");
+    guest_writes(s, 0x23, 0, CLUSTER);
+
+    memset(s->disk, 0x33, CLUSTER);
+    colo_nbd_request(s->primary, 1, 0, CLUSTER);
+    colo_nbd_write(s->primary, s->disk, CLUSTER);
+    colo_nbd_wait_taken(s->primary);
+    /* One that is apart has an answer, and so would that have */
+    for (int i = 0; i < 20; i++) {
+        g_assert_cmpint(colo_nbd_pwrite(s->other, s->disk, MiB, CLUSTER), ==,
+                        0);
+    }
+    g_assert_cmpint(poll(&fd, 1, 0), ==, 0);
+    g_assert_true(disk_file_has(s->raw, WAS, 0, CLUSTER));
+
+    disk_io_at(s->qts, "inside", "resume X");
+    g_assert_cmpint(colo_nbd_answer(s->guest), ==, 0);
+    colo_nbd_read(s->guest, buf, CLUSTER);
+    memset(s->disk, WAS, CLUSTER);
+    g_assert_cmpmem(buf, CLUSTER, s->disk, CLUSTER);
+    g_assert_cmpint(colo_nbd_answer(s->primary), ==, 0);
+    g_assert_true(disk_file_has(s->raw, 0x33, 0, CLUSTER));
+    check_view(s, 0, LENGTH);
+    view_free(s);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    if (!have_qemu_img()) {
+        g_test_message("no qemu-img, no tests");
+        return 0;
+    }
+    qtest_add_data_func("/colo/view/random/4k", "cluster_size=4k",
+                        test_random);
+    qtest_add_data_func("/colo/view/random/64k", CLUSTER_64K, test_random);
+    qtest_add_data_func("/colo/view/random/2m", "cluster_size=2M",
+                        test_random);
+    qtest_add_data_func("/colo/view/random/subclusters",
+                        CLUSTER_64K ",extended_l2=on", test_random);
+    qtest_add_func("/colo/view/read", test_read);
+    return g_test_run();
+}
