@@ -30,12 +30,12 @@
  * MAX_BATCHES if they are as long as may be, until all has been sent; one that
  * is not waits for those that are under way.
  *
- * Copying: the local disk gets a write at the same time, as a rule from a
- * thread of a pool that has yet to be scheduled.  Copying a large write here
- * first would be time for which the local disk has nothing to do.  So that is
- * left to the pool, too, and begins after the local write.  It is ordered when
- * it has been copied: writes in flight at the same time have no order, and who
- * has to know what is in flight holds the range above.
+ * Copying: if the local disk gets a write at the same time, this is as a rule
+ * from a thread of a pool that has yet to be scheduled.  Copying a large write
+ * here first would be time for which the local disk has nothing to do.  So that
+ * is left to the pool, too, and begins after the local write.  It is ordered
+ * when it has been copied: writes in flight at the same time have no order, and
+ * who has to know what is in flight holds the range above.
  *
  * Limit: a write that finds the log full waits, which slows the guest down
  * to what the secondary takes.  A waiting write is in flight for the block
@@ -322,6 +322,12 @@ static LogRecord *log_record_write(ReplicationLog *log, int64_t offset,
     return rec;
 }
 
+static bool log_is_broken(ReplicationLog *log)
+{
+    QEMU_LOCK_GUARD(&log->lock);
+    return replication_log_is_broken_locked(log);
+}
+
 /* In any thread */
 static int log_copy_in(void *opaque)
 {
@@ -337,14 +343,15 @@ void coroutine_fn replication_log_write(ReplicationLog *log, int64_t offset,
 {
     LogRecord *rec;
 
-    if (!bytes) {
-        return; /* a guest may do that, and no memory is none for it */
+    /* A guest may write nothing, and no memory is none for it */
+    if (!bytes || log_is_broken(log)) {
+        return;
     }
     rec = log_record_write(log, offset, bytes);
     if (rec) {
         LogCopy c = { rec, qiov, qiov_offset };
 
-        if (bytes >= REPLICATION_LOG_BESIDE) {
+        if (log->ops->beside && bytes >= REPLICATION_LOG_BESIDE) {
             thread_pool_submit_co(log_copy_in, &c);
         } else {
             log_copy_in(&c);

@@ -20,6 +20,9 @@ typedef struct ReplicationLog ReplicationLog;
 /* Requests that are sent at a time; a client of NBD has as many slots */
 #define REPLICATION_LOG_REQUESTS 16
 
+/* See ReplicationLogOps.beside */
+#define REPLICATION_LOG_BESIDE (256 * KiB)
+
 /*
  * How to send.  The first five run in coroutines in the log's thread, up to
  * REPLICATION_LOG_REQUESTS at a time, and return 0 or a negative errno.
@@ -59,6 +62,13 @@ typedef struct ReplicationLogOps {
      * in the thread that broke it, before its requests have ended.
      */
     void (*broken)(void *opaque, int err);
+
+    /*
+     * Writes go to a local disk at the same time: those of
+     * REPLICATION_LOG_BESIDE bytes or more are copied by a thread of the pool
+     * while the coroutine yields.
+     */
+    bool beside;
 } ReplicationLogOps;
 
 typedef struct ReplicationLogStats {
@@ -92,10 +102,7 @@ void replication_log_free(ReplicationLog *log);
 /*
  * What the guest does, in its coroutine, any thread.  All but a flush may wait
  * for room; all succeed: a log that is broken takes anything and drops it.
- * Writes of REPLICATION_LOG_BESIDE bytes or more always wait: see the file's
- * head.
  */
-#define REPLICATION_LOG_BESIDE (256 * KiB)
 void coroutine_fn replication_log_write(ReplicationLog *log, int64_t offset,
                                         int64_t bytes, QEMUIOVector *qiov,
                                         size_t qiov_offset);

@@ -343,6 +343,7 @@ static const ReplicationLogOps primary_log_ops = {
     .end = send_end,
     .must_admit = primary_must_admit,
     .broken = primary_broken,
+    .beside = true,
 };
 
 static const ReplicationLogOps primary_batch_ops = {
@@ -351,6 +352,7 @@ static const ReplicationLogOps primary_batch_ops = {
     .end = send_end,
     .must_admit = primary_must_admit,
     .broken = primary_broken,
+    .beside = true,
 };
 
 /* From open to close */

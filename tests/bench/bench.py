@@ -16,7 +16,7 @@ ours are measured.
          sequential and durable writes, in bursts and without a rest; images in
          memory, on one disk, on a disk with the secondary's in memory, and
          on disks of 200 MB/s.  Measure several rounds: disks are not always
-         as fast
+         as fast, and the tables show medians
 
 Stock COLO is measured twice, as it is and with its 40 ms of Nagle's delay in
 each checkpoint mended (stock-patches/0002, switched on by an environment
@@ -26,7 +26,7 @@ The tables go to the terminal, and with the JSON of all cells and an SVG plot
 to build/bench.  What hangs or fails is a row that says so; every wait has a
 deadline.  Exit status 0 if all that was to be measured of ours was.
 
-A full run takes about an hour, --quick about ten minutes.  On a
+A full run takes more than an hour, --quick about ten minutes.  On a
 machine that does something else the numbers are of little use.
 """
 
@@ -208,7 +208,8 @@ def arguments() -> argparse.Namespace:
                              '(default 512)')
     parser.add_argument('--rounds', type=count, default=1, metavar='N',
                         help='of the disk measurements, all variants in turn; '
-                             'the tables show medians (default 1)')
+                             'the tables show medians, best of an odd number '
+                             '(default 1)')
     parser.add_argument('--memory-dir', type=Path, default=Path('/dev/shm'),
                         help='a directory in memory, for images')
     parser.add_argument('--disk-dir', type=Path,

@@ -44,15 +44,17 @@ def name(cell: Cell) -> str:
 
 
 def find_all(cells: list[Cell], **wanted: Any) -> list[Cell]:
-    """Those that have all of @wanted, one for each round; the slowest comes
-    first."""
-    return sorted((cell for cell in cells if all(
-        cell.get(key) == value for key, value in wanted.items())),
-        key=lambda cell: cell.get('mb_per_s', 0.0))
+    """Those that have all of @wanted, one for each round, the slowest first;
+    without those that failed, if not all did."""
+    found = [cell for cell in cells if all(
+        cell.get(key) == value for key, value in wanted.items())]
+    good = [cell for cell in found if cell['state'] == 'ok']
+    return sorted(good or found, key=lambda cell: cell.get('mb_per_s', 0.0))
 
 
 def find(cells: list[Cell], **wanted: Any) -> Cell | None:
-    """The cell that has all of @wanted, in the median round."""
+    """The cell that has all of @wanted, in the median round, or the slower one
+    of the two in the middle."""
     found = find_all(cells, **wanted)
     return found[(len(found) - 1) // 2] if found else None
 
@@ -254,7 +256,8 @@ def _disk_row(variant: Variant, cells: list[Cell], cell: Cell,
     return [label(variant), number(cell['per_second']),
             number(cell['mb_per_s']),
             *(number(each.get('mb_per_s')) for each in (cells[0], cells[-1])),
-            _share(cell, alone, 'mb_per_s'), number(cell['longest_ms']), str(cell.get('checkpoints', '-')),
+            _share(cell, alone, 'mb_per_s'), number(cell['longest_ms']),
+            str(cell.get('checkpoints', '-')),
             number(cell.get('mib_per_checkpoint')),
             number(cell.get('pause_ms', {}).get('p50')),
             '-' if stood is None else f'{100 * stood:.0f} %',

@@ -129,6 +129,7 @@ class Disks:
         inject = dict(self.inject).get(place)
         file = f'filename={path}'
         if self.bytes_per_second and place not in OVERLAYS:
+            assert not inject
             file = (f'driver=throttle,throttle-group={THROTTLE},'
                     f'file.driver=file,file.{file}')
         if inject:

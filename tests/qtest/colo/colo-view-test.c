@@ -3,9 +3,10 @@
  * COLO qtests: what the guest of a secondary sees of its disk.
  *
  * Proves: its own writes, and what was there at the last checkpoint, whatever
- * both sides write, to the last byte of a disk that ends within a cluster and
- * with overlays of any kind; so it is after a failover, too; and a read that
- * is on its way to the disk is not given what the primary writes meanwhile.
+ * both sides write, to the last byte of a disk that ends within a cluster, and
+ * with several kinds of active overlays; so it is after a failover, too; and a
+ * read that is on its way to the disk is not given what the primary writes
+ * meanwhile.
  *
  * No guest runs, the monitor writes in its place, and the test in that of the
  * primary.
@@ -166,6 +167,9 @@ static void random_step(View *s, int i)
     int64_t offset = g_test_rand_int_range(0, (LENGTH - bytes) / 512 + 1) *
                      512LL;
 
+    if (i % 8 == 0) {
+        offset = LENGTH - bytes; /* the last cluster is no whole one */
+    }
     switch (g_test_rand_int_range(0, 6)) {
     case 0:
     case 1:

@@ -53,16 +53,21 @@ void log_guest_begin(LogGuest *g)
     qemu_coroutine_enter(qemu_coroutine_create(guest_entry, g));
 }
 
-void log_guest_wait(LogGuest *g)
+void log_guest_wait_for(const bool *done)
 {
     int64_t end = g_get_monotonic_time() + DEADLINE_MS * 1000;
 
-    while (!g->done) {
+    while (!*done) {
         g_assert_cmpint(g_get_monotonic_time(), <, end);
         if (!aio_poll(qemu_get_aio_context(), false)) {
             g_usleep(100);
         }
     }
+}
+
+void log_guest_wait(LogGuest *g)
+{
+    log_guest_wait_for(&g->done);
 }
 
 void log_guest(ReplicationLog *log, char type, int64_t offset, int64_t bytes,

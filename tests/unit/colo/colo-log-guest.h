@@ -24,7 +24,8 @@ typedef struct LogGuest {
 /* Begin what @g says; it may be done on return, or not */
 void log_guest_begin(LogGuest *g);
 
-/* Wait for that */
+/* Wait until what has begun sets this, or @g is done */
+void log_guest_wait_for(const bool *done);
 void log_guest_wait(LogGuest *g);
 
 /* The same, which has to be done at once, but for a large write */

@@ -394,10 +394,10 @@ static int in_a_burst(void)
     do {
         n = n_calls(f);
         now = g_get_monotonic_time();
-    } while (now < begin + 3000);
+    } while (now < begin + 8000);
     wait_empty(f);
     fake_free(f);
-    return now > begin + 3900 ? -1 : n;
+    return now > begin + 9000 ? -1 : n;
 }
 
 /* As much as may be in a batch does not begin one while the guest goes on */
@@ -425,7 +425,7 @@ static void test_no_rest(void)
     while (n < 3) {
         int64_t now = g_get_monotonic_time();
 
-        if (n != n_calls(f) || now > last + 4000) {
+        if (n != n_calls(f) || now > last + 9000) {
             n = n_calls(f);
             begin = now;
         }

@@ -16,7 +16,6 @@
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
-#include "block/aio-wait.h"
 #include "replication-log.h"
 #include "colo-log-guest.h"
 
@@ -151,6 +150,7 @@ static const ReplicationLogOps fake_ops = {
     .flush = fake_flush,
     .must_admit = fake_must_admit,
     .broken = fake_broken,
+    .beside = true,
 };
 
 static Fake *fake_new(uint64_t limit, uint32_t align)
@@ -380,12 +380,30 @@ static void test_large(void)
     g_assert_cmpuint(replication_log_position(f->log), ==, 0);
     guest(f, 'w', DISK - BLOCK, BLOCK, 1);
     check_call(f, 0, 'w', DISK - BLOCK, BLOCK);
-    AIO_WAIT_WHILE_UNLOCKED(NULL, !w.done);
+    log_guest_wait_for(&w.done);
     check_call(f, 1, 'w', 0, w.bytes);
     settle(f, 1);
     g_assert_cmpmem(f->disk, w.bytes, buf + w.qiov_offset, w.bytes);
     g_assert_cmpint(f->disk[w.bytes], ==, 0);
     qemu_iovec_destroy(&qiov);
+    fake_free(f);
+}
+
+/* The log breaks while a large write is copied; the next one is dropped */
+static void test_large_broken(void)
+{
+    Fake *f = fake_new(64 * MiB, 512);
+    LogGuest first = { f->log, 'w', 0, REPLICATION_LOG_BESIDE, 1 };
+    LogGuest next = first;
+
+    log_guest_begin(&first);
+    g_assert_false(first.done);
+    replication_log_break(f->log, EIO);
+    log_guest_wait(&first);
+    log_guest_begin(&next);
+    g_assert_true(next.done);
+    g_assert_cmpuint(replication_log_position(f->log), ==, 0);
+    g_assert_cmpint(n_calls(f), ==, 0);
     fake_free(f);
 }
 
@@ -824,6 +842,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/disk/log/merge-limit", test_merge_limit);
     g_test_add_func("/colo/disk/log/overlap", test_overlap);
     g_test_add_func("/colo/disk/log/large", test_large);
+    g_test_add_func("/colo/disk/log/large-broken", test_large_broken);
     g_test_add_func("/colo/disk/log/overlap-align", test_overlap_align);
     g_test_add_func("/colo/disk/log/flush", test_flush);
     g_test_add_func("/colo/disk/log/epoch", test_epoch);
