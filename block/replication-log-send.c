@@ -15,7 +15,10 @@
 /* Buffers of one merged request */
 #define MAX_MERGED 256
 
-/* How long records gather for a batch, if nobody waits for them, ms */
+/*
+ * How long records gather for a batch, if nobody waits for them, ms.  So often
+ * it is looked whether more have come: a rest is seen after up to twice that.
+ */
 #define GATHER_MS 10
 
 /* The same while more come all the time: a burst, which is not disturbed */
