@@ -21,6 +21,10 @@
  * way through the hidden overlay to the disk, and these never see what is
  * newer than the checkpoint.
  *
+ * In hybrid mode both guests write much the same.  What the active overlay has
+ * the guest does not see below any more, until the overlay is emptied, and so
+ * it need not be copied: see spare_copies().
+ *
  * The job also keeps others from resizing, or taking snapshots of, any part
  * of this, up to the top.
  *
@@ -49,12 +53,15 @@
 #include "qapi/qapi-commands-block-export.h"
 #include "qemu/timer.h"
 #include "block/aio-wait.h"
+#include "block/block-copy.h"
 #include "block/block_backup.h"
 #include "block/block_int.h"
 #include "block/blockjob_int.h"
+#include "block/dirty-bitmap.h"
 #include "block/export.h"
 #include "system/block-backend.h"
 #include "trace.h"
+#include "copy-before-write.h"
 #include "replication-int.h"
 
 /* How long requests may take to end, once no new ones can begin */
@@ -329,6 +336,64 @@ static void backup_done(void *opaque, int ret)
     bdrv_unref(bs);
 }
 
+/* Wait for requests of the guest that may have looked below @active before */
+static void coroutine_fn wait_for_guest(BlockDriverState *active,
+                                        int64_t offset, int64_t bytes)
+{
+    BdrvTrackedRequest req;
+
+    bdrv_co_hold_range(&req, active, offset, bytes);
+    bdrv_co_release_range(&req);
+}
+
+/* Copy nothing that the active overlay has in whole clusters */
+static void coroutine_fn spare_copies(void *opaque, BlockCopyState *bcs,
+                                      int64_t offset, int64_t bytes)
+{
+    BDRVReplicationState *s = opaque;
+    BdrvDirtyBitmap *due = block_copy_dirty_bitmap(bcs);
+    int64_t cluster = block_copy_cluster_size(bcs);
+    int64_t length = bdrv_dirty_bitmap_size(due);
+    int64_t end = MIN(offset + bytes, length);
+    BlockDriverState *active;
+
+    assume_graph_lock(); /* the filter has it */
+    active = get_active(s);
+    while (bdrv_dirty_bitmap_next_dirty_area(due, offset, end, INT64_MAX,
+                                             &offset, &bytes)) {
+        int ret = bdrv_co_is_allocated(active, offset, bytes, &bytes);
+
+        if (ret < 0) {
+            return; /* copying is never wrong */
+        }
+        if (ret && offset + bytes < length) {
+            bytes = QEMU_ALIGN_DOWN(bytes, cluster);
+        }
+        if (ret && bytes) {
+            wait_for_guest(active, offset, bytes);
+            block_copy_reset(bcs, offset, bytes);
+            trace_replication_spared(replication_name(s), offset, bytes);
+        }
+        offset = QEMU_ALIGN_UP(offset + MAX(bytes, 1), cluster);
+    }
+}
+
+/* The filter of the job */
+static BlockDriverState *GRAPH_RDLOCK find_filter(BDRVReplicationState *s)
+{
+    BdrvChild *c;
+
+    QLIST_FOREACH(c, &blk_bs(s->hidden)->parents, next_parent) {
+        BlockDriverState *parent = c->klass->parent_is_bds ? c->opaque : NULL;
+
+        if (parent && !strcmp(c->name, "target") &&
+            !strcmp(parent->drv->format_name, "copy-before-write")) {
+            return parent;
+        }
+    }
+    g_assert_not_reached();
+}
+
 /* End it.  Drains all: the NBD clients are shut out, or well-behaved. */
 static void stop_backup(BDRVReplicationState *s)
 {
@@ -363,6 +428,7 @@ static bool start_backup(BDRVReplicationState *s, BlockDriverState *top,
 
     bdrv_graph_wrlock();
     ret = block_job_add_bdrv(s->backup, "top", top, 0, BLK_PERM_ALL, errp);
+    bdrv_cbw_set_spare(find_filter(s), spare_copies, s);
     bdrv_graph_wrunlock();
     if (ret < 0) {
         BlockJob *job = s->backup;

@@ -62,6 +62,7 @@ DRIVER_SECONDS = 60.0
 QUORUM = 'driver=quorum,read-pattern=fifo,vote-threshold=1'
 PEER_CHILD = 'children.1'   # what is added to a quorum of one
 OVERLAYS = ('active', 'hidden')
+ACTIVE_OPTIONS = ('-o', 'extended_l2=on,cluster_size=128k')     # as documented
 SHARED_HOST = 's'           # in the name of an image that both have
 PEER_SHARED = 'hidden'      # what is added to a shared disk
 SECRET = 'key0'
@@ -180,9 +181,10 @@ def tool(machine: Machine, *args: str | Path,
     return done.stdout
 
 
-def _create(machine: Machine, kind: str, path: Path, mib: int) -> None:
+def _create(machine: Machine, kind: str, path: Path, mib: int,
+            *options: str) -> None:
     if kind != 'luks':
-        tool(machine, 'create', '-q', '-f', kind, path, f'{mib}M')
+        tool(machine, 'create', '-q', '-f', kind, *options, path, f'{mib}M')
         return
     bare = path.with_suffix('.luks')
     tool(machine, 'create', '-q', '-f', 'luks', '--object', SECRET_OBJECT,
@@ -299,8 +301,8 @@ def arguments(machine: Machine, run: Path, host: str,
                      disks.node('local', disk, 'children.0.')]
             continue
         paths = [overlay(run, host, n, name) for name in OVERLAYS]
-        for path in paths:
-            _create(machine, 'qcow2', path, disks.mib)
+        for path, options in zip(paths, (ACTIVE_OPTIONS, ())):
+            _create(machine, 'qcow2', path, disks.mib, *options)
         if disks.shared:
             args += _shared_arguments(disks, disk, paths, n)
             continue

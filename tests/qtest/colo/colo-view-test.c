@@ -6,13 +6,15 @@
  * both sides write, to the last byte of a disk that ends within a cluster, and
  * with several kinds of active overlays; so it is after a failover, too; and a
  * read that is on its way to the disk is not given what the primary writes
- * meanwhile.
+ * meanwhile.  What the guest has written itself is not copied to the hidden
+ * overlay, if that is whole clusters of the copy, and all else is.
  *
  * No guest runs, the monitor writes in its place, and the test in that of the
  * primary.
  */
 
 #include "qemu/osdep.h"
+#include <glib/gstdio.h>
 #include <poll.h>
 #include "libqos/libqos.h"
 #include "colo-disk-rig.h"
@@ -208,6 +210,57 @@ static void test_random(const void *options)
     view_free(s);
 }
 
+/* How far the hidden overlay has grown: all that is copied comes to its end */
+static int64_t hidden_size(View *s)
+{
+    GStatBuf st;
+
+    g_assert_cmpint(g_stat(s->hidden, &st), ==, 0);
+    return st.st_size;
+}
+
+static void test_own(void)
+{
+    View *s = view_new(CLUSTER_64K, false);
+
+    for (int i = 0; i < 3; i++) {
+        int64_t size = hidden_size(s);
+
+        /* The last of it is not a whole cluster */
+        guest_writes(s, 0x20 + i, MiB, 4 * MiB);
+        guest_zeroes(s, "", 6 * MiB, MiB);
+        guest_zeroes(s, "-u", 7 * MiB, MiB);
+        guest_writes(s, 0x30 + i, DISK - CLUSTER, CLUSTER + TAIL);
+        primary_writes(s, 0x40 + i, 2 * MiB, CLUSTER);
+        primary_writes(s, 0x50 + i, MiB, 4 * MiB);
+        primary_writes(s, 0x60 + i, 6 * MiB, 2 * MiB);
+        primary_writes(s, 0x70 + i, DISK - CLUSTER, CLUSTER + TAIL);
+        g_assert_cmpint(hidden_size(s), ==, size);
+        check_view(s, 0, LENGTH);
+
+        primary_writes(s, 0x80 + i, 8 * MiB, 4 * MiB);
+        g_assert_cmpint(hidden_size(s) - size, >=, 4 * MiB);
+        check_view(s, 0, LENGTH);
+        checkpoint(s);
+    }
+    view_free(s);
+}
+
+/* Of nine clusters the guest has one, and one that is in two halves of two */
+static void test_part(void)
+{
+    View *s = view_new("cluster_size=4k", false);
+    int64_t size = hidden_size(s);
+
+    guest_writes(s, 0x21, 3 * CLUSTER, CLUSTER);
+    guest_writes(s, 0x22, 7 * CLUSTER + 512, 2 * CLUSTER);
+    primary_writes(s, 0x31, CLUSTER + 512, 8 * CLUSTER);
+    g_assert_cmpint(hidden_size(s) - size, >=, 7 * CLUSTER);
+    g_assert_cmpint(hidden_size(s) - size, <, 9 * CLUSTER);
+    check_view(s, 0, LENGTH);
+    view_free(s);
+}
+
 /*
  * A read has found nothing in the overlays and is on its way to the disk; then
  * the guest, and the primary, overwrite the same.
@@ -259,7 +312,9 @@ int main(int argc, char **argv)
     qtest_add_data_func("/colo/view/random/2m", "cluster_size=2M",
                         test_random);
     qtest_add_data_func("/colo/view/random/subclusters",
-                        CLUSTER_64K ",extended_l2=on", test_random);
+                        "cluster_size=128k,extended_l2=on", test_random);
+    qtest_add_func("/colo/view/own", test_own);
+    qtest_add_func("/colo/view/part", test_part);
     qtest_add_func("/colo/view/read", test_read);
     return g_test_run();
 }
