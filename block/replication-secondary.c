@@ -36,7 +36,8 @@
  * A failover first shuts the NBD clients out.  A primary that was only slow
  * may have writes in socket buffers, and these would be neither in the
  * checkpoint nor of this guest.  Then the job ends, and another one commits
- * both overlays into the disk, while the guest runs.
+ * both overlays into the disk, while the guest runs.  Both are flushed then: if
+ * this QEMU dies, too, the disk is not whole without them.
  *
  * Of a shared disk the disk is the primary's own, read-only here.  There is no
  * job: the primary itself puts into the hidden overlay what it is going to
@@ -51,6 +52,7 @@
 #include "qapi/error.h"
 #include "qapi/qapi-builtin-types.h"
 #include "qapi/qapi-commands-block-export.h"
+#include "qemu/error-report.h"
 #include "qemu/timer.h"
 #include "block/aio-wait.h"
 #include "block/block-copy.h"
@@ -346,22 +348,40 @@ static void coroutine_fn wait_for_guest(BlockDriverState *active,
     bdrv_co_release_range(&req);
 }
 
-/* Copy nothing that the active overlay has in whole clusters */
-static void coroutine_fn spare_copies(void *opaque, BlockCopyState *bcs,
-                                      int64_t offset, int64_t bytes)
+/* As bdrv_co_is_allocated(), but data and zeroes are the same */
+static int coroutine_fn GRAPH_RDLOCK is_allocated(BlockDriverState *bs,
+                                                  int64_t offset,
+                                                  int64_t bytes,
+                                                  int64_t *count)
 {
-    BDRVReplicationState *s = opaque;
+    int ret = bdrv_co_is_allocated(bs, offset, bytes, count);
+
+    while (ret > 0 && *count < bytes) {
+        int64_t more;
+        int next = bdrv_co_is_allocated(bs, offset + *count, bytes - *count,
+                                        &more);
+
+        if (next <= 0 || !more) {
+            break;
+        }
+        *count += more;
+    }
+    return ret;
+}
+
+/* Copy nothing that @active has in whole clusters */
+static void coroutine_fn GRAPH_RDLOCK
+spare_clusters(BDRVReplicationState *s, BlockDriverState *active,
+               BlockCopyState *bcs, int64_t offset, int64_t bytes)
+{
     BdrvDirtyBitmap *due = block_copy_dirty_bitmap(bcs);
     int64_t cluster = block_copy_cluster_size(bcs);
     int64_t length = bdrv_dirty_bitmap_size(due);
     int64_t end = MIN(offset + bytes, length);
-    BlockDriverState *active;
 
-    assume_graph_lock(); /* the filter has it */
-    active = get_active(s);
     while (bdrv_dirty_bitmap_next_dirty_area(due, offset, end, INT64_MAX,
                                              &offset, &bytes)) {
-        int ret = bdrv_co_is_allocated(active, offset, bytes, &bytes);
+        int ret = is_allocated(active, offset, bytes, &bytes);
 
         if (ret < 0) {
             return; /* copying is never wrong */
@@ -378,6 +398,26 @@ static void coroutine_fn spare_copies(void *opaque, BlockCopyState *bcs,
     }
 }
 
+/*
+ * The filter is no parent of the active overlay, so that may be drained, to be
+ * reopened say, while the filter is at work.
+ */
+static void coroutine_fn spare_copies(void *opaque, BlockCopyState *bcs,
+                                      int64_t offset, int64_t bytes)
+{
+    BDRVReplicationState *s = opaque;
+    BlockDriverState *active;
+
+    assume_graph_lock(); /* the filter has it */
+    active = get_active(s);
+    bdrv_inc_in_flight(active);
+    smp_mb__after_rmw();
+    if (!qatomic_read(&active->quiesce_counter)) {
+        spare_clusters(s, active, bcs, offset, bytes);
+    }
+    bdrv_dec_in_flight(active);
+}
+
 /* The filter of the job */
 static BlockDriverState *GRAPH_RDLOCK find_filter(BDRVReplicationState *s)
 {
@@ -386,7 +426,7 @@ static BlockDriverState *GRAPH_RDLOCK find_filter(BDRVReplicationState *s)
     QLIST_FOREACH(c, &blk_bs(s->hidden)->parents, next_parent) {
         BlockDriverState *parent = c->klass->parent_is_bds ? c->opaque : NULL;
 
-        if (parent && !strcmp(c->name, "target") &&
+        if (parent && parent->drv && !strcmp(c->name, "target") &&
             !strcmp(parent->drv->format_name, "copy-before-write")) {
             return parent;
         }
@@ -594,6 +634,42 @@ static void fold_done(void *opaque, int ret)
     }
 }
 
+/* What the guest has below its own writes, as long as that is needed */
+static int coroutine_fn GRAPH_RDLOCK flush_hidden(BDRVReplicationState *s)
+{
+    /* The job's filter may be above the active overlay; or that is gone */
+    BlockDriverState *hidden = bdrv_cow_bs(bdrv_skip_filters(get_active(s)));
+
+    return hidden ? bdrv_co_flush(hidden) : 0;
+}
+
+static void coroutine_fn flush_entry(void *opaque)
+{
+    BDRVReplicationState *s = opaque;
+    int ret;
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        ret = flush_hidden(s);
+        if (ret >= 0) {
+            ret = bdrv_co_flush(get_active(s));
+        }
+    }
+    trace_replication_flushed(replication_name(s), ret);
+    if (ret < 0) {
+        warn_report("node '%s': the overlays cannot be flushed, and the disk "
+                    "may not be whole after a crash: %s", replication_name(s),
+                    strerror(-ret));
+    }
+    bdrv_dec_in_flight(s->bs);
+}
+
+/* Nothing has flushed them: until now they were of no use without this QEMU */
+static void flush_overlays(BDRVReplicationState *s)
+{
+    bdrv_inc_in_flight(s->bs);
+    qemu_coroutine_enter(qemu_coroutine_create(flush_entry, s));
+}
+
 /*
  * The guest is about to start, which may move its disk to another AioContext,
  * and a job that is just done cannot follow.  So the job is begun when the main
@@ -624,6 +700,7 @@ static void start_fold_bh(void *opaque)
         fail(s, err);
         replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
     }
+    flush_overlays(s);
 }
 
 static void start_fold(BDRVReplicationState *s)
@@ -747,6 +824,13 @@ secondary_pdiscard(BDRVReplicationState *s, int64_t offset, int64_t bytes)
 
 static int coroutine_fn GRAPH_RDLOCK secondary_flush(BDRVReplicationState *s)
 {
+    ColoDiskStage stage = replication_stage(s);
+
+    if (stage == COLO_DISK_STAGE_FOLDING ||
+        stage == COLO_DISK_STAGE_UNFOLDED) {
+        /* The guest need not suffer from an error: flush_entry() has said it */
+        flush_hidden(s);
+    }
     return bdrv_co_flush(s->bs->file->bs);
 }
 

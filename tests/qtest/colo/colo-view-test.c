@@ -7,7 +7,9 @@
  * with several kinds of active overlays; so it is after a failover, too; and a
  * read that is on its way to the disk is not given what the primary writes
  * meanwhile.  What the guest has written itself is not copied to the hidden
- * overlay, if that is whole clusters of the copy, and all else is.
+ * overlay, if that is whole clusters of the copy, and all else is.  If QEMU
+ * dies while the overlays are being folded in, what the guest saw can be put
+ * together from them.
  *
  * No guest runs, the monitor writes in its place, and the test in that of the
  * primary.
@@ -25,6 +27,8 @@
 #define TAIL 1536               /* what is in the last cluster */
 #define LENGTH (DISK + TAIL)
 #define CLUSTER_64K "cluster_size=64k"
+#define SUBCLUSTERS "cluster_size=128k,extended_l2=on"
+#define DISCARD (2 * MiB)       /* whole clusters of all kinds */
 #define WAS 0x11                /* all of the disk, in the beginning */
 
 typedef struct View {
@@ -76,14 +80,17 @@ static View *view_new(const char *options, bool inside)
 
     s->qts = qtest_initf(
         ">/dev/null -M none -nodefaults "
-        "-blockdev driver=raw,node-name=disk,file.driver=file,"
-        "file.filename=%s %snode-name=hidden,driver=qcow2,backing=disk,"
+        "-object throttle-group,id=slow "
+        "-blockdev driver=raw,node-name=disk,file.driver=throttle,"
+        "file.throttle-group=slow,file.file.driver=file,"
+        "file.file.filename=%s %snode-name=hidden,driver=qcow2,backing=disk,"
         "file.driver=blkdebug,file.image.driver=file,file.image.filename=%s "
         "-drive if=none,id=top,node-name=topnode,driver=quorum,"
         "read-pattern=fifo,vote-threshold=1,discard=unmap,"
         "children.0.driver=replication,children.0.node-name=repl,"
         "children.0.mode=secondary,children.0.top-id=top,"
         "children.0.discard=unmap,children.0.file.driver=qcow2,"
+        "children.0.file.discard=unmap,"
         "children.0.file.file.driver=file,children.0.file.file.filename=%s,"
         "children.0.file.backing=hidden",
         s->raw, inside ? "-drive if=none,id=inside," : "-blockdev ",
@@ -102,7 +109,9 @@ static void view_free(View *s)
     close(s->primary);
     close(s->other);
     close(s->guest);
-    colo_quit(&s->qts);
+    if (s->qts) {
+        colo_quit(&s->qts);
+    }
     disk_free_file(s->raw);
     disk_free_file(s->active);
     disk_free_file(s->hidden);
@@ -134,6 +143,13 @@ static void guest_zeroes(View *s, const char *how, int64_t offset,
 {
     memset(s->view + offset, 0, bytes);
     disk_io(s->qts, "write -z %s %" PRId64 " %" PRId64, how, offset, bytes);
+}
+
+/* Of whole clusters of the active overlay: they are zeroes then */
+static void guest_discards(View *s, int64_t offset, int64_t bytes)
+{
+    memset(s->view + offset, 0, bytes);
+    disk_io(s->qts, "discard %" PRId64 " %" PRId64, offset, bytes);
 }
 
 static void check_view(View *s, int64_t offset, int64_t bytes)
@@ -171,6 +187,10 @@ static void random_step(View *s, int i)
 
     if (i % 8 == 0) {
         offset = LENGTH - bytes; /* the last cluster is no whole one */
+    }
+    if (i % 32 == 31) {
+        guest_discards(s, QEMU_ALIGN_DOWN(offset, DISCARD), DISCARD);
+        return;
     }
     switch (g_test_rand_int_range(0, 6)) {
     case 0:
@@ -219,9 +239,23 @@ static int64_t hidden_size(View *s)
     return st.st_size;
 }
 
-static void test_own(void)
+/* A cluster of the copy, in pieces that the overlay has in no order */
+static void guest_writes_pieces(View *s, int byte, int64_t offset)
 {
-    View *s = view_new(CLUSTER_64K, false);
+    const int64_t piece = 4 * KiB;
+
+    for (int64_t at = CLUSTER - piece; at >= 0; at -= piece) {
+        if (at == 3 * piece || at == 4 * piece) {
+            guest_zeroes(s, "", offset + at, piece);
+        } else {
+            guest_writes(s, byte, offset + at, piece);
+        }
+    }
+}
+
+static void test_own(const void *options)
+{
+    View *s = view_new(options, false);
 
     for (int i = 0; i < 3; i++) {
         int64_t size = hidden_size(s);
@@ -230,10 +264,12 @@ static void test_own(void)
         guest_writes(s, 0x20 + i, MiB, 4 * MiB);
         guest_zeroes(s, "", 6 * MiB, MiB);
         guest_zeroes(s, "-u", 7 * MiB, MiB);
+        guest_writes_pieces(s, 0x28 + i, 12 * MiB);
         guest_writes(s, 0x30 + i, DISK - CLUSTER, CLUSTER + TAIL);
         primary_writes(s, 0x40 + i, 2 * MiB, CLUSTER);
         primary_writes(s, 0x50 + i, MiB, 4 * MiB);
         primary_writes(s, 0x60 + i, 6 * MiB, 2 * MiB);
+        primary_writes(s, 0x68 + i, 12 * MiB, CLUSTER);
         primary_writes(s, 0x70 + i, DISK - CLUSTER, CLUSTER + TAIL);
         g_assert_cmpint(hidden_size(s), ==, size);
         check_view(s, 0, LENGTH);
@@ -246,17 +282,18 @@ static void test_own(void)
     view_free(s);
 }
 
-/* Of nine clusters the guest has one, and one that is in two halves of two */
+/* Of nine clusters the guest has two, and parts of two others */
 static void test_part(void)
 {
     View *s = view_new("cluster_size=4k", false);
-    int64_t size = hidden_size(s);
+    int64_t size;
 
+    primary_writes(s, 0x30, MiB, CLUSTER); /* there is an L2 table from here on */
+    size = hidden_size(s);
     guest_writes(s, 0x21, 3 * CLUSTER, CLUSTER);
-    guest_writes(s, 0x22, 7 * CLUSTER + 512, 2 * CLUSTER);
+    guest_writes(s, 0x22, 7 * CLUSTER + 4 * KiB, 2 * CLUSTER);
     primary_writes(s, 0x31, CLUSTER + 512, 8 * CLUSTER);
-    g_assert_cmpint(hidden_size(s) - size, >=, 7 * CLUSTER);
-    g_assert_cmpint(hidden_size(s) - size, <, 9 * CLUSTER);
+    g_assert_cmpint(hidden_size(s) - size, ==, 7 * CLUSTER);
     check_view(s, 0, LENGTH);
     view_free(s);
 }
@@ -299,6 +336,53 @@ static void test_read(void)
     view_free(s);
 }
 
+/* What is on the disk and in the overlays when nobody uses them */
+static bool left_is_view(View *s)
+{
+    g_autofree char *path = g_build_filename(s->dir, "left", NULL);
+    g_autofree char *data = NULL;
+    g_autofree char *line = g_strdup_printf(
+        "%s convert -U -O raw --image-opts driver=qcow2,file.locking=off,"
+        "file.filename=%s,backing.driver=qcow2,backing.file.locking=off,"
+        "backing.file.filename=%s,backing.backing.driver=raw,"
+        "backing.backing.file.locking=off,backing.backing.file.filename=%s %s",
+        getenv("QTEST_QEMU_IMG"), s->active, s->hidden, s->raw, path);
+    gsize length;
+
+    g_assert_cmpint(system(line), ==, 0);
+    g_assert_true(g_file_get_contents(path, &data, &length, NULL));
+    g_assert_cmpint(length, ==, LENGTH);
+    unlink(path);
+    return !memcmp(data, s->view, LENGTH);
+}
+
+/* @flush: the guest does, after the failover */
+static void test_crash(const void *flush)
+{
+    View *s = view_new(CLUSTER_64K, false);
+
+    for (int i = 0; i < 30; i++) {
+        random_step(s, i);
+    }
+    /* There are no two writes to the disk within the time of this test */
+    qtest_qmp_assert_success(s->qts, "{'execute': 'qom-set', 'arguments': {"
+        "'path': '/objects/slow', 'property': 'limits',"
+        "'value': {'bps-write': 1}}}");
+    disk_failover(s->qts, false);
+    if (flush) {
+        colo_nbd_request(s->guest, 3, 0, 0);
+        g_assert_cmpint(colo_nbd_answer(s->guest), ==, 0);
+    } else {
+        while (!left_is_view(s)) {
+            g_usleep(10 * 1000);
+        }
+    }
+    disk_check_stage(s->qts, "folding");
+    colo_kill(&s->qts);
+    g_assert_true(left_is_view(s));
+    view_free(s);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -311,10 +395,13 @@ int main(int argc, char **argv)
     qtest_add_data_func("/colo/view/random/64k", CLUSTER_64K, test_random);
     qtest_add_data_func("/colo/view/random/2m", "cluster_size=2M",
                         test_random);
-    qtest_add_data_func("/colo/view/random/subclusters",
-                        "cluster_size=128k,extended_l2=on", test_random);
-    qtest_add_func("/colo/view/own", test_own);
+    qtest_add_data_func("/colo/view/random/subclusters", SUBCLUSTERS,
+                        test_random);
+    qtest_add_data_func("/colo/view/own/64k", CLUSTER_64K, test_own);
+    qtest_add_data_func("/colo/view/own/subclusters", SUBCLUSTERS, test_own);
     qtest_add_func("/colo/view/part", test_part);
     qtest_add_func("/colo/view/read", test_read);
+    qtest_add_data_func("/colo/view/crash", NULL, test_crash);
+    qtest_add_data_func("/colo/view/crash/flush", "flush", test_crash);
     return g_test_run();
 }
