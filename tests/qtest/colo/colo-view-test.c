@@ -59,10 +59,10 @@ static char *new_overlay(const char *dir, const char *name,
 }
 
 /*
- * @options: of the active overlay; @inside: there is a device for the hidden
- * one, so that requests can be stopped in there
+ * @options: of the active overlay; @more: the beginning of the hidden one's, as
+ * a -blockdev, or as a device with an ID, in which requests can be stopped
  */
-static View *view_new(const char *options, bool inside)
+static View *view_new_with(const char *options, const char *more)
 {
     View *s = g_new0(View, 1);
 
@@ -83,7 +83,7 @@ static View *view_new(const char *options, bool inside)
         "-object throttle-group,id=slow "
         "-blockdev driver=raw,node-name=disk,file.driver=throttle,"
         "file.throttle-group=slow,file.file.driver=file,"
-        "file.file.filename=%s %snode-name=hidden,driver=qcow2,backing=disk,"
+        "file.file.filename=%s %s,node-name=hidden,driver=qcow2,backing=disk,"
         "file.driver=blkdebug,file.image.driver=file,file.image.filename=%s "
         "-drive if=none,id=top,node-name=topnode,driver=quorum,"
         "read-pattern=fifo,vote-threshold=1,discard=unmap,"
@@ -93,8 +93,7 @@ static View *view_new(const char *options, bool inside)
         "children.0.file.discard=unmap,"
         "children.0.file.file.driver=file,children.0.file.file.filename=%s,"
         "children.0.file.backing=hidden",
-        s->raw, inside ? "-drive if=none,id=inside," : "-blockdev ",
-        s->hidden, s->active);
+        s->raw, more, s->hidden, s->active);
     disk_export_top(s->qts, s->socket);
     disk_export(s->qts, "disk", "d", true);
     disk_replicate(s->qts, true, false);
@@ -102,6 +101,11 @@ static View *view_new(const char *options, bool inside)
     s->other = colo_nbd_client(s->socket, 'd');
     s->guest = colo_nbd_client(s->socket, 't');
     return s;
+}
+
+static View *view_new(const char *options)
+{
+    return view_new_with(options, "-blockdev discard=ignore");
 }
 
 static void view_free(View *s)
@@ -150,6 +154,12 @@ static void guest_discards(View *s, int64_t offset, int64_t bytes)
 {
     memset(s->view + offset, 0, bytes);
     disk_io(s->qts, "discard %" PRId64 " %" PRId64, offset, bytes);
+}
+
+static void guest_flushes(View *s)
+{
+    colo_nbd_request(s->guest, 3, 0, 0);
+    g_assert_cmpint(colo_nbd_answer(s->guest), ==, 0);
 }
 
 static void check_view(View *s, int64_t offset, int64_t bytes)
@@ -209,7 +219,7 @@ static void random_step(View *s, int i)
 
 static void test_random(const void *options)
 {
-    View *s = view_new(options, false);
+    View *s = view_new(options);
 
     for (int i = 0; i < 600; i++) {
         random_step(s, i);
@@ -255,7 +265,7 @@ static void guest_writes_pieces(View *s, int byte, int64_t offset)
 
 static void test_own(const void *options)
 {
-    View *s = view_new(options, false);
+    View *s = view_new(options);
 
     for (int i = 0; i < 3; i++) {
         int64_t size = hidden_size(s);
@@ -285,7 +295,7 @@ static void test_own(const void *options)
 /* Of nine clusters the guest has two, and parts of two others */
 static void test_part(void)
 {
-    View *s = view_new("cluster_size=4k", false);
+    View *s = view_new("cluster_size=4k");
     int64_t size;
 
     primary_writes(s, 0x30, MiB, CLUSTER); /* there is an L2 table from here on */
@@ -304,7 +314,7 @@ static void test_part(void)
  */
 static void test_read(void)
 {
-    View *s = view_new(CLUSTER_64K, true);
+    View *s = view_new_with(CLUSTER_64K, "-drive if=none,id=inside");
     g_autofree uint8_t *buf = g_malloc(CLUSTER);
     struct pollfd fd = { .fd = s->primary, .events = POLLIN };
 
@@ -359,7 +369,7 @@ static bool left_is_view(View *s)
 /* @flush: the guest does, after the failover */
 static void test_crash(const void *flush)
 {
-    View *s = view_new(CLUSTER_64K, false);
+    View *s = view_new(CLUSTER_64K);
 
     for (int i = 0; i < 30; i++) {
         random_step(s, i);
@@ -370,8 +380,7 @@ static void test_crash(const void *flush)
         "'value': {'bps-write': 1}}}");
     disk_failover(s->qts, false);
     if (flush) {
-        colo_nbd_request(s->guest, 3, 0, 0);
-        g_assert_cmpint(colo_nbd_answer(s->guest), ==, 0);
+        guest_flushes(s);
     } else {
         while (!left_is_view(s)) {
             g_usleep(10 * 1000);
@@ -380,6 +389,25 @@ static void test_crash(const void *flush)
     disk_check_stage(s->qts, "folding");
     colo_kill(&s->qts);
     g_assert_true(left_is_view(s));
+    view_free(s);
+}
+
+/* The hidden overlay cannot be flushed: this is no harm to the guest */
+static void test_unflushed(void)
+{
+    View *s = view_new_with(CLUSTER_64K, "-blockdev "
+                            "file.inject-error.0.event=write_aio,"
+                            "file.inject-error.0.iotype=flush,"
+                            "file.inject-error.0.once=off");
+
+    guest_writes(s, 0x22, 0, MiB);
+    primary_writes(s, 0x33, 0, 4 * MiB);
+    disk_failover(s->qts, false);
+    guest_flushes(s);
+    disk_wait_no_job(s->qts);
+    disk_check_stage(s->qts, "folded");
+    guest_flushes(s);
+    check_disk(s, s->view);
     view_free(s);
 }
 
@@ -403,5 +431,6 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/view/read", test_read);
     qtest_add_data_func("/colo/view/crash", NULL, test_crash);
     qtest_add_data_func("/colo/view/crash/flush", "flush", test_crash);
+    qtest_add_func("/colo/view/unflushed", test_unflushed);
     return g_test_run();
 }
