@@ -23,35 +23,6 @@
 #define NIC_WAIT_MS         10000
 #define MAX_NICS            4
 
-bool load_modules(const char *set)
-{
-    char list[128], path[256];
-    bool ok = true;
-    FILE *f;
-
-    snprintf(list, sizeof(list), "/lib/modules/%s", set);
-    f = fopen(list, "r");
-    if (!f) {
-        return false;
-    }
-    while (fgets(path, sizeof(path), f)) {
-        int fd;
-
-        path[strcspn(path, "\n")] = 0;
-        fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (fd < 0 ||
-            (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST)) {
-            say("module %s: %s", path, strerror(errno));
-            ok = false;
-        }
-        if (fd >= 0) {
-            close(fd);
-        }
-    }
-    fclose(f);
-    return ok;
-}
-
 /* The value of colo.@key on the kernel's command line */
 static bool boot_option(const char *key, char *value, size_t size)
 {
@@ -75,6 +46,48 @@ static bool boot_option(const char *key, char *value, size_t size)
     }
     fclose(f);
     return found;
+}
+
+/* colo.@module on the command line: what the module in @path is told */
+static void module_options(const char *path, char *options, size_t size)
+{
+    const char *slash = strrchr(path, '/');
+    char name[64];
+
+    snprintf(name, sizeof(name), "%s", slash ? slash + 1 : path);
+    name[strcspn(name, ".")] = 0;
+    *options = 0;
+    boot_option(name, options, size);
+}
+
+bool load_modules(const char *set)
+{
+    char list[128], path[256], options[64];
+    bool ok = true;
+    FILE *f;
+
+    snprintf(list, sizeof(list), "/lib/modules/%s", set);
+    f = fopen(list, "r");
+    if (!f) {
+        return false;
+    }
+    while (fgets(path, sizeof(path), f)) {
+        int fd;
+
+        path[strcspn(path, "\n")] = 0;
+        module_options(path, options, sizeof(options));
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0 || (syscall(SYS_finit_module, fd, options, 0) < 0 &&
+                       errno != EEXIST)) {
+            say("module %s: %s", path, strerror(errno));
+            ok = false;
+        }
+        if (fd >= 0) {
+            close(fd);
+        }
+    }
+    fclose(f);
+    return ok;
 }
 
 static bool set_switch(const char *path, const char *name, const char *value)
