@@ -4,7 +4,9 @@
  * that of a primary at each checkpoint.
  *
  * Proves: a command whose DMA the guest had not begun when the state was saved
- * is done once.  savevm saves here; it is the same as for COLO.
+ * is done once, by the machine that goes on and by one that loads that state;
+ * and not at all by one that loads a later one after it.  savevm and loadvm do
+ * what a checkpoint does.
  */
 
 #include "qemu/osdep.h"
@@ -58,43 +60,107 @@ static void begin_dma(QTestState *qts)
     qtest_outb(qts, BMDMA_COMMAND, 1);
 }
 
-static void test_saved(void)
-{
-    g_autofree char *dir = g_dir_make_tmp("colo-ide-XXXXXX", NULL);
-    char *path, *socket;
-    g_autofree char *said = NULL;
+typedef struct Machine {
+    char *dir;
+    char *path;
+    char *socket;
     QTestState *qts;
+} Machine;
 
-    g_assert_nonnull(dir);
+static void machine_begin(Machine *m)
+{
     disk_deadline_begin();
-    path = disk_new_file(dir, "disk", true);
-    socket = g_build_filename(dir, "nbd", NULL);
-    qts = qtest_initf("-M pc -nodefaults -device ide-hd,bus=ide.0,drive=top "
-                      "-drive if=none,id=top,node-name=topnode,driver=qcow2,"
-                      "file.driver=file,file.filename=%s", path);
+    m->dir = g_dir_make_tmp("colo-ide-XXXXXX", NULL);
+    g_assert_nonnull(m->dir);
+    m->path = disk_new_file(m->dir, "disk", true);
+    m->socket = g_build_filename(m->dir, "nbd", NULL);
+    m->qts = qtest_initf(
+        "-M pc -nodefaults -device ide-hd,bus=ide.0,drive=top "
+        "-drive if=none,id=top,node-name=topnode,driver=qcow2,"
+        "file.driver=file,file.filename=%s", m->path);
+}
 
-    give_command(qts);
-    qtest_qmp_assert_success(qts, "{'execute': 'stop'}");
-    said = qtest_hmp(qts, "savevm here");
+static void machine_end(Machine *m)
+{
+    colo_quit(&m->qts);
+    disk_free_file(m->path);
+    disk_free_file(m->socket);
+    rmdir(m->dir);
+    g_free(m->dir);
+    disk_deadline_end();
+}
+
+static void hmp(QTestState *qts, const char *command)
+{
+    g_autofree char *said = qtest_hmp(qts, "%s", command);
+
     g_assert_cmpstr(said, ==, "");
+}
+
+static void do_dma(QTestState *qts)
+{
     qtest_memset(qts, BUFFER, 0x11, BYTES);
     begin_dma(qts);
     while (qtest_inb(qts, BMDMA_STATUS) & BMDMA_ACTIVE) {
         g_usleep(1000);
     }
-    qtest_memset(qts, BUFFER, 0x22, BYTES);
-    qtest_qmp_assert_success(qts, "{'execute': 'cont'}");
-    /* There is no command */
-    begin_dma(qts);
-    qtest_qmp_assert_success(qts, "{'execute': 'stop'}");
-    disk_export_top(qts, socket);
-    disk_read(socket, 0x11, 0, BYTES);
+}
 
-    colo_quit(&qts);
-    disk_free_file(path);
-    disk_free_file(socket);
-    rmdir(dir);
-    disk_deadline_end();
+/* The guest goes on.  There is no command, so what it begins does nothing. */
+static void check_done(Machine *m)
+{
+    qtest_memset(m->qts, BUFFER, 0x22, BYTES);
+    qtest_qmp_assert_success(m->qts, "{'execute': 'cont'}");
+    begin_dma(m->qts);
+    qtest_qmp_assert_success(m->qts, "{'execute': 'stop'}");
+    disk_export_top(m->qts, m->socket);
+    disk_read(m->socket, 0x11, 0, BYTES);
+}
+
+static void test_saved(void)
+{
+    Machine m;
+
+    machine_begin(&m);
+    give_command(m.qts);
+    qtest_qmp_assert_success(m.qts, "{'execute': 'stop'}");
+    hmp(m.qts, "savevm waits");
+    do_dma(m.qts);
+    check_done(&m);
+    machine_end(&m);
+}
+
+/* Two are loaded, and nothing ran in between, as on a secondary */
+static void test_loaded(void)
+{
+    Machine m;
+
+    machine_begin(&m);
+    give_command(m.qts);
+    qtest_qmp_assert_success(m.qts, "{'execute': 'stop'}");
+    hmp(m.qts, "savevm waits");
+    do_dma(m.qts);
+    hmp(m.qts, "savevm done");
+    hmp(m.qts, "loadvm waits");
+    hmp(m.qts, "loadvm done");
+    check_done(&m);
+    machine_end(&m);
+}
+
+/* What is loaded waits, and is done once */
+static void test_waits(void)
+{
+    Machine m;
+
+    machine_begin(&m);
+    give_command(m.qts);
+    qtest_qmp_assert_success(m.qts, "{'execute': 'stop'}");
+    hmp(m.qts, "savevm waits");
+    hmp(m.qts, "loadvm waits");
+    qtest_qmp_assert_success(m.qts, "{'execute': 'cont'}");
+    do_dma(m.qts);
+    check_done(&m);
+    machine_end(&m);
 }
 
 int main(int argc, char **argv)
@@ -105,5 +171,7 @@ int main(int argc, char **argv)
         return 0;
     }
     qtest_add_func("/colo/ide/saved", test_saved);
+    qtest_add_func("/colo/ide/loaded", test_loaded);
+    qtest_add_func("/colo/ide/waits", test_waits);
     return g_test_run();
 }
