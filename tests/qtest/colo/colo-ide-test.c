@@ -67,6 +67,14 @@ typedef struct Machine {
     QTestState *qts;
 } Machine;
 
+static void hmp(QTestState *qts, const char *command)
+{
+    g_autofree char *said = qtest_hmp(qts, "%s", command);
+
+    g_assert_cmpstr(said, ==, "");
+}
+
+/* It has saved a command that waits for its DMA, and stands */
 static void machine_begin(Machine *m)
 {
     disk_deadline_begin();
@@ -78,6 +86,9 @@ static void machine_begin(Machine *m)
         "-M pc -nodefaults -device ide-hd,bus=ide.0,drive=top "
         "-drive if=none,id=top,node-name=topnode,driver=qcow2,"
         "file.driver=file,file.filename=%s", m->path);
+    give_command(m->qts);
+    qtest_qmp_assert_success(m->qts, "{'execute': 'stop'}");
+    hmp(m->qts, "savevm waits");
 }
 
 static void machine_end(Machine *m)
@@ -88,13 +99,6 @@ static void machine_end(Machine *m)
     rmdir(m->dir);
     g_free(m->dir);
     disk_deadline_end();
-}
-
-static void hmp(QTestState *qts, const char *command)
-{
-    g_autofree char *said = qtest_hmp(qts, "%s", command);
-
-    g_assert_cmpstr(said, ==, "");
 }
 
 static void do_dma(QTestState *qts)
@@ -122,9 +126,6 @@ static void test_saved(void)
     Machine m;
 
     machine_begin(&m);
-    give_command(m.qts);
-    qtest_qmp_assert_success(m.qts, "{'execute': 'stop'}");
-    hmp(m.qts, "savevm waits");
     do_dma(m.qts);
     check_done(&m);
     machine_end(&m);
@@ -136,9 +137,6 @@ static void test_loaded(void)
     Machine m;
 
     machine_begin(&m);
-    give_command(m.qts);
-    qtest_qmp_assert_success(m.qts, "{'execute': 'stop'}");
-    hmp(m.qts, "savevm waits");
     do_dma(m.qts);
     hmp(m.qts, "savevm done");
     hmp(m.qts, "loadvm waits");
@@ -153,9 +151,6 @@ static void test_waits(void)
     Machine m;
 
     machine_begin(&m);
-    give_command(m.qts);
-    qtest_qmp_assert_success(m.qts, "{'execute': 'stop'}");
-    hmp(m.qts, "savevm waits");
     hmp(m.qts, "loadvm waits");
     qtest_qmp_assert_success(m.qts, "{'execute': 'cont'}");
     do_dma(m.qts);
