@@ -298,7 +298,7 @@ static void test_part(void)
     View *s = view_new("cluster_size=4k");
     int64_t size;
 
-    primary_writes(s, 0x30, MiB, CLUSTER); /* there is an L2 table from here on */
+    primary_writes(s, 0x30, MiB, CLUSTER); /* from here on: an L2 table */
     size = hidden_size(s);
     guest_writes(s, 0x21, 3 * CLUSTER, CLUSTER);
     guest_writes(s, 0x22, 7 * CLUSTER + 4 * KiB, 2 * CLUSTER);
