@@ -14,6 +14,7 @@ without a rest and is counted by the host's clock.
 from __future__ import annotations
 
 import functools
+import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,6 +116,35 @@ def sample(guest: Control, command: str = 'diskload') -> Sample:
     return Sample(time.monotonic(), *numbers)
 
 
+@dataclass(frozen=True)
+class Work:
+    """What this machine has done so far, both hosts and all else on it."""
+    at: float
+    idle: int                       # ticks of all CPUs
+    ticks: int
+    device_bytes: int | None        # written to what the images are on
+
+    @staticmethod
+    def of(place: Place) -> Work:
+        words = Path('/proc/stat').read_text().split('\n')[0].split()[1:9]
+        ticks = [int(word) for word in words]
+        number = os.stat(place.primary).st_dev
+        device = Path(f'/sys/dev/block/{os.major(number)}:'
+                      f'{os.minor(number)}/stat')
+        written = int(device.read_text().split()[6]) * 512 \
+            if device.exists() else None
+        # Idle, and idle while something waits for a disk
+        return Work(time.monotonic(), ticks[3] + ticks[4], sum(ticks), written)
+
+    def since(self, before: Work, cell: Cell) -> None:
+        cell['idle'] = (self.idle - before.idle) / \
+            max(self.ticks - before.ticks, 1)
+        if self.device_bytes is not None and before.device_bytes is not None:
+            cell['device_mb_per_s'] = (
+                self.device_bytes - before.device_bytes) / \
+                (self.at - before.at) / 1e6
+
+
 def log_of(own: dict[str, Any]) -> dict[str, int]:
     return dict(own['disks'][0]['log'])
 
@@ -147,7 +177,7 @@ class DiskBench:
                     cell: Cell = {'kind': 'disk', 'variant': variant.key,
                                   'place': place.name, 'test': test.name}
                     if not guarded(cell, functools.partial(
-                            self._test, variant, pair, test, cell)):
+                            self._test, variant, pair, place, test, cell)):
                         pair.close()
                     done(cell)
             finally:
@@ -167,14 +197,16 @@ class DiskBench:
             pair.control('ping')
 
     def _test(self, variant: variants.Variant, pair: variants.BenchPair,
-              test: Test, cell: Cell) -> None:
+              place: Place, test: Test, cell: Cell) -> None:
         if not pair.primary:
             self._start(pair)
         limit = self.plan.seconds + WARM_SECONDS + 2 * QUIET_SECONDS
         with deadline(limit, test.name), Control() as guest:
             guest(test.command(self.plan.mib))
             time.sleep(WARM_SECONDS)
+            before = Work.of(place)
             self._window(variant, pair, test, guest, cell)
+            Work.of(place).since(before, cell)
 
     def _window(self, variant: variants.Variant, pair: variants.BenchPair,
                 test: Test, guest: Control, cell: Cell) -> None:

@@ -243,8 +243,9 @@ def _network_rows(cells: list[Cell], shown: list[Variant], test: str,
 
 
 DISK_HEAD = ['', 'per s', 'MB/s', 'lowest', 'highest', 'of alone',
-             'longest ms', 'checkpoints', 'MiB each', 'pause p50', 'stood',
-             'commit p50', 'log peak MiB', 'waited s']
+             'longest ms', 'CPUs idle', 'device MB/s', 'checkpoints',
+             'MiB each', 'pause p50', 'stood', 'commit p50', 'log peak MiB',
+             'waited s']
 
 
 def _disk_row(variant: Variant, cells: list[Cell], cell: Cell,
@@ -257,6 +258,7 @@ def _disk_row(variant: Variant, cells: list[Cell], cell: Cell,
             number(cell['mb_per_s']),
             *(number(each.get('mb_per_s')) for each in (cells[0], cells[-1])),
             _share(cell, alone, 'mb_per_s'), number(cell['longest_ms']),
+            f'{100 * cell["idle"]:.0f} %', number(cell.get('device_mb_per_s')),
             str(cell.get('checkpoints', '-')),
             number(cell.get('mib_per_checkpoint')),
             number(cell.get('pause_ms', {}).get('p50')),
@@ -282,6 +284,11 @@ def disk(cells: list[Cell], shown: list[Variant],
              'with O_DIRECT.  Where both',
              'hosts share that disk, what the secondary writes slows it down '
              'for the primary.',
+             'CPUs idle: of all of this machine, both hosts\'; device: what '
+             'the disk of the images',
+             'wrote, for both hosts and whoever else uses it.  Those two tell '
+             'what bounds a guest',
+             'that does not rest.',
              'Of several rounds the rows are those of the median one; lowest, '
              'highest: MB/s of all.']
     for place in places:
