@@ -107,9 +107,24 @@ static void end_use(ReplicationState *rs)
         }                                                   \
     } while (0)
 
-void replication_start_all(ReplicationMode mode, Error **errp)
+static void check_all(ReplicationMode mode, Error **errp)
+{
+    CALL_ALL(errp, check, mode);
+}
+
+static void start_all(ReplicationMode mode, Error **errp)
 {
     CALL_ALL(errp, start, mode);
+}
+
+void replication_start_all(ReplicationMode mode, Error **errp)
+{
+    ERRP_GUARD();
+
+    check_all(mode, errp);
+    if (!*errp) {
+        start_all(mode, errp);
+    }
 }
 
 void replication_do_checkpoint_all(Error **errp)
@@ -124,7 +139,15 @@ void replication_get_error_all(Error **errp)
 
 void replication_stop_all(bool failover, Error **errp)
 {
-    CALL_ALL(errp, stop, failover);
+    ReplicationState *rs, *next;
+    Error *first = NULL;
+
+    QLIST_FOREACH_SAFE(rs, &drivers, next, next) {
+        if (rs->ops->stop) {
+            rs->ops->stop(rs, failover, first ? NULL : &first);
+        }
+    }
+    error_propagate(errp, first);
 }
 
 void replication_cut_all(uint64_t epoch)
@@ -199,6 +222,18 @@ bool replication_generation_all(bool *has_generations, uint64_t *number,
             return false;
         }
         *number = MAX(*number, own);
+    }
+    return true;
+}
+
+bool replication_resynced_all(void)
+{
+    ReplicationState *rs;
+
+    QLIST_FOREACH(rs, &drivers, next) {
+        if (rs->ops->is_resynced && !rs->ops->is_resynced(rs)) {
+            return false;
+        }
     }
     return true;
 }

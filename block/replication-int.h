@@ -60,7 +60,9 @@ typedef struct ReplicationKind {
 
     /* A session of this @role: is it none of its business? */
     bool (*ignores)(BDRVReplicationState *s, ReplicationMode role);
-    /* It is IDLE, and has the role */
+    /* It is IDLE, and has the role; could it start? */
+    void (*check)(BDRVReplicationState *s, Error **errp);
+    /* Likewise, and check has said so */
     void (*start)(BDRVReplicationState *s, Error **errp);
     /* While RUNNING: what ReplicationOps says */
     void (*prepare)(BDRVReplicationState *s, Error **errp);
@@ -92,6 +94,8 @@ typedef struct ReplicationKind {
     /* Is what is read what the child has?  Any thread. */
     bool (*is_direct)(BDRVReplicationState *s);
 
+    /* What those above may do is @perm now; with the graph lock */
+    void (*set_perm)(BDRVReplicationState *s, uint64_t perm);
     /* Maybe before open has been called */
     void (*drain)(BDRVReplicationState *s, bool begin);
     /*
@@ -138,6 +142,10 @@ struct BDRVReplicationState {
     bool drained;               /* the log is paused; BQL */
     BlockJob *resync;           /* that is under way; BQL */
     bool differs;               /* the last one did not get to its end; BQL */
+    bool resynced;              /* the last one did; BQL */
+    bool written;               /* somebody may write to the node; BQL */
+    bool misses;                /* the guest may have written past it; BQL */
+    ColoDiskRole role;          /* the last one that was asked for; BQL */
     ReplicationShared *shared;  /* or NULL; peer then comes and goes: BQL */
 
     /* Secondary; BQL.  See replication-secondary.c. */

@@ -500,25 +500,27 @@ static bool check_lengths(BDRVReplicationState *s, Error **errp)
     return true;
 }
 
-/* What has ended the session; the log breaks after its end, too */
-static void primary_get_error(BDRVReplicationState *s, Error **errp)
+/* Does the log have, or has it sent, all that was written? */
+static bool check_log(BDRVReplicationState *s, Error **errp)
 {
     ReplicationLogStats stats;
 
-    if (s->stage != COLO_DISK_STAGE_RUNNING) {
-        return;
+    if (s->misses) {
+        error_setg(errp, "node '%s' was taken out of the guest's disk, and "
+                   "does not have what was written meanwhile",
+                   replication_name(s));
+        return false;
     }
     replication_log_stats(s->log, &stats);
     if (stats.err) {
         error_setg_errno(errp, stats.err, "node '%s' does not replicate any "
                          "more", replication_name(s));
     }
+    return !stats.err;
 }
 
-static void primary_start(BDRVReplicationState *s, Error **errp)
+static void primary_check(BDRVReplicationState *s, Error **errp)
 {
-    ERRP_GUARD();
-
     if (s->resync) {
         error_setg(errp, "node '%s' cannot start before the resync, job "
                    "'%s', has ended", replication_name(s), s->resync->job.id);
@@ -529,9 +531,23 @@ static void primary_start(BDRVReplicationState *s, Error **errp)
                    "completed", replication_name(s));
         return;
     }
-    if (!check_lengths(s, errp)) {
-        return;
+    if (check_lengths(s, errp)) {
+        check_log(s, errp);
     }
+}
+
+/* What has ended the session; the log breaks after its end, too */
+static void primary_get_error(BDRVReplicationState *s, Error **errp)
+{
+    if (s->stage == COLO_DISK_STAGE_RUNNING) {
+        check_log(s, errp);
+    }
+}
+
+static void primary_start(BDRVReplicationState *s, Error **errp)
+{
+    ERRP_GUARD();
+
     replication_set_stage(s, COLO_DISK_STAGE_RUNNING);
     /* From here on it would be reported */
     primary_get_error(s, errp);
@@ -542,6 +558,22 @@ static void primary_start(BDRVReplicationState *s, Error **errp)
 
 /* In a session */
 
+/*
+ * What is written while the node is not where the guest writes is missing in
+ * the log, and on the other disk.
+ */
+static void primary_set_perm(BDRVReplicationState *s, uint64_t perm)
+{
+    bool written = perm & BLK_PERM_WRITE;
+
+    if (s->written && !written &&
+        (s->stage == COLO_DISK_STAGE_RUNNING ||
+         QLIST_EMPTY(&s->bs->parents))) {
+        s->misses = true;
+    }
+    s->written = written;
+}
+
 /* Does anything write to the node? */
 static bool is_used(BDRVReplicationState *s)
 {
@@ -551,8 +583,8 @@ static bool is_used(BDRVReplicationState *s)
 
 static void primary_cut(BDRVReplicationState *s)
 {
-    if (!is_used(s)) {
-        /* The guest's disk has lost it, and with it what was written */
+    if (s->misses || !is_used(s)) {
+        /* The guest's disk has lost it, and maybe got it again */
         replication_log_break(s->log, ENOLINK);
     }
 }
@@ -644,6 +676,7 @@ const ReplicationKind replication_primary = {
     .takes_anything = true,
     .max_transfer = MAX_REQUEST,
     .open = primary_open,
+    .check = primary_check,
     .start = primary_start,
     .cut = primary_cut,
     .checkpoint = primary_get_error,
@@ -655,6 +688,7 @@ const ReplicationKind replication_primary = {
     .pwrite_zeroes = primary_pwrite_zeroes,
     .pdiscard = primary_pdiscard,
     .flush = primary_flush,
+    .set_perm = primary_set_perm,
     .drain = primary_drain,
     .add_child = replication_add_no_child,
     .del_child = replication_del_no_child,

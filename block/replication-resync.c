@@ -550,6 +550,7 @@ static void resync_clean(Job *job)
 
     r->s->resync = NULL;
     r->s->differs = job->ret < 0 || job_is_cancelled(job);
+    r->s->resynced = !r->s->differs;
     if (r->dirty) {
         bdrv_release_dirty_bitmap(r->dirty);
     }
@@ -621,9 +622,14 @@ static BlockDriverState *GRAPH_RDLOCK find_source(BlockDriverState *top,
             source = c->bs != node ? c->bs : source;
         }
     }
-    if (!source || source == node || !find_child(top, source)) {
+    if (!source) {
+        error_setg(errp, "'%s' has no other child to read from",
+                   bdrv_get_device_or_node_name(top));
+        return NULL;
+    }
+    if (source == node || !find_child(top, source)) {
         error_setg(errp, "node '%s' is no other child of '%s'",
-                   source ? bdrv_get_node_name(source) : "",
+                   bdrv_get_node_name(source),
                    bdrv_get_device_or_node_name(top));
         return NULL;
     }
@@ -870,6 +876,7 @@ void qmp_x_colo_resync(const char *job_id, const char *node,
     bdrv_drained_end(args.top);
     if (r) {
         r->s->resync = &r->common;
+        r->s->misses = false;   /* unless it is taken out again */
         job_start(&r->common.job);
     }
 }

@@ -144,12 +144,17 @@ static BDRVReplicationState *driver_state(ReplicationState *rs)
     return bs->opaque;
 }
 
-static void replication_start(ReplicationState *rs, ReplicationMode mode,
+static bool ignores(BDRVReplicationState *s, ReplicationMode role)
+{
+    return s->kind->ignores && s->kind->ignores(s, role);
+}
+
+static void replication_check(ReplicationState *rs, ReplicationMode mode,
                               Error **errp)
 {
     BDRVReplicationState *s = driver_state(rs);
 
-    if (s->kind->ignores && s->kind->ignores(s, mode)) {
+    if (ignores(s, mode)) {
         return;
     }
     if (s->mode != mode) {
@@ -163,7 +168,19 @@ static void replication_start(ReplicationState *rs, ReplicationMode mode,
                    replication_name(s), ColoDiskStage_str(s->stage));
         return;
     }
-    s->kind->start(s, errp);
+    if (s->kind->check) {
+        s->kind->check(s, errp);
+    }
+}
+
+static void replication_start(ReplicationState *rs, ReplicationMode mode,
+                              Error **errp)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    if (!ignores(s, mode)) {
+        s->kind->start(s, errp);
+    }
 }
 
 static void replication_stop(ReplicationState *rs, bool failover, Error **errp)
@@ -287,8 +304,12 @@ static bool replication_record_role(ReplicationState *rs, uint64_t number,
 {
     BDRVReplicationState *s = driver_state(rs);
 
-    /* A secondary that has failed over is only whole with its overlays */
-    if (role == COLO_DISK_ROLE_ALONE &&
+    s->role = role;
+    /*
+     * A secondary that has failed over is only whole with its overlays, and
+     * be it the primary of a new one
+     */
+    if (role != COLO_DISK_ROLE_SECONDARY &&
         s->kind->needs_overlays && s->kind->needs_overlays(s)) {
         role = COLO_DISK_ROLE_FOLDING;
     }
@@ -303,7 +324,7 @@ bool replication_folded(BDRVReplicationState *s, Error **errp)
         return true;
     }
     return load_generation(s, &g, errp) &&
-           record(s, g.number, COLO_DISK_ROLE_ALONE, errp);
+           record(s, g.number, s->role, errp);
 }
 
 static void query_log(BDRVReplicationState *s, ColoDiskStatistics *stats)
@@ -380,7 +401,16 @@ static void replication_allow(ReplicationState *rs, uint64_t epoch)
     }
 }
 
+/* Of the others the secondary has no image, or the guest here needs none */
+static bool replication_is_resynced(ReplicationState *rs)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    return s->kind != &replication_primary || s->resynced;
+}
+
 static ReplicationOps replication_ops = {
+    .check = replication_check,
     .start = replication_start,
     .cut = replication_cut,
     .settle = replication_settle,
@@ -390,6 +420,7 @@ static ReplicationOps replication_ops = {
     .get_error = replication_get_error,
     .query = replication_query,
     .generation = replication_generation,
+    .is_resynced = replication_is_resynced,
     .record = replication_record_role,
     .abandon = replication_abandon,
     .take_over = replication_take_over,
@@ -709,6 +740,16 @@ static void replication_refresh_limits(BlockDriverState *bs, Error **errp)
     }
 }
 
+static void GRAPH_RDLOCK replication_set_perm(BlockDriverState *bs,
+                                              uint64_t perm, uint64_t shared)
+{
+    BDRVReplicationState *s = bs->opaque;
+
+    if (s->kind->set_perm) {
+        s->kind->set_perm(s, perm);
+    }
+}
+
 static void drain(BlockDriverState *bs, bool begin)
 {
     BDRVReplicationState *s = bs->opaque;
@@ -775,6 +816,7 @@ static BlockDriver bdrv_replication = {
 
     .bdrv_open                  = replication_open,
     .bdrv_child_perm            = replication_child_perm,
+    .bdrv_set_perm              = replication_set_perm,
     .bdrv_refresh_limits        = replication_refresh_limits,
 
     .bdrv_co_getlength          = replication_co_getlength,

@@ -48,12 +48,18 @@ static void __attribute__((constructor)) disks_init(void)
     qemu_mutex_init(&lock);
 }
 
-static void disk_failed(void *opaque, const char *node, const Error *err)
+static void note_failure(const Error *err)
 {
     QEMU_LOCK_GUARD(&lock);
     if (!failure) {
         failure = g_strdup(error_get_pretty(err));
     }
+}
+
+static void disk_failed(void *opaque, const char *node, const Error *err)
+{
+    note_failure(err);
+    QEMU_LOCK_GUARD(&lock);
     if (wire) {
         colo_wire_wake(wire);
     }
@@ -71,27 +77,47 @@ bool colo_disks_generation(uint64_t *number, Error **errp)
     return replication_generation_all(&kept, number, errp);
 }
 
-bool colo_disks_new_generation(uint64_t peer, uint64_t *number, Error **errp)
+/* May disks of generation @peer follow ours of @number? */
+static bool check_generation(uint64_t peer, uint64_t number, Error **errp)
 {
-    bool kept;
-
-    BQL_LOCK_GUARD();
-    if (!replication_generation_all(&kept, number, errp)) {
-        return false;
-    }
-    if (!kept) {
-        return true;
-    }
-    if (peer > *number) {
+    if (peer > number) {
         error_setg(errp, "the disks of the secondary are newer, of "
                    "generation %" PRIu64 ", ours are of %" PRIu64,
-                   peer, *number);
+                   peer, number);
         error_append_hint(errp, "Its guest went on without ours.  Start that "
                           "one as the primary.\n");
         return false;
     }
-    *number = *number + 1;
-    return replication_record_all(*number, COLO_DISK_ROLE_PRIMARY, errp);
+    /* With equal numbers, too, it lacks what was written in the end */
+    if (peer && !replication_resynced_all()) {
+        error_setg(errp, "the disks of the secondary are of generation "
+                   "%" PRIu64 ", ours of %" PRIu64 ", and no resync has "
+                   "brought them up to date", peer, number);
+        error_append_hint(errp, "Use x-colo-resync.  If they have been copied "
+                          "in another way, remove the secondary's "
+                          "generation-file.\n");
+        return false;
+    }
+    return true;
+}
+
+bool colo_disks_new_generation(uint64_t peer, uint64_t *number, Error **errp)
+{
+    ERRP_GUARD();
+    bool kept, ok;
+
+    BQL_LOCK_GUARD();
+    ok = replication_generation_all(&kept, number, errp);
+    if (ok && kept) {
+        ok = check_generation(peer, *number, errp);
+        *number = *number + 1;
+        ok = ok && replication_record_all(*number, COLO_DISK_ROLE_PRIMARY,
+                                          errp);
+    }
+    if (!ok) {
+        note_failure(*errp);
+    }
+    return ok;
 }
 
 bool colo_disks_join_generation(uint64_t number, Error **errp)
@@ -129,7 +155,8 @@ bool colo_disks_start(ColoSession *s, Error **errp)
     replication_start_all(primary ? REPLICATION_MODE_PRIMARY
                                   : REPLICATION_MODE_SECONDARY, errp);
     if (*errp) {
-        colo_disks_stop(false);
+        /* Who ends the session stops what had started */
+        note_failure(*errp);
         return false;
     }
     if (primary) {
@@ -182,9 +209,10 @@ bool colo_disks_settle(ColoSession *s, uint64_t cut, Error **errp)
         now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
         if (now >= end) {
             s->cause = COLO_CAUSE_LOCAL;
-            error_propagate_prepend(errp, g_steal_pointer(&err),
-                                    "disk: after %u ms ",
-                                    s->timeout_ms * SETTLE_TIMEOUTS);
+            error_prepend(&err, "after %u ms ",
+                          s->timeout_ms * SETTLE_TIMEOUTS);
+            note_failure(err);
+            error_propagate_prepend(errp, g_steal_pointer(&err), "disk: ");
             return false;
         }
         if (now < next_ping) {

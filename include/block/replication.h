@@ -39,6 +39,7 @@ typedef bool ReplicationSettle(ReplicationState *drv, uint64_t timeout_ms,
 typedef void ReplicationAbandon(ReplicationState *drv);
 typedef bool ReplicationGeneration(ReplicationState *drv, bool *kept,
                                    uint64_t *number, Error **errp);
+typedef bool ReplicationIs(ReplicationState *drv);
 typedef bool ReplicationRecord(ReplicationState *drv, uint64_t number,
                                ColoDiskRole role, Error **errp);
 typedef ColoDiskStatistics *ReplicationQuery(ReplicationState *drv);
@@ -49,6 +50,8 @@ typedef struct ReplicationOps {
     ReplicationCall *get_error;
     /* Both sides reached a checkpoint: the secondary forgets its own writes */
     ReplicationCall *checkpoint;
+    /* Could it begin?  Nothing changes. */
+    ReplicationStart *check;
     /* Begin to replicate as primary or secondary */
     ReplicationStart *start;
     /* End; after a failover this side goes on with what it has */
@@ -65,6 +68,8 @@ typedef struct ReplicationOps {
     ReplicationAbandon *abandon;
     /* The number of its generation, with @kept set, if it has any */
     ReplicationGeneration *generation;
+    /* As replication_resynced_all() */
+    ReplicationIs *is_resynced;
     /* It is of a new generation, which has to survive a crash */
     ReplicationRecord *record;
     /* As replication_take_over_all() */
@@ -83,7 +88,8 @@ struct ReplicationState {
 
 /*
  * Call every registered driver, in no particular order.  The first one that
- * fails ends the round and sets @errp.
+ * fails ends the round and sets @errp.  None starts unless all can; all are
+ * stopped.
  */
 void replication_get_error_all(Error **errp);
 void replication_do_checkpoint_all(Error **errp);
@@ -131,6 +137,12 @@ void replication_abandon_all(void);
  */
 bool replication_generation_all(bool *has_generations, uint64_t *number,
                                 Error **errp);
+
+/*
+ * Primary: has a resync, and nothing less, seen to it that the secondary has
+ * all that each disk has?  A disk that is shared always has.
+ */
+bool replication_resynced_all(void);
 
 /*
  * Record that the disks are of generation @number, in @role.  Tries all, and

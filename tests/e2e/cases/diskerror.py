@@ -19,6 +19,7 @@ import contextlib
 import errno
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Iterator
 
@@ -404,7 +405,8 @@ def fold(ctx: Context) -> None:
     these, and says so."""
     errors = disks.errors(errno.EIO, iotype='write', sector=BAD_SECTOR)
     with ctx.pair(memory='256', mode='hybrid',
-                  disks=layout('parent', errors)) as pair:
+                  disks=replace(layout('parent', errors),
+                                generations=True)) as pair:
         ctx.protected(pair)
         secondary = pair.vm('secondary')
         # In the place of its guest: nobody else has said anything yet
@@ -422,4 +424,13 @@ def fold(ctx: Context) -> None:
         disks.wait_fresh(secondary)
         for writer in writers:
             check_intact(writer)
+        # Its image is of no use alone, and be it the primary's
+        assert pair.machine.disks
+        plain = disks.Disks(mib=pair.machine.disks.mib, generations=True)
+        pair.machine = replace(pair.machine, disks=plain)
+        disks.resync(secondary, pair.start_secondary(vm.retire(pair)), 'full')
+        pair.protect()
+        generation = disks.generation_file(pair.run, secondary.host, 0)
+        check(generation.read_text().endswith(' 3 folding\n'),
+              generation.read_text())
         check_intact(ticker)

@@ -34,17 +34,33 @@ def go_on_alone(pair: vm.Pair, survivor: str, number: int) -> None:
     check(on_disk(pair, dead.host) == before, 'that of the dead side changed')
 
 
+def refused(pair: vm.Pair) -> str:
+    """What the primary says of a session that it does not begin."""
+    monitor = pair.vm('primary').monitor
+    monitor.wait_until('the migration to fail', 'query-migrate', 'status',
+                       'failed', 20, never=('completed',))
+    check(pair.vm('primary').run_state() == 'running', 'its guest stands')
+    return str(monitor.execute('query-migrate')['error-desc'])
+
+
+def not_resynced(pair: vm.Pair, host: str) -> None:
+    """The survivor gets a secondary with the image from before."""
+    primary = pair.vm('primary')
+    disks.attach(primary, pair.start_secondary(host), resync=False)
+    pair.begin_protection()
+    event = primary.monitor.wait_event('COLO_DISK_ERROR', 20)
+    check('no resync' in event['data']['message'], str(event))
+    check('no resync' in refused(pair), 'refused for another reason')
+    pair.fence('secondary')
+
+
 def wrong_way(pair: vm.Pair) -> None:
     """Host a has the older disk, and is started as the primary."""
     pair.start_primary('a')
     pair.start_secondary('b')
     pair.begin_protection(exit_on_error=False)
-    monitor = pair.vm('primary').monitor
-    monitor.wait_until('the migration to fail', 'query-migrate', 'status',
-                       'failed', 20, never=('completed',))
-    said = monitor.execute('query-migrate')['error-desc']
+    said = refused(pair)
     check('newer' in said, f'refused with {said!r}')
-    check(pair.vm('primary').run_state() == 'running', 'its guest stands')
 
 
 @test('/colo/e2e/disk/generation')
@@ -61,12 +77,15 @@ def generation(ctx: Context) -> None:
             check(shown == {'number': 1, 'role': side}, f'{side}: {shown}')
 
         go_on_alone(pair, 'secondary', 2)
-        vm.rebuild(pair)
+        host = vm.retire(pair)
+        not_resynced(pair, host)
+        expect(pair, 'b', 3, 'alone')
+        disks.resync(pair.vm('primary'), pair.start_secondary(host), 'hash')
         pair.protect()
-        expect(pair, 'b', 3, 'primary')
-        expect(pair, 'a', 3, 'secondary')
+        expect(pair, 'b', 4, 'primary')
+        expect(pair, 'a', 4, 'secondary')
 
-        go_on_alone(pair, 'primary', 4)
+        go_on_alone(pair, 'primary', 5)
         pair.close()
         wrong_way(pair)
-        expect(pair, 'b', 4, 'alone')
+        expect(pair, 'b', 5, 'alone')

@@ -110,10 +110,8 @@ def on_request(ctx: Context) -> None:
         check(status.checkpoints == 3, f'{status.checkpoints} checkpoints')
 
 
-@test('/colo/e2e/monitor/disk-taken-out')
-def disk_taken_out(ctx: Context) -> None:
-    """A disk that the secondary does not get any more is found out before a
-    checkpoint is committed without it."""
+def taken_out(ctx: Context, back: bool) -> None:
+    """@back: put in its place again before the checkpoint."""
     with ctx.pair(memory='256', disks=disks.Disks()) as pair:
         ctx.protected(pair)
         primary, secondary = pair.vm('primary'), pair.vm('secondary')
@@ -125,6 +123,9 @@ def disk_taken_out(ctx: Context) -> None:
         primary.monitor.execute('x-blockdev-change', {
             'parent': 'disk0', 'child': disks.PEER_CHILD})
         disks.io(primary, 'write -P 9 0 64k')
+        if back:
+            primary.monitor.execute('x-blockdev-change', {
+                'parent': 'disk0', 'node': 'replication0'})
         primary.monitor.execute('x-colo-checkpoint')
         event = primary.monitor.wait_event('COLO_DISK_ERROR', WAIT_SECONDS)
         check('replication0' in event['data']['message'], str(event))
@@ -136,3 +137,16 @@ def disk_taken_out(ctx: Context) -> None:
         check(primary.run_state() == 'running', 'the guest was stopped')
         check(secondary.run_state() == 'shutdown', 'it would go on')
         pair.control('ping')
+
+
+@test('/colo/e2e/monitor/disk-taken-out')
+def disk_taken_out(ctx: Context) -> None:
+    """A disk that the secondary does not get any more is found out before a
+    checkpoint is committed without it."""
+    taken_out(ctx, False)
+
+
+@test('/colo/e2e/monitor/disk-taken-out-and-back')
+def disk_taken_out_and_back(ctx: Context) -> None:
+    """Also if it does get what is written later."""
+    taken_out(ctx, True)

@@ -80,13 +80,18 @@ static void start_secondary(Disks *d)
     disk_export(d->secondary, "hash", "h", false);
 }
 
-static void add_nodes(Disks *d)
+static void add_node(Disks *d, const char *name)
 {
     qtest_qmp_assert_success(d->primary,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
-        "'node-name': 'repl', 'mode': 'primary', 'log-size': 4194304, "
+        "'node-name': %s, 'mode': 'primary', 'log-size': 4194304, "
         "'discard': 'unmap', 'file': {'driver': 'nbd', 'export': 'd', "
-        "'server': {'type': 'unix', 'path': %s}}}}", d->socket);
+        "'server': {'type': 'unix', 'path': %s}}}}", name, d->socket);
+}
+
+static void add_nodes(Disks *d)
+{
+    add_node(d, "repl");
     disk_add_client(d->primary, "hashes", d->socket, "h",
                     ", 'read-only': true");
 }
@@ -520,6 +525,49 @@ static void test_cancel(gconstpointer options)
     disks_free(d);
 }
 
+/* That one disk cannot start leaves another one as it was */
+static void test_other_refused(void)
+{
+    Disks *d = disks_new(false);
+
+    connect_disks(d);
+    resync(d, ", 'speed': 65536");
+    job_command(d, "block-job-cancel");
+    wait_end(d, "BLOCK_JOB_CANCELLED", false);
+    disconnect_disks(d);
+    add_node(d, "repl2");
+    disk_add_child(d->primary, "top", "repl2");
+    disk_start_refused(d->primary, true, "its last resync has not completed");
+    qtest_qmp_assert_success(d->primary, "{'execute': 'blockdev-del', "
+                             "'arguments': {'node-name': 'repl'}}");
+    disk_replicate(d->primary, true, true);
+    disks_free(d);
+}
+
+/* Where the node is not the guest may write: nothing less than a job helps */
+static void test_taken_out(void)
+{
+    Disks *d = disks_new(false);
+
+    connect_disks(d);
+    resync(d, "");
+    wait_completed(d);
+    disconnect_disks(d);
+    disk_write(d->primary, 0x11, 0, CHUNK);
+    connect_disks(d);
+    disk_start_refused(d->primary, true, "was taken out of the guest's disk");
+    resync(d, "");
+    wait_completed(d);
+    g_assert_true(are_same(d));
+    disk_replicate(d->primary, true, true);
+    g_assert_false(disk_has_error(d->primary));
+    disconnect_disks(d);
+    disk_write(d->primary, 0x22, 0, CHUNK);
+    connect_disks(d);
+    g_assert_true(disk_has_error(d->primary));
+    disks_free(d);
+}
+
 /* It takes as long as it has to, goes on when told to, and stands if paused */
 static void test_speed(gconstpointer options)
 {
@@ -657,6 +705,8 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/resync/hash/node", test_hash_node);
     qtest_add_data_func("/colo/resync/cancel/full", "", test_cancel);
     qtest_add_data_func("/colo/resync/cancel/hash", HASH, test_cancel);
+    qtest_add_func("/colo/resync/other-refused", test_other_refused);
+    qtest_add_func("/colo/resync/taken-out", test_taken_out);
     qtest_add_data_func("/colo/resync/speed/full", "", test_speed);
     qtest_add_data_func("/colo/resync/speed/hash", HASH, test_speed);
     qtest_add_data_func("/colo/resync/peer-dies/full", "", test_peer_dies);
