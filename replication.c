@@ -9,6 +9,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qapi/qapi-events-colo.h"
 #include "qapi/util.h"
 #include "qemu/lockable.h"
 #include "qemu/thread.h"
@@ -243,6 +244,10 @@ bool replication_record_all(uint64_t number, ColoDiskRole role, Error **errp)
     ReplicationState *rs;
     Error *first = NULL;
 
+    /*
+     * Newest first: of two nodes with one file, that of an old secondary and
+     * the one that replicates it, the first knows of overlays
+     */
     QLIST_FOREACH(rs, &drivers, next) {
         if (rs->ops->record) {
             rs->ops->record(rs, number, role, first ? NULL : &first);
@@ -289,5 +294,7 @@ void replication_report_error(const char *node, const Error *err)
     QEMU_LOCK_GUARD(&error_lock);
     if (error_fn) {
         error_fn(error_opaque, node, err);
+    } else {
+        qapi_event_send_colo_disk_error(error_get_pretty(err));
     }
 }

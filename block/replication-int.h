@@ -156,6 +156,7 @@ struct BDRVReplicationState {
     BlockJob *fold;             /* while FOLDING, ... */
     QEMUBH *fold_bh;            /* ...or what is about to start it */
     Error *error;               /* what ended it */
+    bool flush_failed;          /* which has been said; atomic */
 };
 
 /* BQL */

@@ -643,6 +643,21 @@ static int coroutine_fn GRAPH_RDLOCK flush_hidden(BDRVReplicationState *s)
     return hidden ? bdrv_co_flush(hidden) : 0;
 }
 
+/* The guest goes on: it is only without these if this host fails, too */
+static void report_flush(BDRVReplicationState *s, int ret)
+{
+    g_autoptr(Error) err = NULL;
+
+    if (ret >= 0 || qatomic_xchg(&s->flush_failed, true)) {
+        return;
+    }
+    error_setg_errno(&err, -ret, "node '%s': the overlays cannot be flushed, "
+                     "and the disk may not be whole after a crash",
+                     replication_name(s));
+    warn_report("%s", error_get_pretty(err));
+    replication_report_error(replication_name(s), err);
+}
+
 static void coroutine_fn flush_entry(void *opaque)
 {
     BDRVReplicationState *s = opaque;
@@ -655,11 +670,7 @@ static void coroutine_fn flush_entry(void *opaque)
         }
     }
     trace_replication_flushed(replication_name(s), ret);
-    if (ret < 0) {
-        warn_report("node '%s': the overlays cannot be flushed, and the disk "
-                    "may not be whole after a crash: %s", replication_name(s),
-                    strerror(-ret));
-    }
+    report_flush(s, ret);
     bdrv_dec_in_flight(s->bs);
 }
 
@@ -828,8 +839,7 @@ static int coroutine_fn GRAPH_RDLOCK secondary_flush(BDRVReplicationState *s)
 
     if (stage == COLO_DISK_STAGE_FOLDING ||
         stage == COLO_DISK_STAGE_UNFOLDED) {
-        /* The guest need not suffer from an error: flush_entry() has said it */
-        flush_hidden(s);
+        report_flush(s, flush_hidden(s));
     }
     return bdrv_co_flush(s->bs->file->bs);
 }

@@ -173,7 +173,10 @@ typedef void ReplicationErrorFunc(void *opaque, const char *node,
                                   const Error *err);
 void replication_on_error(ReplicationErrorFunc *fn, void *opaque);
 
-/* For drivers: tell whoever called replication_on_error().  Any thread. */
+/*
+ * For drivers: tell whoever called replication_on_error(), or else the user, by
+ * the event COLO_DISK_ERROR.  Any thread.
+ */
 void replication_report_error(const char *node, const Error *err);
 
 /*

@@ -392,6 +392,44 @@ static void test_crash(const void *flush)
     view_free(s);
 }
 
+static void wait_disk_error(View *s, const char *text)
+{
+    QDict *event = colo_wait_event(s->qts, "COLO_DISK_ERROR");
+    const char *said = qdict_get_str(qdict_get_qdict(event, "data"),
+                                     "message");
+
+    g_assert_nonnull(strstr(said, text));
+    qobject_unref(event);
+}
+
+static void add_null(View *s, const char *name)
+{
+    qtest_qmp_assert_success(s->qts, "{'execute': 'blockdev-add', "
+                             "'arguments': {'driver': 'null-co', "
+                             "'node-name': %s, 'size': 65536, "
+                             "'read-zeroes': true}}", name);
+}
+
+/* No job folds the overlays, as there is another one of that name */
+static void test_unfolded(void)
+{
+    View *s = view_new(CLUSTER_64K);
+
+    add_null(s, "from");
+    add_null(s, "to");
+    qtest_qmp_assert_success(s->qts, "{'execute': 'blockdev-mirror', "
+                             "'arguments': {'job-id': 'replication-repl', "
+                             "'device': 'from', 'target': 'to', "
+                             "'sync': 'full'}}");
+    guest_writes(s, 0x22, 0, MiB);
+    primary_writes(s, 0x33, 0, 4 * MiB);
+    disk_failover(s->qts, false);
+    wait_disk_error(s, "'replication-repl' already in use");
+    disk_check_stage(s->qts, "unfolded");
+    check_view(s, 0, LENGTH);
+    view_free(s);
+}
+
 /* The hidden overlay cannot be flushed: this is no harm to the guest */
 static void test_unflushed(void)
 {
@@ -404,6 +442,7 @@ static void test_unflushed(void)
     primary_writes(s, 0x33, 0, 4 * MiB);
     disk_failover(s->qts, false);
     guest_flushes(s);
+    wait_disk_error(s, "cannot be flushed");
     disk_wait_no_job(s->qts);
     disk_check_stage(s->qts, "folded");
     guest_flushes(s);
@@ -431,6 +470,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/view/read", test_read);
     qtest_add_data_func("/colo/view/crash", NULL, test_crash);
     qtest_add_data_func("/colo/view/crash/flush", "flush", test_crash);
+    qtest_add_func("/colo/view/unfolded", test_unfolded);
     qtest_add_func("/colo/view/unflushed", test_unflushed);
     return g_test_run();
 }
