@@ -14,7 +14,8 @@ from typing import Any, Callable
 from colo import client, disks, product, vm
 
 from .disks import check_images, start_writers, verify_all
-from .registry import Context, check, check_intact, test, wait_for, wait_lines
+from .registry import (Context, check, check_intact, check_verified, test,
+                       wait_for, wait_lines, wait_more)
 
 TIMEOUT_MS = 2000
 LONG_MS = 60000
@@ -25,6 +26,10 @@ SOON_SECONDS = 10.0         # a command that waits for no peer
 LOG_BYTES = 4 << 20         # the least there is
 FULL_BYTES = 32 << 10        # as near to the bound as a group of blocks
 FULL_SECONDS = 60.0
+SLOW_BYTES = 4 << 20         # in a second
+SLOW_MIB = 8
+SLOW_WRITTEN = 14 << 20
+SLOW_CHECKPOINTS = 3
 MIB = 17                    # the writer leaves the last one alone
 BAD_SECTOR = ((MIB << 20) - 8192) // 512
 
@@ -182,6 +187,68 @@ def link_cut(ctx: Context) -> None:
                 finish(pair, ticker, writers)
             finally:
                 ctx.hosts.mend_link()
+
+
+def waited_ns(primary: vm.Vm) -> int:
+    """For how long the guest's writes have waited for room in a log."""
+    return sum(int(item['log']['throttled-ns'])
+               for item in primary.status().raw['disks'])
+
+
+def checkpoints_while_loaded(pair: vm.Pair) -> float:
+    """Some, until the load has written much; how long it has taken."""
+    primary = pair.vm('primary')
+    begin, before = time.monotonic(), disks.written(primary, 1, 'bytes')
+    count = written = 0
+    while count < SLOW_CHECKPOINTS or written < SLOW_WRITTEN:
+        primary.monitor.execute('x-colo-checkpoint')
+        pair.wait_checkpoints(1, NOTICE_SECONDS)
+        written = disks.written(primary, 1, 'bytes') - before
+        count += 1
+    took = time.monotonic() - begin
+    # What the log took at once the other disk need not have got
+    least = (written - 2 * LOG_BYTES) / SLOW_BYTES
+    check(took > least, f'the guest has written {written} bytes in {took:.1f} '
+          f's and not in {least:.1f} s, as if the other disk were not slow')
+    return took
+
+
+def slow(ctx: Context, mode: str) -> None:
+    """The secondary's disk takes less than the guest writes: the guest is made
+    to wait, and all else is as ever."""
+    layout = disks.Disks(count=2, mib=SLOW_MIB, log_bytes=LOG_BYTES, slow=True)
+    with ctx.pair(memory='256', mode=mode, disks=layout,
+                  verify=True) as pair:
+        ticker, writers = begin(pair, LONG_MS)
+        check_intact(writers.pop())     # its disk is for the load
+        primary, secondary = pair.vm('primary'), pair.vm('secondary')
+        disks.limit_writes(secondary, SLOW_BYTES)
+        pair.control(f'diskload {layout.device(1)} sequential {SLOW_MIB} 1 0 0')
+        wait_for('the guest to wait', lambda: waited_ns(primary) > 0)
+        verified = secondary.status().verified
+        took = checkpoints_while_loaded(pair)
+        wait_lines(ticker)
+        wait_more(writers[0])
+        done = check_verified(secondary.status(), verified + SLOW_CHECKPOINTS)
+        pair.fence('primary')
+        pair.failover('secondary')
+        pair.control('diskload off')
+        wait_lines(ticker)
+        verify_all(writers)
+        check_intact(ticker)
+        check_images(pair, 'secondary', writers)
+    ctx.note(f'{SLOW_WRITTEN >> 20} MiB took {took:.1f} s, RAM and disks equal '
+             f'at {done} checkpoints')
+
+
+@test('/colo/e2e/disk/fault/slow')
+def slow_periodic(ctx: Context) -> None:
+    slow(ctx, 'periodic')
+
+
+@test('/colo/e2e/disk/hybrid/fault/slow', long_only=True)
+def slow_hybrid(ctx: Context) -> None:
+    slow(ctx, 'hybrid')
 
 
 def ends_with_error(pair: vm.Pair, side: str) -> None:

@@ -111,6 +111,7 @@ class Disks:
     plain: bool = False         # an ordinary disk, which cannot be replicated
     direct: bool = False        # past the cache of the host
     bytes_per_second: int | None = None     # what all of a side's take
+    slow: bool = False          # for limit_writes() of a secondary
     # Options of blkdebug that say which errors there are, by place: 'local'
     # is the image of a primary, 'parent' that of a secondary, or an overlay
     inject: tuple[tuple[str, str], ...] = ()
@@ -124,12 +125,16 @@ class Disks:
         letter = chr(ord('a') + n)
         return f'/dev/{"v" if self.bus == "virtio-blk" else "s"}d{letter}'
 
+    def _is_limited(self, place: str) -> bool:
+        return bool(place == 'parent' and self.slow or
+                    place in ('local', 'parent') and self.bytes_per_second)
+
     def node(self, place: str, path: Path, prefix: str = '') -> str:
         """Options of the nodes of the image or overlay @path, each with
         @prefix."""
         inject = dict(self.inject).get(place)
         file = f'filename={path}'
-        if self.bytes_per_second and place not in OVERLAYS:
+        if self._is_limited(place):
             assert not inject
             file = (f'driver=throttle,throttle-group={THROTTLE},'
                     f'file.driver=file,file.{file}')
@@ -281,9 +286,9 @@ def arguments(machine: Machine, run: Path, host: str,
     disks = machine.disks
     assert disks
     args = ['-object', SECRET_OBJECT] if disks.kind == 'luks' else []
-    if disks.bytes_per_second:
+    if disks.bytes_per_second or disks.slow:
         args += ['-object', f'throttle-group,id={THROTTLE},'
-                 f'x-bps-total={disks.bytes_per_second}']
+                 f'x-bps-total={disks.bytes_per_second or 0}']
     for n in range(disks.count):
         disk = image(run, SHARED_HOST if disks.shared else host, n)
         if not disk.exists():
@@ -594,6 +599,13 @@ def detach(vm: Vm) -> None:
     vm.disks.clear()
 
 
+def limit_writes(vm: Vm, bytes_per_second: int) -> None:
+    """From now on the disks of @vm, made as a secondary's, take no more."""
+    vm.monitor.execute('qom-set', {
+        'path': THROTTLE, 'property': 'limits',
+        'value': {'bps-write': bytes_per_second}})
+
+
 def io(vm: Vm, command: str, device: str = 'disk0') -> str:
     """A command of qemu-io on @device; disk0 is as the guest of @vm sees it."""
     start = vm.log.stat().st_size
@@ -649,11 +661,12 @@ def arrived(secondary: Vm, run: Path, n: int = 0) -> str:
     return _digest(secondary, f'nbd://{link}:{NBD_PORT}/parent{n}', run)
 
 
-def written(vm: Vm, n: int = 0) -> int:
-    """How often the guest of @vm has written to disk @n."""
+def written(vm: Vm, n: int = 0, unit: str = 'operations') -> int:
+    """How often, or how many bytes, the guest of @vm has written to disk
+    @n."""
     for item in vm.monitor.execute('query-blockstats'):
         if item['device'] == f'disk{n}':
-            return int(item['stats']['wr_operations'])
+            return int(item['stats'][f'wr_{unit}'])
     raise DiskError(f'no disk{n} on {vm.host}')
 
 
