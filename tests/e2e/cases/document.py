@@ -17,6 +17,7 @@ from pathlib import Path
 from colo import disks, net, product, vm
 from colo import document as doc
 
+from . import powercut
 from .registry import Context, check, check_intact, test, wait_lines
 
 ROUNDS_QUICK = 1
@@ -271,7 +272,8 @@ def rounds_of(ctx: Context) -> int:
 def hybrid(ctx: Context) -> None:
     """With filter-compare."""
     unused = whole_life(ctx, 'filter-compare', rounds_of(ctx))
-    check(unused == {'gate', 'compare-primary', 'new-primary-compare'},
+    check(unused == {'gate', 'compare-primary', 'new-primary-compare',
+                     powercut.COMMIT},
           f'blocks that were not run: {unused}')
 
 
@@ -279,7 +281,8 @@ def hybrid(ctx: Context) -> None:
 def published(ctx: Context) -> None:
     """With colo-compare."""
     unused = whole_life(ctx, 'colo-compare', rounds_of(ctx))
-    check(unused == {'gate'}, f'blocks that were not run: {unused}')
+    check(unused == {'gate', powercut.COMMIT},
+          f'blocks that were not run: {unused}')
 
 
 @test('/colo/e2e/document/periodic', long_only=True)
