@@ -212,8 +212,8 @@ def is_whole(machine: vm.Machine, path: Path, acked: int) -> bool:
 def goes_on_from(pair: vm.Pair, host: str, state: Path) -> None:
     """A pair with that image, and the old one of the other host."""
     other = 'b' if host == 'a' else 'a'
-    pair.start_primary(host, state=state)
-    pair.start_secondary(other)
+    primary = pair.start_primary(host, state=state)
+    disks.resync(primary, pair.start_secondary(other), 'hash')
     pair.protect()
     expect(pair, host, 3, 'primary')
     expect(pair, other, 3, 'secondary')
