@@ -63,6 +63,7 @@ struct ReplicationLog {
     QEMUBH *send_bh;            /* may be scheduled by any thread */
     QEMUTimer *admit_timer;
     QEMUTimer *gather_timer;
+    QEMUTimer *stall_timer;
     uint64_t session;           /* of batches */
 
     /* Only the log's thread */
@@ -91,6 +92,8 @@ struct ReplicationLog {
     QemuCond settled;           /* n_before is 0, or the log has broken */
     CoQueue room;               /* who waits for that, or for emptiness */
     unsigned n_writers;         /* in room */
+    bool watching;              /* the stall timer runs */
+    int64_t progress_ms;        /* when something last got on, then */
     ReplicationLogStats stats;
 };
 

@@ -311,6 +311,7 @@ static void coroutine_fn log_request_entry(void *opaque)
         replication_log_break(log, -ret);
     }
     WITH_QEMU_LOCK_GUARD(&log->lock) {
+        log->progress_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
         if (ret >= 0) {
             log->stats.sent_requests++;
             log->stats.sent_bytes += req->qiov.size;

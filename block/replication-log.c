@@ -47,6 +47,14 @@
  * and as several in a row are one, there are no more than writes.  Nor does
  * replication_log_copy(): who copies has seen to it that there is room.
  *
+ * Stall: the other side may stand still and keep the connection.  In a session
+ * others notice and decide.  Outside of one nobody would, and the guest would
+ * wait for its disk for ever: so if writes wait for stall_ms, and no request
+ * that is under way ends in that time, the log breaks with ETIMEDOUT.  Each end
+ * of a request begins the time anew, a slow side is not a dead one; so does the
+ * first write that waits, as nobody has missed anything before, and so does the
+ * end of a pause.
+ *
  * Failure: the first request that fails, or replication_log_break(), breaks
  * the log for good.  It then takes everything and drops it: the guest never
  * notices, whoever made the log is told.
@@ -111,6 +119,7 @@ static void log_stop_bh(void *opaque)
 }
 
 static void log_admit_timer(void *opaque);
+static void log_stall_timer(void *opaque);
 
 ReplicationLog *replication_log_new(const ReplicationLogOps *ops, void *opaque,
                                     uint64_t limit, uint32_t align,
@@ -141,6 +150,8 @@ ReplicationLog *replication_log_new(const ReplicationLogOps *ops, void *opaque,
                                      log_admit_timer, log);
     log->gather_timer = aio_timer_new(ctx, QEMU_CLOCK_REALTIME, SCALE_MS,
                                       replication_log_gathered, log);
+    log->stall_timer = aio_timer_new(ctx, QEMU_CLOCK_REALTIME, SCALE_MS,
+                                     log_stall_timer, log);
     qemu_guest_getrandom_nofail(&log->session, sizeof(log->session));
     qemu_thread_create(&log->thread, "repl-log", log_thread, log,
                        QEMU_THREAD_JOINABLE);
@@ -162,13 +173,14 @@ void replication_log_free(ReplicationLog *log)
     AIO_WAIT_WHILE_UNLOCKED(NULL, log_is_busy(log));
 
     /*
-     * Nothing is under way, so nothing schedules the BH or the timer, and the
+     * Nothing is under way, so nothing schedules the BH or a timer, and the
      * thread can be the last one that knows the log.
      */
     aio_bh_schedule_oneshot(log->ctx, log_stop_bh, log);
     qemu_thread_join(&log->thread);
     timer_free(log->admit_timer);
     timer_free(log->gather_timer);
+    timer_free(log->stall_timer);
     qemu_bh_delete(log->send_bh);
     aio_context_unref(log->ctx);
     qemu_cond_destroy(&log->settled);
@@ -193,6 +205,59 @@ static void log_admit_timer(void *opaque)
 
     QEMU_LOCK_GUARD(&log->lock);
     replication_log_wake_locked(log);
+}
+
+/* One more write waits */
+static void log_watch_locked(ReplicationLog *log)
+{
+    if (!log->ops->stall_ms) {
+        return;
+    }
+    if (log->n_writers == 1 || !log->watching) {
+        log->progress_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    }
+    if (!log->watching) {
+        log->watching = true;
+        timer_mod(log->stall_timer, log->progress_ms + log->ops->stall_ms);
+    }
+}
+
+/* Had nothing got on for too long at @now_ms?  Else look again later. */
+static bool log_has_stalled_locked(ReplicationLog *log, int64_t now_ms,
+                                   bool in_session)
+{
+    int64_t end_ms;
+
+    log->watching = false;
+    if (!log->n_writers || replication_log_is_broken_locked(log)) {
+        return false;
+    }
+    if (in_session || log->paused || !log->n_under_way) {
+        log->progress_ms = now_ms; /* not because of the other side */
+    }
+    end_ms = log->progress_ms + log->ops->stall_ms;
+    if (now_ms >= end_ms) {
+        return true;
+    }
+    log->watching = true;
+    timer_mod(log->stall_timer, end_ms);
+    return false;
+}
+
+static void log_stall_timer(void *opaque)
+{
+    ReplicationLog *log = opaque;
+    int64_t now_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    bool in_session = log->ops->in_session &&
+                      log->ops->in_session(log->opaque);
+    bool stalled = false;
+
+    WITH_QEMU_LOCK_GUARD(&log->lock) {
+        stalled = log_has_stalled_locked(log, now_ms, in_session);
+    }
+    if (stalled) {
+        replication_log_break(log, ETIMEDOUT);
+    }
 }
 
 static void log_record_unref(LogRecord *rec)
@@ -228,6 +293,7 @@ static void coroutine_fn log_wait_locked(ReplicationLog *log, uint64_t cost)
 
     trace_replication_log_full(log->epoch, log->stats.bytes);
     log->n_writers++;
+    log_watch_locked(log);
     qemu_bh_schedule(log->send_bh);
     while (log_must_wait_locked(log, cost)) {
         bool admit;
@@ -570,6 +636,7 @@ void replication_log_pause(ReplicationLog *log, bool paused)
     } else {
         assert(log->paused);
         log->paused--;
+        log->progress_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
         qemu_bh_schedule(log->send_bh);
     }
 }

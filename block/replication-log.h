@@ -20,6 +20,9 @@ typedef struct ReplicationLog ReplicationLog;
 /* Requests that are sent at a time; a client of NBD has as many slots */
 #define REPLICATION_LOG_REQUESTS 16
 
+/* For a peer on another host: see ReplicationLogOps.stall_ms */
+#define REPLICATION_LOG_STALL_MS 10000
+
 /* See ReplicationLogOps.beside */
 #define REPLICATION_LOG_BESIDE (256 * KiB)
 
@@ -56,6 +59,18 @@ typedef struct ReplicationLogOps {
      * the coroutine of the write.
      */
     bool coroutine_fn (*must_admit)(void *opaque);
+
+    /*
+     * If writes wait for room for so long, ms, and no request under way has
+     * ended meanwhile, the log breaks with ETIMEDOUT.  0: they wait for ever.
+     */
+    unsigned stall_ms;
+
+    /*
+     * Does a session decide how long they wait?  Then the log does not.
+     * Optional; the log's thread, asked when the time is over.
+     */
+    bool (*in_session)(void *opaque);
 
     /*
      * The log has broken with the errno @err: nothing more is sent.  Once;

@@ -40,6 +40,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-yank.h"
+#include "qapi/qapi-events-colo.h"
 #include "qemu/memalign.h"
 #include "qemu/units.h"
 #include "qobject/qdict.h"
@@ -312,16 +313,22 @@ void replication_yank(BlockDriverState *nbd)
     qmp_yank(&list, NULL);
 }
 
+static bool primary_in_session(void *opaque)
+{
+    return replication_stage(opaque) == COLO_DISK_STAGE_RUNNING;
+}
+
 static void primary_broken(void *opaque, int err)
 {
     BDRVReplicationState *s = opaque;
+    ColoDiskStage stage = replication_stage(s);
     g_autoptr(Error) error = NULL;
 
     if (s->direct) {
         replication_yank(s->peer);
     }
-    if (err == ECANCELED ||
-        replication_stage(s) != COLO_DISK_STAGE_RUNNING) {
+    if (err == ECANCELED || (stage != COLO_DISK_STAGE_RUNNING &&
+                             stage != COLO_DISK_STAGE_IDLE)) {
         return; /* whoever did or will do this knows */
     }
     if (err == ENOLINK) {
@@ -331,7 +338,12 @@ static void primary_broken(void *opaque, int err)
         error_setg_errno(&error, err, "node '%s' could not write to the "
                          "secondary", replication_name(s));
     }
-    replication_report_error(replication_name(s), error);
+    if (stage == COLO_DISK_STAGE_RUNNING) {
+        replication_report_error(replication_name(s), error);
+    } else {
+        /* There is no session that would say so */
+        qapi_event_send_colo_disk_error(error_get_pretty(error));
+    }
 }
 
 static const ReplicationLogOps primary_log_ops = {
@@ -342,6 +354,8 @@ static const ReplicationLogOps primary_log_ops = {
     .begin = send_begin,
     .end = send_end,
     .must_admit = primary_must_admit,
+    .stall_ms = REPLICATION_LOG_STALL_MS,
+    .in_session = primary_in_session,
     .broken = primary_broken,
     .beside = true,
 };
@@ -351,6 +365,8 @@ static const ReplicationLogOps primary_batch_ops = {
     .begin = send_begin,
     .end = send_end,
     .must_admit = primary_must_admit,
+    .stall_ms = REPLICATION_LOG_STALL_MS,
+    .in_session = primary_in_session,
     .broken = primary_broken,
     .beside = true,
 };

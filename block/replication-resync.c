@@ -64,8 +64,8 @@
  * job has it: a node that has a parent is not added).  The log stays as it is.
  * A peer that stands still makes the job wait where it can be drained, paused
  * and cancelled, unless the guest has filled the log: then a held piece waits
- * for its writes, which wait for the peer, for the end of the connection or
- * for whoever drains.
+ * for its writes, which wait for the peer, for the end of the connection, for
+ * whoever drains, or until the log takes the peer for dead.
  *
  * Permissions: the job only reads, so nodes stay as writable as they are.  It
  * is attached and detached while the quorum is drained.

@@ -8,7 +8,8 @@
  * whatever moment; with a bitmap only what it names is sent, with hashes only
  * what differs; records from before the node was taken out undo nothing; a job
  * can be paused, limited and cancelled, ends when the peer is lost, keeps
- * nobody from draining and leaves the guest alone; mistakes have clear errors.
+ * nobody from draining and leaves the guest alone; a guest that waits for a peer
+ * that stands still does not for ever; mistakes have clear errors.
  *
  * Below each disk is a node of blkdebug, by which requests are stopped.
  */
@@ -30,6 +31,10 @@
 /* What has data; the rest is a hole, but for the first chunk */
 #define DATA_BEGIN (8 * MiB)
 #define WRITE_ROUNDS 30
+/* Of 1 MiB, more than the log takes */
+#define N_WRITES 8
+/* So long the log does without an answer, but for what is rounded off */
+#define PATIENCE_NS (9999 * 1000000LL)
 
 typedef struct Disks {
     char *dir;
@@ -37,6 +42,7 @@ typedef struct Disks {
     char *socket;
     QTestState *primary;
     QTestState *secondary;
+    int disk_errors;            /* events that the primary has emitted */
 } Disks;
 
 static void write_file(const char *path, const void *data, int64_t offset,
@@ -96,6 +102,23 @@ static void add_nodes(Disks *d)
                     ", 'read-only': true");
 }
 
+/* They may come before or after those of the job */
+static bool count_event(QTestState *qts, const char *name, QDict *event,
+                        void *opaque)
+{
+    Disks *d = opaque;
+    bool error = g_str_equal(name, "COLO_DISK_ERROR");
+
+    if (error) {
+        const char *text = qdict_get_str(qdict_get_qdict(event, "data"),
+                                         "message");
+
+        g_assert_nonnull(strstr(text, "'repl' could not write"));
+        d->disk_errors++;
+    }
+    return error;
+}
+
 /* The device is on the disk as in life: so it is writable all the time */
 static Disks *disks_new(bool iothread)
 {
@@ -119,6 +142,7 @@ static Disks *disks_new(bool iothread)
         "children.0.discard=unmap,children.0.file=dbg "
         "-object iothread,id=io0 -device virtio-blk-pci,drive=top%s",
         d->raw[0], iothread ? ",iothread=io0" : "");
+    qtest_qmp_set_event_callback(d->primary, count_event, d);
     add_nodes(d);
     return d;
 }
@@ -256,6 +280,50 @@ static bool are_same(Disks *d)
 static void wait_same(Disks *d)
 {
     disk_wait_same(d->raw[0], d->raw[1]);
+}
+
+/* The user is told that the secondary is lost, and only once */
+static void wait_disk_error(Disks *d)
+{
+    int64_t end = g_get_monotonic_time() + COLO_DEADLINE_MS * 1000LL;
+
+    while (!d->disk_errors) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        disk_check_stage(d->primary, "idle"); /* events come along with that */
+        g_usleep(2000);
+    }
+    disk_start_refused(d->primary, true, "node 'repl'");
+    g_assert_cmpint(d->disk_errors, ==, 1);
+}
+
+/* How many writes of the guest have ended */
+static int64_t n_writes(Disks *d)
+{
+    QDict *answer = qtest_qmp(d->primary, "{'execute': 'query-blockstats'}");
+    int64_t n = -1;
+    QListEntry *e;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(answer, "return"), e) {
+        QDict *disk = qobject_to(QDict, qlist_entry_obj(e));
+
+        if (g_str_equal(qdict_get_str(disk, "device"), "top")) {
+            n = qdict_get_int(qdict_get_qdict(disk, "stats"),
+                              "wr_operations");
+        }
+    }
+    qobject_unref(answer);
+    g_assert_cmpint(n, >=, 0);
+    return n;
+}
+
+static void wait_writes(Disks *d, int64_t n)
+{
+    int64_t end = g_get_monotonic_time() + COLO_DEADLINE_MS * 1000LL;
+
+    while (n_writes(d) < n) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        g_usleep(2000);
+    }
 }
 
 /* Both are the same, then the child is taken out */
@@ -613,6 +681,7 @@ static void test_peer_dies(gconstpointer options)
         random_writes(d);
     }
     wait_end(d, "BLOCK_JOB_COMPLETED", true);
+    wait_disk_error(d);
     random_writes(d);
     disks_free(d);
 }
@@ -639,8 +708,49 @@ static void test_peer_stalls(gconstpointer options)
     wait_end(d, "BLOCK_JOB_COMPLETED", true);
     disk_check_time(begin);
     random_writes(d);
+    qtest_qmp_assert_success(d->primary, "{'execute': 'blockdev-del', "
+                             "'arguments': {'node-name': 'repl'}}");
+    g_assert_cmpint(d->disk_errors, ==, 0); /* the user knows */
     g_assert_cmpint(kill(pid, SIGCONT), ==, 0);
     disks_free(d);
+}
+
+/*
+ * The same, and nobody drains: the guest fills the log and waits, but not for
+ * ever.  With a job, and without.
+ */
+static void test_guest_waits(void)
+{
+    Disks *disks[2];
+
+    for (int i = 0; i < 2; i++) {
+        Disks *d = disks[i] = disks_new(i);
+
+        connect_disks(d);
+        g_assert_cmpint(kill(qtest_pid(d->secondary), SIGSTOP), ==, 0);
+        if (i) {
+            resync(d, "");
+        }
+        for (int k = 0; k < N_WRITES; k++) {
+            disk_io(d->primary, "aio_write -P %d %dM 1M", k + 1, k);
+        }
+    }
+    for (int i = 0; i < 2; i++) {
+        Disks *d = disks[i];
+
+        wait_writes(d, N_WRITES);
+        g_assert_cmpint(disk_log_number(d->primary, "throttled-ns"), >=,
+                        PATIENCE_NS);
+        if (i) {
+            wait_end(d, "BLOCK_JOB_COMPLETED", true);
+        }
+        wait_disk_error(d);
+        for (int k = 0; k < N_WRITES; k++) {
+            g_assert_true(disk_file_has(d->raw[0], k + 1, k * MiB, MiB));
+        }
+        g_assert_cmpint(kill(qtest_pid(d->secondary), SIGCONT), ==, 0);
+        disks_free(d);
+    }
 }
 
 static void test_refused(void)
@@ -715,6 +825,7 @@ int main(int argc, char **argv)
                         test_peer_stalls);
     qtest_add_data_func("/colo/resync/peer-stalls/hash", HASH,
                         test_peer_stalls);
+    qtest_add_func("/colo/resync/guest-waits", test_guest_waits);
     qtest_add_func("/colo/resync/refused", test_refused);
     return g_test_run();
 }
