@@ -40,7 +40,6 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-yank.h"
-#include "qapi/qapi-events-colo.h"
 #include "qemu/memalign.h"
 #include "qemu/units.h"
 #include "qobject/qdict.h"
@@ -338,12 +337,7 @@ static void primary_broken(void *opaque, int err)
         error_setg_errno(&error, err, "node '%s' could not write to the "
                          "secondary", replication_name(s));
     }
-    if (stage == COLO_DISK_STAGE_RUNNING) {
-        replication_report_error(replication_name(s), error);
-    } else {
-        /* There is no session that would say so */
-        qapi_event_send_colo_disk_error(error_get_pretty(error));
-    }
+    replication_report_error(replication_name(s), error);
 }
 
 static const ReplicationLogOps primary_log_ops = {

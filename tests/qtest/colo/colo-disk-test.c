@@ -255,6 +255,8 @@ static void test_reads(void)
             io_read(d, d->secondary, round, offset, 256 * KiB);
             io_read(d, d->secondary, round, 0, 4 * MiB);
         }
+        /* Writes in flight at the same time have no order */
+        disk_io(d->primary, "aio_flush");
     }
     disks_free(d);
 }
