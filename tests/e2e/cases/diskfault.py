@@ -19,6 +19,7 @@ from .registry import (Context, check, check_intact, check_verified, test,
 
 TIMEOUT_MS = 2000
 LONG_MS = 60000
+SHORT_MS = 2000             # but not too short for a peer that is alive
 QUIT_MS = 10000
 EXIT_SECONDS = 90.0         # QEMU gives its peer two or three timeouts
 NOTICE_SECONDS = 45.0       # nobody waits for LONG_MS
@@ -259,6 +260,26 @@ def ends_with_error(pair: vm.Pair, side: str) -> None:
              lambda: primary.status().state == 'alone', NOTICE_SECONDS)
     primary.wait_run_state('running', NOTICE_SECONDS)
     secondary.wait_run_state('shutdown', NOTICE_SECONDS)
+
+
+@test('/colo/e2e/disk/fault/too-slow', long_only=True)
+def too_slow(ctx: Context) -> None:
+    """The secondary's disk takes next to nothing: after twelve timeouts that
+    is what the session ends for, and what is said."""
+    with ctx.pair(memory='256', disks=disks.Disks(slow=True)) as pair:
+        ticker, writers = begin(pair, SHORT_MS)
+        disks.limit_writes(pair.vm('secondary'), 1)
+        primary = pair.vm('primary')
+        event = primary.monitor.wait_event(product.EVENT_DISK,
+                                           14 * SHORT_MS / 1000)
+        check(f'after {12 * SHORT_MS} ms' in event['data']['message'],
+              str(event))
+        wait_for('the primary to be alone',
+                 lambda: primary.status().state == 'alone', NOTICE_SECONDS)
+        said = pair.vm('secondary').log.read_text()
+        check('a disk could not be replicated' in said, said)
+        goes_on(pair, ticker, writers)
+        finish(pair, ticker, writers)
 
 
 def export_ends(ctx: Context, command: str,
