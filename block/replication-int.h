@@ -143,7 +143,7 @@ struct BDRVReplicationState {
     BlockJob *resync;           /* that is under way; BQL */
     bool differs;               /* the last one did not get to its end; BQL */
     bool resynced;              /* the last one did; BQL */
-    bool written;               /* somebody may write to the node; BQL */
+    bool written;               /* somebody could write to the node; BQL */
     bool misses;                /* the guest may have written past it; BQL */
     ColoDiskRole role;          /* the last one that was asked for; BQL */
     ReplicationShared *shared;  /* or NULL; peer then comes and goes: BQL */

@@ -51,9 +51,10 @@
  * others notice and decide.  Outside of one nobody would, and the guest would
  * wait for its disk for ever: so if writes wait for stall_ms, and no request
  * that is under way ends in that time, the log breaks with ETIMEDOUT.  Each end
- * of a request begins the time anew, a slow side is not a dead one; so does the
- * first write that waits, as nobody has missed anything before, and so does the
- * end of a pause.
+ * of a request begins the time anew, so only a side that needs as long for one
+ * request, a flush maybe, is taken for a dead one.  The time begins with the
+ * first write that waits, as nobody has missed anything before, and anew when a
+ * pause ends.
  *
  * Failure: the first request that fails, or replication_log_break(), breaks
  * the log for good.  It then takes everything and drops it: the guest never

@@ -21,7 +21,7 @@ typedef struct ReplicationLog ReplicationLog;
 #define REPLICATION_LOG_REQUESTS 16
 
 /* For a peer on another host: see ReplicationLogOps.stall_ms */
-#define REPLICATION_LOG_STALL_MS 10000
+#define REPLICATION_LOG_STALL_MS 20000
 
 /* See ReplicationLogOps.beside */
 #define REPLICATION_LOG_BESIDE (256 * KiB)

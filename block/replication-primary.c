@@ -574,14 +574,13 @@ static void primary_start(BDRVReplicationState *s, Error **errp)
  */
 static void primary_set_perm(BDRVReplicationState *s, uint64_t perm)
 {
-    bool written = perm & BLK_PERM_WRITE;
-
-    if (s->written && !written &&
-        (s->stage == COLO_DISK_STAGE_RUNNING ||
-         QLIST_EMPTY(&s->bs->parents))) {
+    if (perm & BLK_PERM_WRITE) {
+        s->written = true;
+    }
+    /* A job may take all rights away for a moment in which nobody writes */
+    if (s->written && QLIST_EMPTY(&s->bs->parents)) {
         s->misses = true;
     }
-    s->written = written;
 }
 
 /* Does anything write to the node? */

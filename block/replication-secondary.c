@@ -52,6 +52,7 @@
 #include "qapi/error.h"
 #include "qapi/qapi-builtin-types.h"
 #include "qapi/qapi-commands-block-export.h"
+#include "qapi/qapi-events-colo.h"
 #include "qemu/error-report.h"
 #include "qemu/timer.h"
 #include "block/aio-wait.h"
@@ -308,6 +309,16 @@ static void close_hidden(BDRVReplicationState *s)
     s->hidden = NULL;
 }
 
+/* After a failover that is no news for a session that has begun since */
+static void report(BDRVReplicationState *s, const Error *err)
+{
+    if (replication_stage(s) == COLO_DISK_STAGE_RUNNING) {
+        replication_report_error(replication_name(s), err);
+    } else {
+        qapi_event_send_colo_disk_error(error_get_pretty(err));
+    }
+}
+
 /* The job that copies before the primary writes */
 
 static void fail(BDRVReplicationState *s, Error *err)
@@ -317,7 +328,7 @@ static void fail(BDRVReplicationState *s, Error *err)
         return;
     }
     s->error = err;
-    replication_report_error(replication_name(s), err);
+    report(s, err);
 }
 
 static void backup_done(void *opaque, int ret)
@@ -621,7 +632,11 @@ static void fold_done(void *opaque, int ret)
     if (ret < 0) {
         error_setg_errno(&err, -ret, "the overlays are not in the disk, and "
                          "are needed still");
-        fail(s, err);
+        if (ret == -ECANCELED && !s->error) {
+            s->error = err; /* as the user wanted it */
+        } else {
+            fail(s, err);
+        }
         replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
         return;
     }
@@ -655,7 +670,7 @@ static void report_flush(BDRVReplicationState *s, int ret)
                      "and the disk may not be whole after a crash",
                      replication_name(s));
     warn_report("%s", error_get_pretty(err));
-    replication_report_error(replication_name(s), err);
+    report(s, err);
 }
 
 static void coroutine_fn flush_entry(void *opaque)

@@ -621,7 +621,7 @@ static void GRAPH_WRLOCK shared_del_child(BDRVReplicationState *s,
 }
 
 /* What has to be right before a start */
-static bool check_start(BDRVReplicationState *s, Error **errp)
+static bool check_disk(BDRVReplicationState *s, Error **errp)
 {
     int err = image_error(s->shared);
 
@@ -663,15 +663,19 @@ static bool shared_ignores(BDRVReplicationState *s, ReplicationMode role)
     return role == REPLICATION_MODE_SECONDARY;
 }
 
-static void shared_start(BDRVReplicationState *s, Error **errp)
+static void shared_check(BDRVReplicationState *s, Error **errp)
 {
     ERRP_GUARD();
+
+    if (!check_disk(s, errp)) {
+        error_prepend(errp, "node '%s': ", replication_name(s));
+    }
+}
+
+static void shared_start(BDRVReplicationState *s, Error **errp)
+{
     ReplicationShared *sh = s->shared;
 
-    if (!check_start(s, errp)) {
-        error_prepend(errp, "node '%s': ", replication_name(s));
-        return;
-    }
     /* What went straight to the image has ended, and the log is empty */
     bdrv_drained_begin(s->bs);
     WITH_QEMU_LOCK_GUARD(&sh->lock) {
@@ -802,6 +806,7 @@ const ReplicationKind replication_shared_primary = {
     .max_zeroes = MAX_ZEROES,
     .open = shared_open,
     .ignores = shared_ignores,
+    .check = shared_check,
     .start = shared_start,
     .checkpoint = shared_checkpoint,
     .allow = shared_allow,

@@ -324,7 +324,8 @@ bool replication_folded(BDRVReplicationState *s, Error **errp)
         return true;
     }
     return load_generation(s, &g, errp) &&
-           record(s, g.number, s->role, errp);
+           record(s, g.number, s->role == COLO_DISK_ROLE_PRIMARY
+                               ? s->role : COLO_DISK_ROLE_ALONE, errp);
 }
 
 static void query_log(BDRVReplicationState *s, ColoDiskStatistics *stats)

@@ -42,6 +42,7 @@ static char *failure;               /* what failed first, or NULL */
 
 /* BQL */
 static bool started;
+static bool joined;                 /* the disks are of its generation */
 
 static void __attribute__((constructor)) disks_init(void)
 {
@@ -117,16 +118,21 @@ bool colo_disks_new_generation(uint64_t peer, uint64_t *number, Error **errp)
     if (!ok) {
         note_failure(*errp);
     }
+    joined = ok;
     return ok;
 }
 
 bool colo_disks_join_generation(uint64_t number, Error **errp)
 {
-    return !number || replication_record_all(number, COLO_DISK_ROLE_SECONDARY,
-                                             errp);
+    joined = !number || replication_record_all(number,
+                                               COLO_DISK_ROLE_SECONDARY, errp);
+    return joined;
 }
 
-/* The guest is about to go on here, and only here */
+/*
+ * The guest is about to go on here, and only here.  Not after a session that
+ * has not begun, or a stale disk would get newer with each attempt.
+ */
 static void record_alone(void)
 {
     Error *err = NULL;
@@ -151,6 +157,7 @@ bool colo_disks_start(ColoSession *s, Error **errp)
         g_clear_pointer(&failure, g_free);
     }
     started = true;
+    joined = false;
     replication_on_error(disk_failed, NULL);
     replication_start_all(primary ? REPLICATION_MODE_PRIMARY
                                   : REPLICATION_MODE_SECONDARY, errp);
@@ -322,10 +329,11 @@ void colo_disks_stop(bool failover)
         return;
     }
     started = false;
-    replication_on_error(NULL, NULL);
     report_failure();
     replication_stop_all(failover, &err);
-    if (failover) {
+    /* What fails from here on is of no session */
+    replication_on_error(NULL, NULL);
+    if (failover && joined) {
         record_alone();
     }
     if (err) {

@@ -166,6 +166,21 @@ def much_to_fold(pair: vm.Pair) -> None:
     disks.limit_writes(secondary, FOLD_BYTES)
 
 
+def progress(survivor: vm.Vm) -> None:
+    """What the user sees of a fold that gets on."""
+    def folded() -> int:
+        jobs = survivor.monitor.execute('query-block-jobs')
+        check(bool(jobs), 'the overlays are in the image already')
+        shown, = survivor.status().raw['disks']
+        check(shown['stage'] == 'folding', f'the disk is {shown}')
+        check(shown['fold-bytes'] < shown['fold-total'], f'folded: {shown}')
+        check(jobs[0]['len'] >= jobs[0]['offset'], f'the job is {jobs}')
+        return int(shown['fold-bytes'])
+
+    before = folded()
+    wait_for('the fold to get on', lambda: folded() > before)
+
+
 def dies_folding(pair: vm.Pair, writer: client.Client) -> int:
     """The survivor's guest has written each slot anew, and most of that is only
     in the overlays, when its power fails, too."""
@@ -175,8 +190,7 @@ def dies_folding(pair: vm.Pair, writer: client.Client) -> int:
     pair.failover('secondary')
     goal = int(writer.poll()['acked']) + 2 * disks.SLOTS
     wait_for('each slot', lambda: int(writer.poll()['acked']) >= goal)
-    check(bool(secondary.monitor.execute('query-block-jobs')),
-          'the overlays are in the image already')
+    progress(secondary)
     kill(secondary)
     text = on_disk(pair, secondary.host)
     check(text == f'{MARK} 2 folding\n', f'on disk is {text!r}')

@@ -34,7 +34,7 @@
 /* Of 1 MiB, more than the log takes */
 #define N_WRITES 8
 /* So long the log does without an answer, but for what is rounded off */
-#define PATIENCE_NS (9999 * 1000000LL)
+#define PATIENCE_NS (19999 * 1000000LL)
 
 typedef struct Disks {
     char *dir;
