@@ -4,7 +4,7 @@
  *
  * Base code reaches the subsystem only through this header, include/net/colo.h
  * and include/block/replication.h.  Without CONFIG_REPLICATION the functions
- * come from migration/colo-stubs.c.
+ * come from migration/colo/stubs.c.
  *
  * Words (epoch, cut, commit, release) are those of docs/devel/colo.rst.
  */

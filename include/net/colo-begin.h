@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * COLO proxy: the connections that the primary's guest begins, told to the
- * secondary's rewriter (see net/colo-rewrite.h for what that does with it).
+ * secondary's rewriter (see net/colo/rewrite.h for what that does with it).
  *
  *   filter-compare, or the filter-redirector before colo-compare, sees the SYN
  *   ->  filter-mirror  ->  the stream of its input
@@ -14,7 +14,7 @@
 #ifndef QEMU_NET_COLO_BEGIN_H
 #define QEMU_NET_COLO_BEGIN_H
 
-#include "net/colo-packet.h"
+#include "net/colo/packet.h"
 #include "net/net.h"
 
 /*

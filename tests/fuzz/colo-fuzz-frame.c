@@ -9,7 +9,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "colo-frame.h"
+#include "migration/colo/frame.h"
 #include "colo-fuzz.h"
 
 static void try_ready(const uint8_t *buf, size_t len)

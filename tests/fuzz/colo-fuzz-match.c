@@ -14,7 +14,7 @@
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
 #include "../unit/colo/colo-test-packet.h"
-#include "net/colo-match.h"
+#include "net/colo/match.h"
 #include "colo-fuzz.h"
 
 #define MAX_BYTES   (256 * 1024)

@@ -12,7 +12,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
-#include "net/colo-packet.h"
+#include "net/colo/packet.h"
 #include "colo-fuzz.h"
 
 #define MAX_DATAGRAMS   4

@@ -12,7 +12,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
-#include "net/colo-rewrite.h"
+#include "net/colo/rewrite.h"
 #include "colo-fuzz.h"
 
 enum {

@@ -11,7 +11,7 @@
 #include "qemu/sockets.h"
 #include "qemu/thread.h"
 #include "qapi/error.h"
-#include "colo-frame.h"
+#include "migration/colo/frame.h"
 #include "colo-helpers.h"
 #include "colo-hold.h"
 

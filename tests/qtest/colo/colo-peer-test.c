@@ -21,7 +21,7 @@
 #include "qemu/thread.h"
 #include "qapi/error.h"
 #include "qobject/qdict.h"
-#include "colo-frame.h"
+#include "migration/colo/frame.h"
 #include "colo-helpers.h"
 
 /* Where a peer is silent, or has to say that it is well; ms */

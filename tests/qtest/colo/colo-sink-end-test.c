@@ -226,7 +226,7 @@ static void test_give_up(const void *opaque)
     secondary_free(s);
 }
 
-/* How long a batch waits for the one before it, us; see replication-sink.c */
+/* How long a batch waits for the one before it, us; see sink.c */
 #define MISSING_US 1000000
 
 /* How long a failover takes if a batch waits, from when it comes on, us */

@@ -11,7 +11,7 @@
 
 #include "colo-disk-rig.h"
 #include "libqtest.h"
-#include "replication-batch.h"
+#include "block/replication/batch.h"
 
 #define BLOCK 4096
 #define SESSION 0x1111

@@ -6,7 +6,7 @@
 #ifndef TESTS_UNIT_COLO_LOG_GUEST_H
 #define TESTS_UNIT_COLO_LOG_GUEST_H
 
-#include "replication-log.h"
+#include "block/replication/log.h"
 
 /*
  * w write, z zero, u zero and unmap, d discard, f flush, c copy (zeroes if

@@ -30,7 +30,7 @@
 #ifndef TESTS_UNIT_COLO_MATCH_SCRIPT_H
 #define TESTS_UNIT_COLO_MATCH_SCRIPT_H
 
-#include "net/colo-match.h"
+#include "net/colo/match.h"
 
 /* Payload of the datagrams, bytes */
 #define DATAGRAM_LEN    240

@@ -6,7 +6,7 @@
 #ifndef TESTS_UNIT_COLO_PACKET_MAKER_H
 #define TESTS_UNIT_COLO_PACKET_MAKER_H
 
-#include "net/colo-packet.h"
+#include "net/colo/packet.h"
 
 /* Protocols and headers of IPv6, written out: 0x3a reads as one in a string */
 #define MAKE_HOP_BY_HOP     0

@@ -10,7 +10,7 @@
 #ifndef TESTS_UNIT_COLO_REWRITE_UTIL_H
 #define TESTS_UNIT_COLO_REWRITE_UTIL_H
 
-#include "net/colo-rewrite.h"
+#include "net/colo/rewrite.h"
 
 #define SYN     COLO_TCP_SYN
 #define ACK     COLO_TCP_ACK

@@ -6,7 +6,7 @@
 #ifndef TESTS_UNIT_COLO_TEST_PACKET_H
 #define TESTS_UNIT_COLO_TEST_PACKET_H
 
-#include "net/colo-packet.h"
+#include "net/colo/packet.h"
 
 /* One of TCP, over IPv4; @flow tells the connections apart */
 typedef struct ColoTestTcp {

@@ -10,7 +10,7 @@
 #include "qemu/bitmap.h"
 #include "qemu/bswap.h"
 #include "qapi/error.h"
-#include "colo-frame.h"
+#include "migration/colo/frame.h"
 
 static void test_header(void)
 {

@@ -19,7 +19,7 @@
 #include "qemu/osdep.h"
 #include <malloc.h>
 #include "colo-test-packet.h"
-#include "net/colo-match.h"
+#include "net/colo/match.h"
 
 #define CONNS       3
 #define STREAM      12000       /* positions: SYN, data, FIN */

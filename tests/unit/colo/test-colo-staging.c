@@ -11,7 +11,7 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-colo.h"
-#include "colo-staging.h"
+#include "migration/colo/staging.h"
 
 #define PAGE 4096
 

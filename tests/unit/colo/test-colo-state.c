@@ -8,7 +8,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "colo-state.h"
+#include "migration/colo/state.h"
 
 typedef bool TransitionFn(int from, int to);
 

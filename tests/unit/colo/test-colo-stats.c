@@ -7,7 +7,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "colo-stats.h"
+#include "migration/colo/stats.h"
 
 /* Smallest sample with at least @percent of all at or below it */
 static uint64_t oracle(const uint64_t *us, size_t n, unsigned percent)

@@ -19,7 +19,7 @@
 #include "chardev/char-fe.h"
 #include "net/net.h"
 #include "net/queue.h"
-#include "net/colo-stream.h"
+#include "net/colo/stream.h"
 #include "system/system.h"
 
 #define CUT             0x80000001U

@@ -14,7 +14,7 @@
 #include "qemu/timer.h"
 #include "qapi/error.h"
 #include "io/channel-socket.h"
-#include "colo-wire.h"
+#include "migration/colo/wire.h"
 
 #define TIMEOUT_MS  1000
 

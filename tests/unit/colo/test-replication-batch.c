@@ -9,7 +9,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
-#include "replication-batch.h"
+#include "block/replication/batch.h"
 
 #define DISK (1 * MiB)
 #define N 5

@@ -5,7 +5,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "replication-generation.h"
+#include "block/replication/generation.h"
 
 static char *folder;
 static char *path;

@@ -16,7 +16,7 @@
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
-#include "replication-log.h"
+#include "block/replication/log.h"
 #include "colo-log-guest.h"
 
 #define DEADLINE_MS 20000

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Replication: batches, packed and checked.  See batch.h.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/bswap.h"
+#include "batch.h"
+
+#define INFO_MAGIC 0x434f4c4f53494e4bULL    /* COLOSINK */
+#define BATCH_MAGIC 0x434f4c4f42415443ULL   /* COLOBATC */
+#define VERSION 1
+
+/* Offsets of the fields */
+enum {
+    INFO_AT_MAGIC = 0,
+    INFO_AT_VERSION = 8,        /* 32 bits */
+    INFO_AT_WINDOW = 12,        /* 32 bits, bytes */
+    INFO_AT_LENGTH = 16,        /* of the disk */
+
+    HEAD_AT_MAGIC = 0,
+    HEAD_AT_SESSION = 8,
+    HEAD_AT_NUMBER = 16,
+    HEAD_AT_ENTRIES = 24,       /* 32 bits; 32 more are 0 */
+
+    ENTRY_AT_TYPE = 0,          /* 32 bits; 32 more are 0 */
+    ENTRY_AT_OFFSET = 8,
+    ENTRY_AT_BYTES = 16,
+};
+
+void replication_sink_info_pack(uint8_t *buf, int64_t length)
+{
+    memset(buf, 0, REPLICATION_SINK_INFO_SIZE);
+    stq_be_p(buf + INFO_AT_MAGIC, INFO_MAGIC);
+    stl_be_p(buf + INFO_AT_VERSION, VERSION);
+    stl_be_p(buf + INFO_AT_WINDOW, REPLICATION_WINDOW);
+    stq_be_p(buf + INFO_AT_LENGTH, length);
+}
+
+bool replication_sink_info_check(const uint8_t *buf, int64_t length,
+                                 Error **errp)
+{
+    if (ldq_be_p(buf + INFO_AT_MAGIC) != INFO_MAGIC ||
+        ldq_be_p(buf + INFO_AT_LENGTH) != length) {
+        error_setg(errp, "it is no 'replication-sink'");
+        return false;
+    }
+    if (ldl_be_p(buf + INFO_AT_VERSION) != VERSION ||
+        ldl_be_p(buf + INFO_AT_WINDOW) != REPLICATION_WINDOW) {
+        error_setg(errp, "it is a 'replication-sink' of version %" PRIu32
+                   " with a window of %" PRIu32 " bytes, not %d and %" PRIu64,
+                   ldl_be_p(buf + INFO_AT_VERSION),
+                   ldl_be_p(buf + INFO_AT_WINDOW), VERSION,
+                   (uint64_t)REPLICATION_WINDOW);
+        return false;
+    }
+    return true;
+}
+
+size_t replication_batch_size(unsigned n_entries)
+{
+    return ROUND_UP(REPLICATION_BATCH_HEAD_SIZE +
+                    n_entries * REPLICATION_BATCH_ENTRY_SIZE,
+                    REPLICATION_BATCH_ALIGN);
+}
+
+int64_t replication_batch_data(const ReplicationBatch *batch)
+{
+    int64_t bytes = 0;
+
+    for (unsigned i = 0; i < batch->n_entries; i++) {
+        if (batch->entries[i].type == REPLICATION_ENTRY_WRITE) {
+            bytes += batch->entries[i].bytes;
+        }
+    }
+    return bytes;
+}
+
+void replication_batch_pack(const ReplicationBatch *batch, uint8_t *buf)
+{
+    memset(buf, 0, replication_batch_size(batch->n_entries));
+    stq_be_p(buf + HEAD_AT_MAGIC, BATCH_MAGIC);
+    stq_be_p(buf + HEAD_AT_SESSION, batch->session);
+    stq_be_p(buf + HEAD_AT_NUMBER, batch->number);
+    stl_be_p(buf + HEAD_AT_ENTRIES, batch->n_entries);
+    buf += REPLICATION_BATCH_HEAD_SIZE;
+    for (unsigned i = 0; i < batch->n_entries; i++) {
+        stl_be_p(buf + ENTRY_AT_TYPE, batch->entries[i].type);
+        stq_be_p(buf + ENTRY_AT_OFFSET, batch->entries[i].offset);
+        stq_be_p(buf + ENTRY_AT_BYTES, batch->entries[i].bytes);
+        buf += REPLICATION_BATCH_ENTRY_SIZE;
+    }
+}
+
+static bool unpack_entry(ReplicationEntry *entry, const uint8_t *buf,
+                         int64_t length)
+{
+    uint64_t offset = ldq_be_p(buf + ENTRY_AT_OFFSET);
+    uint64_t bytes = ldq_be_p(buf + ENTRY_AT_BYTES);
+
+    entry->type = ldl_be_p(buf + ENTRY_AT_TYPE);
+    entry->offset = offset;
+    entry->bytes = bytes;
+    switch (entry->type) {
+    case REPLICATION_ENTRY_WRITE:
+    case REPLICATION_ENTRY_ZERO:
+    case REPLICATION_ENTRY_ZERO_UNMAP:
+    case REPLICATION_ENTRY_DISCARD:
+        return bytes && bytes <= length && offset <= length - bytes;
+    case REPLICATION_ENTRY_FLUSH:
+        return !offset && !bytes;
+    }
+    return false;
+}
+
+bool replication_batch_unpack(ReplicationBatch *batch, const uint8_t *buf,
+                              size_t size, size_t bytes, int64_t length)
+{
+    uint64_t left;
+
+    if (size < REPLICATION_BATCH_HEAD_SIZE ||
+        ldq_be_p(buf + HEAD_AT_MAGIC) != BATCH_MAGIC) {
+        return false;
+    }
+    batch->session = ldq_be_p(buf + HEAD_AT_SESSION);
+    batch->number = ldq_be_p(buf + HEAD_AT_NUMBER);
+    batch->n_entries = ldl_be_p(buf + HEAD_AT_ENTRIES);
+    if (!batch->number || batch->n_entries > REPLICATION_BATCH_ENTRIES ||
+        replication_batch_size(batch->n_entries) > size) {
+        return false;
+    }
+    left = bytes - replication_batch_size(batch->n_entries);
+    buf += REPLICATION_BATCH_HEAD_SIZE;
+    for (unsigned i = 0; i < batch->n_entries; i++) {
+        ReplicationEntry *entry = &batch->entries[i];
+
+        if (!unpack_entry(entry, buf, length)) {
+            return false;
+        }
+        if (entry->type == REPLICATION_ENTRY_WRITE) {
+            if (entry->bytes > left) {
+                return false;
+            }
+            left -= entry->bytes;
+        }
+        buf += REPLICATION_BATCH_ENTRY_SIZE;
+    }
+    return true;
+}

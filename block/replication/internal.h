@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Replication: what the halves of the block driver share, both sides.
+ */
+
+#ifndef BLOCK_REPLICATION_INT_H
+#define BLOCK_REPLICATION_INT_H
+
+#include "block/block_int.h"
+#include "block/replication.h"
+#include "log.h"
+
+/*
+ * Where a node is: ColoDiskStage.  What the guest may do in each:
+ *
+ *              entered by       primary             secondary
+ *  IDLE        open, an orderly reads fail, writes  read if another node is
+ *              stop (secondary) are logged if       the parent, else all
+ *                               another node is the fails
+ *                               parent, else fail
+ *  RUNNING     start            reads fail, writes  all, in the overlays
+ *                               are logged
+ *  STOPPED     stop (primary)   reads fail, writes  never
+ *                               are dropped
+ *  FOLDING     failover         never               all; the overlays go into
+ *                                                   the disk
+ *  FOLDED      the end of that  never               all, on the disk
+ *  UNFOLDED    failure of that  never               all, in the overlays
+ *
+ * All but IDLE and RUNNING are final.  The primary of a shared disk does all
+ * in each; after a session it is IDLE, or STOPPED if QEMU ends.
+ */
+
+typedef struct BDRVReplicationState BDRVReplicationState;
+
+/*
+ * What a node does by its kind, which it has from its options on.  All else is
+ * the same for each: replication.c.
+ *
+ * An operation that is left out does nothing and returns 0: success, or false.
+ * None leaves out start, checkpoint, stop, abandon, a request, add_child,
+ * del_child or end.
+ *
+ * BQL, no coroutine, unless it says otherwise.
+ */
+typedef struct ReplicationKind {
+    /* It takes requests that do not suit its child: those of any alignment */
+    bool takes_anything;
+    /*
+     * Its child is the image, which nobody else writes to, here or elsewhere;
+     * or another node, of a secondary that has become such a disk
+     */
+    bool on_image;
+    /* The longest requests, 0 for those of the child */
+    uint32_t max_transfer;
+    int64_t max_zeroes;
+
+    /* The child is there; on failure nothing is left behind */
+    int (*open)(BDRVReplicationState *s, uint64_t log_size, Error **errp);
+
+    /* A session of this @role: is it none of its business? */
+    bool (*ignores)(BDRVReplicationState *s, ReplicationMode role);
+    /* It is IDLE, and has the role; could it start? */
+    void (*check)(BDRVReplicationState *s, Error **errp);
+    /* Likewise, and check has said so */
+    void (*start)(BDRVReplicationState *s, Error **errp);
+    /* While RUNNING: what ReplicationOps says */
+    void (*prepare)(BDRVReplicationState *s, Error **errp);
+    void (*take_over)(BDRVReplicationState *s, Error **errp);
+    void (*checkpoint)(BDRVReplicationState *s, Error **errp);
+    void (*stop)(BDRVReplicationState *s, bool failover, Error **errp);
+    /* While RUNNING: the log has been cut; will be allowed, in any thread */
+    void (*cut)(BDRVReplicationState *s);
+    void (*allow)(BDRVReplicationState *s);
+    /* At any time: what ReplicationOps says */
+    void (*get_error)(BDRVReplicationState *s, Error **errp);
+    void (*query)(BDRVReplicationState *s, ColoDiskStatistics *stats);
+    void (*abandon)(BDRVReplicationState *s);
+    /* Is what the guest has only whole with overlays? */
+    bool (*needs_overlays)(BDRVReplicationState *s);
+
+    /* Requests, in any thread; with the graph lock, for reading */
+    int coroutine_fn (*preadv)(BDRVReplicationState *s, int64_t offset,
+                               int64_t bytes, QEMUIOVector *qiov,
+                               BdrvRequestFlags flags);
+    int coroutine_fn (*pwritev)(BDRVReplicationState *s, int64_t offset,
+                                int64_t bytes, QEMUIOVector *qiov,
+                                BdrvRequestFlags flags);
+    int coroutine_fn (*pwrite_zeroes)(BDRVReplicationState *s, int64_t offset,
+                                      int64_t bytes, BdrvRequestFlags flags);
+    int coroutine_fn (*pdiscard)(BDRVReplicationState *s, int64_t offset,
+                                 int64_t bytes);
+    int coroutine_fn (*flush)(BDRVReplicationState *s);
+    /* Is what is read what the child has?  Any thread. */
+    bool (*is_direct)(BDRVReplicationState *s);
+
+    /* What those above may do is @perm now; with the graph lock */
+    void (*set_perm)(BDRVReplicationState *s, uint64_t perm);
+    /* Maybe before open has been called */
+    void (*drain)(BDRVReplicationState *s, bool begin);
+    /*
+     * With the graph lock, for writing.  replication_add_no_child() and so on
+     * if it has one, and keeps it.
+     */
+    void (*add_child)(BDRVReplicationState *s, BlockDriverState *peer,
+                      Error **errp);
+    void (*del_child)(BDRVReplicationState *s, BdrvChild *child,
+                      Error **errp);
+
+    /* First, so that other threads let go; then the rest */
+    void (*end)(BDRVReplicationState *s);
+    void (*close)(BDRVReplicationState *s);
+} ReplicationKind;
+
+/* See primary.c, shared.c, secondary.c */
+extern const ReplicationKind replication_primary;
+extern const ReplicationKind replication_shared_primary;
+extern const ReplicationKind replication_secondary;
+
+/* What the primary of a shared disk has besides: see shared.c */
+typedef struct ReplicationShared ReplicationShared;
+
+struct BDRVReplicationState {
+    /* Set once */
+    BlockDriverState *bs;
+    const ReplicationKind *kind;
+    ReplicationMode mode;
+    ReplicationState *rs;
+    char *generation_file;      /* NULL for none */
+    bool shared_disk;
+    bool cache_coherent;
+    bool batch;                 /* the primary's child is a sink */
+    int64_t sink_length;        /* without its window, if so */
+
+    /* Written under the BQL, read anywhere: atomic */
+    ColoDiskStage stage;
+
+    /* Primary; set once.  See primary.c. */
+    ReplicationLog *log;
+    BlockDriverState *peer;     /* the child at open, referenced */
+    bool direct;                /* requests go past the block layer */
+    bool drained;               /* the log is paused; BQL */
+    BlockJob *resync;           /* that is under way; BQL */
+    bool differs;               /* the last one did not get to its end; BQL */
+    bool resynced;              /* the last one did; BQL */
+    bool written;               /* somebody could write to the node; BQL */
+    bool misses;                /* the guest may have written past it; BQL */
+    ColoDiskRole role;          /* the last one that was asked for; BQL */
+    ReplicationShared *shared;  /* or NULL; peer then comes and goes: BQL */
+
+    /* Secondary; BQL.  See secondary.c. */
+    char *top_id;               /* set once */
+    BlockBackend *hidden;       /* while RUNNING */
+    BlockJob *backup;           /* while RUNNING, but not a shared disk */
+    BlockBackend *claim;        /* of a shared disk, until it is folded */
+    BlockJob *fold;             /* while FOLDING, ... */
+    QEMUBH *fold_bh;            /* ...or what is about to start it */
+    Error *error;               /* what ended it */
+    bool flush_failed;          /* which has been said; atomic */
+};
+
+/* BQL */
+void replication_set_stage(BDRVReplicationState *s, ColoDiskStage stage);
+
+static inline ColoDiskStage replication_stage(BDRVReplicationState *s)
+{
+    return qatomic_read(&s->stage);
+}
+
+/* Is @bs @below, or anywhere above it? */
+bool GRAPH_RDLOCK replication_is_above(BlockDriverState *bs,
+                                       BlockDriverState *below);
+
+/* The overlays are in the disk: record that; BQL */
+bool replication_folded(BDRVReplicationState *s, Error **errp);
+
+/* Is @bs a node of a secondary that has become a disk like any other? */
+bool replication_is_folded(BlockDriverState *bs);
+
+/* The node's name, for messages */
+static inline const char *replication_name(BDRVReplicationState *s)
+{
+    return s->bs->node_name;
+}
+
+/* Does the node have another one as its parent, and not only a device? */
+bool GRAPH_RDLOCK replication_has_node_above(BDRVReplicationState *s);
+
+/* For kinds with just one child */
+void GRAPH_WRLOCK replication_add_no_child(BDRVReplicationState *s,
+                                           BlockDriverState *peer,
+                                           Error **errp);
+void GRAPH_WRLOCK replication_del_no_child(BDRVReplicationState *s,
+                                           BdrvChild *child, Error **errp);
+
+/*
+ * Can requests to @peer be sent past the block layer (*@direct: it is an NBD
+ * client), or like any others?  -EINVAL if neither.  BQL.
+ */
+int GRAPH_RDLOCK replication_check_peer(BlockDriverState *peer, bool *direct,
+                                        Error **errp);
+
+/* Have all requests of an NBD client end at once, for good.  Any thread. */
+void replication_yank(BlockDriverState *nbd);
+
+/* The state of @bs if it is a node for replication, else NULL.  BQL. */
+BDRVReplicationState *replication_of(BlockDriverState *bs);
+
+/*
+ * Requests for s->peer, an NBD client, past the block layer: see
+ * primary.c.  The log's thread.
+ */
+int coroutine_fn replication_direct_write(BDRVReplicationState *s,
+                                          int64_t offset, int64_t bytes,
+                                          QEMUIOVector *qiov);
+int coroutine_fn replication_direct_zero(BDRVReplicationState *s,
+                                         int64_t offset, int64_t bytes,
+                                         BdrvRequestFlags flags);
+/* Does somebody wait for the requests of the node to end? */
+bool coroutine_fn replication_primary_must_admit(BDRVReplicationState *s);
+
+/*
+ * Sinks, @bs or below it: the session is over, what has come of it but is not
+ * on the disk is dropped.  BQL, no coroutine.
+ */
+void GRAPH_RDLOCK replication_sink_give_up(BlockDriverState *bs);
+
+/* The image of a shared disk, on both sides: see claim.c.  BQL. */
+
+/* Is it one that two hosts can share? */
+bool GRAPH_RDLOCK replication_check_image(BlockDriverState *image,
+                                          bool coherent, Error **errp);
+/*
+ * Secondary: become the one that may write to it.  -EAGAIN: somebody else is.
+ * Again is no harm.
+ */
+int replication_claim(BDRVReplicationState *s, BlockDriverState *image,
+                      Error **errp);
+void replication_unclaim(BDRVReplicationState *s);
+/* Is somebody else?  If not, or it cannot be known, @errp says why. */
+bool replication_claim_is_held(BDRVReplicationState *s,
+                               BlockDriverState *image, Error **errp);
+
+#endif

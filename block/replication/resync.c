@@ -1,0 +1,882 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Replication, primary side: bring the secondary's disk up to date.
+ *
+ * Goal: the guest runs on a quorum of its local disk and a replication node,
+ * and what it writes goes to both disks.  This job sends the rest, or what of
+ * it may differ, so that both are the same from then on.
+ *
+ * How: piece by piece the job holds requests to the quorum off, reads the
+ * local disk, and puts what it has read into the log like a write of the
+ * guest.  While a piece is held
+ *
+ *  - no write to it is under way: each that came before is on the local disk,
+ *    so the job reads it, and in the log, so what the job appends follows it;
+ *  - none begins: each that comes later is in the log after the job's.
+ *
+ * The log keeps the order, so the newest data wins on the other side, and the
+ * local disk alone would not be the place to hold them off: the quorum writes
+ * to its children at the same time, and a write may be in the log long before
+ * it is on the disk.  All that writes waits (bdrv_wait_serialising_requests):
+ * data, zeroes, discards, copy-on-read.
+ *
+ * Holding costs the guest the time of a read of at most CHUNK.  The job waits
+ * for room in the log before, and leaves half of it to the guest.
+ *
+ * Mode hash: a piece is sent only if its hash is not the one that the
+ * secondary's node "colo-hash" has (hash.c).  Nothing is held for
+ * that, and nothing says that both hashes are of the same instant, but
+ *
+ *    equal hashes, taken at any two times after all records that were in the
+ *    log when the job began have arrived, mean that the pieces are equal once
+ *    the log is through.
+ *
+ * Look at one byte.  If the guest has not written to it since the job began,
+ * nor had such a write under way then, neither side changes it any more: the
+ * local disk since then, the other one since those records have arrived.  So
+ * as the contents were equal it is and stays equal.  If it has, both disks got
+ * that write, and those that followed it in the same order; what the other
+ * side had before does not matter, nor what either had when its hash was
+ * taken.  That is why the node has to be a child of the quorum from the
+ * beginning of the job to its end, and why the job waits for old records: one
+ * from before the node was taken out and put back, arriving after the hash was
+ * taken, would undo what the guest has written meanwhile.
+ *
+ * So different hashes mean little, and to copy what is the same does no harm;
+ * a piece is copied as above.  (Writes to the same place that a guest has
+ * under way at the same time have no order, with or without this, and what is
+ * in the place of one that failed is not known.  And XXH128 is no
+ * cryptographic hash: a guest that looks for two blocks with the same one can
+ * have its own disk differ.)
+ *
+ * Hashes come from the peer, so the job must not be in a request for them
+ * when somebody drains.  A coroutine in the main loop asks, past the block
+ * layer if that is an NBD client (see primary.c for why this is
+ * safe), and the job looks again and again whether it has an answer.
+ *
+ * End: when all is in the log, a flush follows, and the job waits until that
+ * has arrived.  Before that a session cannot be started, and after a failure
+ * not until another job has got to its end.  The job never changes a bitmap:
+ * whoever made it clears it when the sides part in order.
+ *
+ * Failure: the local disk or a hash cannot be read, the log has broken, the
+ * quorum has lost one of the two children (it cannot come back as long as the
+ * job has it: a node that has a parent is not added).  The log stays as it is.
+ * A peer that stands still makes the job wait where it can be drained, paused
+ * and cancelled, unless the guest has filled the log: then a held piece waits
+ * for its writes, which wait for the peer, for the end of the connection, for
+ * whoever drains, or until the log takes the peer for dead.
+ *
+ * Permissions: the job only reads, so nodes stay as writable as they are.  It
+ * is attached and detached while the quorum is drained.
+ *
+ * Threads: made and ended in the main thread; runs in the AioContext of the
+ * nodes; hashes are fetched in the main loop.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-colo.h"
+#include "qemu/cutils.h"
+#include "qemu/memalign.h"
+#include "qemu/units.h"
+#include "block/block_int.h"
+#include "block/blockjob_int.h"
+#include "block/dirty-bitmap.h"
+#include "system/block-backend.h"
+#include "trace.h"
+#include "hash.h"
+#include "internal.h"
+
+/* What is read at a time */
+#define CHUNK MiB
+
+/* The most that is taken as one if it is zero */
+#define ZERO_CHUNK (32 * MiB)
+
+/* How often the job looks whether the log has got on, ns */
+#define POLL_NS (2 * SCALE_MS)
+
+/* The coroutine that asks for hashes */
+typedef struct HashFetch {
+    /* Set once */
+    BlockBackend *blk;          /* NULL unless in mode hash */
+    bool direct;
+
+    /* That coroutine's while it is busy, else the job's */
+    int64_t offset;
+    int64_t bytes;
+    int ret;
+    uint8_t buf[REPLICATION_HASH_MAX_READ];
+
+    bool busy;                  /* atomic */
+} HashFetch;
+
+typedef struct ResyncJob {
+    BlockJob common;
+
+    /* Set once */
+    BDRVReplicationState *s;
+    BlockDriverState *top;      /* the quorum */
+    BlockDriverState *node;     /* for replication */
+    BlockBackend *source;
+    ColoResyncMode mode;
+    BdrvDirtyBitmap *dirty;     /* a copy, NULL for everything */
+
+    /* The job's coroutine */
+    uint8_t *buf;
+    uint8_t theirs[REPLICATION_HASH_MAX_READ];
+    uint8_t ours[REPLICATION_HASH_MAX_READ];
+    uint64_t chunks;            /* compared */
+    uint64_t equal;
+    HashFetch fetch;
+
+    /* Read anywhere: atomic */
+    uint64_t compared_bytes;
+    uint64_t sent_bytes;
+} ResyncJob;
+
+static BdrvChild *GRAPH_RDLOCK find_child(BlockDriverState *parent,
+                                          BlockDriverState *bs)
+{
+    BdrvChild *c;
+
+    QLIST_FOREACH(c, &parent->children, next) {
+        if (c->bs == bs) {
+            return c;
+        }
+    }
+    return NULL;
+}
+
+/* Does what the guest writes still go to both?  0 or an errno with @errp. */
+static int GRAPH_RDLOCK resync_check(ResyncJob *r, Error **errp)
+{
+    ReplicationLogStats stats;
+
+    replication_log_stats(r->s->log, &stats);
+    if (stats.err) {
+        error_setg_errno(errp, stats.err, "node '%s' could not write to the "
+                         "secondary", replication_name(r->s));
+        return -stats.err;
+    }
+    if (!find_child(r->top, r->node) ||
+        !find_child(r->top, blk_bs(r->source))) {
+        error_setg(errp, "the disk has lost a child");
+        return -ENOLINK;
+    }
+    return 0;
+}
+
+/* The job's life, in its coroutine */
+
+/* Wait until @condition, or the job is cancelled, or cannot go on */
+#define resync_wait(r, condition, errp) ({                              \
+    int ret_;                                                           \
+                                                                        \
+    for (;;) {                                                          \
+        WITH_GRAPH_RDLOCK_GUARD() {                                     \
+            ret_ = resync_check(r, errp);                               \
+        }                                                               \
+        if (ret_ < 0 || job_is_cancelled(&(r)->common.job) ||           \
+            (condition)) {                                              \
+            break;                                                      \
+        }                                                               \
+        job_sleep_ns(&(r)->common.job, POLL_NS);                        \
+    }                                                                   \
+    ret_;                                                               \
+})
+
+static bool resync_has_room(ResyncJob *r)
+{
+    ReplicationLogStats stats;
+
+    replication_log_stats(r->s->log, &stats);
+    return stats.bytes <= stats.limit / 2;
+}
+
+/* Is the beginning zero?  How much of it is as the beginning: *@n */
+static bool coroutine_fn GRAPH_RDLOCK
+resync_is_zero(ResyncJob *r, int64_t offset, int64_t bytes, int64_t *n)
+{
+    int ret = bdrv_co_block_status_above(blk_bs(r->source), NULL, offset,
+                                         bytes, n, NULL, NULL);
+
+    if (ret < 0 || *n <= 0) {
+        *n = bytes;
+        return false; /* reading tells what is wrong */
+    }
+    return ret & BDRV_BLOCK_ZERO;
+}
+
+/* Send what is held; *@bytes is what there is, then what has been done */
+static int coroutine_fn GRAPH_RDLOCK
+resync_held(ResyncJob *r, int64_t offset, int64_t *bytes, Error **errp)
+{
+    int64_t n;
+    int ret = resync_check(r, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (resync_is_zero(r, offset, *bytes, &n)) {
+        *bytes = n;
+        replication_log_copy(r->s->log, offset, n, NULL);
+        return 0;
+    }
+    *bytes = MIN(*bytes, CHUNK);
+    ret = bdrv_co_pread(find_child(r->top, blk_bs(r->source)), offset, *bytes,
+                        r->buf, 0);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "could not read the local disk");
+        return ret;
+    }
+    block_job_ratelimit_processed_bytes(&r->common, *bytes);
+    if (buffer_is_zero(r->buf, *bytes)) {
+        replication_log_copy(r->s->log, offset, *bytes, NULL);
+    } else {
+        replication_log_copy(r->s->log, offset, *bytes, r->buf);
+        qatomic_set(&r->sent_bytes, r->sent_bytes + *bytes);
+    }
+    return 0;
+}
+
+/* Send the beginning of a range; *@bytes becomes how much of it that was */
+static int coroutine_fn resync_piece(ResyncJob *r, int64_t offset,
+                                     int64_t *bytes, Error **errp)
+{
+    BdrvTrackedRequest req;
+    int64_t n;
+    int ret;
+
+    /*
+     * From here to the end: who waits for us has the graph lock, and then
+     * whoever wants to change the graph may keep us from taking it.
+     */
+    GRAPH_RDLOCK_GUARD();
+
+    /* Only a hint of how much to hold: here the guest may write */
+    *bytes = MIN(*bytes, ZERO_CHUNK);
+    *bytes = resync_is_zero(r, offset, *bytes, &n) ? n : MIN(*bytes, CHUNK);
+
+    bdrv_co_hold_range(&req, r->top, offset, *bytes);
+    ret = resync_held(r, offset, bytes, errp);
+    bdrv_co_release_range(&req);
+    return ret;
+}
+
+/* Send all of a range, unless the job is cancelled */
+static int coroutine_fn resync_range(ResyncJob *r, int64_t offset,
+                                     int64_t bytes, Error **errp)
+{
+    while (bytes > 0) {
+        int64_t n = bytes;
+        int ret;
+
+        block_job_ratelimit_sleep(&r->common);
+        ret = resync_wait(r, resync_has_room(r), errp);
+        if (ret < 0 || job_is_cancelled(&r->common.job)) {
+            return ret;
+        }
+        ret = resync_piece(r, offset, &n, errp);
+        if (ret < 0) {
+            return ret;
+        }
+        if (r->mode != COLO_RESYNC_MODE_HASH) {
+            job_progress_update(&r->common.job, n);
+        }
+        offset += n;
+        bytes -= n;
+    }
+    return 0;
+}
+
+static int coroutine_fn resync_dirty(ResyncJob *r, int64_t len, Error **errp)
+{
+    int64_t offset = 0, bytes;
+    int ret = 0;
+
+    while (ret >= 0 && !job_is_cancelled(&r->common.job) &&
+           bdrv_dirty_bitmap_next_dirty_area(r->dirty, offset, len, ZERO_CHUNK,
+                                             &offset, &bytes)) {
+        ret = resync_range(r, offset, bytes, errp);
+        offset += bytes;
+    }
+    return ret;
+}
+
+/* Mode hash */
+
+static void coroutine_fn fetch_entry(void *opaque)
+{
+    HashFetch *f = opaque;
+    BlockDriverState *bs = blk_bs(f->blk);
+    QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, f->buf, f->bytes);
+
+    if (f->direct) {
+        assume_graph_lock(); /* see primary.c */
+        f->ret = bs->drv->bdrv_co_preadv(bs, f->offset, f->bytes, &qiov, 0);
+    } else {
+        f->ret = blk_co_preadv(f->blk, f->offset, f->bytes, &qiov, 0);
+    }
+    qatomic_store_release(&f->busy, false);
+}
+
+static bool fetch_is_busy(HashFetch *f)
+{
+    return qatomic_load_acquire(&f->busy);
+}
+
+/* Ask for the hashes from @offset on, of @total bytes of them */
+static void fetch_begin(HashFetch *f, int64_t offset, int64_t total)
+{
+    f->offset = offset;
+    f->bytes = MIN(total - offset, REPLICATION_HASH_MAX_READ);
+    qatomic_set(&f->busy, true);
+    aio_co_schedule(qemu_get_aio_context(),
+                    qemu_coroutine_create(fetch_entry, f));
+}
+
+/* Nobody wants the answer any more */
+static void coroutine_fn fetch_end(HashFetch *f)
+{
+    if (fetch_is_busy(f) && f->direct) {
+        replication_yank(blk_bs(f->blk));
+    }
+    while (fetch_is_busy(f)) {
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, POLL_NS);
+    }
+}
+
+/* Hash the beginning of @bytes: how much that was, or a negative errno */
+static int64_t coroutine_fn resync_hash(ResyncJob *r, int64_t offset,
+                                        int64_t bytes, Error **errp)
+{
+    int64_t n;
+    bool zero;
+    int ret;
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        zero = resync_is_zero(r, offset, bytes, &n);
+    }
+    if (n < bytes) {
+        n = QEMU_ALIGN_DOWN(n, REPLICATION_HASH_CHUNK);
+    }
+    if (zero && n > 0) {
+        replication_hash(NULL, n, r->ours);
+        return n;
+    }
+    n = MIN(bytes, CHUNK);
+    ret = blk_co_pread(r->source, offset, n, r->buf, 0);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "could not read the local disk");
+        return ret;
+    }
+    block_job_ratelimit_processed_bytes(&r->common, n);
+    replication_hash(r->buf, n, r->ours);
+    return n;
+}
+
+/* Send those chunks of a piece that differ: r->ours and @theirs */
+static int coroutine_fn resync_differing(ResyncJob *r, int64_t offset,
+                                         int64_t bytes, const uint8_t *theirs,
+                                         Error **errp)
+{
+    const uint8_t *ours = r->ours;
+    int64_t run = 0;
+
+    for (int64_t at = 0; at < bytes; at += REPLICATION_HASH_CHUNK) {
+        int64_t end = MIN(at + REPLICATION_HASH_CHUNK, bytes);
+        bool equal = !memcmp(ours, theirs, REPLICATION_HASH_SIZE);
+
+        r->chunks++;
+        r->equal += equal;
+        run += equal ? 0 : end - at;
+        if (run && (equal || end == bytes)) {
+            int64_t begin = (equal ? at : end) - run;
+            int ret = resync_range(r, offset + begin, run, errp);
+
+            if (ret < 0) {
+                return ret;
+            }
+            run = 0;
+        }
+        ours += REPLICATION_HASH_SIZE;
+        theirs += REPLICATION_HASH_SIZE;
+    }
+    return 0;
+}
+
+/* A part of the disk that r->theirs are the hashes of */
+static int coroutine_fn resync_compare(ResyncJob *r, int64_t offset,
+                                       int64_t end, Error **errp)
+{
+    const uint8_t *theirs = r->theirs;
+
+    while (offset < end) {
+        int64_t n;
+        int ret;
+
+        block_job_ratelimit_sleep(&r->common);
+        if (job_is_cancelled(&r->common.job)) {
+            return 0;
+        }
+        n = resync_hash(r, offset, end - offset, errp);
+        if (n < 0) {
+            return n;
+        }
+        ret = resync_differing(r, offset, n, theirs, errp);
+        if (ret < 0) {
+            return ret;
+        }
+        qatomic_set(&r->compared_bytes, r->compared_bytes + n);
+        job_progress_update(&r->common.job, n);
+        offset += n;
+        theirs += DIV_ROUND_UP(n, REPLICATION_HASH_CHUNK) *
+                  REPLICATION_HASH_SIZE;
+    }
+    return 0;
+}
+
+static int coroutine_fn resync_hashes(ResyncJob *r, int64_t len, Error **errp)
+{
+    ReplicationLog *log = r->s->log;
+    uint64_t position = replication_log_position(log);
+    int64_t total = replication_hash_length(len);
+    int64_t offset = 0, n;
+    int ret;
+
+    /* What came before could undo what is newer: see above */
+    ret = resync_wait(r, replication_log_is_through(log, position), errp);
+    if (ret < 0 || job_is_cancelled(&r->common.job)) {
+        return ret;
+    }
+    fetch_begin(&r->fetch, 0, total);
+    do {
+        ret = resync_wait(r, !fetch_is_busy(&r->fetch), errp);
+        if (ret < 0 || job_is_cancelled(&r->common.job)) {
+            return ret;
+        }
+        if (r->fetch.ret < 0) {
+            error_setg_errno(errp, -r->fetch.ret, "could not read the hashes "
+                             "of the secondary");
+            return r->fetch.ret;
+        }
+        n = r->fetch.bytes;
+        memcpy(r->theirs, r->fetch.buf, n);
+        if (offset + n < total) {
+            fetch_begin(&r->fetch, offset + n, total);
+        }
+        ret = resync_compare(r, replication_hash_place(offset),
+                             MIN(len, replication_hash_place(offset + n)),
+                             errp);
+        offset += n;
+    } while (ret >= 0 && offset < total && !job_is_cancelled(&r->common.job));
+    return ret;
+}
+
+static int coroutine_fn resync_all(ResyncJob *r, int64_t len, Error **errp)
+{
+    switch (r->mode) {
+    case COLO_RESYNC_MODE_FULL:
+        return resync_range(r, 0, len, errp);
+    case COLO_RESYNC_MODE_BITMAP:
+        return resync_dirty(r, len, errp);
+    case COLO_RESYNC_MODE_HASH:
+        return resync_hashes(r, len, errp);
+    default:
+        g_assert_not_reached();
+    }
+}
+
+/* Wait until all has arrived for good */
+static int coroutine_fn resync_settle(ResyncJob *r, Error **errp)
+{
+    ReplicationLog *log = r->s->log;
+    uint64_t position;
+
+    replication_log_flush(log);
+    position = replication_log_position(log);
+    return resync_wait(r, replication_log_is_through(log, position), errp);
+}
+
+static int coroutine_fn resync_run(Job *job, Error **errp)
+{
+    ResyncJob *r = container_of(job, ResyncJob, common.job);
+    int64_t len = blk_co_getlength(r->source);
+    int64_t total = r->dirty ? bdrv_get_dirty_count(r->dirty) : len;
+    int ret;
+
+    if (len < 0) {
+        error_setg_errno(errp, -len, "could not get the length of the local "
+                         "disk");
+        return len;
+    }
+    trace_replication_resync_begin(replication_name(r->s),
+                                   ColoResyncMode_str(r->mode), total);
+    job_progress_set_remaining(job, total);
+    r->buf = blk_try_blockalign(r->source, CHUNK);
+    if (!r->buf) {
+        return -ENOMEM;
+    }
+    ret = resync_all(r, len, errp);
+    fetch_end(&r->fetch);
+    if (ret >= 0 && !job_is_cancelled(job)) {
+        ret = resync_settle(r, errp);
+    }
+    qemu_vfree(r->buf);
+    trace_replication_resync_end(replication_name(r->s), ret, r->chunks,
+                                 r->equal, r->sent_bytes);
+    return ret;
+}
+
+/* Give back what resync_attach() has taken, while nothing is under way */
+static void resync_detach(ResyncJob *r)
+{
+    BlockDriverState *top = r->top;
+
+    bdrv_ref(top);
+    bdrv_drained_begin(top);
+    blk_unref(r->source);
+    blk_unref(r->fetch.blk);
+    block_job_remove_all_bdrv(&r->common);
+    bdrv_drained_end(top);
+    bdrv_unref(top);
+}
+
+static void resync_clean(Job *job)
+{
+    ResyncJob *r = container_of(job, ResyncJob, common.job);
+
+    r->s->resync = NULL;
+    r->s->differs = job->ret < 0 || job_is_cancelled(job);
+    r->s->resynced = !r->s->differs;
+    if (r->dirty) {
+        bdrv_release_dirty_bitmap(r->dirty);
+    }
+    resync_detach(r);
+}
+
+static void resync_query(BlockJob *job, BlockJobInfo *info)
+{
+    ResyncJob *r = container_of(job, ResyncJob, common);
+
+    info->u.colo_resync.compared_bytes = qatomic_read(&r->compared_bytes);
+    info->u.colo_resync.sent_bytes = qatomic_read(&r->sent_bytes);
+}
+
+static const BlockJobDriver resync_driver = {
+    .job_driver = {
+        .instance_size = sizeof(ResyncJob),
+        .job_type = JOB_TYPE_COLO_RESYNC,
+        .free = block_job_free,
+        .user_resume = block_job_user_resume,
+        .run = resync_run,
+        .clean = resync_clean,
+    },
+    .query = resync_query,
+};
+
+/* The command, main thread */
+
+/* The disk of the guest, a quorum that @node is a child of, or NULL */
+static BlockDriverState *GRAPH_RDLOCK find_top(BlockDriverState *node,
+                                               Error **errp)
+{
+    BdrvChild *c;
+
+    QLIST_FOREACH(c, &node->parents, next_parent) {
+        BlockDriverState *top = c->klass->parent_is_bds ? c->opaque : NULL;
+
+        if (top && top->drv && !strcmp(top->drv->format_name, "quorum")) {
+            return top;
+        }
+    }
+    error_setg(errp, "node '%s' is no child of a quorum",
+               bdrv_get_node_name(node));
+    return NULL;
+}
+
+/* The local disk: a child of @top, the one with this name if there is any */
+static BlockDriverState *GRAPH_RDLOCK find_source(BlockDriverState *top,
+                                                  BlockDriverState *node,
+                                                  const char *name,
+                                                  Error **errp)
+{
+    BlockDriverState *source = NULL;
+    BdrvChild *c;
+
+    if (name) {
+        source = bdrv_lookup_bs(name, name, errp);
+        if (!source) {
+            return NULL;
+        }
+    } else {
+        QLIST_FOREACH(c, &top->children, next) {
+            if (c->bs != node && source) {
+                error_setg(errp, "'%s' has several other children: which one "
+                           "is the 'source'?",
+                           bdrv_get_device_or_node_name(top));
+                return NULL;
+            }
+            source = c->bs != node ? c->bs : source;
+        }
+    }
+    if (!source) {
+        error_setg(errp, "'%s' has no other child to read from",
+                   bdrv_get_device_or_node_name(top));
+        return NULL;
+    }
+    if (source == node || !find_child(top, source)) {
+        error_setg(errp, "node '%s' is no other child of '%s'",
+                   bdrv_get_node_name(source),
+                   bdrv_get_device_or_node_name(top));
+        return NULL;
+    }
+    if (bdrv_getlength(top) != bdrv_getlength(node) ||
+        bdrv_getlength(top) != bdrv_getlength(source)) {
+        error_setg(errp, "nodes '%s' and '%s' have not the same length",
+                   bdrv_get_node_name(node), bdrv_get_node_name(source));
+        return NULL;
+    }
+    return source;
+}
+
+/* Is @node one that can be brought up to date now? */
+static bool check_node(BlockDriverState *node, Error **errp)
+{
+    BDRVReplicationState *s = replication_of(node);
+
+    if (!s || s->mode != REPLICATION_MODE_PRIMARY) {
+        error_setg(errp, "node '%s' is not for replication in primary mode",
+                   bdrv_get_node_name(node));
+        return false;
+    }
+    if (s->shared_disk) {
+        error_setg(errp, "node '%s' is that of a shared disk: there is nothing "
+                   "to resync, both sides have the same image",
+                   replication_name(s));
+        return false;
+    }
+    if (s->stage != COLO_DISK_STAGE_IDLE) {
+        error_setg(errp, "node '%s' is %s and cannot be resynced",
+                   replication_name(s), ColoDiskStage_str(s->stage));
+        return false;
+    }
+    if (s->resync) {
+        error_setg(errp, "node '%s' is being resynced by job '%s'",
+                   replication_name(s), s->resync->job.id);
+        return false;
+    }
+    return true;
+}
+
+/* A copy of the bitmap @name as it is now */
+static BdrvDirtyBitmap *copy_bitmap(BlockDriverState *bs, const char *name,
+                                    Error **errp)
+{
+    BdrvDirtyBitmap *bitmap = bdrv_find_dirty_bitmap(bs, name);
+    BdrvDirtyBitmap *copy;
+
+    if (!bitmap) {
+        error_setg(errp, "node '%s' has no bitmap '%s'",
+                   bdrv_get_node_name(bs), name);
+        return NULL;
+    }
+    if (bdrv_dirty_bitmap_check(bitmap, BDRV_BITMAP_DEFAULT, errp)) {
+        return NULL;
+    }
+    if (!bdrv_dirty_bitmap_enabled(bitmap)) {
+        error_setg(errp, "bitmap '%s' is disabled: it does not know what has "
+                   "been written since", name);
+        return NULL;
+    }
+    copy = bdrv_create_dirty_bitmap(bs, bdrv_dirty_bitmap_granularity(bitmap),
+                                    NULL, errp);
+    if (!copy) {
+        return NULL;
+    }
+    bdrv_disable_dirty_bitmap(copy);
+    bdrv_dirty_bitmap_merge_internal(copy, bitmap, NULL, true);
+    return copy;
+}
+
+/* What the command was given */
+typedef struct ResyncArguments {
+    const char *job_id;
+    ColoResyncMode mode;
+    BlockDriverState *top;
+    BlockDriverState *node;
+    BlockDriverState *source;
+    const char *bitmap;         /* NULL for none */
+    BlockDriverState *hashes;   /* NULL for none */
+    int64_t speed;
+} ResyncArguments;
+
+/* Is @bs what can be fetched from, for a disk as long as @disk? */
+static bool check_hashes(BlockDriverState *bs, BlockDriverState *disk,
+                         bool *direct, Error **errp)
+{
+    int64_t len, want;
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    len = bdrv_getlength(bs);
+    want = replication_hash_length(bdrv_getlength(disk));
+    if (len != want) {
+        error_setg(errp, "node '%s' has %" PRId64 " bytes, the hashes of '%s' "
+                   "have %" PRId64, bdrv_get_node_name(bs), len,
+                   bdrv_get_node_name(disk), want);
+        return false;
+    }
+    if (bs->bl.request_alignment > BDRV_SECTOR_SIZE) {
+        error_setg(errp, "node '%s' cannot be read in units of %llu bytes",
+                   bdrv_get_node_name(bs), BDRV_SECTOR_SIZE);
+        return false;
+    }
+    return replication_check_peer(bs, direct, errp) >= 0;
+}
+
+/* Attach the job to all that it uses */
+static bool resync_attach(ResyncJob *r, ResyncArguments *args, Error **errp)
+{
+    int ret;
+
+    r->source = blk_new_with_bs(args->source, BLK_PERM_CONSISTENT_READ,
+                                BLK_PERM_ALL, errp);
+    if (!r->source) {
+        return false;
+    }
+    /* Whoever drains waits for the job to pause, and the job for its read */
+    blk_set_disable_request_queuing(r->source, true);
+    blk_set_allow_aio_context_change(r->source, true);
+    if (args->hashes) {
+        r->fetch.blk = blk_new_with_bs(args->hashes, BLK_PERM_CONSISTENT_READ,
+                                       BLK_PERM_ALL, errp);
+        if (!r->fetch.blk) {
+            return false;
+        }
+        blk_set_disable_request_queuing(r->fetch.blk, true);
+        blk_set_allow_aio_context_change(r->fetch.blk, true);
+    }
+
+    bdrv_graph_wrlock();
+    ret = block_job_add_bdrv(&r->common, "node", r->node, 0, BLK_PERM_ALL,
+                             errp);
+    if (ret >= 0) {
+        ret = block_job_add_bdrv(&r->common, "source", args->source, 0,
+                                 BLK_PERM_ALL, errp);
+    }
+    bdrv_graph_wrunlock();
+    return ret >= 0;
+}
+
+static bool check_arguments(ResyncArguments *args, const char *hashes,
+                            uint64_t speed, Error **errp)
+{
+    const char *mode = ColoResyncMode_str(args->mode);
+
+    if ((args->mode == COLO_RESYNC_MODE_BITMAP) != (args->bitmap != NULL)) {
+        error_setg(errp, "'bitmap' is %s with mode '%s'",
+                   args->bitmap ? "not allowed" : "needed", mode);
+        return false;
+    }
+    if ((args->mode == COLO_RESYNC_MODE_HASH) != (hashes != NULL)) {
+        error_setg(errp, "'hashes' is %s with mode '%s'",
+                   hashes ? "not allowed" : "needed", mode);
+        return false;
+    }
+    if (speed > INT64_MAX) {
+        error_setg(errp, "'speed' is %" PRIu64 ", it has to be at most %"
+                   PRId64, speed, INT64_MAX);
+        return false;
+    }
+    return true;
+}
+
+/* The job, not started; NULL with @errp */
+static ResyncJob *resync_new(ResyncArguments *args, Error **errp)
+{
+    ResyncJob *r;
+    bool direct = false;
+
+    if (args->hashes &&
+        !check_hashes(args->hashes, args->source, &direct, errp)) {
+        return NULL;
+    }
+    r = block_job_create(args->job_id, &resync_driver, NULL, args->top, 0,
+                         BLK_PERM_ALL, args->speed, JOB_DEFAULT, NULL, NULL,
+                         errp);
+    if (!r) {
+        return NULL;
+    }
+    r->s = replication_of(args->node);
+    r->top = args->top;
+    r->node = args->node;
+    r->mode = args->mode;
+    r->fetch.direct = direct;
+    if (resync_attach(r, args, errp)) {
+        if (!args->bitmap) {
+            return r;
+        }
+        r->dirty = copy_bitmap(args->source, args->bitmap, errp);
+        if (r->dirty) {
+            return r;
+        }
+    }
+    resync_detach(r);
+    job_early_fail(&r->common.job);
+    return NULL;
+}
+
+/* Find the nodes; whether all are there and as they should be */
+static bool find_nodes(ResyncArguments *args, const char *node,
+                       const char *source, const char *hashes, Error **errp)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    args->node = bdrv_lookup_bs(node, node, errp);
+    if (!args->node || !check_node(args->node, errp)) {
+        return false;
+    }
+    args->top = find_top(args->node, errp);
+    if (!args->top) {
+        return false;
+    }
+    args->source = find_source(args->top, args->node, source, errp);
+    if (!args->source) {
+        return false;
+    }
+    if (hashes) {
+        args->hashes = bdrv_lookup_bs(hashes, hashes, errp);
+        return args->hashes != NULL;
+    }
+    return true;
+}
+
+void qmp_x_colo_resync(const char *job_id, const char *node,
+                       const char *source, bool has_mode, ColoResyncMode mode,
+                       const char *bitmap, const char *hashes, bool has_speed,
+                       uint64_t speed, Error **errp)
+{
+    ResyncArguments args = {
+        .job_id = job_id,
+        .mode = has_mode ? mode : COLO_RESYNC_MODE_FULL,
+        .bitmap = bitmap,
+        .speed = has_speed ? speed : 0,
+    };
+    ResyncJob *r;
+
+    if (!check_arguments(&args, hashes, has_speed ? speed : 0, errp) ||
+        !find_nodes(&args, node, source, hashes, errp)) {
+        return;
+    }
+    bdrv_drained_begin(args.top);
+    r = resync_new(&args, errp);
+    bdrv_drained_end(args.top);
+    if (r) {
+        r->s->resync = &r->common;
+        r->s->misses = false;   /* unless it is taken out again */
+        job_start(&r->common.job);
+    }
+}

@@ -1,0 +1,886 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Replication: the secondary's half of the block driver.
+ *
+ *            guest                     NBD server, for the primary
+ *              |                            |
+ *         replication                 copy-before-write
+ *              |                       |    |
+ *           active                     |    |
+ *              |                       |    |
+ *            hidden  <-----------------+    |
+ *              |                            |
+ *            disk  <------------------------+
+ *
+ * The disk always has what the primary has written.  The guest here is to see
+ * the disk as of the last checkpoint with its own writes: these go to the
+ * active overlay, and before the primary overwrites something on the disk it
+ * is copied to the hidden one.  A backup job with sync=none does that.  As
+ * its target has the source for a backing file, it writes with
+ * BDRV_REQ_SERIALISING, thus waits for reads of the guest that are on their
+ * way through the hidden overlay to the disk, and these never see what is
+ * newer than the checkpoint.
+ *
+ * In hybrid mode both guests write much the same.  What the active overlay has
+ * the guest does not see below any more, until the overlay is emptied, and so
+ * it need not be copied: see spare_copies().
+ *
+ * The job also keeps others from resizing, or taking snapshots of, any part
+ * of this, up to the top.
+ *
+ * A checkpoint empties both overlays and has all be copied again.  The guest
+ * stands still, and the primary does not write: it waits to be told that the
+ * checkpoint has been loaded.  If it writes all the same the checkpoint fails
+ * instead of waiting for it.
+ *
+ * A failover first shuts the NBD clients out.  A primary that was only slow
+ * may have writes in socket buffers, and these would be neither in the
+ * checkpoint nor of this guest.  Then the job ends, and another one commits
+ * both overlays into the disk, while the guest runs.  Both are flushed then: if
+ * this QEMU dies, too, the disk is not whole without them.
+ *
+ * Of a shared disk the disk is the primary's own, read-only here.  There is no
+ * job: the primary itself puts into the hidden overlay what it is going to
+ * overwrite, by way of store.c, and that is what it has an export
+ * of.  A failover needs the right to write to the disk, see
+ * claim.c; the rest is the same.
+ *
+ * All is under the BQL.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/qapi-builtin-types.h"
+#include "qapi/qapi-commands-block-export.h"
+#include "qapi/qapi-events-colo.h"
+#include "qemu/error-report.h"
+#include "qemu/timer.h"
+#include "block/aio-wait.h"
+#include "block/block-copy.h"
+#include "block/block_backup.h"
+#include "block/block_int.h"
+#include "block/blockjob_int.h"
+#include "block/dirty-bitmap.h"
+#include "block/export.h"
+#include "system/block-backend.h"
+#include "trace.h"
+#include "block/copy-before-write.h"
+#include "internal.h"
+
+/* How long requests may take to end, once no new ones can begin */
+#define QUIET_TIMEOUT_MS 5000
+
+/* Waiting with a limit */
+
+typedef struct Deadline {
+    QEMUTimer *timer;
+    bool over;
+} Deadline;
+
+static void deadline_cb(void *opaque)
+{
+    Deadline *deadline = opaque;
+
+    deadline->over = true;
+}
+
+static void deadline_begin(Deadline *deadline, int64_t ms)
+{
+    deadline->over = false;
+    deadline->timer = aio_timer_new(qemu_get_aio_context(),
+                                    QEMU_CLOCK_REALTIME, SCALE_MS,
+                                    deadline_cb, deadline);
+    timer_mod(deadline->timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + ms);
+}
+
+static void deadline_end(Deadline *deadline)
+{
+    timer_free(deadline->timer);
+}
+
+/* The nodes.  NULL unless all three are there. */
+
+static BlockDriverState *GRAPH_RDLOCK get_active(BDRVReplicationState *s)
+{
+    return s->bs->file->bs;
+}
+
+static BlockDriverState *GRAPH_RDLOCK get_hidden(BDRVReplicationState *s)
+{
+    return bdrv_cow_bs(get_active(s));
+}
+
+static BlockDriverState *GRAPH_RDLOCK get_disk(BDRVReplicationState *s)
+{
+    BlockDriverState *hidden = get_hidden(s);
+
+    return hidden ? bdrv_cow_bs(hidden) : NULL;
+}
+
+static bool GRAPH_RDLOCK check_overlay(BlockDriverState *bs, Error **errp)
+{
+    if (!bs->drv || !bs->drv->bdrv_make_empty) {
+        error_setg(errp, "overlay '%s' (%s) cannot be emptied: it should be "
+                   "qcow2", bdrv_get_node_name(bs), bdrv_get_format_name(bs));
+        return false;
+    }
+    return true;
+}
+
+static bool GRAPH_RDLOCK check_length(BlockDriverState *bs, int64_t length,
+                                      Error **errp)
+{
+    int64_t its = bdrv_getlength(bs);
+
+    if (its < 0) {
+        error_setg_errno(errp, -its, "cannot tell the length of '%s'",
+                         bdrv_get_node_name(bs));
+        return false;
+    }
+    if (its != length) {
+        error_setg(errp, "'%s' has %" PRId64 " bytes, but the guest's disk "
+                   "has %" PRId64, bdrv_get_node_name(bs), its, length);
+        return false;
+    }
+    return true;
+}
+
+/* Can the primary reach the hidden overlay? */
+static bool GRAPH_RDLOCK has_store(BlockDriverState *hidden)
+{
+    BdrvChild *c;
+
+    QLIST_FOREACH(c, &hidden->parents, next_parent) {
+        BlockDriverState *parent = c->klass->parent_is_bds ? c->opaque : NULL;
+
+        if (parent && parent->drv &&
+            !strcmp(parent->drv->format_name, "replication-store")) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What is special about the disk if it is shared, or if it is not */
+static bool GRAPH_RDLOCK check_disk(BDRVReplicationState *s,
+                                    BlockDriverState *disk, Error **errp)
+{
+    if (!s->shared_disk) {
+        if (bdrv_is_read_only(disk)) {
+            error_setg(errp, "the secondary's disk '%s' is read-only",
+                       bdrv_get_node_name(disk));
+            return false;
+        }
+        return true;
+    }
+    if (!bdrv_is_read_only(disk)) {
+        error_setg(errp, "the shared image '%s' is the primary's to write: it "
+                   "has to be read-only here", bdrv_get_node_name(disk));
+        return false;
+    }
+    if (!has_store(get_hidden(s))) {
+        error_setg(errp, "there is no 'replication-store' above the hidden "
+                   "overlay '%s', for the primary",
+                   bdrv_get_node_name(get_hidden(s)));
+        return false;
+    }
+    return replication_check_image(disk, s->cache_coherent, errp);
+}
+
+/* What has to be right before a start.  Returns the top, or NULL. */
+static BlockDriverState *check_chain(BDRVReplicationState *s, Error **errp)
+{
+    BlockDriverState *top, *active, *hidden, *disk;
+    int64_t length;
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    active = get_active(s);
+    hidden = get_hidden(s);
+    disk = get_disk(s);
+    if (!disk) {
+        error_setg(errp, "'%s' has to be an overlay over another one over the "
+                   "secondary's disk", bdrv_get_node_name(active));
+        return NULL;
+    }
+    if (!check_overlay(active, errp) || !check_overlay(hidden, errp)) {
+        return NULL;
+    }
+    length = bdrv_getlength(s->bs);
+    if (!check_length(active, length, errp) ||
+        !check_length(hidden, length, errp) ||
+        !check_length(disk, length, errp)) {
+        return NULL;
+    }
+    if (bdrv_is_read_only(s->bs)) {
+        error_setg(errp, "the node is read-only");
+        return NULL;
+    }
+    if (!check_disk(s, disk, errp)) {
+        return NULL;
+    }
+    top = bdrv_lookup_bs(s->top_id, s->top_id, errp);
+    if (top && !replication_is_above(top, s->bs)) {
+        error_setg(errp, "'%s', of 'top-id', is not above the node",
+                   s->top_id);
+        return NULL;
+    }
+    return top;
+}
+
+/* The overlays */
+
+/*
+ * Nothing may begin any more in the hidden overlay or above it, and nothing
+ * is under way: neither of the guest nor of the NBD server, which writes
+ * through copy-before-write.  Other than bdrv_drained_begin() this gives up.
+ * On failure nothing is drained.
+ */
+static bool drain_begin_bounded(BlockDriverState *bs, Error **errp)
+{
+    Deadline deadline;
+    bool quiet;
+
+    bdrv_do_drained_begin_quiesce(bs, NULL);
+    deadline_begin(&deadline, QUIET_TIMEOUT_MS);
+    AIO_WAIT_WHILE_UNLOCKED(NULL, !deadline.over &&
+                                  bdrv_drain_poll(bs, NULL, false));
+    deadline_end(&deadline);
+    quiet = !bdrv_drain_poll(bs, NULL, false);
+    if (!quiet) {
+        bdrv_drained_end(bs);
+        error_setg(errp, "requests for '%s' have not ended within %d ms",
+                   bdrv_get_node_name(bs), QUIET_TIMEOUT_MS);
+    }
+    return quiet;
+}
+
+/* The guest has no writes of its own any more, and sees the disk as it is */
+static bool empty_overlays(BDRVReplicationState *s, Error **errp)
+{
+    BlockDriverState *hidden = blk_bs(s->hidden);
+    int64_t begin = qemu_clock_get_us(QEMU_CLOCK_REALTIME);
+    Error *local_err = NULL;
+
+    if (!drain_begin_bounded(hidden, errp)) {
+        return false;
+    }
+    bdrv_graph_rdlock_main_loop();
+    bdrv_make_empty(s->bs->file, &local_err);
+    bdrv_graph_rdunlock_main_loop();
+    if (!local_err) {
+        blk_make_empty(s->hidden, &local_err);
+    }
+    if (!local_err && s->backup) {
+        backup_do_checkpoint(s->backup, &local_err);
+    }
+    bdrv_drained_end(hidden);
+    trace_replication_emptied(replication_name(s),
+                              qemu_clock_get_us(QEMU_CLOCK_REALTIME) - begin);
+    if (local_err) {
+        error_propagate(errp, local_err);
+        return false;
+    }
+    return true;
+}
+
+/* A way to write to the hidden overlay, which is only a backing file so far */
+static bool open_hidden(BDRVReplicationState *s, Error **errp)
+{
+    BlockDriverState *hidden;
+
+    bdrv_graph_rdlock_main_loop();
+    hidden = get_hidden(s);
+    bdrv_graph_rdunlock_main_loop();
+
+    if (bdrv_is_read_only(hidden) &&
+        bdrv_reopen_set_read_only(hidden, false, errp) < 0) {
+        return false;
+    }
+    s->hidden = blk_new(bdrv_get_aio_context(hidden), BLK_PERM_WRITE,
+                        BLK_PERM_ALL);
+    blk_set_allow_aio_context_change(s->hidden, true);
+    return blk_insert_bs(s->hidden, hidden, errp) >= 0;
+}
+
+static void close_hidden(BDRVReplicationState *s)
+{
+    blk_unref(s->hidden);
+    s->hidden = NULL;
+}
+
+/* After a failover that is no news for a session that has begun since */
+static void report(BDRVReplicationState *s, const Error *err)
+{
+    if (replication_stage(s) == COLO_DISK_STAGE_RUNNING) {
+        replication_report_error(replication_name(s), err);
+    } else {
+        qapi_event_send_colo_disk_error(error_get_pretty(err));
+    }
+}
+
+/* The job that copies before the primary writes */
+
+static void fail(BDRVReplicationState *s, Error *err)
+{
+    if (s->error) {
+        error_free(err);
+        return;
+    }
+    s->error = err;
+    report(s, err);
+}
+
+static void backup_done(void *opaque, int ret)
+{
+    BlockDriverState *bs = opaque;
+    BDRVReplicationState *s = bs->opaque;
+
+    if (s->backup) {
+        Error *err = NULL;
+
+        s->backup = NULL;
+        close_hidden(s);
+        error_setg_errno(&err, ret < 0 ? -ret : ECANCELED,
+                         "nothing is copied any more before the primary "
+                         "writes to the disk");
+        fail(s, err);
+    }
+    bdrv_unref(bs);
+}
+
+/* Wait for requests of the guest that may have looked below @active before */
+static void coroutine_fn wait_for_guest(BlockDriverState *active,
+                                        int64_t offset, int64_t bytes)
+{
+    BdrvTrackedRequest req;
+
+    bdrv_co_hold_range(&req, active, offset, bytes);
+    bdrv_co_release_range(&req);
+}
+
+/* As bdrv_co_is_allocated(), but data and zeroes are the same */
+static int coroutine_fn GRAPH_RDLOCK is_allocated(BlockDriverState *bs,
+                                                  int64_t offset,
+                                                  int64_t bytes,
+                                                  int64_t *count)
+{
+    int ret = bdrv_co_is_allocated(bs, offset, bytes, count);
+
+    while (ret > 0 && *count < bytes) {
+        int64_t more;
+        int next = bdrv_co_is_allocated(bs, offset + *count, bytes - *count,
+                                        &more);
+
+        if (next <= 0 || !more) {
+            break;
+        }
+        *count += more;
+    }
+    return ret;
+}
+
+/* Copy nothing that @active has in whole clusters */
+static void coroutine_fn GRAPH_RDLOCK
+spare_clusters(BDRVReplicationState *s, BlockDriverState *active,
+               BlockCopyState *bcs, int64_t offset, int64_t bytes)
+{
+    BdrvDirtyBitmap *due = block_copy_dirty_bitmap(bcs);
+    int64_t cluster = block_copy_cluster_size(bcs);
+    int64_t length = bdrv_dirty_bitmap_size(due);
+    int64_t end = MIN(offset + bytes, length);
+
+    while (bdrv_dirty_bitmap_next_dirty_area(due, offset, end, INT64_MAX,
+                                             &offset, &bytes)) {
+        int ret = is_allocated(active, offset, bytes, &bytes);
+
+        if (ret < 0) {
+            return; /* copying is never wrong */
+        }
+        if (ret && offset + bytes < length) {
+            bytes = QEMU_ALIGN_DOWN(bytes, cluster);
+        }
+        if (ret && bytes) {
+            wait_for_guest(active, offset, bytes);
+            block_copy_reset(bcs, offset, bytes);
+            trace_replication_spared(replication_name(s), offset, bytes);
+        }
+        offset = QEMU_ALIGN_UP(offset + MAX(bytes, 1), cluster);
+    }
+}
+
+/*
+ * The filter is no parent of the active overlay, so that may be drained, to be
+ * reopened say, while the filter is at work.
+ */
+static void coroutine_fn spare_copies(void *opaque, BlockCopyState *bcs,
+                                      int64_t offset, int64_t bytes)
+{
+    BDRVReplicationState *s = opaque;
+    BlockDriverState *active;
+
+    assume_graph_lock(); /* the filter has it */
+    active = get_active(s);
+    bdrv_inc_in_flight(active);
+    smp_mb__after_rmw();
+    if (!qatomic_read(&active->quiesce_counter)) {
+        spare_clusters(s, active, bcs, offset, bytes);
+    }
+    bdrv_dec_in_flight(active);
+}
+
+/* The filter of the job */
+static BlockDriverState *GRAPH_RDLOCK find_filter(BDRVReplicationState *s)
+{
+    BdrvChild *c;
+
+    QLIST_FOREACH(c, &blk_bs(s->hidden)->parents, next_parent) {
+        BlockDriverState *parent = c->klass->parent_is_bds ? c->opaque : NULL;
+
+        if (parent && parent->drv && !strcmp(c->name, "target") &&
+            !strcmp(parent->drv->format_name, "copy-before-write")) {
+            return parent;
+        }
+    }
+    g_assert_not_reached();
+}
+
+/* End it.  Drains all: the NBD clients are shut out, or well-behaved. */
+static void stop_backup(BDRVReplicationState *s)
+{
+    BlockJob *job = s->backup;
+
+    s->backup = NULL;
+    if (job) {
+        job_cancel_sync(&job->job, true);
+    }
+}
+
+static bool start_backup(BDRVReplicationState *s, BlockDriverState *top,
+                         Error **errp)
+{
+    BackupPerf perf = { .max_workers = 1 };
+    BlockDriverState *disk;
+    int ret;
+
+    bdrv_graph_rdlock_main_loop();
+    disk = get_disk(s);
+    bdrv_graph_rdunlock_main_loop();
+
+    s->backup = backup_job_create(NULL, disk, blk_bs(s->hidden), 0,
+                                  MIRROR_SYNC_MODE_NONE, NULL, 0, false, false,
+                                  NULL, &perf, BLOCKDEV_ON_ERROR_REPORT,
+                                  BLOCKDEV_ON_ERROR_REPORT, JOB_INTERNAL,
+                                  backup_done, s->bs, NULL, errp);
+    if (!s->backup) {
+        return false;
+    }
+    bdrv_ref(s->bs); /* backup_done() */
+
+    bdrv_graph_wrlock();
+    ret = block_job_add_bdrv(s->backup, "top", top, 0, BLK_PERM_ALL, errp);
+    bdrv_cbw_set_spare(find_filter(s), spare_copies, s);
+    bdrv_graph_wrunlock();
+    if (ret < 0) {
+        BlockJob *job = s->backup;
+
+        s->backup = NULL;
+        job_cancel_sync(&job->job, true);
+        return false;
+    }
+    job_start(&s->backup->job);
+    return true;
+}
+
+/* A session */
+
+static bool secondary_ignores(BDRVReplicationState *s, ReplicationMode role)
+{
+    /* It has failed over: what is left is a disk like any other */
+    return role == REPLICATION_MODE_PRIMARY &&
+           s->stage != COLO_DISK_STAGE_IDLE &&
+           s->stage != COLO_DISK_STAGE_RUNNING;
+}
+
+static BlockDriverState *disk_of(BDRVReplicationState *s)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    return get_disk(s);
+}
+
+/* See to it that the guest here sees what the primary overwrites */
+static bool start_preserving(BDRVReplicationState *s, BlockDriverState *top,
+                             Error **errp)
+{
+    if (s->shared_disk) {
+        return replication_claim_is_held(s, disk_of(s), errp);
+    }
+    return start_backup(s, top, errp);
+}
+
+static void secondary_start(BDRVReplicationState *s, Error **errp)
+{
+    ERRP_GUARD();
+    BlockDriverState *top;
+
+    if (bdrv_activate(s->bs, errp) < 0) {
+        goto fail;
+    }
+    top = check_chain(s, errp);
+    if (!top) {
+        goto fail;
+    }
+    if (!open_hidden(s, errp) || !empty_overlays(s, errp) ||
+        !start_preserving(s, top, errp)) {
+        goto fail_hidden;
+    }
+    replication_set_stage(s, COLO_DISK_STAGE_RUNNING);
+    return;
+
+fail_hidden:
+    close_hidden(s);
+fail:
+    error_prepend(errp, "node '%s': ", replication_name(s));
+}
+
+static void secondary_prepare(BDRVReplicationState *s, Error **errp)
+{
+    if (s->error) {
+        error_setg(errp, "node '%s': %s", replication_name(s),
+                   error_get_pretty(s->error));
+    }
+}
+
+static void secondary_checkpoint(BDRVReplicationState *s, Error **errp)
+{
+    ERRP_GUARD();
+
+    secondary_prepare(s, errp);
+    if (!*errp && !empty_overlays(s, errp)) {
+        error_prepend(errp, "node '%s': ", replication_name(s));
+        fail(s, error_copy(*errp));
+    }
+}
+
+/* May @exp change the disk behind the guest's back? */
+static bool exports_disk(BDRVReplicationState *s, BlockExport *exp)
+{
+    BlockDriverState *bs = blk_bs(exp->blk);
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    return bs && get_disk(s) && replication_is_above(bs, get_disk(s)) &&
+           !replication_is_above(bs, get_active(s));
+}
+
+/* What the primary has sent is not waited for */
+static void give_up_sinks(BlockDriverState *bs)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    replication_sink_give_up(bs);
+}
+
+static void secondary_abandon(BDRVReplicationState *s)
+{
+    g_autoptr(BlockExportInfoList) exports = NULL;
+    g_autoptr(strList) shut = NULL;
+    BlockExportInfoList *e;
+    strList *id;
+    Deadline deadline;
+
+    if (s->stage != COLO_DISK_STAGE_RUNNING) {
+        return;
+    }
+    exports = qmp_query_block_exports(NULL);
+    for (e = exports; e; e = e->next) {
+        BlockExport *exp = blk_exp_find(e->value->id);
+
+        if (exp && exports_disk(s, exp)) {
+            QAPI_LIST_PREPEND(shut, g_strdup(e->value->id));
+            blk_exp_request_shutdown(exp);
+            give_up_sinks(blk_bs(exp->blk));
+        }
+    }
+    deadline_begin(&deadline, QUIET_TIMEOUT_MS);
+    for (id = shut; id; id = id->next) {
+        AIO_WAIT_WHILE_UNLOCKED(NULL,
+                                !deadline.over && blk_exp_find(id->value));
+        trace_replication_shut_out(replication_name(s), id->value,
+                                   !blk_exp_find(id->value));
+    }
+    deadline_end(&deadline);
+}
+
+static void secondary_take_over(BDRVReplicationState *s, Error **errp)
+{
+    secondary_abandon(s);
+    if (s->shared_disk && replication_claim(s, disk_of(s), errp) < 0) {
+        error_prepend(errp, "node '%s': the shared image cannot be taken "
+                      "over, as long as the primary has it: ",
+                      replication_name(s));
+    }
+}
+
+/* Failover: the overlays go into the disk */
+
+static void fold_done(void *opaque, int ret)
+{
+    BDRVReplicationState *s = opaque;
+    Error *err = NULL;
+
+    trace_replication_folded(replication_name(s), ret);
+    s->fold = NULL;
+    if (ret < 0) {
+        error_setg_errno(&err, -ret, "the overlays are not in the disk, and "
+                         "are needed still");
+        if (ret == -ECANCELED && !s->error) {
+            s->error = err; /* as the user wanted it */
+        } else {
+            fail(s, err);
+        }
+        replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
+        return;
+    }
+    /* We write to the disk ourselves now */
+    replication_unclaim(s);
+    replication_set_stage(s, COLO_DISK_STAGE_FOLDED);
+    if (!replication_folded(s, &err)) {
+        error_reportf_err(err, "after a crash it is not known that the "
+                          "overlays are in the disk: ");
+    }
+}
+
+/* What the guest has below its own writes, as long as that is needed */
+static int coroutine_fn GRAPH_RDLOCK flush_hidden(BDRVReplicationState *s)
+{
+    /* The job's filter may be above the active overlay; or that is gone */
+    BlockDriverState *hidden = bdrv_cow_bs(bdrv_skip_filters(get_active(s)));
+
+    return hidden ? bdrv_co_flush(hidden) : 0;
+}
+
+/* The guest goes on: it is only without these if this host fails, too */
+static void report_flush(BDRVReplicationState *s, int ret)
+{
+    g_autoptr(Error) err = NULL;
+
+    if (ret >= 0 || qatomic_xchg(&s->flush_failed, true)) {
+        return;
+    }
+    error_setg_errno(&err, -ret, "node '%s': the overlays cannot be flushed, "
+                     "and the disk may not be whole after a crash",
+                     replication_name(s));
+    warn_report("%s", error_get_pretty(err));
+    report(s, err);
+}
+
+static void coroutine_fn flush_entry(void *opaque)
+{
+    BDRVReplicationState *s = opaque;
+    int ret;
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        ret = flush_hidden(s);
+        if (ret >= 0) {
+            ret = bdrv_co_flush(get_active(s));
+        }
+    }
+    trace_replication_flushed(replication_name(s), ret);
+    report_flush(s, ret);
+    bdrv_dec_in_flight(s->bs);
+}
+
+/* Nothing has flushed them: until now they were of no use without this QEMU */
+static void flush_overlays(BDRVReplicationState *s)
+{
+    bdrv_inc_in_flight(s->bs);
+    qemu_coroutine_enter(qemu_coroutine_create(flush_entry, s));
+}
+
+/*
+ * The guest is about to start, which may move its disk to another AioContext,
+ * and a job that is just done cannot follow.  So the job is begun when the main
+ * loop has finished with that.
+ */
+static void start_fold_bh(void *opaque)
+{
+    BDRVReplicationState *s = opaque;
+    Error *err = NULL;
+    const char *name = replication_name(s);
+    /* A name that QEMU has made up begins with what no job ID may have */
+    g_autofree char *id = g_strdup_printf("replication-%s",
+                                          name + (*name == '#'));
+    BlockDriverState *active, *disk;
+
+    bdrv_graph_rdlock_main_loop();
+    active = get_active(s);
+    disk = get_disk(s);
+    bdrv_graph_rdunlock_main_loop();
+
+    g_clear_pointer(&s->fold_bh, qemu_bh_delete);
+    s->fold = commit_active_start(id, active, disk, JOB_DEFAULT, 0,
+                                  BLOCKDEV_ON_ERROR_REPORT, NULL, fold_done,
+                                  s, true, &err);
+    if (!s->fold) {
+        error_report("node '%s': the overlays are not in the disk, and are "
+                     "needed still: %s", name, error_get_pretty(err));
+        fail(s, err);
+        replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
+    }
+    flush_overlays(s);
+}
+
+static void start_fold(BDRVReplicationState *s)
+{
+    replication_set_stage(s, COLO_DISK_STAGE_FOLDING);
+    s->fold_bh = qemu_bh_new(start_fold_bh, s);
+    qemu_bh_schedule(s->fold_bh);
+}
+
+static void secondary_stop(BDRVReplicationState *s, bool failover,
+                           Error **errp)
+{
+    ERRP_GUARD();
+
+    if (failover) {
+        secondary_take_over(s, errp);
+        if (*errp) {
+            return;
+        }
+        stop_backup(s);
+        close_hidden(s);
+        start_fold(s);
+    } else {
+        if (!s->error) {
+            empty_overlays(s, errp);
+        }
+        stop_backup(s);
+        close_hidden(s);
+        replication_unclaim(s);
+        replication_set_stage(s, COLO_DISK_STAGE_IDLE);
+    }
+    if (*errp) {
+        error_prepend(errp, "node '%s': ", replication_name(s));
+    }
+}
+
+static void secondary_query(BDRVReplicationState *s,
+                            ColoDiskStatistics *stats)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    if (s->stage == COLO_DISK_STAGE_RUNNING) {
+        int64_t active = bdrv_get_allocated_file_size(get_active(s));
+        int64_t hidden = bdrv_get_allocated_file_size(get_hidden(s));
+
+        stats->has_overlay_bytes = true;
+        stats->overlay_bytes = MAX(active, 0) + MAX(hidden, 0);
+    }
+    if (s->fold) {
+        stats->has_fold_bytes = true;
+        stats->has_fold_total = true;
+        progress_get_snapshot(&s->fold->job.progress, &stats->fold_bytes,
+                              &stats->fold_total);
+    }
+}
+
+static bool secondary_needs_overlays(BDRVReplicationState *s)
+{
+    return s->stage != COLO_DISK_STAGE_FOLDED;
+}
+
+static void secondary_end(BDRVReplicationState *s)
+{
+    g_clear_pointer(&s->fold_bh, qemu_bh_delete);
+    /* The job that copies has a reference to us: it is no more */
+    if (s->fold) {
+        job_cancel_sync(&s->fold->job, true);
+    }
+    close_hidden(s);
+    replication_unclaim(s);
+}
+
+/* What the guest does */
+
+/* A disk that is not in a session may be looked at as part of another one */
+static bool coroutine_fn GRAPH_RDLOCK may_request(BDRVReplicationState *s,
+                                                  bool is_write)
+{
+    return replication_stage(s) != COLO_DISK_STAGE_IDLE ||
+           (!is_write && replication_has_node_above(s));
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+secondary_preadv(BDRVReplicationState *s, int64_t offset, int64_t bytes,
+                 QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    if (!may_request(s, false)) {
+        return -EIO;
+    }
+    return bdrv_co_preadv(s->bs->file, offset, bytes, qiov, flags);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+secondary_pwritev(BDRVReplicationState *s, int64_t offset, int64_t bytes,
+                  QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    if (!may_request(s, true)) {
+        return -EIO;
+    }
+    return bdrv_co_pwritev(s->bs->file, offset, bytes, qiov, flags);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+secondary_pwrite_zeroes(BDRVReplicationState *s, int64_t offset, int64_t bytes,
+                        BdrvRequestFlags flags)
+{
+    if (!may_request(s, true)) {
+        return -EIO;
+    }
+    return bdrv_co_pwrite_zeroes(s->bs->file, offset, bytes, flags);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+secondary_pdiscard(BDRVReplicationState *s, int64_t offset, int64_t bytes)
+{
+    if (!may_request(s, true)) {
+        return -EIO;
+    }
+    return bdrv_co_pdiscard(s->bs->file, offset, bytes);
+}
+
+static int coroutine_fn GRAPH_RDLOCK secondary_flush(BDRVReplicationState *s)
+{
+    ColoDiskStage stage = replication_stage(s);
+
+    if (stage == COLO_DISK_STAGE_FOLDING ||
+        stage == COLO_DISK_STAGE_UNFOLDED) {
+        report_flush(s, flush_hidden(s));
+    }
+    return bdrv_co_flush(s->bs->file->bs);
+}
+
+static bool secondary_is_direct(BDRVReplicationState *s)
+{
+    return true;
+}
+
+const ReplicationKind replication_secondary = {
+    .ignores = secondary_ignores,
+    .start = secondary_start,
+    .prepare = secondary_prepare,
+    .checkpoint = secondary_checkpoint,
+    .take_over = secondary_take_over,
+    .stop = secondary_stop,
+    .query = secondary_query,
+    .abandon = secondary_abandon,
+    .needs_overlays = secondary_needs_overlays,
+    .preadv = secondary_preadv,
+    .pwritev = secondary_pwritev,
+    .pwrite_zeroes = secondary_pwrite_zeroes,
+    .pdiscard = secondary_pdiscard,
+    .flush = secondary_flush,
+    .is_direct = secondary_is_direct,
+    .add_child = replication_add_no_child,
+    .del_child = replication_del_no_child,
+    .end = secondary_end,
+};

@@ -1,0 +1,609 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Replication: the block driver replication-sink, secondary side.
+ *
+ *      guest            NBD server, for the primary
+ *        |                     |
+ *   replication         replication-sink
+ *        |                     |
+ *      active          copy-before-write
+ *        |               |     |
+ *      hidden  <---------'     |
+ *        |                     |
+ *       disk  <----------------'
+ *
+ * Goal: the primary sends many writes, and flushes among them, in one request
+ * (batch.h).  What is behind the disk's end is the window that
+ * takes them; up to there the node is the disk, so that whoever does not know
+ * of batches may use it as well.
+ *
+ * The entries of the batches are begun in their order, and the batches in that
+ * of their numbers.  Writes run together, also those of several batches, but a
+ * write waits for those that it overlaps with, and a flush for all before it,
+ * as all after it do for the flush.  So what follows a flush is on the disk
+ * only if what came before it is there for good, just as if each had been a
+ * request of its own.  A write that has a flush all for itself is made with
+ * FUA.
+ *
+ * A batch that fails is answered so, and nothing more of the same session is
+ * begun.  The primary then ends the session.  When this side takes over, what
+ * is left of the batches is given up: the next checkpoint would have had it.
+ *
+ * A batch whose predecessor is missing waits for it.  Requests reach us in
+ * their order but for a moment at the end of a drain, so it will come, or
+ * something is wrong: after MISSING_MS the session has failed.  Who drains is
+ * not kept waiting, then such a batch fails at once.
+ *
+ * Threads: requests in any, the rest under the BQL.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/coroutine.h"
+#include "qemu/iov.h"
+#include "qemu/lockable.h"
+#include "qemu/module.h"
+#include "qemu/range.h"
+#include "qemu/timer.h"
+#include "block/block-io.h"
+#include "block/block_int.h"
+#include "trace.h"
+#include "batch.h"
+#include "internal.h"
+
+/* Writes that are under way at a time */
+#define MAX_TASKS 16
+
+/* How long a batch waits for one that has not come, ms */
+#define MISSING_MS 1000
+
+/* A batch, from its turn on */
+typedef struct SinkBatch {
+    ReplicationBatch batch;
+    unsigned n_tasks;           /* of it that are under way */
+    int ret;                    /* the first failure of one */
+} SinkBatch;
+
+/* An entry under way, with a coroutine of its own */
+typedef struct SinkTask {
+    QLIST_ENTRY(SinkTask) next;
+    BlockDriverState *bs;
+    SinkBatch *of;
+    ReplicationEntry entry;
+    QEMUIOVector *qiov;         /* of the whole request */
+    size_t at;                  /* where the data is in it */
+} SinkTask;
+
+typedef struct SinkState {
+    QEMUTimer *missing;         /* set once */
+    QemuMutex lock;
+    /* All below: lock */
+    uint64_t session;           /* of the batches that are applied now */
+    uint64_t next;              /* the number of the next one */
+    bool failed;                /* the session: no more is applied */
+    bool beginning;             /* the entries of a batch are begun */
+    CoQueue turn;               /* batches that have to wait with that */
+    unsigned n_waiting;         /* in turn */
+    QLIST_HEAD(, SinkTask) tasks;
+    unsigned n_tasks;
+    CoQueue ended;              /* who waits for one of them to end */
+
+    bool dirty;                 /* maybe there is what to flush; atomic */
+} SinkState;
+
+/* Where the window begins */
+static int64_t coroutine_fn GRAPH_RDLOCK disk_length(BlockDriverState *bs)
+{
+    return bdrv_co_getlength(bs->file->bs);
+}
+
+/* A batch is applied */
+
+/* Is the batch one that will never be applied? */
+static bool is_stale_locked(SinkState *s, const ReplicationBatch *batch)
+{
+    return batch->session != s->session || batch->number < s->next ||
+           s->failed;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+sink_entry(BdrvChild *file, const ReplicationEntry *entry, QEMUIOVector *qiov,
+           size_t at, BdrvRequestFlags flags)
+{
+    int ret = 0;
+
+    switch (entry->type) {
+    case REPLICATION_ENTRY_WRITE:
+        return bdrv_co_pwritev_part(file, entry->offset, entry->bytes, qiov,
+                                    at, flags);
+    case REPLICATION_ENTRY_ZERO:
+        return bdrv_co_pwrite_zeroes(file, entry->offset, entry->bytes, 0);
+    case REPLICATION_ENTRY_ZERO_UNMAP:
+        return bdrv_co_pwrite_zeroes(file, entry->offset, entry->bytes,
+                                     BDRV_REQ_MAY_UNMAP);
+    case REPLICATION_ENTRY_DISCARD:
+        /* It is a hint */
+        ret = bdrv_co_pdiscard(file, entry->offset, entry->bytes);
+        return ret == -ENOTSUP ? 0 : ret;
+    case REPLICATION_ENTRY_FLUSH:
+        break;
+    }
+    g_assert_not_reached();
+}
+
+/* The request of the batch has the graph lock until this has ended */
+static int coroutine_fn GRAPH_RDLOCK task_run(SinkTask *t)
+{
+    return sink_entry(t->bs->file, &t->entry, t->qiov, t->at, 0);
+}
+
+static void coroutine_fn task_entry(void *opaque)
+{
+    SinkTask *t = opaque;
+    SinkState *s = t->bs->opaque;
+    int ret;
+
+    assume_graph_lock(); /* see above */
+    ret = task_run(t);
+    QEMU_LOCK_GUARD(&s->lock);
+    if (ret < 0) {
+        s->failed |= t->of->batch.session == s->session;
+        t->of->ret = t->of->ret ?: ret;
+    }
+    QLIST_REMOVE(t, next);
+    s->n_tasks--;
+    t->of->n_tasks--;
+    qemu_co_queue_restart_all(&s->ended);
+    g_free(t);
+}
+
+static bool overlaps_locked(SinkState *s, const ReplicationEntry *entry)
+{
+    SinkTask *t;
+
+    QLIST_FOREACH(t, &s->tasks, next) {
+        if (ranges_overlap(entry->offset, entry->bytes, t->entry.offset,
+                           t->entry.bytes)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Must @entry wait for others to end?  A flush does for all of them. */
+static bool must_wait_locked(SinkState *s, const ReplicationEntry *entry)
+{
+    if (entry->type == REPLICATION_ENTRY_FLUSH) {
+        return s->n_tasks;
+    }
+    return s->n_tasks >= MAX_TASKS || overlaps_locked(s, entry);
+}
+
+/*
+ * Wait until @entry of @batch may begin.  False if nothing of it may any more.
+ * *@lone: nothing else is under way.
+ */
+static bool coroutine_fn sink_wait(SinkState *s, const ReplicationBatch *batch,
+                                   const ReplicationEntry *entry, bool *lone)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    while (!is_stale_locked(s, batch) && must_wait_locked(s, entry)) {
+        qemu_co_queue_wait(&s->ended, &s->lock);
+    }
+    *lone = !s->n_tasks;
+    return !is_stale_locked(s, batch);
+}
+
+/* Has the write @i the next flush all for itself? */
+static bool has_own_flush(SinkState *s, const ReplicationBatch *batch,
+                          unsigned i)
+{
+    return !qatomic_read(&s->dirty) &&
+           batch->entries[i].type == REPLICATION_ENTRY_WRITE &&
+           i + 1 < batch->n_entries &&
+           batch->entries[i + 1].type == REPLICATION_ENTRY_FLUSH;
+}
+
+static void coroutine_fn start_task(BlockDriverState *bs, SinkBatch *of,
+                                    const ReplicationEntry *entry,
+                                    QEMUIOVector *qiov, size_t at)
+{
+    SinkState *s = bs->opaque;
+    SinkTask *t = g_new0(SinkTask, 1);
+
+    t->bs = bs;
+    t->of = of;
+    t->entry = *entry;
+    t->qiov = qiov;
+    t->at = at;
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        QLIST_INSERT_HEAD(&s->tasks, t, next);
+        s->n_tasks++;
+        of->n_tasks++;
+    }
+    qatomic_set(&s->dirty, true);
+    qemu_coroutine_enter(qemu_coroutine_create(task_entry, t));
+}
+
+static int coroutine_fn GRAPH_RDLOCK sink_flush(BlockDriverState *bs)
+{
+    SinkState *s = bs->opaque;
+    int ret;
+
+    if (!qatomic_xchg(&s->dirty, false)) {
+        return 0;
+    }
+    ret = bdrv_co_flush(bs->file->bs);
+    if (ret < 0) {
+        qatomic_set(&s->dirty, true);
+    }
+    return ret;
+}
+
+/* A write that is flushed alone */
+static int coroutine_fn GRAPH_RDLOCK
+sink_write_lone(BlockDriverState *bs, const ReplicationEntry *entry,
+                QEMUIOVector *qiov, size_t at)
+{
+    SinkState *s = bs->opaque;
+    int ret = sink_entry(bs->file, entry, qiov, at, BDRV_REQ_FUA);
+
+    if (ret < 0) {
+        qatomic_set(&s->dirty, true);
+    }
+    return ret;
+}
+
+/* Begin all entries, it being the batch's turn; those that run may go on */
+static int coroutine_fn GRAPH_RDLOCK
+sink_begin_entries(BlockDriverState *bs, SinkBatch *b, QEMUIOVector *qiov)
+{
+    SinkState *s = bs->opaque;
+    size_t at = replication_batch_size(b->batch.n_entries);
+    int ret = 0;
+
+    for (unsigned i = 0; i < b->batch.n_entries && ret >= 0; i++) {
+        const ReplicationEntry *entry = &b->batch.entries[i];
+        bool lone;
+
+        if (!sink_wait(s, &b->batch, entry, &lone)) {
+            return -ECANCELED;
+        }
+        if (entry->type == REPLICATION_ENTRY_FLUSH) {
+            ret = sink_flush(bs);
+        } else if (lone && has_own_flush(s, &b->batch, i)) {
+            ret = sink_write_lone(bs, entry, qiov, at);
+        } else {
+            start_task(bs, b, entry, qiov, at);
+        }
+        if (entry->type == REPLICATION_ENTRY_WRITE) {
+            at += entry->bytes;
+        }
+    }
+    return ret;
+}
+
+/* Wait for what the batch has under way; @ret is what has failed so far */
+static int coroutine_fn sink_wait_tasks(SinkState *s, SinkBatch *b, int ret)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    while (b->n_tasks) {
+        qemu_co_queue_wait(&s->ended, &s->lock);
+    }
+    return b->ret ?: ret;
+}
+
+/* Its turn */
+
+/* Let those that wait look again.  BQL, no coroutine. */
+static void sink_wake_locked(SinkState *s)
+{
+    /* Each drops the lock, and may wait again */
+    unsigned n = s->n_waiting;
+
+    while (n-- && qemu_co_enter_next(&s->turn, &s->lock)) {
+        ;
+    }
+}
+
+/* Wait until it is the turn of @batch.  Negative errno if it will not be. */
+static int coroutine_fn sink_begin(BlockDriverState *bs,
+                                   const ReplicationBatch *batch)
+{
+    SinkState *s = bs->opaque;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    if (batch->number == 1 && batch->session != s->session) {
+        /* Another primary, or the same with another node */
+        s->session = batch->session;
+        s->next = 1;
+        s->failed = false;
+        /* Nobody knows what others have written since */
+        qatomic_set(&s->dirty, true);
+        qemu_co_queue_restart_all(&s->turn);
+    }
+    while (!is_stale_locked(s, batch) &&
+           (s->beginning || batch->number != s->next)) {
+        if (!s->beginning && qatomic_read(&bs->quiesce_counter)) {
+            return -ECANCELED;
+        }
+        if (!s->beginning && !timer_pending(s->missing)) {
+            timer_mod(s->missing, MISSING_MS +
+                      qemu_clock_get_ms(QEMU_CLOCK_REALTIME));
+        }
+        s->n_waiting++;
+        qemu_co_queue_wait(&s->turn, &s->lock);
+        s->n_waiting--;
+    }
+    if (is_stale_locked(s, batch)) {
+        return -EIO;
+    }
+    timer_del(s->missing);
+    s->beginning = true;
+    return 0;
+}
+
+/* Its entries have begun: on to the next one */
+static void coroutine_fn sink_end(SinkState *s, const ReplicationBatch *batch,
+                                  int ret)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    s->beginning = false;
+    if (batch->session == s->session) {
+        s->next = batch->number + 1;
+        s->failed |= ret < 0;
+    }
+    qemu_co_queue_restart_all(&s->turn);
+}
+
+/* One cannot even begin: those that come after it need not wait */
+static void coroutine_fn sink_fail(SinkState *s)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    s->failed = true;
+    qemu_co_queue_restart_all(&s->turn);
+}
+
+static void sink_give_up(SinkState *s)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    s->failed = true;
+    sink_wake_locked(s);
+}
+
+static void sink_missing(void *opaque)
+{
+    sink_give_up(opaque);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+sink_batch(BlockDriverState *bs, int64_t bytes, QEMUIOVector *qiov)
+{
+    size_t size = MIN(bytes, replication_batch_size(REPLICATION_BATCH_ENTRIES));
+    g_autofree SinkBatch *b = g_new0(SinkBatch, 1);
+    g_autofree uint8_t *buf = g_malloc(size);
+    int64_t length = disk_length(bs);
+    int ret;
+
+    if (length < 0) {
+        sink_fail(bs->opaque);
+        return length;
+    }
+    qemu_iovec_to_buf(qiov, 0, buf, size);
+    if (!replication_batch_unpack(&b->batch, buf, size, bytes, length)) {
+        sink_fail(bs->opaque);
+        return -EINVAL;
+    }
+    ret = sink_begin(bs, &b->batch);
+    if (ret >= 0) {
+        ret = sink_begin_entries(bs, b, qiov);
+        sink_end(bs->opaque, &b->batch, ret);
+        ret = sink_wait_tasks(bs->opaque, b, ret);
+        trace_replication_sink_batch(bdrv_get_node_name(bs), b->batch.number,
+                                     b->batch.n_entries, ret);
+    }
+    return ret;
+}
+
+/* Requests */
+
+/* A request that is no batch has ended */
+static void sink_is_dirty(BlockDriverState *bs)
+{
+    SinkState *s = bs->opaque;
+
+    qatomic_set(&s->dirty, true);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+sink_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    int64_t length = disk_length(bs);
+    int ret;
+
+    if (length < 0) {
+        return length;
+    }
+    if (offset == length) {
+        ret = sink_batch(bs, bytes, qiov);
+        if (ret >= 0 && (flags & BDRV_REQ_FUA)) {
+            /* Others may write meanwhile: there is still what to flush */
+            ret = bdrv_co_flush(bs->file->bs);
+        }
+        return ret;
+    }
+    if (offset + bytes > length) {
+        return -EINVAL;
+    }
+    ret = bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
+    sink_is_dirty(bs);
+    return ret;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+sink_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                      BdrvRequestFlags flags)
+{
+    int64_t length = disk_length(bs);
+    int ret;
+
+    if (length < 0) {
+        return length;
+    }
+    if (offset + bytes > length) {
+        return -EINVAL;
+    }
+    ret = bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
+    sink_is_dirty(bs);
+    return ret;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+sink_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
+{
+    int64_t length = disk_length(bs);
+    int ret;
+
+    if (length < 0) {
+        return length;
+    }
+    if (offset + bytes > length) {
+        return -EINVAL;
+    }
+    ret = bdrv_co_pdiscard(bs->file, offset, bytes);
+    sink_is_dirty(bs);
+    return ret;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+sink_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
+               QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    int64_t length = disk_length(bs);
+    uint8_t info[REPLICATION_SINK_INFO_SIZE];
+    int64_t of_disk;
+
+    if (length < 0) {
+        return length;
+    }
+    of_disk = MIN(MAX(length - offset, 0), bytes);
+    if (of_disk < bytes) {
+        qemu_iovec_memset(qiov, of_disk, 0, bytes - of_disk);
+    }
+    if (offset <= length && offset + bytes > length) {
+        replication_sink_info_pack(info, length);
+        qemu_iovec_from_buf(qiov, of_disk, info,
+                            MIN(sizeof(info), bytes - of_disk));
+    }
+    return of_disk ? bdrv_co_preadv_part(bs->file, offset, of_disk, qiov, 0, 0)
+                   : 0;
+}
+
+static int64_t coroutine_fn GRAPH_RDLOCK
+sink_co_getlength(BlockDriverState *bs)
+{
+    int64_t length = disk_length(bs);
+
+    return length < 0 ? length : length + REPLICATION_WINDOW;
+}
+
+static void sink_refresh_limits(BlockDriverState *bs, Error **errp)
+{
+    /* The disk's are seen to when a batch has been taken apart */
+    bs->bl.request_alignment = 1;
+    bs->bl.max_transfer = 0;
+}
+
+/* The life of the node */
+
+static void sink_child_perm(BlockDriverState *bs, BdrvChild *c,
+                            BdrvChildRole role, BlockReopenQueue *reopen_queue,
+                            uint64_t perm, uint64_t shared,
+                            uint64_t *nperm, uint64_t *nshared)
+{
+    /* Just what an export of the disk itself would have */
+    *nperm = perm & ~BLK_PERM_RESIZE;
+    *nshared = shared;
+}
+
+/* Maybe while the node is being opened */
+static void sink_drain_begin(BlockDriverState *bs)
+{
+    SinkState *s = bs->opaque;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    if (!s->beginning) {
+        /* Or they are woken, in their order, when that has ended */
+        sink_wake_locked(s);
+    }
+}
+
+static void sink_close(BlockDriverState *bs)
+{
+    SinkState *s = bs->opaque;
+
+    timer_free(s->missing);
+    qemu_mutex_destroy(&s->lock);
+}
+
+static int sink_open(BlockDriverState *bs, QDict *options, int flags,
+                     Error **errp)
+{
+    SinkState *s = bs->opaque;
+    int ret;
+
+    qemu_mutex_init(&s->lock);
+    qemu_co_queue_init(&s->turn);
+    qemu_co_queue_init(&s->ended);
+    QLIST_INIT(&s->tasks);
+    s->missing = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
+                               SCALE_MS, sink_missing, s);
+    ret = bdrv_open_file_child(NULL, options, "file", bs, errp);
+    if (ret < 0) {
+        sink_close(bs);
+        return ret;
+    }
+    s->dirty = true;
+    bs->supported_write_flags = BDRV_REQ_FUA;
+    bs->supported_zero_flags = BDRV_REQ_FUA | BDRV_REQ_MAY_UNMAP;
+    return 0;
+}
+
+static BlockDriver bdrv_replication_sink = {
+    .format_name                = "replication-sink",
+    .instance_size              = sizeof(SinkState),
+
+    .bdrv_open                  = sink_open,
+    .bdrv_close                 = sink_close,
+    .bdrv_child_perm            = sink_child_perm,
+    .bdrv_refresh_limits        = sink_refresh_limits,
+
+    .bdrv_co_getlength          = sink_co_getlength,
+    .bdrv_co_preadv             = sink_co_preadv,
+    .bdrv_co_pwritev            = sink_co_pwritev,
+    .bdrv_co_pwrite_zeroes      = sink_co_pwrite_zeroes,
+    .bdrv_co_pdiscard           = sink_co_pdiscard,
+
+    .bdrv_drain_begin           = sink_drain_begin,
+};
+
+void GRAPH_RDLOCK replication_sink_give_up(BlockDriverState *bs)
+{
+    BdrvChild *c;
+
+    if (bs->drv == &bdrv_replication_sink) {
+        sink_give_up(bs->opaque);
+        return;
+    }
+    QLIST_FOREACH(c, &bs->children, next) {
+        replication_sink_give_up(c->bs);
+    }
+}
+
+static void bdrv_replication_sink_init(void)
+{
+    bdrv_register(&bdrv_replication_sink);
+}
+
+block_init(bdrv_replication_sink_init);

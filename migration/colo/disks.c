@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: the replicated disks of a session, both sides.
+ *
+ * Between the session's thread and block/replication*.c, which do the work.
+ * Epochs are numbered from 1 there: what the guest writes after cut n belongs
+ * to n + 1.
+ *
+ * A failure of a disk comes from any thread; it is noted, and the session's
+ * thread, which may be asleep, is woken and ends the session.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qemu/memalign.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "qapi/qapi-events-colo.h"
+#include <xxhash.h>
+#include "block/replication.h"
+#include "system/block-backend.h"
+#include "disks.h"
+
+/* While waiting for disks, speak this often within the timeout */
+#define SLICES_PER_TIMEOUT  3
+
+/* The log of the primary may be long, and the other disk slow */
+#define SETTLE_TIMEOUTS     12
+/* How often a wish of the user is looked for meanwhile */
+#define SETTLE_LOOK_MS      20
+
+/* What is read at a time to compare disks, bytes */
+#define HASH_CHUNK          MiB
+
+static QemuMutex lock;
+/* lock */
+static ColoWire *wire;              /* of the session, or NULL */
+static char *failure;               /* what failed first, or NULL */
+
+/* BQL */
+static bool started;
+static bool joined;                 /* the disks are of its generation */
+
+static void __attribute__((constructor)) disks_init(void)
+{
+    qemu_mutex_init(&lock);
+}
+
+static void note_failure(const Error *err)
+{
+    QEMU_LOCK_GUARD(&lock);
+    if (!failure) {
+        failure = g_strdup(error_get_pretty(err));
+    }
+}
+
+static void disk_failed(void *opaque, const char *node, const Error *err)
+{
+    note_failure(err);
+    QEMU_LOCK_GUARD(&lock);
+    if (wire) {
+        colo_wire_wake(wire);
+    }
+}
+
+bool colo_disks_exist(void)
+{
+    return replication_exists();
+}
+
+bool colo_disks_generation(uint64_t *number, Error **errp)
+{
+    bool kept;
+
+    return replication_generation_all(&kept, number, errp);
+}
+
+/* May disks of generation @peer follow ours of @number? */
+static bool check_generation(uint64_t peer, uint64_t number, Error **errp)
+{
+    if (peer > number) {
+        error_setg(errp, "the disks of the secondary are newer, of "
+                   "generation %" PRIu64 ", ours are of %" PRIu64,
+                   peer, number);
+        error_append_hint(errp, "Its guest went on without ours.  Start that "
+                          "one as the primary.\n");
+        return false;
+    }
+    /* With equal numbers, too, it lacks what was written in the end */
+    if (peer && !replication_resynced_all()) {
+        error_setg(errp, "the disks of the secondary are of generation "
+                   "%" PRIu64 ", ours of %" PRIu64 ", and no resync has "
+                   "brought them up to date", peer, number);
+        error_append_hint(errp, "Use x-colo-resync.  If they have been copied "
+                          "in another way, remove the secondary's "
+                          "generation-file.\n");
+        return false;
+    }
+    return true;
+}
+
+bool colo_disks_new_generation(uint64_t peer, uint64_t *number, Error **errp)
+{
+    ERRP_GUARD();
+    bool kept, ok;
+
+    BQL_LOCK_GUARD();
+    ok = replication_generation_all(&kept, number, errp);
+    if (ok && kept) {
+        ok = check_generation(peer, *number, errp);
+        *number = *number + 1;
+        ok = ok && replication_record_all(*number, COLO_DISK_ROLE_PRIMARY,
+                                          errp);
+    }
+    if (!ok) {
+        note_failure(*errp);
+    }
+    joined = ok;
+    return ok;
+}
+
+bool colo_disks_join_generation(uint64_t number, Error **errp)
+{
+    joined = !number || replication_record_all(number,
+                                               COLO_DISK_ROLE_SECONDARY, errp);
+    return joined;
+}
+
+/*
+ * The guest is about to go on here, and only here.  Not after a session that
+ * has not begun, or a stale disk would get newer with each attempt.
+ */
+static void record_alone(void)
+{
+    Error *err = NULL;
+    uint64_t number;
+    bool kept;
+
+    if (!replication_generation_all(&kept, &number, &err) ||
+        (kept && !replication_record_all(number + 1, COLO_DISK_ROLE_ALONE,
+                                         &err))) {
+        error_reportf_err(err, "COLO: after a crash it is not known that the "
+                          "disks of this side are newer: ");
+    }
+}
+
+bool colo_disks_start(ColoSession *s, Error **errp)
+{
+    ERRP_GUARD();
+    bool primary = s->side == COLO_MODE_PRIMARY;
+
+    WITH_QEMU_LOCK_GUARD(&lock) {
+        wire = s->wire;
+        g_clear_pointer(&failure, g_free);
+    }
+    started = true;
+    joined = false;
+    replication_on_error(disk_failed, NULL);
+    replication_start_all(primary ? REPLICATION_MODE_PRIMARY
+                                  : REPLICATION_MODE_SECONDARY, errp);
+    if (*errp) {
+        /* Who ends the session stops what had started */
+        note_failure(*errp);
+        return false;
+    }
+    if (primary) {
+        colo_disks_cut(0);
+    }
+    return true;
+}
+
+bool colo_disks_ok(ColoSession *s, Error **errp)
+{
+    QEMU_LOCK_GUARD(&lock);
+    if (failure) {
+        s->cause = COLO_CAUSE_LOCAL;
+        error_setg(errp, "disk: %s", failure);
+    }
+    return !failure;
+}
+
+void colo_disks_cut(uint64_t cut)
+{
+    replication_cut_all(cut + 1);
+}
+
+void colo_disks_allow(uint64_t cut)
+{
+    replication_allow_all(cut + 1);
+}
+
+bool colo_disks_settle(ColoSession *s, uint64_t cut, Error **errp)
+{
+    int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    int64_t end = now + (int64_t)s->timeout_ms * SETTLE_TIMEOUTS;
+    int64_t slice = s->timeout_ms / SLICES_PER_TIMEOUT;
+    int64_t next_ping = now + slice;
+
+    while (true) {
+        g_autoptr(Error) err = NULL;
+
+        if (replication_settle_all(MIN(slice, SETTLE_LOOK_MS), &err)) {
+            return true;
+        }
+        if (!colo_disks_ok(s, errp)) {
+            return false;
+        }
+        if (colo_wish(s) == COLO_WISH_FAILOVER) {
+            s->cause = COLO_CAUSE_WISH;
+            error_setg(errp, "asked to end the session");
+            return false;
+        }
+        now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+        if (now >= end) {
+            s->cause = COLO_CAUSE_LOCAL;
+            error_prepend(&err, "after %u ms ",
+                          s->timeout_ms * SETTLE_TIMEOUTS);
+            note_failure(err);
+            error_propagate_prepend(errp, g_steal_pointer(&err), "disk: ");
+            return false;
+        }
+        if (now < next_ping) {
+            continue;
+        }
+        next_ping = now + slice;
+        if (!colo_wire_send_buf(s->wire, COLO_FRAME_PING, cut, NULL, 0,
+                                errp)) {
+            return false;
+        }
+    }
+}
+
+bool colo_disks_prepare(Error **errp)
+{
+    ERRP_GUARD();
+
+    replication_prepare_all(errp);
+    return !*errp;
+}
+
+bool colo_disks_load(Error **errp)
+{
+    ERRP_GUARD();
+
+    replication_do_checkpoint_all(errp);
+    return !*errp;
+}
+
+/* @hash: what came before, and then that with this disk */
+static bool hash_disk(BlockBackend *blk, uint64_t *hash, Error **errp)
+{
+    int64_t length = blk_getlength(blk);
+    uint8_t *buf = blk_blockalign(blk, HASH_CHUNK);
+    int ret = MIN(length, 0);
+
+    for (int64_t offset = 0; ret >= 0 && offset < length;
+         offset += HASH_CHUNK) {
+        int64_t bytes = MIN(length - offset, HASH_CHUNK);
+
+        ret = blk_pread(blk, offset, bytes, buf, 0);
+        *hash = XXH3_64bits_withSeed(buf, bytes, *hash);
+    }
+    qemu_vfree(buf);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "cannot read disk '%s'", blk_name(blk));
+    }
+    return ret >= 0;
+}
+
+uint32_t colo_disks_hash(void)
+{
+    uint64_t all = 0;
+
+    for (BlockBackend *blk = blk_next(NULL); blk; blk = blk_next(blk)) {
+        Error *err = NULL;
+        uint64_t hash = 0;
+
+        if (!blk_bs(blk) || !blk_get_attached_dev(blk) ||
+            !replication_runs(blk_bs(blk))) {
+            continue;
+        }
+        if (!hash_disk(blk, &hash, &err)) {
+            error_reportf_err(err, "COLO: ");
+            return 0;
+        }
+        all += hash; /* the other side may have them in another order */
+    }
+    return all ^ all >> 32;
+}
+
+void colo_disks_abandon(void)
+{
+    replication_abandon_all();
+}
+
+bool colo_disks_take_over(Error **errp)
+{
+    ERRP_GUARD();
+
+    replication_take_over_all(errp);
+    return !*errp;
+}
+
+void colo_disks_forget_failure(void)
+{
+    QEMU_LOCK_GUARD(&lock);
+    g_clear_pointer(&failure, g_free);
+}
+
+/* Say what failed, if anything did: the user has to mend it */
+static void report_failure(void)
+{
+    QEMU_LOCK_GUARD(&lock);
+    if (failure) {
+        qapi_event_send_colo_disk_error(failure);
+        g_clear_pointer(&failure, g_free);
+    }
+    wire = NULL;
+}
+
+void colo_disks_stop(bool failover)
+{
+    Error *err = NULL;
+
+    if (!started) {
+        return;
+    }
+    started = false;
+    report_failure();
+    replication_stop_all(failover, &err);
+    /* What fails from here on is of no session */
+    replication_on_error(NULL, NULL);
+    if (failover && joined) {
+        record_alone();
+    }
+    if (err) {
+        error_reportf_err(err, "COLO: disk: ");
+    }
+}

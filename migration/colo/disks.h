@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: the replicated disks of a session.  Not for base code.
+ */
+
+#ifndef QEMU_MIGRATION_COLO_DISKS_H
+#define QEMU_MIGRATION_COLO_DISKS_H
+
+#include "internal.h"
+
+/*
+ * colo_disks_start: replication begins; on the primary what the guest writes
+ * from now on is held back until colo_disks_allow()
+ *
+ * BQL, the VM stands still.  False with @errp set if a disk cannot be
+ * replicated.
+ */
+bool colo_disks_start(ColoSession *s, Error **errp);
+
+/*
+ * The number of the generation of this side's disks; 0 if none is kept.  BQL.
+ * False with @errp set if it cannot be read.
+ */
+bool colo_disks_generation(uint64_t *number, Error **errp);
+
+/*
+ * Primary: the session gets a generation of its own, higher than those of both
+ * sides, and it is recorded here.
+ *
+ * @peer: the number of the secondary, 0 if it keeps none
+ * @number: that of the session, 0 if this side keeps none
+ * False with @errp set if the secondary's disks are newer than ours, or on an
+ * I/O error.  Session's thread, no BQL.
+ */
+bool colo_disks_new_generation(uint64_t peer, uint64_t *number, Error **errp);
+
+/* Secondary: record the session's generation; 0 is none.  BQL. */
+bool colo_disks_join_generation(uint64_t number, Error **errp);
+
+/* Has this QEMU disks that are replicated?  BQL. */
+bool colo_disks_exist(void);
+
+/* Did the disks of this side fail since?  Session's thread. */
+bool colo_disks_ok(ColoSession *s, Error **errp);
+
+/*
+ * Primary, the VM stands still: what is written from now on belongs to the
+ * epoch that cut @cut begins, and is held back.  BQL.
+ */
+void colo_disks_cut(uint64_t cut);
+
+/*
+ * Primary: wait until the secondary's disks have all that was written before
+ * @cut.  Meanwhile the peer is told that this side is well.  Session's thread,
+ * no BQL.  False with @errp set when a disk failed, or took too long.
+ */
+bool colo_disks_settle(ColoSession *s, uint64_t cut, Error **errp);
+
+/* Primary: the secondary has loaded @cut.  Any thread. */
+void colo_disks_allow(uint64_t cut);
+
+/* Secondary, before the commit: could colo_disks_load() fail?  BQL. */
+bool colo_disks_prepare(Error **errp);
+
+/* Secondary: a checkpoint is loaded, its guest has written nothing.  BQL. */
+bool colo_disks_load(Error **errp);
+
+/*
+ * colo_disks_hash: of all replicated disks as the guest sees them
+ *
+ * Reads the whole of each, while the VM stands still.  0 if there are none, or
+ * if one cannot be read, which is reported.  BQL.
+ */
+uint32_t colo_disks_hash(void);
+
+/* The peer is lost: wait for it no longer.  BQL. */
+void colo_disks_abandon(void);
+
+/*
+ * Secondary, before it goes live: may it, with these disks?  If not it must
+ * not, and @errp is set; later it may.  BQL.
+ */
+bool colo_disks_take_over(Error **errp);
+
+/*
+ * The peer is lost, so a disk of it that failed is no news.  Any thread.
+ */
+void colo_disks_forget_failure(void);
+
+/*
+ * colo_disks_stop: the session is over
+ *
+ * @failover: this side goes on with what it has, which is recorded before this
+ * returns.  BQL; idempotent.
+ */
+void colo_disks_stop(bool failover);
+
+#endif

@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: what the files of the subsystem share.  Not for base code.
+ */
+
+#ifndef QEMU_MIGRATION_COLO_INTERNAL_H
+#define QEMU_MIGRATION_COLO_INTERNAL_H
+
+#include "qemu/thread.h"
+#include "migration/colo.h"
+#include "migration/qemu-file-types.h"
+#include "qapi/qapi-types-colo.h"
+#include "qapi/qapi-types-migration.h"
+#include "io/channel-buffer.h"
+#include "ram.h"
+#include "staging.h"
+#include "state.h"
+#include "stats.h"
+#include "wire.h"
+
+/* What somebody outside of the session's thread wants of it */
+typedef enum ColoWish {
+    COLO_WISH_NONE,
+    COLO_WISH_END,          /* end in order, see ColoSession.end_reason */
+    COLO_WISH_FAILOVER,     /* the operator's word: go on without the peer */
+} ColoWish;
+
+/* Why the session's thread stopped to serve the peer */
+typedef enum ColoCause {
+    COLO_CAUSE_LOST,        /* channel, protocol or deadline: who lives? */
+    COLO_CAUSE_WISH,        /* ColoSession.wish */
+    COLO_CAUSE_PEER_BYE,    /* the peer ended the session in order */
+    COLO_CAUSE_PEER_ERROR,  /* the peer says that it cannot go on */
+    COLO_CAUSE_LOCAL,       /* this side cannot go on with the session */
+} ColoCause;
+
+/*
+ * A peer that goes on talking, but not of what it is asked for, is waited for
+ * no longer; in times of the timeout.  Longer than the disks may take, which is
+ * what pings are for in a checkpoint.
+ */
+#define COLO_PATIENCE_TIMEOUTS  16
+
+typedef struct ColoSession {
+    /* Set once, before the thread starts */
+    COLOMode side;
+    ColoSyncMode mode;                  /* secondary: the handshake says */
+    uint32_t timeout_ms;
+    bool verify_ram;
+    uint64_t generation;        /* secondary: of its disks, 0 for none */
+    QIOChannelBuffer *device_state;     /* contents: the session's thread */
+
+    /* BQL for writing; the session's thread reads as it likes */
+    ColoWire *wire;                     /* NULL when the session is over */
+    uint64_t epoch;                     /* number of the last cut */
+    uint64_t committed;                 /* number of the last commit */
+    union {
+        int state;
+        ColoPrimaryState primary;
+        ColoSecondaryState secondary;
+    };
+    COLOExitReason exit_reason;
+    RunState deferred_stop;             /* RUN_STATE__MAX: none */
+    ShutdownCause deferred_shutdown;    /* secondary, hybrid mode */
+    ShutdownCause deferred_reset;       /* the same */
+    VMChangeStateEntry *vm_state;       /* primary, hybrid mode */
+    bool paused;                        /* primary: not for a cut */
+    ColoRunState run_state;             /* secondary: of the guest */
+    ColoByeReason end_reason;
+    QemuCond cond;                      /* with the BQL: wish, end */
+    bool thread_done;
+
+    /* BQL: statistics */
+    ColoHistory pause;
+    ColoHistory commit;
+    ColoHistory load;
+    uint64_t reasons[COLO_CHECKPOINT_REASON__MAX];
+    uint64_t checkpoints;
+    uint64_t pages;
+    uint64_t zero_pages;
+    uint64_t equal_pages;
+    uint64_t bytes_sent;
+    uint64_t bytes_received;
+    uint64_t staging_bytes;
+    uint64_t staging_overflows;
+    uint64_t verified;
+    uint64_t mismatches;
+    uint64_t disk_mismatches;
+
+    /* Atomic */
+    ColoWish wish;
+
+    /* The session's thread only */
+    ColoCause cause;
+    ColoRam *ram;
+    ColoStaging *staging;
+    GArray *wanted;                     /* secondary: ColoPageEntry asked for */
+    size_t wanted_next;                 /* of them, the next to arrive */
+    bool hashes_came;                   /* in this checkpoint */
+    QEMUFile *device_file;              /* primary: writes device_state */
+    unsigned pings;                     /* primary: of an epoch, no pong yet */
+    int64_t last_cut_ns;
+    int64_t not_before_ns;              /* for a checkpoint on demand */
+    bool was_ready;                     /* protection was complete once */
+    bool peer_may_be_ready;             /* primary: 'start' is on its way */
+    bool disks;                         /* primary: some are replicated */
+} ColoSession;
+
+/*
+ * colo_session_new: begin a session; what the last one left is forgotten
+ *
+ * BQL.  @ioc: the channel of the first migration
+ */
+ColoSession *colo_session_new(COLOMode side, QIOChannel *ioc);
+
+/* The running or the last session, or NULL.  BQL. */
+ColoSession *colo_session(void);
+
+/* Is there a session whose thread runs, on that side?  BQL. */
+bool colo_session_active(COLOMode side);
+
+/*
+ * colo_session_over: the session's thread is about to end.  BQL.
+ *
+ * Frees what belongs to it; statistics stay.  Wakes colo_shutdown().
+ */
+void colo_session_over(ColoSession *s);
+
+/* Is QEMU on its way out, without a main loop?  BQL. */
+bool colo_exiting(void);
+
+/*
+ * colo_take_request: why a checkpoint is wanted, -1 if it is not.  Atomic.
+ * colo_leave_request: put it back, for later
+ */
+int colo_take_request(void);
+
+/* May a checkpoint on demand be put off, so that the guests get on? */
+static inline bool colo_reason_can_wait(ColoCheckpointReason reason)
+{
+    return reason == COLO_CHECKPOINT_REASON_MISMATCH ||
+           reason == COLO_CHECKPOINT_REASON_TIMEOUT;
+}
+
+void colo_request_checkpoint_run_state(void);
+void colo_leave_request(ColoCheckpointReason reason);
+
+/*
+ * colo_stop_guest: the guest stands for a checkpoint, its devices are quiet
+ *
+ * Returns whether this stopped it: if somebody else did, or is about to, it
+ * stands in another run state.  Session's thread, BQL held (dropped meanwhile).
+ */
+bool colo_stop_guest(ColoSession *s);
+
+/*
+ * colo_start_guest: let the guest go on
+ *
+ * Under KVM who is told of that may drop the BQL, before the CPUs run: no reset
+ * begins then.  Session's thread, BQL held.
+ */
+void colo_start_guest(ColoSession *s);
+
+/*
+ * colo_guest_stands: has nobody let it go on since?
+ *
+ * Who has dropped the BQL asks.  While the answer is yes its state can be saved
+ * without that.  BQL.
+ */
+bool colo_guest_stands(void);
+
+/* Call the participants, in the order they came.  BQL. */
+void colo_participants_arm(uint64_t epoch);
+void colo_participants_cut(uint64_t epoch);
+void colo_participants_commit(uint64_t cut);
+void colo_participants_load(uint64_t epoch);
+void colo_participants_open(void);
+void colo_participants_stand(bool standby);
+
+/*
+ * colo_set_state: the only way to change the state of a side.  BQL.
+ *
+ * Asserts that the transition is legal, traces it with @why.
+ */
+void colo_set_primary(ColoSession *s, ColoPrimaryState to, const char *why);
+void colo_set_secondary(ColoSession *s, ColoSecondaryState to,
+                        const char *why);
+const char *colo_state_str(ColoSession *s);
+
+/*
+ * colo_ask_failover, colo_ask_end: leave a wish and see that it is noticed
+ *
+ * BQL; they return at once.
+ */
+void colo_ask_failover(ColoSession *s);
+void colo_ask_end(ColoSession *s, ColoByeReason reason);
+
+/* The wish to fail over cannot be followed now; it may come again.  BQL. */
+void colo_refuse_failover(ColoSession *s);
+
+static inline ColoWish colo_wish(ColoSession *s)
+{
+    return qatomic_read(&s->wish);
+}
+
+/*
+ * colo_read_end: a frame in place of the expected one.  Session's thread.
+ *
+ * For BYE and ERROR, which are acknowledged, the cause becomes
+ * COLO_CAUSE_PEER_*; anything else is a fault of the peer.  Always sets
+ * @errp.
+ */
+void colo_read_end(ColoSession *s, const ColoFrame *f, const char *stage,
+                   Error **errp);
+
+/*
+ * colo_patience_end: when to give up, from now on (QEMU_CLOCK_REALTIME, ns)
+ * colo_patience_over: is it time, with @errp set?  Session's thread.
+ */
+int64_t colo_patience_end(ColoSession *s);
+bool colo_patience_over(ColoSession *s, int64_t end_ns, const char *stage,
+                        Error **errp);
+
+/*
+ * colo_say_bye: tell the peer that this side ends the session, and wait for
+ * its acknowledgement, passing over whatever it was about to say.
+ *
+ * Returns true if the peer knows.  Session's thread, no BQL.
+ */
+bool colo_say_bye(ColoSession *s, ColoByeReason reason, Error **errp);
+
+/* Did the peer say that it is out, and will not go live? */
+static inline bool colo_peer_is_out(ColoSession *s)
+{
+    return s->cause == COLO_CAUSE_PEER_BYE ||
+           s->cause == COLO_CAUSE_PEER_ERROR;
+}
+
+/* Tell the peer why this side cannot go on.  Session's thread, no BQL. */
+void colo_say_error(ColoSession *s, const Error *err);
+
+/*
+ * colo_await_decision: the peer is lost
+ *
+ * Reports it, then waits for the operator's word or the end of QEMU.
+ * Session's thread, BQL held (dropped meanwhile).
+ */
+void colo_await_decision(ColoSession *s, const Error *err);
+
+/* Emits COLO_EXIT.  BQL. */
+void colo_report_exit(ColoSession *s, COLOExitReason reason);
+
+/* Parameters of migration, see qapi/migration.json.  BQL. */
+ColoSyncMode migrate_colo_mode(void);
+uint32_t migrate_colo_timeout(void);
+uint64_t migrate_colo_staging_limit(void);
+
+/* migration/colo/secondary.c: is a checkpoint being put into place?  BQL. */
+bool colo_secondary_loading(void);
+
+#endif

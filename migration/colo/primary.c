@@ -1,0 +1,728 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: the primary's side of a session, run by the migration thread.
+ *
+ * Theory of operation
+ *
+ * The thread sleeps until a checkpoint is due (timer, request, full queue)
+ * and takes it:
+ *
+ *   ask the secondary what it dirtied (S)       state requesting, VM runs
+ *   stop, collect P, copy P u S, save devices   state cutting,    VM stands
+ *   send the copy                               state sending,    VM runs
+ *   wait for the commit, release output         state committing
+ *   wait until the secondary has loaded         state loading
+ *
+ * The VM stands still only while memory is copied.  If more is dirty than the
+ * staging area may hold, the rest is streamed while the VM stands still, and
+ * the cut is then the end of that: device state is saved and the last pages
+ * are copied in one go under the BQL, after whatever wrote to RAM meanwhile
+ * (a reset from the monitor, say) was collected too.
+ *
+ * A failure before the commit costs nothing: P is lost with the session, and
+ * output stays held until it is known who goes on.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/cutils.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "qemu/timer.h"
+#include "qapi/error.h"
+#include "exec/target_page.h"
+#include "system/block-backend.h"
+#include "system/runstate.h"
+#include "migration/colo.h"
+#include "net/colo.h"
+#include "block/replication.h"
+#include "disks.h"
+#include "internal.h"
+#include "pages.h"
+#include "migration/migration.h"
+#include "migration/options.h"
+#include "migration/qemu-file.h"
+#include "migration/savevm.h"
+#include "trace.h"
+
+/* While idle, speak this often within the timeout */
+#define PINGS_PER_TIMEOUT   3
+
+/*
+ * Guests that keep on saying different things must not live in checkpoints: a
+ * checkpoint for that reason waits until this many times the duration of the
+ * last one have passed since its end.  So at most a third of the time goes into
+ * them, whatever a checkpoint costs on these hosts, with this guest.
+ */
+#define REST_FACTOR         2
+
+static int64_t now_ns(void)
+{
+    return qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+}
+
+static void set_state(ColoSession *s, ColoPrimaryState to, const char *why)
+{
+    BQL_LOCK_GUARD();
+    colo_set_primary(s, to, why);
+}
+
+/* The header of the next frame.  False if it is a pong that nobody asked for */
+static bool primary_recv(ColoSession *s, const char *stage, ColoFrame *f,
+                         Error **errp)
+{
+    if (!colo_wire_recv(s->wire, stage, f, errp)) {
+        return false;
+    }
+    if (f->type == COLO_FRAME_PONG) {
+        if (!s->pings) {
+            colo_read_end(s, f, stage, errp);
+            return false;
+        }
+        s->pings--;
+    }
+    return true;
+}
+
+/*
+ * Receive the header of a frame that has to be @type, of checkpoint @cut.
+ * Pongs may come in between.
+ */
+static bool primary_expect(ColoSession *s, ColoFrameType type, uint64_t cut,
+                           ColoFrame *f, Error **errp)
+{
+    g_autofree char *stage = g_strdup_printf("'%s' of checkpoint %" PRIu64,
+                                             colo_frame_name(type), cut);
+
+    do {
+        if (!primary_recv(s, stage, f, errp)) {
+            return false;
+        }
+    } while (f->type == COLO_FRAME_PONG);
+
+    if (f->type != type || f->epoch != cut) {
+        colo_read_end(s, f, stage, errp);
+        return false;
+    }
+    return true;
+}
+
+/* With the first answer after the handshake the secondary's disks are ready */
+static bool primary_open_disks(ColoSession *s, Error **errp)
+{
+    const char *stage = "the secondary's disks";
+    ColoFrame f;
+
+    if (!s->disks) {
+        return true;
+    }
+    if (!colo_wire_send_buf(s->wire, COLO_FRAME_PING, 0, NULL, 0, errp) ||
+        !colo_wire_recv(s->wire, stage, &f, errp)) {
+        return false;
+    }
+    if (f.type != COLO_FRAME_PONG) {
+        colo_read_end(s, &f, stage, errp);
+        return false;
+    }
+    colo_disks_allow(0);
+    return true;
+}
+
+/* Session start: the secondary speaks first */
+static bool primary_handshake(ColoSession *s, Error **errp)
+{
+    g_autofree uint8_t *buf = NULL;
+    uint8_t start[COLO_START_LEN];
+    uint64_t generation;
+    ColoReady ready;
+    ColoFrame f;
+    bool ok;
+
+    if (!primary_expect(s, COLO_FRAME_CHECKPOINT_READY, 0, &f, errp)) {
+        return false;
+    }
+    buf = g_malloc(f.length);
+    if (!colo_wire_recv_buf(s->wire, buf, f.length, errp) ||
+        !colo_ready_decode(buf, f.length, &ready, errp)) {
+        return false;
+    }
+    ok = colo_ram_adopt(s->ram, &ready, errp) &&
+         colo_disks_new_generation(ready.generation, &generation, errp);
+    colo_ready_clear(&ready);
+    if (!ok) {
+        s->cause = COLO_CAUSE_LOCAL;
+        return false;
+    }
+
+    /* Its guest must not see a disk without what was written so far */
+    if (!colo_disks_settle(s, 0, errp)) {
+        return false;
+    }
+    colo_start_encode(&(ColoStart) {
+        .mode = s->mode,
+        .timeout_ms = s->timeout_ms,
+        .flags = s->verify_ram ? COLO_START_VERIFY_RAM : 0,
+        .generation = generation,
+    }, start);
+    /* Whether or not it arrives: it can make the secondary ready */
+    s->peer_may_be_ready = true;
+    return colo_wire_send_buf(s->wire, COLO_FRAME_START, 0, start,
+                              sizeof(start), errp) &&
+           primary_open_disks(s, errp);
+}
+
+/*
+ * Is a checkpoint due?  Returns the time until which there is nothing to do, 0
+ * if it is due now (@reason says why).
+ */
+static int64_t primary_next_due(ColoSession *s, ColoCheckpointReason *reason)
+{
+    int64_t due_ns = s->last_cut_ns +
+                     colo_effective_checkpoint_delay() * (int64_t)SCALE_MS;
+    int64_t now = now_ns();
+    int asked = colo_take_request();
+
+    if (asked >= 0) {
+        if (!colo_reason_can_wait(asked) || now >= s->not_before_ns) {
+            *reason = asked;
+            return 0;
+        }
+        colo_leave_request(asked);
+        due_ns = MIN(due_ns, s->not_before_ns);
+    }
+    if (now >= due_ns) {
+        *reason = asked >= 0 ? asked : COLO_CHECKPOINT_REASON_TIMER;
+        if (asked >= 0) {
+            colo_take_request();
+        }
+        return 0;
+    }
+    return due_ns;
+}
+
+/*
+ * The epoch runs.  Returns true when a checkpoint is due (@reason says why),
+ * false with @errp set when the session has to end.
+ */
+static bool primary_run_epoch(ColoSession *s, ColoCheckpointReason *reason,
+                              Error **errp)
+{
+    int64_t ping_ns = s->timeout_ms * (int64_t)SCALE_MS / PINGS_PER_TIMEOUT;
+    int64_t heard_ns = now_ns();
+    int64_t next_ping_ns = heard_ns + ping_ns;
+
+    for (;;) {
+        int64_t due_ns;
+        ColoFrame f;
+
+        if (colo_wish(s) != COLO_WISH_NONE) {
+            s->cause = COLO_CAUSE_WISH;
+            error_setg(errp, "asked to end the session");
+            return false;
+        }
+        if (!colo_disks_ok(s, errp)) {
+            return false;
+        }
+        due_ns = primary_next_due(s, reason);
+        if (!due_ns) {
+            return true;
+        }
+
+        switch (colo_wire_wait(s->wire, MIN(due_ns, next_ping_ns))) {
+        case COLO_WAIT_READABLE:
+            if (!primary_recv(s, "the next checkpoint", &f, errp)) {
+                return false;
+            }
+            if (f.type != COLO_FRAME_PONG) {
+                colo_read_end(s, &f, "the next checkpoint", errp);
+                return false;
+            }
+            heard_ns = now_ns();
+            break;
+        case COLO_WAIT_DEADLINE:
+            if (now_ns() < next_ping_ns) {
+                break;
+            }
+            if (now_ns() - heard_ns > s->timeout_ms * (int64_t)SCALE_MS) {
+                error_setg(errp, "waiting for 'pong': the peer was silent for "
+                           "%u ms", s->timeout_ms);
+                return false;
+            }
+            if (!colo_wire_send_buf(s->wire, COLO_FRAME_PING, s->epoch, NULL,
+                                    0, errp)) {
+                return false;
+            }
+            s->pings++;
+            next_ping_ns = now_ns() + ping_ns;
+            break;
+        case COLO_WAIT_WOKEN:
+            break;
+        }
+    }
+}
+
+/* Ask for S and add it to the dirty set */
+static bool primary_request(ColoSession *s, uint64_t cut, Error **errp)
+{
+    g_autofree uint8_t *buf = NULL;
+    ColoFrame f;
+
+    set_state(s, COLO_PRIMARY_STATE_REQUESTING, "checkpoint due");
+    if (!colo_wire_send_buf(s->wire, COLO_FRAME_CHECKPOINT_REQUEST, cut, NULL,
+                            0, errp) ||
+        !primary_expect(s, COLO_FRAME_CHECKPOINT_REPLY, cut, &f, errp)) {
+        return false;
+    }
+    buf = g_malloc(f.length);
+    return colo_wire_recv_buf(s->wire, buf, f.length, errp) &&
+           colo_ram_add_runs(s->ram, buf, f.length, errp);
+}
+
+static ColoRunState guest_run_state(bool live)
+{
+    if (live) {
+        return COLO_RUN_RUNNING;
+    }
+    return runstate_check(RUN_STATE_SHUTDOWN) ? COLO_RUN_SHUTDOWN
+                                              : COLO_RUN_PAUSED;
+}
+
+/*
+ * End of the cut: the guest goes on.  A stop that came during the cut, from
+ * the monitor or from a device, is carried out now, by the main loop like all
+ * others: while it is the monitor may let the guest go on.
+ */
+static void primary_resume(ColoSession *s)
+{
+    RunState stop;
+
+    if (!qemu_vmstop_requested(&stop)) {
+        stop = s->deferred_stop;
+    }
+    s->deferred_stop = RUN_STATE__MAX;
+    colo_start_guest(s);
+    if (stop != RUN_STATE__MAX) {
+        qemu_system_vmstop_request_prepare();
+        qemu_system_vmstop_request(stop);
+    }
+}
+
+static bool save_devices(ColoSession *s, Error **errp)
+{
+    int ret;
+
+    s->device_state->offset = 0;
+    s->device_state->usage = 0;
+    ret = qemu_save_device_state(s->device_file);
+    if (ret == 0) {
+        ret = qemu_fflush(s->device_file);
+    }
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "cannot save the state of devices");
+        return false;
+    }
+    if (s->device_state->usage > COLO_DEVICE_STATE_MAX) {
+        error_setg(errp, "%zu bytes of device state, at most %u can be sent",
+                   s->device_state->usage, COLO_DEVICE_STATE_MAX);
+        return false;
+    }
+    return true;
+}
+
+typedef struct Cut {
+    uint64_t number;
+    ColoTail tail;
+    ColoPageCount pages;
+    int64_t asked_ns;
+    int64_t begin_ns;
+    int64_t pause_ns;
+    bool live;                  /* the guest runs but for the cut */
+    bool overflowed;
+} Cut;
+
+/*
+ * The guest stands, and what it wrote is known.  BQL held, dropped meanwhile;
+ * if it was paused the user may let it go on then.
+ */
+static bool primary_collect(ColoSession *s, Cut *c, Error **errp)
+{
+    do {
+        c->live |= colo_stop_guest(s);
+        if (!colo_ram_unchanged(s->ram, errp)) {
+            s->cause = COLO_CAUSE_LOCAL;
+            return false;
+        }
+        colo_ram_sync(s->ram, true);
+    } while (!colo_guest_stands());
+    return true;
+}
+
+/*
+ * The dirty set is larger than the staging area: stream what does not fit,
+ * while the VM stands still.  BQL held, dropped meanwhile.
+ */
+static bool primary_stream_excess(ColoSession *s, Cut *c, Error **errp)
+{
+    bool ok = true;
+
+    while (ok && colo_ram_dirty_pages(s->ram) >
+                 colo_staging_room(s->staging)) {
+        c->overflowed = true;
+        colo_ram_stage(s->ram, s->staging);
+        bql_unlock();
+        ok = colo_pages_send(s, c->number, &c->pages, errp);
+        bql_lock();
+        ok = ok && primary_collect(s, c, errp);
+    }
+    return ok;
+}
+
+/* Memory for the pages that are known to be dirty */
+static bool primary_reserve(ColoSession *s, Error **errp)
+{
+    if (!colo_staging_reserve(s->staging, colo_ram_dirty_pages(s->ram),
+                              errp)) {
+        s->cause = COLO_CAUSE_LOCAL;
+        return false;
+    }
+    return true;
+}
+
+/*
+ * Stop the guest and copy it.  BQL held; not dropped any more from the time that
+ * all is copied which fits into the staging area.
+ */
+static bool primary_copy_state(ColoSession *s, Cut *c, Error **errp)
+{
+    if (!primary_collect(s, c, errp) || !primary_reserve(s, errp) ||
+        !primary_stream_excess(s, c, errp)) {
+        return false;
+    }
+    colo_ram_stage(s->ram, s->staging);
+
+    if (!save_devices(s, errp)) {
+        s->cause = COLO_CAUSE_LOCAL;
+        return false;
+    }
+    c->tail.device_len = s->device_state->usage;
+    if (s->verify_ram) {
+        c->tail.has_hash = 1;
+        c->tail.ram_hash = colo_ram_hash(s->ram);
+        c->tail.disk_hash = colo_disks_hash();
+    }
+    return true;
+}
+
+/* The cut itself: stop, copy, go on */
+static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
+{
+    bool ok;
+
+    /* How much will there be?  Have the memory before the VM stands still */
+    bql_lock();
+    colo_set_primary(s, COLO_PRIMARY_STATE_CUTTING, "secondary replied");
+    colo_ram_sync(s->ram, false);
+    bql_unlock();
+    if (!primary_reserve(s, errp) ||
+        !colo_wire_send_buf(s->wire, COLO_FRAME_VMSTATE_SEND, c->number, NULL,
+                            0, errp)) {
+        return false;
+    }
+
+    bql_lock();
+    c->begin_ns = now_ns();
+    ok = primary_copy_state(s, c, errp);
+    if (ok) {
+        c->tail.run_state = guest_run_state(c->live);
+        s->epoch = c->number;
+        colo_participants_cut(s->epoch);
+        colo_disks_cut(s->epoch);
+        colo_set_primary(s, COLO_PRIMARY_STATE_SENDING, "copied");
+    }
+    if (c->live) {
+        primary_resume(s);
+    }
+    c->pause_ns = now_ns() - c->begin_ns;
+    s->last_cut_ns = c->begin_ns;
+    if (c->live) {
+        colo_history_add(&s->pause, c->pause_ns);
+    }
+    s->staging_overflows += c->overflowed;
+    s->staging_bytes = colo_staging_bytes(s->staging);
+    bql_unlock();
+    return ok;
+}
+
+/*
+ * The secondary compares hashes with its RAM, not with what was streamed, and
+ * that may have changed once more.
+ */
+static bool primary_send_pages(ColoSession *s, Cut *c, Error **errp)
+{
+    if (s->mode == COLO_SYNC_MODE_HYBRID && !c->overflowed) {
+        return colo_pages_send_differing(s, c->number, &c->pages, errp);
+    }
+    return colo_pages_send(s, c->number, &c->pages, errp);
+}
+
+static bool primary_send_tail(ColoSession *s, Cut *c, Error **errp)
+{
+    uint8_t buf[COLO_TAIL_LEN];
+    struct iovec iov[2] = {
+        { buf, sizeof(buf) },
+        { s->device_state->data, s->device_state->usage },
+    };
+
+    c->tail.npages = c->pages.sent + c->pages.zero;
+    colo_tail_encode(&c->tail, buf);
+    return colo_wire_send(s->wire, COLO_FRAME_VMSTATE_SIZE, c->number, iov, 2,
+                          errp);
+}
+
+static void primary_committed(ColoSession *s, Cut *c,
+                              ColoCheckpointReason reason)
+{
+    BQL_LOCK_GUARD();
+
+    s->committed = c->number;
+    colo_set_primary(s, COLO_PRIMARY_STATE_LOADING, "committed");
+    colo_participants_commit(c->number);
+    colo_history_add(&s->commit, now_ns() - c->begin_ns);
+    s->checkpoints++;
+    s->reasons[reason]++;
+    s->pages += c->tail.npages;
+    s->zero_pages += c->pages.zero;
+    s->equal_pages += c->pages.equal;
+    s->bytes_sent = colo_wire_bytes_sent(s->wire);
+    s->bytes_received = colo_wire_bytes_received(s->wire);
+    trace_colo_checkpoint(c->number, ColoCheckpointReason_str(reason),
+                          c->tail.npages, c->pages.zero, c->pages.equal,
+                          c->tail.device_len, c->pause_ns / SCALE_US);
+}
+
+static bool primary_checkpoint(ColoSession *s, ColoCheckpointReason reason,
+                               Error **errp)
+{
+    Cut c = { .number = s->epoch + 1, .asked_ns = now_ns() };
+    ColoFrame f;
+
+    if (!primary_request(s, c.number, errp) || !primary_cut(s, &c, errp)) {
+        return false;
+    }
+    if (!primary_send_pages(s, &c, errp) ||
+        !colo_disks_settle(s, c.number, errp) ||
+        !primary_send_tail(s, &c, errp)) {
+        return false;
+    }
+
+    set_state(s, COLO_PRIMARY_STATE_COMMITTING, "sent");
+    if (!primary_expect(s, COLO_FRAME_VMSTATE_RECEIVED, c.number, &f, errp)) {
+        return false;
+    }
+    primary_committed(s, &c, reason);
+
+    if (!primary_expect(s, COLO_FRAME_VMSTATE_LOADED, c.number, &f, errp)) {
+        return false;
+    }
+    colo_disks_allow(c.number);
+    set_state(s, COLO_PRIMARY_STATE_RUNNING, "loaded");
+    s->not_before_ns = now_ns() + REST_FACTOR * (now_ns() - c.asked_ns);
+    return true;
+}
+
+/* The whole time under protection; returns with @errp set */
+static void primary_protect(ColoSession *s, Error **errp)
+{
+    ColoCheckpointReason reason = COLO_CHECKPOINT_REASON_TIMER;
+
+    if (!primary_handshake(s, errp)) {
+        return;
+    }
+    s->was_ready = true;
+    set_state(s, COLO_PRIMARY_STATE_RUNNING, "secondary is ready");
+    while (primary_run_epoch(s, &reason, errp) &&
+           primary_checkpoint(s, reason, errp)) {
+        continue;
+    }
+}
+
+/* BQL.  From here on the guest is on its own. */
+static void primary_alone(ColoSession *s, const char *why,
+                          COLOExitReason reason)
+{
+    colo_set_primary(s, COLO_PRIMARY_STATE_ALONE, why);
+    colo_disks_stop(true);
+    colo_participants_open();
+    colo_report_exit(s, reason);
+}
+
+/* This side ends the session.  Returns true if the peer agreed. */
+static bool primary_end(ColoSession *s, ColoByeReason reason, Error **errp)
+{
+    bool ok;
+
+    set_state(s, COLO_PRIMARY_STATE_ENDING, colo_bye_reason_str(reason));
+    ok = colo_say_bye(s, reason, errp);
+    if (ok) {
+        BQL_LOCK_GUARD();
+        primary_alone(s, "the peer agreed", s->cause == COLO_CAUSE_WISH
+                                            ? COLO_EXIT_REASON_REQUEST
+                                            : COLO_EXIT_REASON_ERROR);
+    }
+    return ok;
+}
+
+/*
+ * The session is over for the reason in @err and s->cause; find out who goes
+ * on and act on it.
+ */
+static void primary_finish(ColoSession *s, Error *err)
+{
+    g_autoptr(Error) bye_err = NULL;
+    bool failover = colo_wish(s) == COLO_WISH_FAILOVER;
+
+    if (!failover && (s->cause == COLO_CAUSE_WISH ||
+                      s->cause == COLO_CAUSE_LOCAL)) {
+        bool wish = s->cause == COLO_CAUSE_WISH;
+
+        if (!wish) {
+            error_report("COLO primary: %s", error_get_pretty(err));
+        }
+        if (primary_end(s, wish ? s->end_reason
+                           : colo_disks_ok(s, NULL) ? COLO_BYE_INCOMPATIBLE
+                           : COLO_BYE_DISK, &bye_err)) {
+            return;
+        }
+        err = bye_err;
+        failover = colo_wish(s) == COLO_WISH_FAILOVER;
+        colo_disks_forget_failure();
+    }
+
+    BQL_LOCK_GUARD();
+    if (failover) {
+        primary_alone(s, "failover", COLO_EXIT_REASON_REQUEST);
+        return;
+    }
+    if (colo_peer_is_out(s) || !s->peer_may_be_ready) {
+        /* It never goes live, or was never able to */
+        error_report("COLO primary: going on without protection: %s",
+                     error_get_pretty(err));
+        primary_alone(s, "the peer is out", s->cause == COLO_CAUSE_PEER_BYE
+                                            ? COLO_EXIT_REASON_REQUEST
+                                            : COLO_EXIT_REASON_ERROR);
+        return;
+    }
+    colo_set_primary(s, COLO_PRIMARY_STATE_LOST, error_get_pretty(err));
+    colo_disks_abandon();
+    colo_await_decision(s, err);
+    if (colo_wish(s) == COLO_WISH_FAILOVER) {
+        primary_alone(s, "failover", COLO_EXIT_REASON_ERROR);
+    }
+}
+
+/* What the migration looks like to the user from now on.  BQL. */
+static void primary_close_migration(ColoSession *s, MigrationState *ms,
+                                    const Error *err)
+{
+    MigrationStatus status = MIGRATION_STATUS_COMPLETED;
+
+    if (s->cause == COLO_CAUSE_WISH && s->end_reason == COLO_BYE_CANCEL &&
+        colo_wish(s) == COLO_WISH_END) {
+        status = MIGRATION_STATUS_CANCELLING;
+    } else if (!s->was_ready) {
+        migrate_set_error(ms, err);
+        status = MIGRATION_STATUS_FAILED;
+    }
+    migrate_set_state(&ms->state, MIGRATION_STATUS_COLO, status);
+}
+
+/*
+ * Hybrid mode: the user, or a device, paused the guest, or it goes on.  The
+ * other guest has to do the same, and learns it by a checkpoint.  BQL.
+ */
+static void primary_vm_state(void *opaque, bool running, RunState state)
+{
+    ColoSession *s = opaque;
+
+    if (running == s->paused && state != RUN_STATE_COLO) {
+        s->paused = !running;
+        colo_request_checkpoint_run_state();
+    }
+}
+
+/* Limits that depend on the size of the guest */
+static uint64_t staging_limit_pages(ColoSession *s)
+{
+    uint64_t limit = migrate_colo_staging_limit();
+
+    if (!limit) {
+        limit = colo_ram_total(s->ram) / 2;
+    }
+    return MAX(limit / qemu_target_page_size(), COLO_PAGES_PER_FRAME);
+}
+
+/* A disk that is not replicated: say so instead of losing writes in silence */
+static void warn_about_disks(void)
+{
+    for (BlockBackend *blk = blk_next(NULL); blk; blk = blk_next(blk)) {
+        if (blk_bs(blk) && blk_get_attached_dev(blk) &&
+            blk_supports_write_perm(blk) &&
+            !replication_forwards(blk_bs(blk))) {
+            warn_report("COLO: disk '%s' is writable and not replicated: "
+                        "after a failover it may lack writes that the guest "
+                        "was told are done", blk_name(blk));
+        }
+    }
+}
+
+void migrate_start_colo_process(MigrationState *ms)
+{
+    ColoSession *s;
+    g_autoptr(Error) err = NULL;
+    bool disks_ok;
+
+    assert(bql_locked());
+    if (colo_exiting()) {
+        /* Nobody would end the session; the guest stays where it is */
+        migrate_set_state(&ms->state, MIGRATION_STATUS_COLO,
+                          MIGRATION_STATUS_CANCELLING);
+        return;
+    }
+    s = colo_session_new(COLO_MODE_PRIMARY,
+                         qemu_file_get_ioc(ms->to_dst_file));
+    s->ram = colo_ram_new();
+    s->staging = colo_staging_new(qemu_target_page_size(),
+                                  staging_limit_pages(s));
+    s->device_file = qemu_file_new_output(QIO_CHANNEL(s->device_state));
+    colo_set_primary(s, COLO_PRIMARY_STATE_STARTING, "first migration done");
+
+    /* Cut 0: output waits from here on */
+    colo_net_warn_unprotected(s->mode);
+    warn_about_disks();
+    colo_participants_arm(0);
+    s->disks = colo_disks_exist();
+    disks_ok = colo_disks_start(s, &err);
+    s->last_cut_ns = now_ns();
+    s->paused = !runstate_is_live(ms->vm_old_state);
+    if (s->mode == COLO_SYNC_MODE_HYBRID) {
+        s->vm_state = qemu_add_vm_change_state_handler(primary_vm_state, s);
+    }
+    if (runstate_is_live(ms->vm_old_state)) {
+        colo_start_guest(s);
+    } else if (runstate_check(RUN_STATE_FINISH_MIGRATE)) {
+        runstate_set(ms->vm_old_state);
+    }
+    bql_unlock();
+
+    if (disks_ok) {
+        primary_protect(s, &err);
+    } else {
+        s->cause = COLO_CAUSE_LOCAL;
+    }
+    primary_finish(s, err);
+
+    bql_lock();
+    primary_close_migration(s, ms, err);
+    g_clear_pointer(&s->device_file, qemu_fclose);
+    colo_disks_stop(false);
+    colo_session_over(s);
+}

@@ -1,0 +1,388 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO wire protocol: frames over a channel, with deadlines.
+ *
+ * Theory of operation
+ *
+ * The channel is the one of the first migration, used in both directions.
+ * It is switched to non-blocking mode; whenever it would block, the owner
+ * iterates a GMainContext of its own that holds the channel's watch and a
+ * timer.  This works for every kind of channel (socket, TLS, pipe), and
+ * g_main_context_wakeup() from another thread ends the wait: that is how the
+ * operator's word gets through to a thread that waits for a dead peer.
+ *
+ * A peer that says, or takes, a byte now and then is as silent as one that does
+ * not: only so much as WIRE_STEP_BYTES, or the end of what is sent or read as a
+ * whole, begins a new timeout.
+ *
+ * A cancelled wire stays cancelled.  A wake-up is a hint to look around and
+ * is remembered by GLib until the owner waits.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/iov.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "wire.h"
+#include "fault.h"
+#include "trace.h"
+
+#define WIRE_STEP_BYTES (16 * KiB)
+
+/* How far the timeout that runs has got */
+typedef struct WireStep {
+    int64_t deadline_ns;
+    size_t bytes;               /* since it began */
+} WireStep;
+
+struct ColoWire {
+    /* Set once */
+    QIOChannel *ioc;
+    COLOMode side;
+    GMainContext *ctx;
+    GSource *timer;             /* attached to ctx */
+
+    /* Owner only */
+    uint32_t timeout_ms;
+    uint64_t bytes_sent;
+    uint64_t bytes_received;
+    ColoFrame receiving;        /* whose payload is being read */
+    uint64_t unread;            /* bytes of it */
+
+    /* Atomic */
+    bool woken;
+    bool cancelled;
+};
+
+static gboolean wire_timer_dispatch(GSource *source, GSourceFunc cb,
+                                    gpointer opaque)
+{
+    g_source_set_ready_time(source, -1);
+    return G_SOURCE_CONTINUE;
+}
+
+static GSourceFuncs wire_timer_funcs = {
+    .dispatch = wire_timer_dispatch,
+};
+
+ColoWire *colo_wire_new(QIOChannel *ioc, COLOMode side, uint32_t timeout_ms)
+{
+    ColoWire *w = g_new0(ColoWire, 1);
+
+    w->ioc = ioc;
+    object_ref(OBJECT(ioc));
+    w->side = side;
+    w->timeout_ms = timeout_ms;
+    w->ctx = g_main_context_new();
+    w->timer = g_source_new(&wire_timer_funcs, sizeof(GSource));
+    g_source_attach(w->timer, w->ctx);
+
+    /* Not every kind of channel knows these; then they do not matter */
+    qio_channel_set_blocking(ioc, false, NULL);
+    qio_channel_set_delay(ioc, false);
+    return w;
+}
+
+void colo_wire_free(ColoWire *w)
+{
+    if (!w) {
+        return;
+    }
+    g_source_destroy(w->timer);
+    g_source_unref(w->timer);
+    g_main_context_unref(w->ctx);
+    object_unref(OBJECT(w->ioc));
+    g_free(w);
+}
+
+void colo_wire_set_timeout(ColoWire *w, uint32_t timeout_ms)
+{
+    w->timeout_ms = timeout_ms;
+}
+
+void colo_wire_wake(ColoWire *w)
+{
+    qatomic_set_mb(&w->woken, true);
+    g_main_context_wakeup(w->ctx);
+}
+
+void colo_wire_cancel(ColoWire *w)
+{
+    qatomic_set_mb(&w->cancelled, true);
+    g_main_context_wakeup(w->ctx);
+}
+
+bool colo_wire_cancelled(ColoWire *w)
+{
+    return qatomic_read(&w->cancelled);
+}
+
+uint64_t colo_wire_bytes_sent(ColoWire *w)
+{
+    return w->bytes_sent;
+}
+
+uint64_t colo_wire_bytes_received(ColoWire *w)
+{
+    return w->bytes_received;
+}
+
+static gboolean wire_channel_ready(QIOChannel *ioc, GIOCondition cond,
+                                   gpointer opaque)
+{
+    *(bool *)opaque = true;
+    return G_SOURCE_REMOVE;
+}
+
+/*
+ * Wait for @cond on the channel.  With @wakeable a wake-up ends the wait,
+ * cancelling always does.
+ */
+static ColoWaitResult wire_wait(ColoWire *w, GIOCondition cond,
+                                int64_t deadline_ns, bool wakeable)
+{
+    bool ready = false;
+    ColoWaitResult ret = COLO_WAIT_READABLE;
+    GSource *watch = qio_channel_create_watch(w->ioc, cond);
+
+    g_source_set_callback(watch, (GSourceFunc)wire_channel_ready, &ready,
+                          NULL);
+    g_source_attach(watch, w->ctx);
+
+    while (!ready) {
+        int64_t left_ns = deadline_ns - qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+
+        if (qatomic_read(&w->cancelled) ||
+            (wakeable && qatomic_xchg(&w->woken, false))) {
+            ret = COLO_WAIT_WOKEN;
+            break;
+        }
+        if (left_ns <= 0) {
+            ret = COLO_WAIT_DEADLINE;
+            break;
+        }
+        g_source_set_ready_time(w->timer, g_get_monotonic_time() +
+                                DIV_ROUND_UP(left_ns, SCALE_US));
+        g_main_context_iteration(w->ctx, true);
+    }
+
+    g_source_destroy(watch);
+    g_source_unref(watch);
+    return ret;
+}
+
+ColoWaitResult colo_wire_wait(ColoWire *w, int64_t deadline_ns)
+{
+    return wire_wait(w, G_IO_IN | G_IO_HUP | G_IO_ERR, deadline_ns, true);
+}
+
+static void step_begin(ColoWire *w, WireStep *step)
+{
+    step->deadline_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
+                        w->timeout_ms * (int64_t)SCALE_MS;
+    step->bytes = 0;
+}
+
+static void step_on(ColoWire *w, WireStep *step, size_t bytes)
+{
+    step->bytes += bytes;
+    if (step->bytes >= WIRE_STEP_BYTES) {
+        step_begin(w, step);
+    }
+}
+
+/* The channel would block: wait for it, or say why that is over */
+static bool wire_wait_progress(ColoWire *w, GIOCondition cond,
+                               const WireStep *step, Error **errp)
+{
+    switch (wire_wait(w, cond, step->deadline_ns, false)) {
+    case COLO_WAIT_READABLE:
+        return true;
+    case COLO_WAIT_DEADLINE:
+        if (step->bytes) {
+            error_setg(errp, "no more than %zu bytes went through in %u ms",
+                       step->bytes, w->timeout_ms);
+        } else {
+            error_setg(errp, "the peer was silent for %u ms", w->timeout_ms);
+        }
+        return false;
+    case COLO_WAIT_WOKEN:
+    default:
+        error_setg(errp, "interrupted by a request to end the session");
+        return false;
+    }
+}
+
+static bool wire_write_all(ColoWire *w, struct iovec *iov, unsigned niov,
+                           Error **errp)
+{
+    WireStep step;
+
+    step_begin(w, &step);
+    while (niov) {
+        ssize_t n;
+
+        if (qatomic_read(&w->cancelled)) {
+            error_setg(errp, "interrupted by a request to end the session");
+            return false;
+        }
+        n = qio_channel_writev(w->ioc, iov, MIN(niov, IOV_MAX), errp);
+        if (n == QIO_CHANNEL_ERR_BLOCK) {
+            if (!wire_wait_progress(w, G_IO_OUT | G_IO_HUP | G_IO_ERR, &step,
+                                    errp)) {
+                return false;
+            }
+            continue;
+        }
+        if (n < 0) {
+            return false;
+        }
+        w->bytes_sent += n;
+        step_on(w, &step, n);
+        iov_discard_front(&iov, &niov, n);
+    }
+    return true;
+}
+
+static bool wire_read_all(ColoWire *w, struct iovec *iov, unsigned niov,
+                          Error **errp)
+{
+    WireStep step;
+
+    step_begin(w, &step);
+    while (niov) {
+        ssize_t n;
+
+        if (qatomic_read(&w->cancelled)) {
+            error_setg(errp, "interrupted by a request to end the session");
+            return false;
+        }
+        n = qio_channel_readv(w->ioc, iov, MIN(niov, IOV_MAX), errp);
+        if (n == QIO_CHANNEL_ERR_BLOCK) {
+            if (!wire_wait_progress(w, G_IO_IN | G_IO_HUP | G_IO_ERR, &step,
+                                    errp)) {
+                return false;
+            }
+            continue;
+        }
+        if (n < 0) {
+            return false;
+        }
+        if (n == 0) {
+            error_setg(errp, "the peer closed the connection");
+            return false;
+        }
+        w->bytes_received += n;
+        step_on(w, &step, n);
+        iov_discard_front(&iov, &niov, n);
+    }
+    return true;
+}
+
+bool colo_wire_send(ColoWire *w, ColoFrameType type, uint64_t epoch,
+                    const struct iovec *iov, size_t niov, Error **errp)
+{
+    ERRP_GUARD();
+    uint8_t hdr[COLO_FRAME_HDR_LEN];
+    ColoFrame f = {
+        .type = type,
+        .epoch = epoch,
+        .length = iov_size(iov, niov),
+    };
+    g_autofree struct iovec *all = g_new(struct iovec, niov + 1);
+
+    colo_frame_encode(&f, hdr);
+    all[0] = (struct iovec) { .iov_base = hdr, .iov_len = sizeof(hdr) };
+    if (niov) {
+        memcpy(all + 1, iov, niov * sizeof(*iov));
+    }
+
+    trace_colo_wire_send(epoch, COLOMode_str(w->side), colo_frame_name(type),
+                         f.length);
+    if (!colo_fault_frame(w->side, true, type, errp) ||
+        !wire_write_all(w, all, niov + 1, errp)) {
+        error_prepend(errp, "sending '%s' of checkpoint %" PRIu64 ": ",
+                      colo_frame_name(type), epoch);
+        return false;
+    }
+    return true;
+}
+
+bool colo_wire_send_buf(ColoWire *w, ColoFrameType type, uint64_t epoch,
+                        const void *buf, size_t len, Error **errp)
+{
+    struct iovec iov = { .iov_base = (void *)buf, .iov_len = len };
+
+    return colo_wire_send(w, type, epoch, &iov, len ? 1 : 0, errp);
+}
+
+static bool wire_read_buf(ColoWire *w, void *buf, size_t len, Error **errp)
+{
+    struct iovec iov = { .iov_base = buf, .iov_len = len };
+
+    return wire_read_all(w, &iov, 1, errp);
+}
+
+bool colo_wire_recv(ColoWire *w, const char *stage, ColoFrame *f,
+                    Error **errp)
+{
+    ERRP_GUARD();
+    uint8_t hdr[COLO_FRAME_HDR_LEN];
+
+    if (!colo_wire_skip(w, w->unread, errp) ||
+        !wire_read_buf(w, hdr, sizeof(hdr), errp) ||
+        !colo_frame_decode(hdr, f, errp)) {
+        error_prepend(errp, "waiting for %s: ", stage);
+        return false;
+    }
+    w->receiving = *f;
+    w->unread = f->length;
+    if (!colo_fault_frame(w->side, false, f->type, errp)) {
+        error_prepend(errp, "waiting for %s: ", stage);
+        return false;
+    }
+    trace_colo_wire_recv(f->epoch, COLOMode_str(w->side),
+                         colo_frame_name(f->type), f->length);
+    return true;
+}
+
+bool colo_wire_recv_iov(ColoWire *w, const struct iovec *iov, size_t niov,
+                        Error **errp)
+{
+    ERRP_GUARD();
+    g_autofree struct iovec *copy = g_memdup2(iov, niov * sizeof(*iov));
+    size_t len = iov_size(iov, niov);
+
+    assert(len <= w->unread);
+    w->unread -= len;
+    if (!wire_read_all(w, copy, niov, errp)) {
+        error_prepend(errp, "receiving '%s' of checkpoint %" PRIu64 ": ",
+                      colo_frame_name(w->receiving.type),
+                      w->receiving.epoch);
+        return false;
+    }
+    return true;
+}
+
+bool colo_wire_recv_buf(ColoWire *w, void *buf, size_t len, Error **errp)
+{
+    struct iovec iov = { .iov_base = buf, .iov_len = len };
+
+    return len == 0 || colo_wire_recv_iov(w, &iov, 1, errp);
+}
+
+bool colo_wire_skip(ColoWire *w, uint64_t len, Error **errp)
+{
+    uint8_t buf[4096];
+
+    while (len) {
+        size_t n = MIN(len, sizeof(buf));
+
+        if (!colo_wire_recv_buf(w, buf, n, errp)) {
+            return false;
+        }
+        len -= n;
+    }
+    return true;
+}

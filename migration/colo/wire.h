@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO wire protocol: frames over a channel, with deadlines.
+ *
+ * One thread of the session (the wire's owner) sends and receives; any thread
+ * may wake or cancel it.  No call goes on waiting when the timeout
+ * brings little or no progress.
+ */
+
+#ifndef QEMU_MIGRATION_COLO_WIRE_H
+#define QEMU_MIGRATION_COLO_WIRE_H
+
+#include "io/channel.h"
+#include "qapi/qapi-types-migration.h"
+#include "frame.h"
+
+typedef struct ColoWire ColoWire;
+
+typedef enum ColoWaitResult {
+    COLO_WAIT_READABLE,     /* the peer said something, or hung up */
+    COLO_WAIT_DEADLINE,
+    COLO_WAIT_WOKEN,        /* colo_wire_wake() or colo_wire_cancel() */
+} ColoWaitResult;
+
+/*
+ * colo_wire_new: take @ioc into use
+ *
+ * Sets it non-blocking and without Nagle's delay; keeps a reference.
+ * @side: for messages, traces and fault points
+ */
+ColoWire *colo_wire_new(QIOChannel *ioc, COLOMode side, uint32_t timeout_ms);
+void colo_wire_free(ColoWire *w);
+
+/* Owner.  Longest silence of the peer, in milliseconds */
+void colo_wire_set_timeout(ColoWire *w, uint32_t timeout_ms);
+
+/* Any thread: make colo_wire_wait() return.  Is not lost if it comes early. */
+void colo_wire_wake(ColoWire *w);
+
+/* Any thread: every call from now on, and the one under way, fails at once */
+void colo_wire_cancel(ColoWire *w);
+bool colo_wire_cancelled(ColoWire *w);
+
+/*
+ * colo_wire_wait: until the peer speaks, @deadline_ns (QEMU_CLOCK_REALTIME)
+ * is reached or somebody wakes us.  Owner.
+ */
+ColoWaitResult colo_wire_wait(ColoWire *w, int64_t deadline_ns);
+
+/*
+ * colo_wire_send: send one frame whose payload is @iov.  Owner.
+ *
+ * Returns false with @errp set, naming the frame and the epoch, when the
+ * channel fails, is cancelled, or takes next to nothing in a whole timeout.
+ */
+bool colo_wire_send(ColoWire *w, ColoFrameType type, uint64_t epoch,
+                    const struct iovec *iov, size_t niov, Error **errp);
+
+/* The same for a payload in one piece (NULL, 0: none) */
+bool colo_wire_send_buf(ColoWire *w, ColoFrameType type, uint64_t epoch,
+                        const void *buf, size_t len, Error **errp);
+
+/*
+ * colo_wire_recv: receive the header of the next frame.  Owner.
+ * @stage says what is waited for, for the message.
+ *
+ * What is left of the payload of the frame before is skipped: whoever gave up
+ * on it may still wait for the peer's last word.
+ */
+bool colo_wire_recv(ColoWire *w, const char *stage, ColoFrame *f,
+                    Error **errp);
+bool colo_wire_recv_iov(ColoWire *w, const struct iovec *iov, size_t niov,
+                        Error **errp);
+bool colo_wire_recv_buf(ColoWire *w, void *buf, size_t len, Error **errp);
+bool colo_wire_skip(ColoWire *w, uint64_t len, Error **errp);
+
+/* Owner.  Bytes since colo_wire_new(), headers included */
+uint64_t colo_wire_bytes_sent(ColoWire *w);
+uint64_t colo_wire_bytes_received(ColoWire *w);
+
+#endif

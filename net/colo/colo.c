@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: what migration asks of the network.
+ *
+ * Both sides, under the BQL.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "net/colo.h"
+#include "colo-compare.h"
+#include "net/filter.h"
+#include "net/net.h"
+#include "net/queue.h"
+#include "standard-headers/linux/virtio_net.h"
+#include "qom/object.h"
+#include "system/runstate.h"
+
+bool colo_net_supported(void)
+{
+    return true;
+}
+
+bool colo_net_has_filter(NetClientState *netdev, const char *type)
+{
+    NetFilterState *nf;
+
+    QTAILQ_FOREACH(nf, &netdev->filters, next) {
+        if (object_dynamic_cast(OBJECT(nf), type)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void warn_unless_held(NICState *nic, void *opaque)
+{
+    ColoSyncMode mode = *(ColoSyncMode *)opaque;
+    NetClientState *nc = qemu_get_queue(nic);
+    bool held;
+
+    if (!nc->peer) {
+        return;
+    }
+    held = colo_net_has_filter(nc->peer, "filter-output-commit");
+    if (mode == COLO_SYNC_MODE_PERIODIC && !held) {
+        warn_report("COLO: nothing holds the output of '%s' until it is "
+                    "committed: add -object filter-output-commit,netdev=%s",
+                    nc->name, nc->peer->name);
+    } else if (mode == COLO_SYNC_MODE_HYBRID && !held &&
+               !colo_net_has_filter(nc->peer, "filter-compare") &&
+               !colo_net_has_filter(nc->peer, "filter-redirector")) {
+        warn_report("COLO: nothing compares the output of '%s' with the "
+                    "secondary's: netdev '%s' needs filter-mirror and "
+                    "filter-compare", nc->name, nc->peer->name);
+    } else if (mode == COLO_SYNC_MODE_HYBRID && held) {
+        warn_report("COLO: in hybrid mode filter-output-commit still holds "
+                    "the output of '%s' until the next checkpoint",
+                    nc->name);
+    }
+}
+
+void colo_net_warn_unprotected(ColoSyncMode mode)
+{
+    qemu_foreach_nic(warn_unless_held, &mode);
+}
+
+int colo_net_fit_header(const NetClientState *netdev, uint32_t had,
+                        uint8_t *data, size_t size,
+                        struct iovec iov[COLO_NET_PARTS])
+{
+    static uint8_t zeroes[sizeof(struct virtio_net_hdr_v1_hash)];
+    uint32_t wanted = netdev->vnet_hdr_len;
+
+    if (had == wanted) {
+        iov[0] = (struct iovec) { data, size };
+        return 1;
+    }
+    /* All of them begin alike; what is behind says nothing of output */
+    assert(wanted <= sizeof(zeroes));
+    had = MIN(had, size);
+    iov[0] = (struct iovec) { data, MIN(had, wanted) };
+    iov[1] = (struct iovec) { zeroes, wanted - MIN(had, wanted) };
+    iov[2] = (struct iovec) { data + had, size - had };
+    return COLO_NET_PARTS;
+}
+
+void colo_net_flush_standing(NetClientState *netdev)
+{
+    if (!runstate_is_running()) {
+        qemu_net_queue_flush(netdev->incoming_queue);
+    }
+}
+
+ColoCompareStatisticsList *colo_net_compare_statistics(void)
+{
+    ColoCompareStatisticsList *list = NULL;
+    ColoCompareStatisticsList **tail = &list;
+
+    colo_compare_append_statistics(&tail);
+    filter_compare_append_statistics(&tail);
+    return list;
+}

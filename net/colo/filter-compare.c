@@ -1,0 +1,623 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * filter-compare: lets the primary's output go as soon as the secondary's
+ * guest has said the same.
+ *
+ * Primary.  All under the BQL: packets come from the main loop or a vCPU, what
+ * the secondary says from the main loop, cuts and commits from the migration
+ * thread.
+ *
+ * Theory of operation
+ *
+ * It does what colo-compare does with two filter-redirectors, four character
+ * devices and an iothread around it: takes what the guest sends, feeds it and
+ * what comes from secondary-in to the rules (net/colo/match.c), and passes on
+ * what they release.  A packet crosses no socket and no thread here, which is
+ * most of what colo-compare costs one that is waited for: the main loop, which
+ * has to send it anyway, is woken by the secondary's word itself.
+ *
+ *   off        no session: packets pass
+ *   armed      packets are fed to the rules
+ *   draining   the session is over: what was released leaves, packets that
+ *              come meanwhile go behind it
+ *
+ * The rules may not be called back, so they only append to a queue (out); who
+ * called them empties it.  What the backend does not take at once stays there.
+ *
+ * Back-pressure: while the rules or that queue are full the NIC is told to
+ * wait, unless the VM stands still, because a NIC must not have a packet under
+ * way when its state is saved.  One that cannot wait goes on up to a hard
+ * limit; from there on packets are dropped, and counted.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/iov.h"
+#include "qemu/main-loop.h"
+#include "qemu/module.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "qapi/util.h"
+#include "chardev/char-fe.h"
+#include "migration/colo.h"
+#include "net/colo.h"
+#include "net/colo-begin.h"
+#include "colo-compare.h"
+#include "compare-options.h"
+#include "match.h"
+#include "stream.h"
+#include "net/filter.h"
+#include "net/net.h"
+#include "net/queue.h"
+#include "qom/object.h"
+#include "qom/object_interfaces.h"
+#include "system/runstate.h"
+#include "trace.h"
+
+#define TYPE_FILTER_COMPARE "filter-compare"
+OBJECT_DECLARE_SIMPLE_TYPE(FilterCompare, FILTER_COMPARE)
+
+#define READ_BYTES          (256 * KiB)
+/* Released packets that the backend did not take; the NIC waits for it */
+#define OUT_BYTES           (4 * MiB)
+/* Of packets of a NIC that cannot wait */
+#define HARD_LIMIT_BYTES    (128 * MiB)
+/* In the queue of the backend; more wait here */
+#define NET_QUEUE_PACKETS   256
+
+typedef enum FilterCompareState {
+    FILTER_COMPARE_OFF,
+    FILTER_COMPARE_ARMED,
+    FILTER_COMPARE_DRAINING,
+} FilterCompareState;
+
+struct FilterCompare {
+    NetFilterState parent_obj;
+
+    /* Set once */
+    char *secondary_in;
+    ColoCompareOptions options;
+    CharBackend chr;
+    ColoParticipant participant;
+    VMChangeStateEntry *vmstate;
+    QTAILQ_ENTRY(FilterCompare) next;   /* BQL */
+
+    /* BQL */
+    FilterCompareState state;
+    ColoMatch *match;
+    QEMUTimer *timer;
+
+    /* BQL: secondary-in */
+    ColoStreamReader *reader;
+    bool in_broken;             /* until it is closed */
+    bool in_stopped;            /* it was told not to read */
+
+    /* BQL: released */
+    QSIMPLEQ_HEAD(, ColoPacket) out;
+    uint64_t out_bytes;
+    bool sending;               /* guards against recursion */
+    NetClientState *behind;     /* NIC whose packets the backend has to take */
+    QEMUBH *send_bh;
+
+    /* BQL: NIC that was told to wait */
+    NetClientState *waiting;
+    NetPacketSent *waiting_cb;
+    bool releasing;             /* nobody is told to wait */
+
+    /* BQL: counters */
+    uint64_t dropped_full;
+};
+
+/* BQL */
+static QTAILQ_HEAD(, FilterCompare) compares = QTAILQ_HEAD_INITIALIZER(compares);
+
+static int64_t now_ms(void)
+{
+    return qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+}
+
+static void compare_begin(void *opaque, const ColoPacket *p)
+{
+    FilterCompare *fc = opaque;
+
+    colo_begin_tell(NETFILTER(fc)->netdev, p);
+}
+
+/* Output */
+
+static void compare_release(void *opaque, ColoPacket *p)
+{
+    FilterCompare *fc = opaque;
+
+    QSIMPLEQ_INSERT_TAIL(&fc->out, p, next);
+    fc->out_bytes += p->size;
+}
+
+static void compare_need(void *opaque, ColoMatchNeed why)
+{
+    FilterCompare *fc = opaque;
+
+    trace_colo_compare_need(NETFILTER(fc)->netdev_id, why);
+    colo_compare_request(why);
+}
+
+static const ColoMatchOps match_ops = {
+    .release = compare_release,
+    .need = compare_need,
+    .begin = compare_begin,
+};
+
+static bool compare_full(FilterCompare *fc)
+{
+    return fc->out_bytes >= OUT_BYTES || colo_match_full(fc->match);
+}
+
+/* The NIC that was told to wait may send again */
+static void wake_sender(FilterCompare *fc)
+{
+    NetClientState *nc = fc->waiting;
+    NetPacketSent *cb = fc->waiting_cb;
+
+    fc->waiting = NULL;
+    fc->waiting_cb = NULL;
+    /* Not if it was unplugged */
+    if (nc && NETFILTER(fc)->netdev->peer == nc) {
+        cb(nc, 1);
+    }
+}
+
+/*
+ * The backend took what was put into its queue, or that was purged.  The NIC
+ * may be gone, and the filter.
+ */
+static void backend_took(NetClientState *nic, ssize_t len)
+{
+    FilterCompare *fc;
+
+    QTAILQ_FOREACH(fc, &compares, next) {
+        if (fc->behind == nic) {
+            fc->behind = NULL;
+            qemu_bh_schedule(fc->send_bh);
+        }
+    }
+}
+
+static bool backend_has_room(FilterCompare *fc)
+{
+    NetClientState *netdev = NETFILTER(fc)->netdev;
+
+    if (qemu_net_queue_len(netdev->incoming_queue) < NET_QUEUE_PACKETS) {
+        return true;
+    }
+    if (!fc->behind && netdev->peer &&
+        qemu_net_queue_notify(netdev->incoming_queue, netdev->peer,
+                              backend_took)) {
+        fc->behind = netdev->peer;
+    }
+    return !fc->behind;
+}
+
+static void send_one(FilterCompare *fc, ColoPacket *p)
+{
+    NetFilterState *nf = NETFILTER(fc);
+    struct iovec iov[COLO_NET_PARTS];
+    int parts = colo_net_fit_header(nf->netdev, p->vnet_hdr_len, p->data,
+                                    p->size, iov);
+
+    fc->out_bytes -= p->size;
+    if (nf->netdev->peer) {
+        qemu_netfilter_pass_to_next(nf->netdev->peer, 0, iov, parts, nf);
+        colo_net_flush_standing(nf->netdev);
+    }
+    colo_packet_free(p);
+}
+
+/* Pass on what was released, and what follows from that there is room again */
+static void compare_send(void *opaque)
+{
+    FilterCompare *fc = opaque;
+    ColoPacket *p;
+
+    if (fc->sending) {
+        return;
+    }
+    fc->sending = true;
+    while ((p = QSIMPLEQ_FIRST(&fc->out)) && backend_has_room(fc)) {
+        QSIMPLEQ_REMOVE_HEAD(&fc->out, next);
+        send_one(fc, p);
+    }
+    fc->sending = false;
+
+    if (fc->state == FILTER_COMPARE_DRAINING && QSIMPLEQ_EMPTY(&fc->out)) {
+        fc->state = FILTER_COMPARE_OFF;
+    }
+    if (fc->waiting && !compare_full(fc)) {
+        wake_sender(fc);
+    }
+    if (fc->in_stopped && fc->out_bytes < OUT_BYTES) {
+        fc->in_stopped = false;
+        qemu_chr_fe_accept_input(&fc->chr);
+    }
+}
+
+/* The rules were fed: when is there something to do next? */
+static void compare_fed(FilterCompare *fc)
+{
+    int64_t next = MIN(now_ms() + fc->options.scan_ms,
+                       colo_match_deadline_ms(fc->match));
+
+    if (!timer_pending(fc->timer) ||
+        timer_expire_time_ns(fc->timer) > next * SCALE_MS) {
+        timer_mod(fc->timer, next);
+    }
+    compare_send(fc);
+}
+
+static void compare_tick(void *opaque)
+{
+    FilterCompare *fc = opaque;
+
+    colo_match_tick(fc->match, now_ms());
+    timer_mod(fc->timer, now_ms() + fc->options.scan_ms);
+    compare_fed(fc);
+}
+
+/* Sessions */
+
+static FilterCompare *from_participant(ColoParticipant *p)
+{
+    return container_of(p, FilterCompare, participant);
+}
+
+static void compare_prepare(ColoParticipant *p)
+{
+    colo_match_arm(from_participant(p)->match);
+}
+
+static void compare_arm(ColoParticipant *p, uint64_t epoch)
+{
+    FilterCompare *fc = from_participant(p);
+
+    trace_colo_compare_cut(epoch, "primary");
+    fc->state = FILTER_COMPARE_ARMED;
+    colo_match_primary_cut(fc->match, epoch);
+    compare_fed(fc);
+}
+
+static void compare_commit(ColoParticipant *p, uint64_t cut)
+{
+    FilterCompare *fc = from_participant(p);
+
+    colo_match_commit(fc->match, cut);
+    compare_fed(fc);
+}
+
+static void compare_open(ColoParticipant *p)
+{
+    FilterCompare *fc = from_participant(p);
+
+    if (fc->state == FILTER_COMPARE_ARMED) {
+        fc->state = FILTER_COMPARE_DRAINING;
+        colo_match_open(fc->match);
+        compare_fed(fc);
+    }
+}
+
+static bool compare_drained(ColoParticipant *p)
+{
+    FilterCompare *fc = from_participant(p);
+
+    return QSIMPLEQ_EMPTY(&fc->out) &&
+           !qemu_net_queue_len(NETFILTER(fc)->netdev->incoming_queue);
+}
+
+static void compare_vm_state(void *opaque, bool running, RunState state)
+{
+    FilterCompare *fc = opaque;
+
+    if (running) {
+        compare_send(fc);
+    } else {
+        wake_sender(fc);
+    }
+}
+
+/* The primary's guest */
+
+/* With the vnet header that the backend expects, be it an empty one */
+static ColoPacket *packet_of(FilterCompare *fc, unsigned flags,
+                             const struct iovec *iov, int iovcnt)
+{
+    uint32_t header = NETFILTER(fc)->netdev->vnet_hdr_len;
+    uint32_t missing = flags & QEMU_NET_PACKET_FLAG_RAW ? header : 0;
+    uint32_t size = iov_size(iov, iovcnt);
+    uint8_t *data = g_malloc(missing + size);
+    ColoPacket *p;
+
+    memset(data, 0, missing);
+    iov_to_buf(iov, iovcnt, 0, data + missing, size);
+    p = colo_packet_new(data, missing + size, header);
+    p->arrived_ms = now_ms();
+    return p;
+}
+
+static void compare_packet(FilterCompare *fc, ColoPacket *p)
+{
+    if (fc->state == FILTER_COMPARE_ARMED) {
+        colo_match_primary(fc->match, p);
+        compare_fed(fc);
+    } else {
+        compare_release(fc, p);
+        compare_send(fc);
+    }
+}
+
+static ssize_t compare_receive_iov(NetFilterState *nf, NetClientState *sender,
+                                   unsigned flags, const struct iovec *iov,
+                                   int iovcnt, NetPacketSent *sent_cb)
+{
+    FilterCompare *fc = FILTER_COMPARE(nf);
+    ssize_t size = iov_size(iov, iovcnt);
+
+    if (!fc->vmstate) {
+        /* The netdev goes with it, and the NIC that waited goes on */
+        return size;
+    }
+    if (fc->state == FILTER_COMPARE_OFF || sender == nf->netdev || !size) {
+        return 0;
+    }
+    if (fc->out_bytes + colo_match_stats(fc->match)->queued_bytes >=
+        HARD_LIMIT_BYTES) {
+        fc->dropped_full++;
+        warn_report_once("filter-compare: queue of '%s' is full and its NIC "
+                         "cannot wait, packets are dropped", nf->netdev_id);
+        return size;
+    }
+    compare_packet(fc, packet_of(fc, flags, iov, iovcnt));
+    if (!compare_full(fc) || !sent_cb || !runstate_is_running() ||
+        fc->waiting || fc->releasing) {
+        return size;
+    }
+    fc->waiting = sender;
+    fc->waiting_cb = sent_cb;
+    return NET_FILTER_QUEUED;
+}
+
+/* The NIC is reset or leaves: its packet is safe here */
+static void compare_release_sender(NetFilterState *nf)
+{
+    FilterCompare *fc = FILTER_COMPARE(nf);
+
+    fc->releasing = true;
+    wake_sender(fc);
+    fc->releasing = false;
+}
+
+/* The secondary's guest */
+
+static void secondary_packet(void *opaque, uint8_t *data, uint32_t size,
+                             uint32_t vnet_hdr_len)
+{
+    FilterCompare *fc = opaque;
+    ColoPacket *p = colo_packet_new(data, size, vnet_hdr_len);
+
+    p->arrived_ms = now_ms();
+    colo_match_secondary(fc->match, p);
+}
+
+static void secondary_cut(void *opaque, uint64_t epoch)
+{
+    FilterCompare *fc = opaque;
+
+    trace_colo_compare_cut(epoch, "secondary-in");
+    colo_match_secondary_cut(fc->match, epoch);
+}
+
+static const ColoStreamReaderOps secondary_ops = {
+    .packet = secondary_packet,
+    .cut = secondary_cut,
+};
+
+static int secondary_can_read(void *opaque)
+{
+    FilterCompare *fc = opaque;
+
+    fc->in_stopped = fc->out_bytes >= OUT_BYTES;
+    return fc->in_stopped ? 0 : READ_BYTES;
+}
+
+static void secondary_read(void *opaque, const uint8_t *buf, int size)
+{
+    FilterCompare *fc = opaque;
+    Error *err = NULL;
+
+    if (fc->in_broken) {
+        return;
+    }
+    if (!colo_stream_reader_feed(fc->reader, buf, size, &err)) {
+        fc->in_broken = true;
+        error_prepend(&err, "filter-compare: secondary-in '%s': ",
+                      fc->secondary_in);
+        error_report_err(err);
+        colo_match_secondary_lost(fc->match);
+    }
+    compare_fed(fc);
+}
+
+static void secondary_event(void *opaque, QEMUChrEvent event)
+{
+    FilterCompare *fc = opaque;
+
+    trace_colo_stream_event(fc->secondary_in, event);
+    if (event == CHR_EVENT_CLOSED) {
+        fc->in_broken = false;
+        colo_stream_reader_reset(fc->reader);
+        colo_match_secondary_lost(fc->match);
+        compare_fed(fc);
+    }
+}
+
+/* Set-up */
+
+static void compare_setup(NetFilterState *nf, Error **errp)
+{
+    FilterCompare *fc = FILTER_COMPARE(nf);
+
+    if (!fc->secondary_in) {
+        error_setg(errp, "filter-compare needs Parameter 'secondary-in'");
+        return;
+    }
+    if (nf->direction == NET_FILTER_DIRECTION_TX) {
+        error_setg(errp, "Parameter 'queue' is 'tx', what the guest receives: "
+                   "filter-compare needs 'all' (the default) or 'rx', what "
+                   "the guest sends");
+        return;
+    }
+    if (!nf->on) {
+        error_setg(errp, "filter-compare cannot be created with status=off");
+        return;
+    }
+    if (!colo_stream_take_chardev(&fc->chr, "filter-compare", "secondary-in",
+                                  fc->secondary_in, errp)) {
+        return;
+    }
+    fc->options.fixed = true;
+    fc->match = colo_compare_options_match(&fc->options, &match_ops, fc);
+    fc->timer = timer_new_ms(QEMU_CLOCK_REALTIME, compare_tick, fc);
+    fc->send_bh = qemu_bh_new(compare_send, fc);
+    fc->reader = colo_stream_reader_new(fc->options.vnet_hdr, &secondary_ops,
+                                        fc);
+    fc->participant = (ColoParticipant) {
+        .prepare = compare_prepare,
+        .arm = compare_arm,
+        .cut = compare_arm,
+        .commit = compare_commit,
+        .open = compare_open,
+        .drained = compare_drained,
+    };
+    fc->vmstate = qemu_add_vm_change_state_handler(compare_vm_state, fc);
+    QTAILQ_INSERT_TAIL(&compares, fc, next);
+    colo_participant_register(&fc->participant);
+    qemu_chr_fe_set_handlers(&fc->chr, secondary_can_read, secondary_read,
+                             secondary_event, NULL, fc, NULL, true);
+}
+
+static void compare_cleanup(NetFilterState *nf)
+{
+    FilterCompare *fc = FILTER_COMPARE(nf);
+    ColoPacket *p;
+
+    qemu_chr_fe_deinit(&fc->chr, false);
+    if (!fc->vmstate) {
+        return;
+    }
+    colo_participant_unregister(&fc->participant);
+    qemu_del_vm_change_state_handler(fc->vmstate);
+    fc->vmstate = NULL;
+    QTAILQ_REMOVE(&compares, fc, next);
+    /* can_be_deleted: no session, and QEMU's exit has no use for the rest */
+    fc->state = FILTER_COMPARE_OFF;
+    compare_release_sender(nf);
+    timer_free(fc->timer);
+    qemu_bh_delete(fc->send_bh);
+    g_clear_pointer(&fc->match, colo_match_free);
+    g_clear_pointer(&fc->reader, colo_stream_reader_free);
+    while ((p = QSIMPLEQ_FIRST(&fc->out))) {
+        QSIMPLEQ_REMOVE_HEAD(&fc->out, next);
+        colo_packet_free(p);
+    }
+}
+
+static void compare_status_changed(NetFilterState *nf, Error **errp)
+{
+    if (!nf->on && FILTER_COMPARE(nf)->state != FILTER_COMPARE_OFF) {
+        nf->on = true;
+        error_setg(errp, "filter-compare holds the output of a protected guest "
+                   "and cannot be switched off now");
+    }
+}
+
+static bool compare_can_be_deleted(UserCreatable *uc)
+{
+    return FILTER_COMPARE(uc)->state == FILTER_COMPARE_OFF;
+}
+
+static char *compare_get_secondary_in(Object *obj, Error **errp)
+{
+    return g_strdup(FILTER_COMPARE(obj)->secondary_in);
+}
+
+static void compare_set_secondary_in(Object *obj, const char *value,
+                                     Error **errp)
+{
+    FilterCompare *fc = FILTER_COMPARE(obj);
+
+    if (fc->options.fixed) {
+        error_setg(errp, "'secondary-in' cannot be changed any more");
+        return;
+    }
+    g_free(fc->secondary_in);
+    fc->secondary_in = g_strdup(value);
+}
+
+static void compare_init(Object *obj)
+{
+    FilterCompare *fc = FILTER_COMPARE(obj);
+
+    QSIMPLEQ_INIT(&fc->out);
+    colo_compare_options_init(&fc->options, obj, '-');
+    object_property_add_uint64_ptr(obj, "dropped-packets-full",
+                                   &fc->dropped_full, OBJ_PROP_FLAG_READ);
+}
+
+static void compare_finalize(Object *obj)
+{
+    g_free(FILTER_COMPARE(obj)->secondary_in);
+}
+
+static void compare_class_init(ObjectClass *oc, void *data)
+{
+    NetFilterClass *nfc = NETFILTER_CLASS(oc);
+
+    USER_CREATABLE_CLASS(oc)->can_be_deleted = compare_can_be_deleted;
+    nfc->setup = compare_setup;
+    nfc->cleanup = compare_cleanup;
+    nfc->status_changed = compare_status_changed;
+    nfc->release_sender = compare_release_sender;
+    nfc->receive_iov = compare_receive_iov;
+    object_class_property_add_str(oc, "secondary-in", compare_get_secondary_in,
+                                  compare_set_secondary_in);
+}
+
+static const TypeInfo compare_info = {
+    .name = TYPE_FILTER_COMPARE,
+    .parent = TYPE_NETFILTER,
+    .class_init = compare_class_init,
+    .instance_init = compare_init,
+    .instance_finalize = compare_finalize,
+    .instance_size = sizeof(FilterCompare),
+};
+
+static void compare_register_types(void)
+{
+    type_register_static(&compare_info);
+}
+
+type_init(compare_register_types);
+
+/* Statistics */
+
+void filter_compare_append_statistics(ColoCompareStatisticsList ***tail)
+{
+    FilterCompare *fc;
+
+    QTAILQ_FOREACH(fc, &compares, next) {
+        ColoCompareStatistics *st =
+            colo_compare_statistics_new(OBJECT(fc),
+                                        colo_match_stats(fc->match));
+
+        st->dropped_full = fc->dropped_full;
+        QAPI_LIST_APPEND(*tail, st);
+    }
+}

@@ -1,0 +1,861 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * filter-redirector: turns packets aside to a character device (outdev), and
+ * puts in what comes from one (indev).
+ *
+ * Both sides, under the BQL: packets come from the main loop or a vCPU, cuts
+ * from the migration thread.
+ *
+ * Theory of operation
+ *
+ * Without a COLO session that is all.  In a session in hybrid mode:
+ *
+ * - Primary, outdev (queue=rx: what the guest sends, on its way to
+ *   colo-compare): the stream gets a record at each cut.  When it is full the
+ *   NIC is told to wait; one that cannot wait may overfill it, up to a limit,
+ *   and then loses packets, which are counted.  The SYNs of the guest are told
+ *   to the secondary (net/colo-begin.h).
+ * - Primary, indev (queue=rx): what colo-compare lets go.  Nothing special.
+ * - Secondary, outdev (queue=rx): what its guest says, on its way to
+ *   colo-compare.  The stream gets a record at each load.
+ * - Secondary, indev (queue=tx): the primary's input, from filter-mirror.  Its
+ *   records say in which epoch the primary's guest has consumed what follows,
+ *   and this guest consumes it in the same one:
+ *
+ *     older than the checkpoint that is loaded   dropped, it is in there
+ *     of the epoch that runs                     put in, while the guest runs
+ *     newer                                      kept until that is loaded
+ *
+ *   What the NIC has queued at a load is of an older epoch and dropped with it.
+ *   From its own network the guest gets nothing.  Before the first load, that
+ *   of epoch 0, this side is not known to be a secondary, but its guest waits
+ *   for one: what comes without a record is the network's past, what belongs to
+ *   epoch 0 is kept.
+ *
+ * When the session is over and this side lives on, what was kept is put in, the
+ * streams are out of use, and packets pass on both ways.
+ *
+ * What comes in is read no faster than it is taken: the queue here and that of
+ * whom it is for are bounded, and the stream waits when they are full.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/iov.h"
+#include "qemu/main-loop.h"
+#include "qemu/module.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "migration/colo.h"
+#include "net/colo.h"
+#include "net/colo-begin.h"
+#include "stream.h"
+#include "net/filter.h"
+#include "net/net.h"
+#include "net/queue.h"
+#include "qom/object.h"
+#include "qom/object_interfaces.h"
+#include "system/runstate.h"
+#include "trace.h"
+
+#define TYPE_FILTER_REDIRECTOR "filter-redirector"
+OBJECT_DECLARE_SIMPLE_TYPE(FilterRedirector, FILTER_REDIRECTOR)
+
+/* Of the stream out; the NIC waits when there is more, or may add so often */
+#define OUT_BYTES           (4 * MiB)
+#define HARD_LIMIT_FACTOR   4
+/* Of input that is kept; the stream is not read when there is more */
+#define KEPT_BYTES          (16 * MiB)
+/* In the queue of whom the packets are for; more wait outside */
+#define NET_QUEUE_PACKETS   256
+
+typedef enum RedirectorState {
+    REDIRECTOR_PLAIN,           /* no session (yet), or the primary of one */
+    REDIRECTOR_SECONDARY,
+    REDIRECTOR_LIVE,            /* was a secondary and took over; the last */
+} RedirectorState;
+
+typedef struct KeptPacket {
+    QSIMPLEQ_ENTRY(KeptPacket) next;
+    uint64_t epoch;
+    uint32_t size;
+    uint32_t vnet_hdr_len;
+    bool begins;                /* no input: a SYN of the primary's guest */
+    uint8_t *data;
+} KeptPacket;
+
+struct FilterRedirector {
+    NetFilterState parent_obj;
+
+    /* Set once */
+    char *indev;
+    char *outdev;
+    bool vnet_hdr;
+    CharBackend in_chr;
+    CharBackend out_chr;
+    ColoParticipant participant;
+    VMChangeStateEntry *vmstate;
+    QEMUBH *feed_bh;
+
+    /* BQL */
+    RedirectorState state;
+    bool armed;                 /* primary: a session is under way */
+    uint64_t loaded;            /* secondary: epoch that its guest executes */
+
+    /* BQL: indev */
+    ColoStreamReader *in;
+    bool in_broken;             /* until it is opened again */
+    bool in_stopped;            /* it was told not to read */
+    bool in_epoch_known;
+    uint64_t in_epoch;          /* of what comes from there */
+    QSIMPLEQ_HEAD(, KeptPacket) kept;
+    uint64_t kept_bytes;
+    bool in_moved;              /* since drained() was asked */
+    bool feeding;               /* guards against recursion */
+    bool nic_behind;            /* it says when it has taken its packets */
+
+    /* BQL: outdev */
+    ColoStreamWriter *out;
+    NetClientState *waiting;    /* NIC that was told to wait */
+    NetPacketSent *waiting_cb;
+    bool releasing;             /* nobody is told to wait */
+
+    /* BQL: counters */
+    uint64_t out_packets;
+    uint64_t in_packets;
+    uint64_t dropped_full;
+    uint64_t dropped_closed;
+    uint64_t dropped_stale;
+    uint64_t dropped_network;
+    uint64_t dropped_bad;
+};
+
+/* Stream in */
+
+/* Is what comes from indev the guest's input? */
+static bool feeds_guest(FilterRedirector *r)
+{
+    return r->in && NETFILTER(r)->direction != NET_FILTER_DIRECTION_RX;
+}
+
+/*
+ * Does the packet suit those who would get it?  Headers of all lengths can be
+ * made fit (the guest may have reset its NIC meanwhile), but not one that
+ * nobody knows of, or that is there on one side only.
+ */
+static bool is_sound(FilterRedirector *r, uint32_t size, uint32_t vnet_hdr_len)
+{
+    uint32_t expected = NETFILTER(r)->netdev->vnet_hdr_len;
+
+    if (r->vnet_hdr ? !vnet_hdr_len == !expected && size >= vnet_hdr_len
+                    : size >= expected) {
+        return true;
+    }
+    warn_report_once("filter-redirector: indev '%s' delivers packets that the "
+                     "netdev cannot take (%" PRIu32 " bytes with a vnet header "
+                     "of %" PRIu32 ", not %" PRIu32 "), they are dropped",
+                     r->indev, size, vnet_hdr_len, expected);
+    return false;
+}
+
+/* Put a packet into the chain behind this filter */
+static void inject(FilterRedirector *r, uint8_t *data, uint32_t size,
+                   uint32_t vnet_hdr_len)
+{
+    NetFilterState *nf = NETFILTER(r);
+    struct iovec iov[COLO_NET_PARTS];
+    int parts;
+
+    if (!is_sound(r, size, vnet_hdr_len)) {
+        r->dropped_bad++;
+        return;
+    }
+    parts = colo_net_fit_header(nf->netdev, r->vnet_hdr ? vnet_hdr_len
+                                            : nf->netdev->vnet_hdr_len,
+                                data, size, iov);
+    r->in_packets++;
+    if (nf->direction != NET_FILTER_DIRECTION_RX) {
+        qemu_netfilter_pass_to_next(nf->netdev, 0, iov, parts, nf);
+    }
+    /* The primary's input is not for the network of the secondary */
+    if (nf->direction != NET_FILTER_DIRECTION_TX &&
+        (r->state == REDIRECTOR_PLAIN || !feeds_guest(r))) {
+        qemu_netfilter_pass_to_next(nf->netdev->peer, 0, iov, parts, nf);
+        colo_net_flush_standing(nf->netdev);
+    }
+}
+
+static void kept_pop(FilterRedirector *r)
+{
+    KeptPacket *p = QSIMPLEQ_FIRST(&r->kept);
+
+    QSIMPLEQ_REMOVE_HEAD(&r->kept, next);
+    r->kept_bytes -= p->size;
+    g_free(p->data);
+    g_free(p);
+}
+
+static void kept_drop_before(FilterRedirector *r, uint64_t epoch)
+{
+    KeptPacket *p;
+
+    while ((p = QSIMPLEQ_FIRST(&r->kept)) && p->epoch < epoch) {
+        r->dropped_stale++;
+        kept_pop(r);
+    }
+}
+
+static bool queue_is_long(NetClientState *nc)
+{
+    return nc && qemu_net_queue_len(nc->incoming_queue) >= NET_QUEUE_PACKETS;
+}
+
+/* The NIC took what was put into its queue, or that was purged */
+static void nic_took(NetClientState *netdev, ssize_t len)
+{
+    NetFilterState *nf;
+
+    QTAILQ_FOREACH(nf, &netdev->filters, next) {
+        FilterRedirector *r = (FilterRedirector *)
+            object_dynamic_cast(OBJECT(nf), TYPE_FILTER_REDIRECTOR);
+
+        if (r && r->nic_behind) {
+            r->nic_behind = false;
+            qemu_bh_schedule(r->feed_bh);
+        }
+    }
+}
+
+/* Does it make sense to put more into the queue of the NIC? */
+static bool nic_has_room(FilterRedirector *r)
+{
+    NetClientState *netdev = NETFILTER(r)->netdev;
+
+    if (!queue_is_long(netdev->peer)) {
+        return true;
+    }
+    if (!r->nic_behind) {
+        r->nic_behind = qemu_net_queue_notify(netdev->peer->incoming_queue,
+                                              netdev, nic_took);
+    }
+    return !r->nic_behind;
+}
+
+static void in_accept(FilterRedirector *r)
+{
+    if (r->in_stopped) {
+        r->in_stopped = false;
+        qemu_chr_fe_accept_input(&r->in_chr);
+    }
+}
+
+/* Secondary, or live: the packet that the guest may have now, or NULL */
+static KeptPacket *kept_next(FilterRedirector *r)
+{
+    KeptPacket *p;
+
+    if (r->state == REDIRECTOR_SECONDARY) {
+        kept_drop_before(r, r->loaded);
+    }
+    p = QSIMPLEQ_FIRST(&r->kept);
+    if (!p || !NETFILTER(r)->on || !runstate_is_running()) {
+        return NULL;
+    }
+    return r->state == REDIRECTOR_LIVE ||
+           (r->state == REDIRECTOR_SECONDARY && p->epoch == r->loaded)
+           ? p : NULL;
+}
+
+static void redirector_feed(void *opaque)
+{
+    FilterRedirector *r = opaque;
+    KeptPacket *p;
+
+    if (r->feeding) {
+        return;
+    }
+    r->feeding = true;
+    while ((p = kept_next(r)) && nic_has_room(r)) {
+        if (p->begins) {
+            colo_begin_told(NETFILTER(r)->netdev, p->data, p->size,
+                            p->vnet_hdr_len);
+        } else {
+            inject(r, p->data, p->size, p->vnet_hdr_len);
+        }
+        kept_pop(r);
+    }
+    r->feeding = false;
+    in_accept(r);
+}
+
+static void keep(FilterRedirector *r, uint8_t *data, uint32_t size,
+                 uint32_t vnet_hdr_len, bool begins)
+{
+    KeptPacket *p = g_new(KeptPacket, 1);
+
+    *p = (KeptPacket) {
+        .epoch = r->in_epoch,
+        .size = size,
+        .vnet_hdr_len = vnet_hdr_len,
+        .begins = begins,
+        .data = data,
+    };
+    QSIMPLEQ_INSERT_TAIL(&r->kept, p, next);
+    r->kept_bytes += size;
+}
+
+/* No session yet: does the guest stand there to become a secondary? */
+static bool awaits_load(FilterRedirector *r)
+{
+    return r->state == REDIRECTOR_PLAIN && !r->armed && feeds_guest(r) &&
+           (runstate_check(RUN_STATE_INMIGRATE) ||
+            runstate_check(RUN_STATE_COLO));
+}
+
+static bool may_be_of_use(FilterRedirector *r)
+{
+    if (!r->in_epoch_known || r->state == REDIRECTOR_LIVE) {
+        return false;
+    }
+    /* A session that never loads, that of periodic mode, has no use for it */
+    return r->state == REDIRECTOR_SECONDARY ? r->in_epoch >= r->loaded
+           : r->in_epoch == 0 && r->kept_bytes < KEPT_BYTES;
+}
+
+static void in_packet(void *opaque, uint8_t *data, uint32_t size,
+                      uint32_t vnet_hdr_len)
+{
+    FilterRedirector *r = opaque;
+
+    if (!feeds_guest(r) ||
+        (r->state == REDIRECTOR_PLAIN && !awaits_load(r))) {
+        inject(r, data, size, vnet_hdr_len);
+        g_free(data);
+        return;
+    }
+    if (!may_be_of_use(r)) {
+        r->dropped_stale++;
+        g_free(data);
+        return;
+    }
+    keep(r, data, size, vnet_hdr_len, false);
+    redirector_feed(r);
+}
+
+/* Takes its turn among the input */
+static void in_begin(void *opaque, uint8_t *data, uint32_t size,
+                     uint32_t vnet_hdr_len)
+{
+    FilterRedirector *r = opaque;
+
+    if (!feeds_guest(r) || r->state == REDIRECTOR_LIVE) {
+        g_free(data);
+    } else if (!data) {
+        colo_begin_told(NETFILTER(r)->netdev, NULL, 0, 0);
+    } else if ((r->state == REDIRECTOR_PLAIN && !awaits_load(r)) ||
+               !may_be_of_use(r)) {
+        g_free(data);
+    } else {
+        keep(r, data, size, vnet_hdr_len, true);
+        redirector_feed(r);
+    }
+}
+
+static void in_cut(void *opaque, uint64_t epoch)
+{
+    FilterRedirector *r = opaque;
+
+    trace_colo_stream_cut(epoch, r->indev);
+    r->in_epoch_known = true;
+    r->in_epoch = epoch;
+    if (r->state == REDIRECTOR_PLAIN) {
+        kept_drop_before(r, epoch);
+    } else if (r->state == REDIRECTOR_SECONDARY && feeds_guest(r) &&
+               epoch > r->loaded && epoch - r->loaded > 1) {
+        /* A cut follows the load of the one before */
+        warn_report_once("filter-redirector: indev '%s' says it is in epoch %"
+                         PRIu64 ", the guest in %" PRIu64 ": what it delivers "
+                         "is dropped", r->indev, epoch, r->loaded);
+        r->in_epoch_known = false;
+    }
+}
+
+static const ColoStreamReaderOps in_ops = {
+    .packet = in_packet,
+    .cut = in_cut,
+    .begin = in_begin,
+};
+
+/* The main loop asks again each time it goes round */
+static int in_can_read(void *opaque)
+{
+    FilterRedirector *r = opaque;
+    NetFilterState *nf = NETFILTER(r);
+    bool stop = !nf->on;
+
+    if (!feeds_guest(r)) {
+        stop |= queue_is_long(nf->netdev);
+    } else if (r->state == REDIRECTOR_SECONDARY) {
+        stop |= r->kept_bytes >= KEPT_BYTES;
+    } else if (r->state == REDIRECTOR_PLAIN && !awaits_load(r)) {
+        stop |= queue_is_long(nf->netdev->peer);
+    }
+    r->in_stopped = stop;
+    return stop ? 0 : NET_BUFSIZE;
+}
+
+static void in_read(void *opaque, const uint8_t *buf, int size)
+{
+    FilterRedirector *r = opaque;
+    Error *err = NULL;
+
+    r->in_moved = true;
+    if (!r->in_broken &&
+        !colo_stream_reader_feed(r->in, buf, size, &err)) {
+        r->in_broken = true;
+        error_prepend(&err, "filter-redirector: indev '%s': ", r->indev);
+        error_report_err(err);
+    }
+}
+
+static void in_event(void *opaque, QEMUChrEvent event)
+{
+    FilterRedirector *r = opaque;
+
+    trace_colo_stream_event(r->indev, event);
+    if (event == CHR_EVENT_OPENED || event == CHR_EVENT_CLOSED) {
+        colo_stream_reader_reset(r->in);
+        r->in_broken = false;
+        r->in_epoch_known = false;
+        if (feeds_guest(r)) {
+            colo_begin_untold(NETFILTER(r)->netdev);
+        }
+    }
+}
+
+/* Stream out */
+
+static void redirector_wake(FilterRedirector *r)
+{
+    NetClientState *nc = r->waiting;
+    NetPacketSent *cb = r->waiting_cb;
+
+    r->waiting = NULL;
+    r->waiting_cb = NULL;
+    /* Not if it was unplugged */
+    if (nc && NETFILTER(r)->netdev->peer == nc) {
+        cb(nc, 1);
+    }
+}
+
+/* The NIC is reset or leaves: its packet is safe in the queue */
+static void redirector_release_sender(NetFilterState *nf)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(nf);
+
+    r->releasing = true;
+    redirector_wake(r);
+    r->releasing = false;
+}
+
+static void out_drained(void *opaque)
+{
+    redirector_wake(opaque);
+}
+
+static int out_can_read(void *opaque)
+{
+    return NET_BUFSIZE;
+}
+
+static void out_read(void *opaque, const uint8_t *buf, int size)
+{
+    /* Nobody has anything to say there, but its end is noticed by reading */
+}
+
+static void out_event(void *opaque, QEMUChrEvent event)
+{
+    FilterRedirector *r = opaque;
+
+    trace_colo_stream_event(r->outdev, event);
+    if (event == CHR_EVENT_OPENED) {
+        colo_stream_writer_opened(r->out);
+    } else if (event == CHR_EVENT_CLOSED) {
+        colo_stream_writer_closed(r->out);
+    }
+}
+
+/* The guest has to wait until there is room; false if its NIC cannot */
+static bool push_back(FilterRedirector *r, NetClientState *sender,
+                      NetPacketSent *sent_cb)
+{
+    /* A NIC must not have a packet under way while its state is saved */
+    if (!sent_cb || sender == NETFILTER(r)->netdev || r->waiting ||
+        r->releasing || !runstate_is_running()) {
+        return false;
+    }
+    r->waiting = sender;
+    r->waiting_cb = sent_cb;
+    return true;
+}
+
+static ssize_t redirect(FilterRedirector *r, NetClientState *sender,
+                        unsigned flags, const struct iovec *iov, int iovcnt,
+                        NetPacketSent *sent_cb)
+{
+    size_t size = iov_size(iov, iovcnt);
+
+    if (r->armed && sender != NETFILTER(r)->netdev) {
+        colo_begin_look(NETFILTER(r)->netdev, flags, iov, iovcnt);
+    }
+    switch (colo_stream_writer_netfilter(r->out, NETFILTER(r)->netdev, flags,
+                                         iov, iovcnt)) {
+    case COLO_STREAM_OK:
+        r->out_packets++;
+        break;
+    case COLO_STREAM_FULL:
+        r->dropped_full++;
+        warn_report_once("filter-redirector: outdev '%s' is full and the NIC "
+                         "cannot wait, packets are dropped", r->outdev);
+        break;
+    case COLO_STREAM_CLOSED:
+        r->dropped_closed++;
+        if (r->armed) {
+            warn_report_once("filter-redirector: nobody is connected to outdev "
+                             "'%s', packets are dropped", r->outdev);
+        }
+        return size;
+    }
+    if (!colo_stream_writer_full(r->out)) {
+        return size;
+    }
+    if (r->armed) {
+        colo_request_checkpoint_queue_full();
+    }
+    return push_back(r, sender, sent_cb) ? NET_FILTER_QUEUED : size;
+}
+
+static ssize_t redirector_receive_iov(NetFilterState *nf,
+                                      NetClientState *sender, unsigned flags,
+                                      const struct iovec *iov, int iovcnt,
+                                      NetPacketSent *sent_cb)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(nf);
+
+    if (!r->vmstate) {
+        /* It is being deleted, and the NIC that waited goes on */
+        return 0;
+    }
+    if (r->state == REDIRECTOR_SECONDARY && feeds_guest(r) &&
+        sender == nf->netdev) {
+        r->dropped_network++;
+        return iov_size(iov, iovcnt);
+    }
+    if (!r->out || r->state == REDIRECTOR_LIVE || !iov_size(iov, iovcnt)) {
+        return 0;
+    }
+    return redirect(r, sender, flags, iov, iovcnt, sent_cb);
+}
+
+/* Sessions */
+
+static FilterRedirector *from_participant(ColoParticipant *p)
+{
+    return container_of(p, FilterRedirector, participant);
+}
+
+static void redirector_arm(ColoParticipant *p, uint64_t epoch)
+{
+    FilterRedirector *r = from_participant(p);
+
+    /* The filters of a secondary that took over have no part in the next one */
+    if (r->state == REDIRECTOR_LIVE) {
+        return;
+    }
+    r->armed = true;
+    if (r->out) {
+        colo_stream_writer_cut(r->out, epoch);
+    }
+}
+
+static void redirector_load(ColoParticipant *p, uint64_t epoch)
+{
+    FilterRedirector *r = from_participant(p);
+
+    r->state = REDIRECTOR_SECONDARY;
+    r->loaded = epoch;
+    if (feeds_guest(r)) {
+        kept_drop_before(r, epoch);
+        qemu_purge_queued_packets(NETFILTER(r)->netdev);
+    }
+    if (r->out) {
+        colo_stream_writer_cut(r->out, epoch);
+    }
+}
+
+static void redirector_open(ColoParticipant *p)
+{
+    FilterRedirector *r = from_participant(p);
+
+    if (r->out) {
+        colo_stream_writer_forget_epoch(r->out);
+    }
+    if (r->armed) {
+        r->armed = false;
+        return;
+    }
+    /* In periodic mode nothing was loaded, and nothing is of use */
+    if (r->state == REDIRECTOR_PLAIN) {
+        kept_drop_before(r, UINT64_MAX);
+    }
+    r->state = REDIRECTOR_LIVE;
+    redirector_wake(r);
+    redirector_feed(r);
+}
+
+/* The guest's input is of no interest, nor is what a secondary says */
+static bool redirector_drained(ColoParticipant *p)
+{
+    FilterRedirector *r = from_participant(p);
+    bool moved = r->in_moved;
+
+    r->in_moved = false;
+    if (r->state != REDIRECTOR_PLAIN) {
+        return true;
+    }
+    if (r->out && colo_stream_writer_queued_bytes(r->out)) {
+        return false;
+    }
+    return !r->in || feeds_guest(r) ||
+           (!moved &&
+            !qemu_net_queue_len(NETFILTER(r)->netdev->incoming_queue));
+}
+
+static void redirector_vm_state(void *opaque, bool running, RunState state)
+{
+    FilterRedirector *r = opaque;
+
+    if (!running) {
+        redirector_wake(r);
+        return;
+    }
+    /* It did not become a secondary */
+    if (r->state == REDIRECTOR_PLAIN) {
+        kept_drop_before(r, UINT64_MAX);
+    }
+    redirector_feed(r);
+}
+
+static void redirector_status_changed(NetFilterState *nf, Error **errp)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(nf);
+
+    if (nf->on) {
+        redirector_feed(r);
+    } else if (r->state == REDIRECTOR_SECONDARY && colo_secondary_follows()) {
+        nf->on = true;
+        error_setg(errp, "filter-redirector of a secondary cannot be switched "
+                   "off: its guest would be seen");
+    } else {
+        redirector_wake(r);
+    }
+}
+
+/* Set-up */
+
+static bool redirector_take_chardevs(FilterRedirector *r, Error **errp)
+{
+    if (!r->indev && !r->outdev) {
+        error_setg(errp, "filter-redirector needs Parameter 'indev' or "
+                   "'outdev', or both");
+        return false;
+    }
+    if (r->indev && r->outdev && !strcmp(r->indev, r->outdev)) {
+        error_setg(errp, "filter-redirector: Parameters 'indev' and 'outdev' "
+                   "are both '%s', they need a chardev each", r->indev);
+        return false;
+    }
+    return (!r->indev ||
+            colo_stream_take_chardev(&r->in_chr, "filter-redirector", "indev",
+                                     r->indev, errp)) &&
+           (!r->outdev ||
+            colo_stream_take_chardev(&r->out_chr, "filter-redirector",
+                                     "outdev", r->outdev, errp));
+}
+
+static void redirector_setup(NetFilterState *nf, Error **errp)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(nf);
+
+    if (!redirector_take_chardevs(r, errp)) {
+        return;
+    }
+    if (r->outdev) {
+        r->out = colo_stream_writer_new(&r->out_chr, NULL, r->vnet_hdr,
+                                        OUT_BYTES, out_drained, r);
+        colo_stream_writer_set_hard_limit(r->out,
+                                          OUT_BYTES * HARD_LIMIT_FACTOR);
+        qemu_chr_fe_set_handlers(&r->out_chr, out_can_read, out_read,
+                                 out_event, NULL, r, NULL, true);
+    }
+    if (r->indev) {
+        r->feed_bh = qemu_bh_new(redirector_feed, r);
+        r->in = colo_stream_reader_new(r->vnet_hdr, &in_ops, r);
+        qemu_chr_fe_set_handlers(&r->in_chr, in_can_read, in_read, in_event,
+                                 NULL, r, NULL, true);
+    }
+    r->participant = (ColoParticipant) {
+        .arm = redirector_arm,
+        .cut = redirector_arm,
+        .load = redirector_load,
+        .open = redirector_open,
+        .drained = redirector_drained,
+    };
+    r->vmstate = qemu_add_vm_change_state_handler(redirector_vm_state, r);
+    colo_participant_register(&r->participant);
+}
+
+static void redirector_cleanup(NetFilterState *nf)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(nf);
+
+    if (r->vmstate) {
+        colo_participant_unregister(&r->participant);
+        qemu_del_vm_change_state_handler(r->vmstate);
+        r->vmstate = NULL;
+        redirector_release_sender(nf);
+    }
+    qemu_chr_fe_deinit(&r->in_chr, false);
+    qemu_chr_fe_deinit(&r->out_chr, false);
+    g_clear_pointer(&r->feed_bh, qemu_bh_delete);
+    g_clear_pointer(&r->in, colo_stream_reader_free);
+    g_clear_pointer(&r->out, colo_stream_writer_free);
+    while (!QSIMPLEQ_EMPTY(&r->kept)) {
+        kept_pop(r);
+    }
+}
+
+/* The secondary's guest would be seen, and see what it must not */
+static bool redirector_can_be_deleted(UserCreatable *uc)
+{
+    return FILTER_REDIRECTOR(uc)->state != REDIRECTOR_SECONDARY ||
+           !colo_secondary_follows();
+}
+
+static char *redirector_get_indev(Object *obj, Error **errp)
+{
+    return g_strdup(FILTER_REDIRECTOR(obj)->indev);
+}
+
+static void set_name(FilterRedirector *r, char **field, const char *name,
+                     const char *value, Error **errp)
+{
+    if (r->vmstate) {
+        error_setg(errp, "'%s' cannot be changed any more", name);
+        return;
+    }
+    g_free(*field);
+    *field = g_strdup(value);
+}
+
+static void redirector_set_indev(Object *obj, const char *value, Error **errp)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(obj);
+
+    set_name(r, &r->indev, "indev", value, errp);
+}
+
+static char *redirector_get_outdev(Object *obj, Error **errp)
+{
+    return g_strdup(FILTER_REDIRECTOR(obj)->outdev);
+}
+
+static void redirector_set_outdev(Object *obj, const char *value, Error **errp)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(obj);
+
+    set_name(r, &r->outdev, "outdev", value, errp);
+}
+
+static bool redirector_get_vnet_hdr(Object *obj, Error **errp)
+{
+    return FILTER_REDIRECTOR(obj)->vnet_hdr;
+}
+
+static void redirector_set_vnet_hdr(Object *obj, bool value, Error **errp)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(obj);
+
+    if (r->vmstate) {
+        error_setg(errp, "'vnet_hdr_support' cannot be changed any more");
+        return;
+    }
+    r->vnet_hdr = value;
+}
+
+static void redirector_init(Object *obj)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(obj);
+    const struct {
+        const char *name;
+        uint64_t *value;
+    } counters[] = {
+        { "out-packets", &r->out_packets },
+        { "in-packets", &r->in_packets },
+        { "dropped-packets-full", &r->dropped_full },
+        { "dropped-packets-closed", &r->dropped_closed },
+        { "dropped-packets-stale", &r->dropped_stale },
+        { "dropped-packets-network", &r->dropped_network },
+        { "dropped-packets-bad", &r->dropped_bad },
+        { "kept-bytes", &r->kept_bytes },
+    };
+
+    QSIMPLEQ_INIT(&r->kept);
+    for (int i = 0; i < ARRAY_SIZE(counters); i++) {
+        object_property_add_uint64_ptr(obj, counters[i].name,
+                                       counters[i].value, OBJ_PROP_FLAG_READ);
+    }
+}
+
+static void redirector_finalize(Object *obj)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(obj);
+
+    g_free(r->indev);
+    g_free(r->outdev);
+}
+
+static void redirector_class_init(ObjectClass *oc, void *data)
+{
+    NetFilterClass *nfc = NETFILTER_CLASS(oc);
+
+    USER_CREATABLE_CLASS(oc)->can_be_deleted = redirector_can_be_deleted;
+    nfc->setup = redirector_setup;
+    nfc->cleanup = redirector_cleanup;
+    nfc->status_changed = redirector_status_changed;
+    nfc->release_sender = redirector_release_sender;
+    nfc->receive_iov = redirector_receive_iov;
+    object_class_property_add_str(oc, "indev", redirector_get_indev,
+                                  redirector_set_indev);
+    object_class_property_add_str(oc, "outdev", redirector_get_outdev,
+                                  redirector_set_outdev);
+    object_class_property_add_bool(oc, "vnet_hdr_support",
+                                   redirector_get_vnet_hdr,
+                                   redirector_set_vnet_hdr);
+}
+
+static const TypeInfo redirector_info = {
+    .name = TYPE_FILTER_REDIRECTOR,
+    .parent = TYPE_NETFILTER,
+    .class_init = redirector_class_init,
+    .instance_init = redirector_init,
+    .instance_finalize = redirector_finalize,
+    .instance_size = sizeof(FilterRedirector),
+};
+
+static void redirector_register_types(void)
+{
+    type_register_static(&redirector_info);
+}
+
+type_init(redirector_register_types);

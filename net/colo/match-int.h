@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO proxy: what the files of the matching engine share.
+ *
+ * Primary, one thread.  match.c has the epochs, the queues and datagrams,
+ * match-tcp.c has TCP.
+ */
+
+#ifndef QEMU_NET_COLO_MATCH_INT_H
+#define QEMU_NET_COLO_MATCH_INT_H
+
+#include "conn.h"
+#include "match.h"
+
+typedef enum ColoMatchMode {
+    /*
+     * No session: what comes leaves, nothing is held and no flow known.
+     * Left by colo_match_arm().
+     */
+    COLO_MATCH_OPEN,
+    /*
+     * A session begins: packets of the primary still leave at once.  Left by
+     * the primary's first cut record, or colo_match_open().
+     */
+    COLO_MATCH_ARMED,
+    /* The rules hold.  Left by colo_match_open(). */
+    COLO_MATCH_HOLDING,
+} ColoMatchMode;
+
+struct ColoMatch {
+    /* Set once */
+    ColoMatchConfig config;
+    ColoMatchOps ops;
+    void *opaque;
+
+    ColoMatchMode mode;
+    uint64_t epoch;                 /* what the primary says now is of it */
+    uint64_t committed;             /* earlier epochs may leave */
+    bool s_known;                   /* the secondary told its epoch */
+    uint64_t s_epoch;               /* valid if s_known */
+    uint64_t generation;            /* changes when its words become void */
+    uint64_t diverged;              /* flows that are, in this generation */
+    unsigned needed;                /* bit for each ColoMatchNeed told */
+    int64_t now_ms;                 /* latest time heard of */
+
+    ColoFlowTable table;
+    ColoFlowList owing;             /* flows with tcp.owed, oldest first */
+    ColoHeldList primary_by_age;
+    ColoHeldList secondary_by_age;
+    uint32_t flows_full;            /* flows with max_packets or more */
+
+    /* The primary's that wait for a commit and are in no flow */
+    ColoHeldList overflow;          /* flows that have no place */
+    uint32_t overflow_count;
+    ColoHeldList loose;             /* fragments of incomplete datagrams */
+
+    ColoDefrag *primary_defrag;
+    uint64_t fragments;             /* in there */
+    int64_t fragments_since_ms;     /* valid if there are any */
+    ColoDefrag *secondary_defrag;
+
+    ColoMatchStats stats;
+};
+
+/* Does the secondary run in @epoch, as far as its stream says? */
+static inline bool colo_match_comparable(const ColoMatch *m, uint64_t epoch)
+{
+    return m->s_known && m->s_epoch == epoch && epoch >= m->committed;
+}
+
+/* In match.c */
+
+void colo_match_need(ColoMatch *m, ColoMatchNeed why);
+
+/* Let @p go; @counter is the one of the stats that says why */
+void colo_match_release(ColoMatch *m, ColoPacket *p, uint64_t *counter);
+
+/* The primary's packet @p waits, at the end of its flow's queue */
+ColoHeld *colo_match_hold(ColoMatch *m, ColoFlow *f, ColoPacket *p,
+                          GPtrArray *fragments);
+/* It waits no more; @h is freed.  Only for what has no fragments. */
+ColoPacket *colo_match_unhold(ColoMatch *m, ColoFlow *f, ColoHeld *h);
+/* The size of @h's packet changed */
+void colo_match_resize(ColoMatch *m, ColoHeld *h);
+
+/*
+ * Keep the secondary's packet @p, in no queue yet.  NULL if there is no room:
+ * then it was dropped.
+ */
+ColoHeld *colo_match_keep(ColoMatch *m, ColoFlow *f, ColoPacket *p);
+/* Throw it away; the caller took it out of its queue */
+void colo_match_drop(ColoMatch *m, ColoHeld *h);
+
+/* The two say different things in @f: only the next cut helps */
+void colo_match_diverge(ColoMatch *m, ColoFlow *f);
+
+/* In match-tcp.c; each takes @p over */
+
+void colo_match_tcp_primary(ColoMatch *m, ColoFlow *f, ColoPacket *p);
+void colo_match_tcp_secondary(ColoMatch *m, ColoFlow *f, ColoPacket *p);
+
+/* Let go what m->committed lets go */
+void colo_match_tcp_commit(ColoMatch *m, ColoFlow *f);
+/* Let everything go, to *@counter */
+void colo_match_tcp_flush(ColoMatch *m, ColoFlow *f, uint64_t *counter);
+/* See what may leave, after the epochs changed */
+void colo_match_tcp_advance(ColoMatch *m, ColoFlow *f);
+/* What the secondary said is void (its packets are gone already) */
+void colo_match_tcp_forget_secondary(ColoFlow *f);
+/* Throw away what is owed, without a word */
+void colo_match_tcp_unowe(ColoMatch *m, ColoFlow *f);
+
+#endif

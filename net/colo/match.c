@@ -1,0 +1,833 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO proxy: the rules by which output of the primary may leave.
+ *
+ * Primary, one thread.
+ *
+ * Goal: no byte leaves that does not follow from the state that the survivor
+ * of a failure goes on from.  The two streams of packets are cut into epochs by
+ * the records in them.  A packet of the primary's epoch e leaves
+ *
+ *   - when the secondary said the same while it ran in epoch e, or
+ *   - when the secondary has cut e+1 (the commit): then it will go on from a
+ *     state that includes the packet, or
+ *   - when the session is over.
+ *
+ * Nothing else lets a packet go, above all no timeout and no full queue: those
+ * ask for a checkpoint.  The streams and the commit come on three ways and in
+ * any order: the secondary may be in e before the primary's record of e was
+ * read, and the commit of e may come before either.  That is why each packet
+ * has its epoch with it, and the commit is a high-water mark.
+ *
+ * Packets are compared by flow.  Within a flow they leave in their order, from
+ * the head of a queue.  What the secondary says is kept until the primary says
+ * it too, or until the epoch is over.
+ *
+ * Limits: packets and flows are bounded, see ColoMatchConfig.  When there is
+ * no place for a flow, its packets wait in one queue for the commit, and until
+ * that queue is empty no flow is added, so that they cannot be overtaken.
+ * A datagram whose fragments are on both sides of a cut waits for the commit.
+ *
+ * On failure of the secondary's stream what it said is void, and all waits for
+ * a commit or for the end of the session.
+ */
+
+#include "qemu/osdep.h"
+#include "match-int.h"
+
+/* Guests with several queues may swap datagrams; look so far for a match */
+#define COLO_MATCH_REORDER      64
+
+/* How long a TCP connection that ended is remembered */
+#define COLO_MATCH_LINGER_MS    2000
+
+/* Bounds of putting fragments together, for each side */
+#define COLO_MATCH_DEFRAG_MAX   256
+#define COLO_MATCH_DEFRAG_BYTES (4 * 1024 * 1024)
+
+/* Asking for a checkpoint */
+
+void colo_match_need(ColoMatch *m, ColoMatchNeed why)
+{
+    if (m->needed & (1u << why)) {
+        return;
+    }
+    m->needed |= 1u << why;
+    if (why == COLO_MATCH_NEED_TIMEOUT) {
+        m->stats.timeouts++;
+    }
+    m->ops.need(m->opaque, why);
+}
+
+bool colo_match_full(const ColoMatch *m)
+{
+    return m->stats.queued_bytes >= m->config.max_bytes || m->flows_full ||
+           m->overflow_count >= m->config.max_packets;
+}
+
+static void match_check_room(ColoMatch *m)
+{
+    if (colo_match_full(m)) {
+        colo_match_need(m, COLO_MATCH_NEED_ROOM);
+    }
+}
+
+/* Packets of the primary: into the queues and out of them */
+
+static void match_count_in(ColoMatch *m, uint64_t packets, uint64_t bytes)
+{
+    m->stats.queued_packets += packets;
+    m->stats.queued_bytes += bytes;
+    m->stats.queued_bytes_max = MAX(m->stats.queued_bytes_max,
+                                    m->stats.queued_bytes);
+}
+
+static void match_count_out(ColoMatch *m, uint64_t packets, uint64_t bytes)
+{
+    m->stats.queued_packets -= packets;
+    m->stats.queued_bytes -= bytes;
+}
+
+void colo_match_release(ColoMatch *m, ColoPacket *p, uint64_t *counter)
+{
+    (*counter)++;
+    m->ops.release(m->opaque, p);
+}
+
+/* Almost always the end is the place; not for what was elsewhere before */
+static void match_insert_by_age(ColoHeldList *list, ColoHeld *h)
+{
+    ColoHeld *before = QTAILQ_LAST(list);
+
+    while (before && before->since_ms > h->since_ms) {
+        before = QTAILQ_PREV(before, by_age);
+    }
+    if (before) {
+        QTAILQ_INSERT_AFTER(list, before, h, by_age);
+    } else {
+        QTAILQ_INSERT_HEAD(list, h, by_age);
+    }
+}
+
+static ColoHeld *match_queue(ColoMatch *m, ColoHeldList *queue, ColoPacket *p,
+                             GPtrArray *fragments)
+{
+    ColoHeld *h = g_new0(ColoHeld, 1);
+
+    h->p = p;
+    h->fragments = fragments;
+    h->since_ms = p->arrived_ms;
+    h->bytes = p->size;
+    for (guint i = 0; fragments && i < fragments->len; i++) {
+        ColoPacket *fragment = g_ptr_array_index(fragments, i);
+
+        h->bytes += fragment->size;
+    }
+    QTAILQ_INSERT_TAIL(queue, h, in_queue);
+    match_insert_by_age(&m->primary_by_age, h);
+    match_count_in(m, fragments ? fragments->len : 1, h->bytes);
+    return h;
+}
+
+static void match_unqueue(ColoMatch *m, ColoHeldList *queue, ColoHeld *h)
+{
+    QTAILQ_REMOVE(queue, h, in_queue);
+    QTAILQ_REMOVE(&m->primary_by_age, h, by_age);
+    match_count_out(m, h->fragments ? h->fragments->len : 1, h->bytes);
+}
+
+ColoHeld *colo_match_hold(ColoMatch *m, ColoFlow *f, ColoPacket *p,
+                          GPtrArray *fragments)
+{
+    ColoHeld *h = match_queue(m, &f->primary, p, fragments);
+
+    if (++f->primary_count == m->config.max_packets) {
+        m->flows_full++;
+    }
+    match_check_room(m);
+    return h;
+}
+
+static void match_leave_flow(ColoMatch *m, ColoFlow *f, ColoHeld *h)
+{
+    match_unqueue(m, &f->primary, h);
+    if (f->primary_count-- == m->config.max_packets) {
+        m->flows_full--;
+    }
+}
+
+ColoPacket *colo_match_unhold(ColoMatch *m, ColoFlow *f, ColoHeld *h)
+{
+    ColoPacket *p = h->p;
+
+    assert(!h->fragments);
+    match_leave_flow(m, f, h);
+    g_free(h);
+    return p;
+}
+
+void colo_match_resize(ColoMatch *m, ColoHeld *h)
+{
+    match_count_out(m, 0, h->bytes);
+    h->bytes = h->p->size;
+    match_count_in(m, 0, h->bytes);
+}
+
+/* Let go what is in no queue any more */
+static void match_release_held(ColoMatch *m, ColoHeld *h, uint64_t *counter)
+{
+    if (h->fragments) {
+        for (guint i = 0; i < h->fragments->len; i++) {
+            colo_match_release(m, g_ptr_array_index(h->fragments, i), counter);
+        }
+        g_ptr_array_set_free_func(h->fragments, NULL);
+        g_ptr_array_unref(h->fragments);
+        colo_packet_free(h->p);
+    } else {
+        colo_match_release(m, h->p, counter);
+    }
+    g_free(h);
+}
+
+/* Let go what is of epochs before @cut */
+static void match_release_queue(ColoMatch *m, ColoHeldList *queue,
+                                uint64_t cut, uint64_t *counter)
+{
+    ColoHeld *h;
+
+    while ((h = QTAILQ_FIRST(queue)) != NULL && h->p->epoch < cut) {
+        match_unqueue(m, queue, h);
+        match_release_held(m, h, counter);
+    }
+}
+
+/* Packets of the secondary */
+
+ColoHeld *colo_match_keep(ColoMatch *m, ColoFlow *f, ColoPacket *p)
+{
+    ColoHeld *h;
+
+    if (f->secondary_count >= m->config.max_packets ||
+        m->stats.secondary_queued_bytes + p->size > m->config.max_bytes) {
+        m->stats.secondary_dropped++;
+        colo_packet_free(p);
+        colo_match_need(m, COLO_MATCH_NEED_ROOM);
+        return NULL;
+    }
+    h = g_new0(ColoHeld, 1);
+    h->p = p;
+    h->bytes = p->size;
+    h->since_ms = m->now_ms;
+    match_insert_by_age(&m->secondary_by_age, h);
+    m->stats.secondary_queued_bytes += h->bytes;
+    return h;
+}
+
+void colo_match_drop(ColoMatch *m, ColoHeld *h)
+{
+    QTAILQ_REMOVE(&m->secondary_by_age, h, by_age);
+    m->stats.secondary_queued_bytes -= h->bytes;
+    colo_packet_free(h->p);
+    g_free(h);
+}
+
+static void match_drop_secondary(ColoMatch *m, ColoFlow *f)
+{
+    ColoHeld *h;
+
+    while ((h = QTAILQ_FIRST(&f->secondary)) != NULL) {
+        QTAILQ_REMOVE(&f->secondary, h, in_queue);
+        colo_match_drop(m, h);
+    }
+    f->secondary_count = 0;
+    if (f->tcp.s_syn) {
+        colo_match_drop(m, f->tcp.s_syn);
+        f->tcp.s_syn = NULL;
+    }
+}
+
+void colo_match_diverge(ColoMatch *m, ColoFlow *f)
+{
+    f->diverged = true;
+    m->diverged++;
+    m->stats.mismatches++;
+    match_drop_secondary(m, f);
+    colo_match_need(m, COLO_MATCH_NEED_MISMATCH);
+}
+
+/* Flows */
+
+/* What the secondary said in an earlier life of its stream is void */
+static void match_sync_flow(ColoMatch *m, ColoFlow *f)
+{
+    if (f->generation == m->generation) {
+        return;
+    }
+    m->stats.secondary_discarded += f->secondary_count + !!f->tcp.s_syn;
+    match_drop_secondary(m, f);
+    colo_match_tcp_forget_secondary(f);
+    f->diverged = false;
+    f->generation = m->generation;
+}
+
+/* NULL: there is no place for it */
+static ColoFlow *match_flow(ColoMatch *m, const ColoFlowKey *key)
+{
+    ColoFlow *f = colo_flow_find(&m->table, key);
+
+    if (!f && QTAILQ_EMPTY(&m->overflow)) {
+        f = colo_flow_add(&m->table, key, m->now_ms);
+        m->stats.flows = colo_flow_table_size(&m->table);
+    }
+    if (f) {
+        match_sync_flow(m, f);
+    }
+    return f;
+}
+
+static void match_touch(ColoMatch *m, ColoFlow *f)
+{
+    ColoFlowState state = COLO_FLOW_IDLE;
+
+    if (!QTAILQ_EMPTY(&f->primary) || !QTAILQ_EMPTY(&f->secondary) ||
+        f->tcp.owed || f->tcp.s_syn) {
+        state = COLO_FLOW_BUSY;
+    } else if (f->tcp.ended) {
+        state = COLO_FLOW_ENDED;
+    }
+    colo_flow_touch(&m->table, f, state, m->now_ms);
+}
+
+static bool flow_is_tcp(const ColoFlow *f)
+{
+    return f->key.kind == COLO_PACKET_TCP;
+}
+
+/* Datagrams */
+
+static ColoHeld *datagram_find(ColoHeldList *queue, const ColoPacket *p)
+{
+    unsigned looked = 0;
+    ColoHeld *h;
+
+    QTAILQ_FOREACH(h, queue, in_queue) {
+        if (looked++ == COLO_MATCH_REORDER) {
+            break;
+        }
+        if (colo_packet_same_datagram(h->p, p)) {
+            return h;
+        }
+    }
+    return NULL;
+}
+
+/* Did the secondary say anything that the primary does not wait with? */
+static bool datagram_differs(ColoFlow *f, ColoHeld *newest)
+{
+    unsigned looked = 0;
+    ColoHeld *s;
+
+    if (newest) {
+        return !datagram_find(&f->primary, newest->p);
+    }
+    QTAILQ_FOREACH(s, &f->secondary, in_queue) {
+        if (looked++ == COLO_MATCH_REORDER) {
+            break;
+        }
+        if (!datagram_find(&f->primary, s->p)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/*
+ * Let go what the secondary said, too.  @newest: the one it said just now; of
+ * earlier ones it is known that the primary waits with them.  NULL: not known.
+ */
+static void datagram_advance(ColoMatch *m, ColoFlow *f, ColoHeld *newest)
+{
+    ColoHeld *h, *s;
+
+    while ((h = QTAILQ_FIRST(&f->primary)) != NULL) {
+        if (!colo_match_comparable(m, h->p->epoch) || f->diverged) {
+            return;
+        }
+        s = datagram_find(&f->secondary, h->p);
+        if (!s) {
+            if (!QTAILQ_EMPTY(&f->secondary) && datagram_differs(f, newest)) {
+                colo_match_diverge(m, f);
+            }
+            return;
+        }
+        if (s == newest) {
+            newest = NULL;
+        }
+        QTAILQ_REMOVE(&f->secondary, s, in_queue);
+        f->secondary_count--;
+        m->stats.bytes_compared += h->p->size;
+        colo_match_drop(m, s);
+        match_leave_flow(m, f, h);
+        match_release_held(m, h, &m->stats.released_equal);
+    }
+}
+
+static void datagram_primary(ColoMatch *m, ColoFlow *f, ColoPacket *p,
+                             GPtrArray *fragments)
+{
+    ColoHeld *h = colo_match_hold(m, f, p, fragments);
+
+    if (h == QTAILQ_FIRST(&f->primary)) {
+        datagram_advance(m, f, NULL);
+    }
+}
+
+static void datagram_secondary(ColoMatch *m, ColoFlow *f, ColoPacket *p)
+{
+    ColoHeld *s;
+
+    if (f->diverged) {
+        colo_packet_free(p);
+        return;
+    }
+    s = colo_match_keep(m, f, p);
+    if (s) {
+        QTAILQ_INSERT_TAIL(&f->secondary, s, in_queue);
+        f->secondary_count++;
+        datagram_advance(m, f, s);
+    }
+}
+
+/* Let go what is of epochs before @cut */
+static void datagram_release(ColoMatch *m, ColoFlow *f, uint64_t cut,
+                             uint64_t *counter)
+{
+    ColoHeld *h;
+
+    while ((h = QTAILQ_FIRST(&f->primary)) != NULL && h->p->epoch < cut) {
+        match_leave_flow(m, f, h);
+        match_release_held(m, h, counter);
+    }
+}
+
+/* The primary's stream */
+
+static void match_take_primary(ColoMatch *m, ColoPacket *p,
+                               GPtrArray *fragments)
+{
+    ColoFlow *f = match_flow(m, &p->key);
+
+    if (!f && p->epoch < m->committed) {
+        colo_match_release(m, p, &m->stats.released_commit);
+        return;
+    }
+    if (!f) {
+        match_queue(m, &m->overflow, p, fragments);
+        m->overflow_count++;
+        colo_match_need(m, COLO_MATCH_NEED_ROOM);
+        return;
+    }
+    if (flow_is_tcp(f)) {
+        colo_match_tcp_primary(m, f, p);
+    } else {
+        datagram_primary(m, f, p, fragments);
+    }
+    match_touch(m, f);
+}
+
+/* Fragments that were put together nowhere wait for the commit as they are */
+static void match_give_up(ColoMatch *m, GPtrArray *fragments)
+{
+    for (guint i = 0; i < fragments->len; i++) {
+        ColoPacket *p = g_ptr_array_index(fragments, i);
+
+        m->fragments--;
+        match_count_out(m, 1, p->size);
+        match_queue(m, &m->loose, p, NULL);
+    }
+    g_ptr_array_set_size(fragments, 0);
+}
+
+static void match_give_up_all(ColoMatch *m)
+{
+    g_autoptr(GPtrArray) fragments = g_ptr_array_new();
+
+    if (m->fragments) {
+        colo_defrag_flush(m->primary_defrag, fragments);
+        match_give_up(m, fragments);
+    }
+}
+
+static void match_primary_fragment(ColoMatch *m, ColoPacket *p)
+{
+    g_autoptr(GPtrArray) given_up = g_ptr_array_new();
+    int64_t arrived_ms = p->arrived_ms;
+    ColoDefragged whole;
+    bool complete;
+
+    if (!m->fragments++) {
+        m->fragments_since_ms = arrived_ms;
+    }
+    match_count_in(m, 1, p->size);
+    complete = colo_defrag_add(m->primary_defrag, p, &whole, given_up);
+    match_give_up(m, given_up);
+    if (complete) {
+        for (guint i = 0; i < whole.fragments->len; i++) {
+            ColoPacket *fragment = g_ptr_array_index(whole.fragments, i);
+
+            m->fragments--;
+            match_count_out(m, 1, fragment->size);
+        }
+        whole.whole->epoch = m->epoch;
+        whole.whole->arrived_ms = arrived_ms;
+        match_take_primary(m, whole.whole, whole.fragments);
+    }
+    match_check_room(m);
+}
+
+void colo_match_primary(ColoMatch *m, ColoPacket *p)
+{
+    m->stats.primary_packets++;
+    m->now_ms = MAX(m->now_ms, p->arrived_ms);
+    if (m->mode != COLO_MATCH_HOLDING) {
+        colo_match_release(m, p, &m->stats.released_open);
+        return;
+    }
+    p->epoch = m->epoch;
+    if (p->epoch < m->committed && p->kind != COLO_PACKET_TCP) {
+        colo_match_release(m, p, &m->stats.released_commit);
+    } else if (p->kind == COLO_PACKET_FRAGMENT) {
+        match_primary_fragment(m, p);
+    } else {
+        match_take_primary(m, p, NULL);
+    }
+}
+
+void colo_match_primary_cut(ColoMatch *m, uint64_t epoch)
+{
+    /* Each epoch needs a commit that is later */
+    epoch = MIN(epoch, UINT64_MAX - 1);
+    switch (m->mode) {
+    case COLO_MATCH_OPEN:
+        return;
+    case COLO_MATCH_ARMED:
+        m->mode = COLO_MATCH_HOLDING;
+        m->epoch = epoch;
+        return;
+    case COLO_MATCH_HOLDING:
+        /* A stream that reconnects says again where it is */
+        if (epoch > m->epoch) {
+            match_give_up_all(m);
+            m->epoch = epoch;
+        }
+        return;
+    }
+}
+
+/* The secondary's stream */
+
+/* All it said is void; forget it where it takes memory */
+static void match_forget_secondary(ColoMatch *m)
+{
+    g_autoptr(GPtrArray) fragments =
+        g_ptr_array_new_with_free_func((GDestroyNotify)colo_packet_free);
+    ColoFlow *f, *next;
+
+    m->generation++;
+    m->diverged = 0;
+    colo_defrag_flush(m->secondary_defrag, fragments);
+    QTAILQ_FOREACH_SAFE(f, &m->table.lists[COLO_FLOW_BUSY], next, next) {
+        match_sync_flow(m, f);
+        match_touch(m, f);
+    }
+}
+
+/* The epochs changed: see what may leave */
+static void match_advance_all(ColoMatch *m)
+{
+    ColoFlow *f, *next;
+
+    QTAILQ_FOREACH_SAFE(f, &m->table.lists[COLO_FLOW_BUSY], next, next) {
+        if (flow_is_tcp(f)) {
+            colo_match_tcp_advance(m, f);
+        } else {
+            datagram_advance(m, f, NULL);
+        }
+        match_touch(m, f);
+    }
+}
+
+static void match_take_secondary(ColoMatch *m, ColoPacket *p)
+{
+    ColoFlow *f = match_flow(m, &p->key);
+
+    if (!f) {
+        m->stats.secondary_dropped++;
+        colo_packet_free(p);
+        colo_match_need(m, COLO_MATCH_NEED_ROOM);
+        return;
+    }
+    if (flow_is_tcp(f)) {
+        colo_match_tcp_secondary(m, f, p);
+    } else {
+        datagram_secondary(m, f, p);
+    }
+    match_touch(m, f);
+}
+
+static void match_secondary_fragment(ColoMatch *m, ColoPacket *p)
+{
+    ColoDefragged whole;
+
+    if (colo_defrag_add(m->secondary_defrag, p, &whole, NULL)) {
+        g_ptr_array_set_free_func(whole.fragments,
+                                  (GDestroyNotify)colo_packet_free);
+        g_ptr_array_unref(whole.fragments);
+        whole.whole->epoch = m->s_epoch;
+        match_take_secondary(m, whole.whole);
+    }
+}
+
+void colo_match_secondary(ColoMatch *m, ColoPacket *p)
+{
+    m->stats.secondary_packets++;
+    m->now_ms = MAX(m->now_ms, p->arrived_ms);
+    if (m->mode == COLO_MATCH_OPEN || !m->s_known ||
+        m->s_epoch < m->committed) {
+        m->stats.secondary_discarded++;
+        colo_packet_free(p);
+        return;
+    }
+    p->epoch = m->s_epoch;
+    if (p->kind == COLO_PACKET_FRAGMENT) {
+        match_secondary_fragment(m, p);
+    } else {
+        match_take_secondary(m, p);
+    }
+}
+
+void colo_match_secondary_cut(ColoMatch *m, uint64_t epoch)
+{
+    if (m->mode == COLO_MATCH_OPEN) {
+        return;
+    }
+    m->s_known = true;
+    m->s_epoch = epoch;
+    match_forget_secondary(m);
+    match_advance_all(m);
+}
+
+void colo_match_secondary_lost(ColoMatch *m)
+{
+    m->s_known = false;
+    match_forget_secondary(m);
+}
+
+/* Commit and the end of a session */
+
+/* Packets of flows that had no place: try again, in their order */
+static void match_retry_overflow(ColoMatch *m)
+{
+    ColoHeldList again = QTAILQ_HEAD_INITIALIZER(again);
+    ColoHeld *h;
+
+    while ((h = QTAILQ_FIRST(&m->overflow)) != NULL) {
+        match_unqueue(m, &m->overflow, h);
+        QTAILQ_INSERT_TAIL(&again, h, in_queue);
+    }
+    m->overflow_count = 0;
+    while ((h = QTAILQ_FIRST(&again)) != NULL) {
+        QTAILQ_REMOVE(&again, h, in_queue);
+        match_take_primary(m, h->p, h->fragments);
+        g_free(h);
+    }
+}
+
+static void match_commit_flows(ColoMatch *m)
+{
+    ColoFlow *f, *next;
+
+    QTAILQ_FOREACH_SAFE(f, &m->table.lists[COLO_FLOW_BUSY], next, next) {
+        if (flow_is_tcp(f)) {
+            colo_match_tcp_commit(m, f);
+        } else {
+            datagram_release(m, f, m->committed, &m->stats.released_commit);
+            datagram_advance(m, f, NULL);
+        }
+        match_touch(m, f);
+    }
+}
+
+void colo_match_commit(ColoMatch *m, uint64_t cut)
+{
+    uint64_t *counter = &m->stats.released_commit;
+
+    if (m->mode == COLO_MATCH_OPEN || cut <= m->committed) {
+        return;
+    }
+    m->committed = cut;
+    m->needed = 0;
+    if (m->s_known && m->s_epoch < cut) {
+        match_forget_secondary(m);
+    }
+    if (m->epoch < cut) {
+        match_give_up_all(m);
+    }
+    match_release_queue(m, &m->loose, cut, counter);
+    match_commit_flows(m);
+    match_release_queue(m, &m->overflow, cut, counter);
+    match_retry_overflow(m);
+
+    /* Nothing new may happen that would ask again */
+    match_check_room(m);
+    if (m->diverged) {
+        colo_match_need(m, COLO_MATCH_NEED_MISMATCH);
+    }
+}
+
+void colo_match_open(ColoMatch *m)
+{
+    uint64_t *counter = &m->stats.released_open;
+    ColoFlow *f;
+
+    m->mode = COLO_MATCH_OPEN;
+    colo_match_secondary_lost(m);
+    match_give_up_all(m);
+    match_release_queue(m, &m->loose, UINT64_MAX, counter);
+    QTAILQ_FOREACH(f, &m->table.lists[COLO_FLOW_BUSY], next) {
+        if (flow_is_tcp(f)) {
+            colo_match_tcp_flush(m, f, counter);
+        } else {
+            datagram_release(m, f, UINT64_MAX, counter);
+        }
+    }
+    match_release_queue(m, &m->overflow, UINT64_MAX, counter);
+    m->overflow_count = 0;
+    colo_flow_table_clear(&m->table);
+    m->stats.flows = 0;
+    m->epoch = 0;
+    m->committed = 0;
+    m->needed = 0;
+}
+
+void colo_match_arm(ColoMatch *m)
+{
+    /* Whatever an earlier session left is part of what this one begins with */
+    colo_match_open(m);
+    m->mode = COLO_MATCH_ARMED;
+}
+
+/* Time */
+
+static bool match_is_over(const ColoMatch *m, int64_t since_ms)
+{
+    return m->now_ms >= since_ms &&
+           m->now_ms - since_ms >= m->config.timeout_ms;
+}
+
+void colo_match_tick(ColoMatch *m, int64_t now_ms)
+{
+    ColoHeld *p, *s;
+    ColoFlow *f;
+
+    m->now_ms = MAX(m->now_ms, now_ms);
+    if (m->mode == COLO_MATCH_OPEN) {
+        return;
+    }
+    if (m->fragments && match_is_over(m, m->fragments_since_ms)) {
+        match_give_up_all(m);
+    }
+    p = QTAILQ_FIRST(&m->primary_by_age);
+    f = QTAILQ_FIRST(&m->owing);
+    if ((p && match_is_over(m, p->since_ms)) ||
+        (f && match_is_over(m, f->tcp.owed_since_ms))) {
+        colo_match_need(m, COLO_MATCH_NEED_TIMEOUT);
+    }
+    s = QTAILQ_FIRST(&m->secondary_by_age);
+    if (s && match_is_over(m, s->since_ms) &&
+        !(m->needed & (1u << COLO_MATCH_NEED_MISMATCH))) {
+        m->stats.mismatches++;
+        colo_match_need(m, COLO_MATCH_NEED_MISMATCH);
+    }
+    colo_flow_expire(&m->table, m->now_ms, m->config.idle_ms,
+                     COLO_MATCH_LINGER_MS);
+    m->stats.flows = colo_flow_table_size(&m->table);
+}
+
+static int64_t match_earlier(const ColoMatch *m, int64_t deadline,
+                             int64_t since_ms)
+{
+    if (m->config.timeout_ms > INT64_MAX - MAX(since_ms, 0)) {
+        return deadline;
+    }
+    return MIN(deadline, since_ms + (int64_t)m->config.timeout_ms);
+}
+
+int64_t colo_match_deadline_ms(const ColoMatch *m)
+{
+    ColoHeld *p = QTAILQ_FIRST(&m->primary_by_age);
+    ColoHeld *s = QTAILQ_FIRST(&m->secondary_by_age);
+    ColoFlow *f = QTAILQ_FIRST(&m->owing);
+    int64_t deadline = INT64_MAX;
+
+    if (m->fragments) {
+        deadline = match_earlier(m, deadline, m->fragments_since_ms);
+    }
+    if (!(m->needed & (1u << COLO_MATCH_NEED_TIMEOUT))) {
+        if (p) {
+            deadline = match_earlier(m, deadline, p->since_ms);
+        }
+        if (f) {
+            deadline = match_earlier(m, deadline, f->tcp.owed_since_ms);
+        }
+    }
+    if (s && !(m->needed & (1u << COLO_MATCH_NEED_MISMATCH))) {
+        deadline = match_earlier(m, deadline, s->since_ms);
+    }
+    return deadline;
+}
+
+const ColoMatchStats *colo_match_stats(const ColoMatch *m)
+{
+    return &m->stats;
+}
+
+/* Life */
+
+ColoMatch *colo_match_new(const ColoMatchConfig *config,
+                          const ColoMatchOps *ops, void *opaque)
+{
+    ColoMatch *m = g_new0(ColoMatch, 1);
+    uint64_t defrag_bytes = MIN(config->max_bytes, COLO_MATCH_DEFRAG_BYTES);
+
+    m->config = *config;
+    m->ops = *ops;
+    m->opaque = opaque;
+    colo_flow_table_init(&m->table, config->max_flows);
+    QTAILQ_INIT(&m->owing);
+    QTAILQ_INIT(&m->primary_by_age);
+    QTAILQ_INIT(&m->secondary_by_age);
+    QTAILQ_INIT(&m->overflow);
+    QTAILQ_INIT(&m->loose);
+    m->primary_defrag = colo_defrag_new(COLO_MATCH_DEFRAG_MAX, defrag_bytes);
+    m->secondary_defrag = colo_defrag_new(COLO_MATCH_DEFRAG_MAX, defrag_bytes);
+    return m;
+}
+
+static void match_free_packet(void *opaque, ColoPacket *p)
+{
+    colo_packet_free(p);
+}
+
+void colo_match_free(ColoMatch *m)
+{
+    if (!m) {
+        return;
+    }
+    m->ops.release = match_free_packet;
+    colo_match_open(m);
+    colo_flow_table_destroy(&m->table);
+    colo_defrag_free(m->primary_defrag);
+    colo_defrag_free(m->secondary_defrag);
+    g_free(m);
+}

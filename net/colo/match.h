@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO proxy: the rules by which output of the primary may leave.
+ *
+ * Primary.  Pure: no I/O, no clocks, no threads of its own; all calls for one
+ * ColoMatch in one thread.  colo-compare owns one and feeds it.
+ */
+
+#ifndef QEMU_NET_COLO_MATCH_H
+#define QEMU_NET_COLO_MATCH_H
+
+#include "packet.h"
+
+typedef struct ColoMatch ColoMatch;
+
+typedef enum ColoMatchNeed {
+    COLO_MATCH_NEED_MISMATCH,   /* the guests said different things */
+    COLO_MATCH_NEED_TIMEOUT,    /* a packet waits for longer than allowed */
+    COLO_MATCH_NEED_ROOM,       /* a queue is full */
+} ColoMatchNeed;
+
+/* The ops may not call the engine back */
+typedef struct ColoMatchOps {
+    /* @p may leave; it is the callee's from now on */
+    void (*release)(void *opaque, ColoPacket *p);
+    /*
+     * Only a checkpoint lets what waits go.  Called once for each need until
+     * the next commit.
+     */
+    void (*need)(void *opaque, ColoMatchNeed why);
+    /*
+     * The primary's guest begins a connection with the SYN @p, said for the
+     * first time.  May be NULL.
+     */
+    void (*begin)(void *opaque, const ColoPacket *p);
+} ColoMatchOps;
+
+typedef struct ColoMatchConfig {
+    uint64_t timeout_ms;        /* longest wait before NEED_TIMEOUT */
+    uint32_t max_packets;       /* per flow and side, before NEED_ROOM */
+    uint64_t max_bytes;         /* in all flows, per side */
+    uint32_t max_flows;
+    uint64_t idle_ms;           /* forget a flow that was silent for so long */
+} ColoMatchConfig;
+
+/* Counters only grow; the rest says how it is now */
+typedef struct ColoMatchStats {
+    uint64_t primary_packets;
+    uint64_t secondary_packets;
+    /* Packets that the secondary said, too; parts and bare acks count as such */
+    uint64_t released_equal;
+    uint64_t released_commit;       /* packets that a commit let go */
+    uint64_t released_open;         /* passed while no session held them */
+    uint64_t mismatches;
+    uint64_t timeouts;
+    uint64_t bytes_compared;
+    uint64_t acks_clamped;          /* left with less than the primary said */
+    uint64_t windows_clamped;       /* the same of the window */
+    uint64_t acks_of_secondary;     /* sent on: it lacks a segment */
+    uint64_t secondary_discarded;   /* of an epoch that is over */
+    uint64_t secondary_dropped;     /* bounds of the queue */
+    uint64_t flows;                 /* now */
+    uint64_t queued_packets;        /* now, of the primary */
+    uint64_t queued_bytes;          /* now, of the primary */
+    uint64_t queued_bytes_max;
+    uint64_t secondary_queued_bytes;    /* now */
+} ColoMatchStats;
+
+ColoMatch *colo_match_new(const ColoMatchConfig *config,
+                          const ColoMatchOps *ops, void *opaque);
+
+/* Packets that are held are freed, not released */
+void colo_match_free(ColoMatch *m);
+
+/*
+ * The two streams, in their order.  Packets are taken over; arrived_ms has to be
+ * set.  A cut record of the primary arms the rules: before
+ * the first one and after colo_match_open() all packets are released at once.
+ *
+ * An epoch of the primary's that is not later than the one before is ignored (a
+ * stream that reconnects says again where it is).  Each record of the
+ * secondary's makes void what it said before.
+ */
+void colo_match_primary(ColoMatch *m, ColoPacket *p);
+void colo_match_primary_cut(ColoMatch *m, uint64_t epoch);
+void colo_match_secondary(ColoMatch *m, ColoPacket *p);
+void colo_match_secondary_cut(ColoMatch *m, uint64_t epoch);
+
+/* The secondary's stream was closed: what it said is void */
+void colo_match_secondary_lost(ColoMatch *m);
+
+/*
+ * colo_match_commit: the secondary has cut @cut.  Epochs before it may leave,
+ * also what of them is still on its way here.  May come before the cut's
+ * record.
+ */
+void colo_match_commit(ColoMatch *m, uint64_t cut);
+
+/*
+ * colo_match_open: the session is over.  Everything leaves.
+ *
+ * Packets that follow leave at once, until the first cut record of the primary
+ * after colo_match_arm().
+ */
+void colo_match_open(ColoMatch *m);
+
+/*
+ * A session begins: cut records from now on count (late ones of an earlier
+ * session did not).  If that one was not opened, it is now.
+ */
+void colo_match_arm(ColoMatch *m);
+
+/* Call it regularly: finds what waits for too long and what can be forgotten */
+void colo_match_tick(ColoMatch *m, int64_t now_ms);
+
+/* When will the oldest packet have waited for too long?  INT64_MAX: never */
+int64_t colo_match_deadline_ms(const ColoMatch *m);
+
+/* No room for more of the primary's packets: read no more of them now */
+bool colo_match_full(const ColoMatch *m);
+
+const ColoMatchStats *colo_match_stats(const ColoMatch *m);
+
+#endif

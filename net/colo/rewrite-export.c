@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO proxy: the connections that the rewriter knows, as bytes.
+ *
+ * Secondary, pure.  They come from a peer: nothing in them is trusted.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "rewrite-int.h"
+
+#define EXPORT_FLOOR    1
+
+static void encode_fin(const ColoRewriteFin *fin, uint8_t *out)
+{
+    stl_be_p(out, fin->state);
+    stl_be_p(out + 4, fin->end);
+}
+
+static bool decode_fin(const uint8_t *in, ColoRewriteFin *fin)
+{
+    uint32_t state = ldl_be_p(in);
+
+    fin->state = state;
+    fin->end = ldl_be_p(in + 4);
+    return state <= FIN_ACKED;
+}
+
+static void encode_flow(const ColoRewriteFlow *f,
+                        uint8_t out[COLO_REWRITE_EXPORT_LEN])
+{
+    memcpy(out, f->key.src, 16);
+    memcpy(out + 16, f->key.dst, 16);
+    stw_be_p(out + 32, f->key.vlan[0]);
+    stw_be_p(out + 34, f->key.vlan[1]);
+    stw_be_p(out + 36, f->key.ethertype);
+    stw_be_p(out + 38, f->key.sport);
+    stw_be_p(out + 40, f->key.dport);
+    out[42] = f->floor_known ? EXPORT_FLOOR : 0;
+    out[43] = f->state;
+    stl_be_p(out + 44, f->offset);
+    stl_be_p(out + 48, f->ts_offset);
+    stl_be_p(out + 52, f->floor);
+    encode_fin(&f->guest_fin, out + 56);
+    encode_fin(&f->peer_fin, out + 64);
+    stw_be_p(out + 72, f->outer.sport);
+}
+
+static bool decode_flow(const uint8_t in[COLO_REWRITE_EXPORT_LEN],
+                        ColoRewriteFlow *f)
+{
+    memcpy(f->key.src, in, 16);
+    memcpy(f->key.dst, in + 16, 16);
+    f->key.vlan[0] = lduw_be_p(in + 32);
+    f->key.vlan[1] = lduw_be_p(in + 34);
+    f->key.ethertype = lduw_be_p(in + 36);
+    f->key.sport = lduw_be_p(in + 38);
+    f->key.dport = lduw_be_p(in + 40);
+    f->key.proto = COLO_REWRITE_PROTO_TCP;
+    f->key.kind = COLO_PACKET_TCP;
+    f->outer = f->key;
+    f->outer.sport = lduw_be_p(in + 72);
+    f->floor_known = in[42] & EXPORT_FLOOR;
+    f->state = in[43];
+    f->offset = ldl_be_p(in + 44);
+    f->ts_offset = ldl_be_p(in + 48);
+    f->floor = ldl_be_p(in + 52);
+    return !(in[42] & ~EXPORT_FLOOR) &&
+           (f->state == FLOW_OPEN || f->state == FLOW_CLOSING) &&
+           decode_fin(in + 56, &f->guest_fin) &&
+           decode_fin(in + 64, &f->peer_fin);
+}
+
+/* Is it anything else than what is not known? */
+static bool is_worth_export(const ColoRewriteFlow *f)
+{
+    return f->offset_known &&
+           (f->offset || f->ts_offset || colo_rewrite_is_mapped(f));
+}
+
+GByteArray *colo_rewrite_export(const ColoRewrite *r)
+{
+    GByteArray *out = g_byte_array_new();
+    uint8_t buf[COLO_REWRITE_EXPORT_LEN];
+    ColoRewriteFlow *f;
+
+    for (ColoRewriteState s = FLOW_OPEN; s <= FLOW_CLOSING; s++) {
+        QTAILQ_FOREACH(f, &r->lists[s], next) {
+            if (is_worth_export(f)) {
+                encode_flow(f, buf);
+                g_byte_array_append(out, buf, sizeof(buf));
+            }
+        }
+    }
+    return out;
+}
+
+static bool add_key(GHashTable *keys, const ColoFlowKey *key)
+{
+    return g_hash_table_add(keys, g_memdup2(key, sizeof(*key)));
+}
+
+static GHashTable *new_keys(void)
+{
+    return g_hash_table_new_full(colo_flow_key_hash, colo_flow_key_equal,
+                                 g_free, NULL);
+}
+
+/* Are all of them connections, no two with the same inner or outer key? */
+static bool is_export(const uint8_t *buf, size_t len)
+{
+    g_autoptr(GHashTable) inner = new_keys();
+    g_autoptr(GHashTable) outer = new_keys();
+
+    if (len % COLO_REWRITE_EXPORT_LEN) {
+        return false;
+    }
+    for (size_t pos = 0; pos < len; pos += COLO_REWRITE_EXPORT_LEN) {
+        ColoRewriteFlow f = { 0 };
+
+        if (!decode_flow(buf + pos, &f) || !add_key(inner, &f.key) ||
+            !add_key(outer, &f.outer)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* What is here of the same socket or of the same connection is out of date */
+static void make_room(ColoRewrite *r, const ColoRewriteFlow *in)
+{
+    ColoRewriteFlow *f = g_hash_table_lookup(r->flows, &in->key);
+
+    if (f) {
+        colo_rewrite_forget(r, f);
+    }
+    /* A socket may have that port which has another outer one */
+    f = colo_rewrite_find_outer(r, &in->outer);
+    if (f) {
+        colo_rewrite_forget(r, f);
+    }
+}
+
+bool colo_rewrite_import(ColoRewrite *r, const uint8_t *buf, size_t len,
+                         int64_t now_ms)
+{
+    if (!is_export(buf, len)) {
+        return false;
+    }
+    colo_rewrite_advance_clock(r, now_ms);
+    for (size_t pos = 0; pos < len; pos += COLO_REWRITE_EXPORT_LEN) {
+        ColoRewriteFlow in = { 0 };
+        ColoRewriteFlow *f;
+
+        decode_flow(buf + pos, &in);
+        make_room(r, &in);
+        f = colo_rewrite_add(r, &in.key, in.outer.sport, in.state);
+        f->offset_known = true;
+        f->offset = in.offset;
+        f->ts_offset = in.ts_offset;
+        f->floor_known = in.floor_known;
+        f->floor = in.floor;
+        f->guest_fin = in.guest_fin;
+        f->peer_fin = in.peer_fin;
+    }
+    return true;
+}

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO proxy: what the files of the rewriter share.
+ *
+ * Secondary, pure, one thread.  rewrite.c has the table, numbers and
+ * timestamps, rewrite-ports.c has ports and what P opens,
+ * rewrite-export.c hands the table on, rewrite-wants.c looks at
+ * packets before they are parsed.
+ */
+
+#ifndef QEMU_NET_COLO_REWRITE_INT_H
+#define QEMU_NET_COLO_REWRITE_INT_H
+
+#include "rewrite.h"
+
+#define COLO_REWRITE_PROTO_TCP  6
+
+typedef enum ColoRewriteState {
+    FLOW_HANDSHAKE,
+    FLOW_OPEN,
+    FLOW_CLOSING,
+    FLOW__MAX,
+} ColoRewriteState;
+
+typedef enum ColoRewriteFinState {
+    FIN_NONE,
+    FIN_SENT,
+    FIN_ACKED,
+} ColoRewriteFinState;
+
+/* One direction's end; @end is the sequence number behind the FIN */
+typedef struct ColoRewriteFin {
+    ColoRewriteFinState state;
+    uint32_t end;
+} ColoRewriteFin;
+
+typedef struct ColoRewriteFlow ColoRewriteFlow;
+struct ColoRewriteFlow {
+    /* Both in the direction from the guest; they differ in sport if at all */
+    ColoFlowKey key;            /* with the inner port */
+    ColoFlowKey outer;
+    ColoRewriteState state;
+    int64_t last_ms;
+    QTAILQ_ENTRY(ColoRewriteFlow) next;
+
+    /* What the guest sent to open it: facts, both in a simultaneous open */
+    bool sent_syn;
+    bool sent_syn_ack;
+    uint32_t isn;               /* of S, if either was sent */
+    uint32_t syn_payload;       /* bytes in that segment */
+    uint32_t peer_next;         /* ack of the SYN-ACK */
+    uint16_t syn_window;        /* which it offered, never scaled */
+
+    /* S minus P, 0 while it is not known */
+    bool offset_known;
+    uint32_t offset;
+    uint32_t ts_offset;         /* the same of the timestamps */
+
+    /* What S sent, its own clock */
+    bool tsval_known;
+    uint32_t tsval_first;       /* of the SYN, or since the load */
+    uint32_t tsval_latest;
+    /* Highest TSecr of the client, P's clock; only if offset_known */
+    bool floor_known;
+    uint32_t floor;
+
+    ColoRewriteFin guest_fin;   /* in the numbers of S */
+    ColoRewriteFin peer_fin;
+};
+
+typedef QTAILQ_HEAD(ColoRewriteList, ColoRewriteFlow) ColoRewriteList;
+
+/* A connect of P that no connect of S has got yet */
+typedef struct ColoRewriteOpen ColoRewriteOpen;
+struct ColoRewriteOpen {
+    ColoFlowKey key;
+    int64_t told_ms;
+    QTAILQ_ENTRY(ColoRewriteOpen) next;
+};
+
+typedef QTAILQ_HEAD(ColoRewriteOpenList, ColoRewriteOpen) ColoRewriteOpenList;
+
+/* Invariant: no two flows have the same key, and no two the same outer key */
+struct ColoRewrite {
+    uint32_t max_flows;
+    int64_t silence_ms[FLOW__MAX];
+    GHashTable *flows;          /* by key, owned */
+    GHashTable *outers;         /* by outer key, those that are mapped only */
+    ColoRewriteList lists[FLOW__MAX];   /* silent for longest is first */
+    bool told;
+    ColoRewriteOpenList opens;  /* oldest first, none unless told */
+    uint32_t opens_count;
+    int64_t now_ms;
+    ColoRewriteStats stats;
+};
+
+static inline bool colo_rewrite_is_mapped(const ColoRewriteFlow *f)
+{
+    return f->outer.sport != f->key.sport;
+}
+
+/* In rewrite.c */
+
+void colo_rewrite_advance_clock(ColoRewrite *r, int64_t now_ms);
+
+/* There is no flow with that key, and none with the outer key of @port */
+ColoRewriteFlow *colo_rewrite_add(ColoRewrite *r, const ColoFlowKey *key,
+                                  uint16_t port, ColoRewriteState state);
+void colo_rewrite_forget(ColoRewrite *r, ColoRewriteFlow *f);
+
+/* Does @p, with SYN and without RST, begin another connection than @f? */
+bool colo_rewrite_is_new_syn(const ColoRewriteFlow *f, const ColoPacket *p);
+
+/* Is a packet of no known connection worth being remembered as one? */
+bool colo_rewrite_may_adopt(const ColoRewrite *r, uint8_t tcp_flags);
+
+/* In rewrite-ports.c */
+
+void colo_rewrite_ports_init(ColoRewrite *r);
+void colo_rewrite_ports_destroy(ColoRewrite *r);
+
+/* The flow with that outer key, be it mapped or not */
+ColoRewriteFlow *colo_rewrite_find_outer(const ColoRewrite *r,
+                                         const ColoFlowKey *outer);
+
+/* No other flow has the outer key that this leads to */
+void colo_rewrite_set_outer(ColoRewrite *r, ColoRewriteFlow *f,
+                            uint16_t port);
+
+/*
+ * colo_rewrite_connect: S begins a connection, with a SYN with @key
+ *
+ * @f: the flow with that key, NULL if there is none
+ * @port: set to the outer port for it
+ *
+ * Takes an open if one fits, and forgets a flow that has to give way, which is
+ * not @f.  Returns false if there is no port.
+ */
+bool colo_rewrite_connect(ColoRewrite *r, const ColoRewriteFlow *f,
+                          const ColoFlowKey *key, uint16_t *port);
+
+void colo_rewrite_forget_opens(ColoRewrite *r);
+void colo_rewrite_expire_opens(ColoRewrite *r);
+
+#endif

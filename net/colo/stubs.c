@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: the network part is not compiled in.
+ */
+
+#include "qemu/osdep.h"
+#include "colo-compare.h"
+#include "net/colo.h"
+
+bool colo_net_supported(void)
+{
+    return false;
+}
+
+void colo_net_warn_unprotected(ColoSyncMode mode)
+{
+}
+
+ColoCompareStatisticsList *colo_net_compare_statistics(void)
+{
+    return NULL;
+}
+
+void colo_compare_cleanup(void)
+{
+}
