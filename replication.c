@@ -9,6 +9,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qapi/qapi-commands-migration.h"
 #include "qapi/qapi-events-colo.h"
 #include "qapi/util.h"
 #include "qemu/lockable.h"
@@ -297,4 +298,38 @@ void replication_report_error(const char *node, const Error *err)
     } else {
         qapi_event_send_colo_disk_error(error_get_pretty(err));
     }
+}
+
+/* Monitor: Xen's toolstack drives replication itself.  BQL. */
+
+void qmp_xen_set_replication(bool enable, bool primary, bool has_failover,
+                             bool failover, Error **errp)
+{
+    if (enable && has_failover) {
+        error_setg(errp, "'failover' says how to disable replication, it "
+                   "makes no sense with 'enable'");
+        return;
+    }
+    if (enable) {
+        replication_start_all(primary ? REPLICATION_MODE_PRIMARY
+                                      : REPLICATION_MODE_SECONDARY, errp);
+    } else {
+        replication_stop_all(has_failover && failover, errp);
+    }
+}
+
+ReplicationStatus *qmp_query_xen_replication_status(Error **errp)
+{
+    ReplicationStatus *status = g_new0(ReplicationStatus, 1);
+    g_autoptr(Error) err = NULL;
+
+    replication_get_error_all(&err);
+    status->error = err != NULL;
+    status->desc = err ? g_strdup(error_get_pretty(err)) : NULL;
+    return status;
+}
+
+void qmp_xen_colo_do_checkpoint(Error **errp)
+{
+    replication_do_checkpoint_all(errp);
 }

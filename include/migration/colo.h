@@ -17,12 +17,6 @@
 
 typedef struct MigrationState MigrationState;
 
-/* Events that netfilters get through NetFilterClass.handle_event */
-enum {
-    COLO_EVENT_CHECKPOINT = 1,
-    COLO_EVENT_FAILOVER,
-};
-
 /*
  * ColoParticipant: something that takes part in checkpoints.
  *

@@ -46,4 +46,11 @@ int colo_net_fit_header(const NetClientState *netdev, uint32_t had,
  */
 ColoCompareStatisticsList *colo_net_compare_statistics(void);
 
+/*
+ * colo_compare_cleanup: QEMU exits, all colo-compare objects stop to work
+ *
+ * Before the character devices go: an iothread works with them.
+ */
+void colo_compare_cleanup(void);
+
 #endif

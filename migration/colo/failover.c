@@ -143,7 +143,7 @@ void colo_read_end(ColoSession *s, const ColoFrame *f, const char *stage,
 int64_t colo_patience_end(ColoSession *s)
 {
     return qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
-           COLO_PATIENCE_TIMEOUTS * (s->timeout_ms * (int64_t)SCALE_MS);
+           COLO_STALL_TIMEOUTS * (s->timeout_ms * (int64_t)SCALE_MS);
 }
 
 bool colo_patience_over(ColoSession *s, int64_t end_ns, const char *stage,
@@ -153,7 +153,7 @@ bool colo_patience_over(ColoSession *s, int64_t end_ns, const char *stage,
         return false;
     }
     error_setg(errp, "waiting for %s: the peer spoke of something else for "
-               "%u ms", stage, COLO_PATIENCE_TIMEOUTS * s->timeout_ms);
+               "%u ms", stage, COLO_STALL_TIMEOUTS * s->timeout_ms);
     return true;
 }
 
@@ -199,8 +199,16 @@ void colo_say_error(ColoSession *s, const Error *err)
     }
 }
 
+void colo_begin_alive(ColoSession *s)
+{
+    BQL_LOCK_GUARD();
+    s->keepalive = colo_keepalive_start(s->wire);
+}
+
 void colo_await_decision(ColoSession *s, const Error *err)
 {
+    /* A peer that still hears this side has to lose it, too */
+    g_clear_pointer(&s->keepalive, colo_keepalive_stop);
     error_report("COLO %s: peer lost: %s", COLOMode_str(s->side),
                  error_get_pretty(err));
     error_printf("The guest's output is held until x-colo-lost-heartbeat "

@@ -34,15 +34,29 @@ static const struct {
 
 static struct {
     QemuMutex lock;
+    QemuCond injected;          /* the next fault is asked for */
     /* Protected by lock */
     char *point;
     ColoFaultAction action;
     uint64_t skip;
+    unsigned count;             /* of faults that were asked for */
 } fault;
 
 static void __attribute__((constructor)) colo_fault_init(void)
 {
     qemu_mutex_init(&fault.lock);
+    qemu_cond_init(&fault.injected);
+}
+
+/* This thread stays here until the next fault is asked for */
+static void fault_hang(void)
+{
+    QEMU_LOCK_GUARD(&fault.lock);
+    unsigned count = fault.count;
+
+    while (fault.count == count) {
+        qemu_cond_wait(&fault.injected, &fault.lock);
+    }
 }
 
 static bool fault_hit(const char *point, ColoFaultAction *action)
@@ -75,6 +89,9 @@ static bool fault_pass(const char *point, Error **errp)
         break;
     case COLO_FAULT_ACTION_STALL:
         raise(SIGSTOP); /* this thread at once, and all others */
+        break;
+    case COLO_FAULT_ACTION_HANG:
+        fault_hang();
         break;
     case COLO_FAULT_ACTION_ERROR:
         error_setg(errp, "injected fault at '%s'", point);
@@ -159,9 +176,10 @@ void qmp_x_colo_fault_inject(const char *point, ColoFaultAction action,
                    "query-colo-fault-points", point);
         return;
     }
-    if (action == COLO_FAULT_ACTION_ERROR && strstr(point, "-state-")) {
+    if ((action == COLO_FAULT_ACTION_ERROR ||
+         action == COLO_FAULT_ACTION_HANG) && strstr(point, "-state-")) {
         error_setg(errp, "fault point '%s' is a state: it can kill or stall, "
-                   "not fail", point);
+                   "not fail or hang", point);
         return;
     }
 
@@ -170,4 +188,6 @@ void qmp_x_colo_fault_inject(const char *point, ColoFaultAction action,
     fault.point = g_strdup(point);
     fault.action = action;
     fault.skip = has_skip ? skip : 0;
+    fault.count++;
+    qemu_cond_broadcast(&fault.injected);
 }

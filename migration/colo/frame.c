@@ -44,6 +44,7 @@ static const struct {
         "hashes", COLO_PAGES_HDR_LEN + COLO_PAGES_PER_FRAME *
                   COLO_HASH_ENTRY_LEN },
     [COLO_FRAME_WANTED] = { "wanted", COLO_WANTED_LEN },
+    [COLO_FRAME_ALIVE] = { "alive", COLO_ALIVE_LEN },
 };
 
 QEMU_BUILD_BUG_ON(ARRAY_SIZE(frame_types) != COLO_FRAME__MAX);
@@ -346,6 +347,23 @@ bool colo_tail_decode(const uint8_t in[COLO_TAIL_LEN], uint64_t length,
                    " and hash flag %" PRIu32, t->run_state, t->has_hash);
         return false;
     }
+    return true;
+}
+
+void colo_alive_encode(uint64_t progress, uint8_t out[COLO_ALIVE_LEN])
+{
+    stq_be_p(out, progress);
+}
+
+bool colo_alive_decode(const uint8_t *buf, size_t len, uint64_t *progress,
+                       Error **errp)
+{
+    if (len != COLO_ALIVE_LEN) {
+        error_setg(errp, "'alive' of %zu bytes, expected %u", len,
+                   COLO_ALIVE_LEN);
+        return false;
+    }
+    *progress = ldq_be_p(buf);
     return true;
 }
 

@@ -12,7 +12,7 @@
 #define QEMU_MIGRATION_COLO_FRAME_H
 
 #define COLO_FRAME_MAGIC    0x434f4c4fU     /* "COLO" */
-#define COLO_FRAME_VERSION  1
+#define COLO_FRAME_VERSION  2
 #define COLO_FRAME_HDR_LEN  24
 
 /* Bounds of what a frame may carry; a sender splits, a receiver refuses */
@@ -43,6 +43,7 @@ typedef enum ColoFrameType {
     COLO_FRAME_ERROR,                   /* both: I end this, here is why */
     COLO_FRAME_HASHES,                  /* P: up to COLO_PAGES_PER_FRAME */
     COLO_FRAME_WANTED,                  /* S: those of them that differ here */
+    COLO_FRAME_ALIVE,                   /* both: how far the work has got */
     COLO_FRAME__MAX,
 } ColoFrameType;
 
@@ -184,6 +185,12 @@ typedef enum ColoRunState {
 void colo_tail_encode(const ColoTail *t, uint8_t out[COLO_TAIL_LEN]);
 bool colo_tail_decode(const uint8_t in[COLO_TAIL_LEN], uint64_t length,
                       ColoTail *t, Error **errp);
+
+/* ALIVE: grows while the sender gets on with its work */
+#define COLO_ALIVE_LEN 8
+void colo_alive_encode(uint64_t progress, uint8_t out[COLO_ALIVE_LEN]);
+bool colo_alive_decode(const uint8_t *buf, size_t len, uint64_t *progress,
+                       Error **errp);
 
 /* BYE: why */
 typedef enum ColoByeReason {

@@ -17,6 +17,8 @@
 #include "state.h"
 #include "stats.h"
 #include "wire.h"
+#include "keepalive.h"
+#include "progress.h"
 
 /* What somebody outside of the session's thread wants of it */
 typedef enum ColoWish {
@@ -34,13 +36,6 @@ typedef enum ColoCause {
     COLO_CAUSE_LOCAL,       /* this side cannot go on with the session */
 } ColoCause;
 
-/*
- * A peer that goes on talking, but not of what it is asked for, is waited for
- * no longer; in times of the timeout.  Longer than the disks may take, which is
- * what pings are for in a checkpoint.
- */
-#define COLO_PATIENCE_TIMEOUTS  16
-
 typedef struct ColoSession {
     /* Set once, before the thread starts */
     COLOMode side;
@@ -52,6 +47,7 @@ typedef struct ColoSession {
 
     /* BQL for writing; the session's thread reads as it likes */
     ColoWire *wire;                     /* NULL when the session is over */
+    ColoKeepalive *keepalive;           /* while the peer may hear of us */
     uint64_t epoch;                     /* number of the last cut */
     uint64_t committed;                 /* number of the last commit */
     union {
@@ -142,8 +138,17 @@ static inline bool colo_reason_can_wait(ColoCheckpointReason reason)
            reason == COLO_CHECKPOINT_REASON_TIMEOUT;
 }
 
-void colo_request_checkpoint_run_state(void);
 void colo_leave_request(ColoCheckpointReason reason);
+
+/* colo_request_checkpoint_*, for others than participants.  Any thread. */
+void colo_request_checkpoint_monitor(void);
+void colo_request_checkpoint_run_state(void);
+
+/* Whom requests wake, or NULL: none is pending then, and none is taken. */
+void colo_request_set_wire(ColoWire *wire);
+
+/* A session begins: note why QEMU is asked to end.  BQL. */
+void colo_shutdown_watch(void);
 
 /*
  * colo_stop_guest: the guest stands for a checkpoint, its devices are quiet
@@ -156,16 +161,16 @@ bool colo_stop_guest(ColoSession *s);
 /*
  * colo_start_guest: let the guest go on
  *
- * Under KVM who is told of that may drop the BQL, before the CPUs run: no reset
- * begins then.  Session's thread, BQL held.
+ * Under KVM the handlers of that change may drop the BQL before the CPUs run;
+ * no reset begins and no stop takes place until it is over.  Any thread, BQL
+ * held (dropped meanwhile).
  */
-void colo_start_guest(ColoSession *s);
+void colo_start_guest(void);
 
 /*
- * colo_guest_stands: has nobody let it go on since?
- *
- * Who has dropped the BQL asks.  While the answer is yes its state can be saved
- * without that.  BQL.
+ * colo_guest_stands: true while no CPU runs and no change of the run state is
+ * in progress.  The state of the guest can be saved then, as long as the BQL is
+ * not dropped.  BQL.
  */
 bool colo_guest_stands(void);
 
@@ -176,6 +181,10 @@ void colo_participants_commit(uint64_t cut);
 void colo_participants_load(uint64_t epoch);
 void colo_participants_open(void);
 void colo_participants_stand(bool standby);
+
+/* Whether there is any, and whether none has something left to let out.  BQL. */
+bool colo_participants_exist(void);
+bool colo_participants_drained(void);
 
 /*
  * colo_set_state: the only way to change the state of a side.  BQL.
@@ -238,6 +247,13 @@ static inline bool colo_peer_is_out(ColoSession *s)
 
 /* Tell the peer why this side cannot go on.  Session's thread, no BQL. */
 void colo_say_error(ColoSession *s, const Error *err);
+
+/*
+ * colo_begin_alive: the peer reads frames from now on, tell it that we are here
+ *
+ * Session's thread, no BQL.
+ */
+void colo_begin_alive(ColoSession *s);
 
 /*
  * colo_await_decision: the peer is lost

@@ -66,13 +66,10 @@ static void set_state(ColoSession *s, ColoPrimaryState to, const char *why)
     colo_set_primary(s, to, why);
 }
 
-/* The header of the next frame.  False if it is a pong that nobody asked for */
-static bool primary_recv(ColoSession *s, const char *stage, ColoFrame *f,
-                         Error **errp)
+/* Is it a pong that nobody asked for?  Then the session ends. */
+static bool primary_take_pong(ColoSession *s, const char *stage,
+                              const ColoFrame *f, Error **errp)
 {
-    if (!colo_wire_recv(s->wire, stage, f, errp)) {
-        return false;
-    }
     if (f->type == COLO_FRAME_PONG) {
         if (!s->pings) {
             colo_read_end(s, f, stage, errp);
@@ -94,7 +91,8 @@ static bool primary_expect(ColoSession *s, ColoFrameType type, uint64_t cut,
                                              colo_frame_name(type), cut);
 
     do {
-        if (!primary_recv(s, stage, f, errp)) {
+        if (!colo_wire_recv(s->wire, stage, f, errp) ||
+            !primary_take_pong(s, stage, f, errp)) {
             return false;
         }
     } while (f->type == COLO_FRAME_PONG);
@@ -140,6 +138,7 @@ static bool primary_handshake(ColoSession *s, Error **errp)
     if (!primary_expect(s, COLO_FRAME_CHECKPOINT_READY, 0, &f, errp)) {
         return false;
     }
+    colo_begin_alive(s);
     buf = g_malloc(f.length);
     if (!colo_wire_recv_buf(s->wire, buf, f.length, errp) ||
         !colo_ready_decode(buf, f.length, &ready, errp)) {
@@ -206,10 +205,12 @@ static int64_t primary_next_due(ColoSession *s, ColoCheckpointReason *reason)
 static bool primary_run_epoch(ColoSession *s, ColoCheckpointReason *reason,
                               Error **errp)
 {
+    const char *stage = "the next checkpoint";
     int64_t ping_ns = s->timeout_ms * (int64_t)SCALE_MS / PINGS_PER_TIMEOUT;
     int64_t heard_ns = now_ns();
     int64_t next_ping_ns = heard_ns + ping_ns;
 
+    colo_wire_begin_wait(s->wire);
     for (;;) {
         int64_t due_ns;
         ColoFrame f;
@@ -229,14 +230,16 @@ static bool primary_run_epoch(ColoSession *s, ColoCheckpointReason *reason,
 
         switch (colo_wire_wait(s->wire, MIN(due_ns, next_ping_ns))) {
         case COLO_WAIT_READABLE:
-            if (!primary_recv(s, "the next checkpoint", &f, errp)) {
+            if (!colo_wire_next(s->wire, stage, &f, errp) ||
+                !primary_take_pong(s, stage, &f, errp)) {
                 return false;
             }
-            if (f.type != COLO_FRAME_PONG) {
-                colo_read_end(s, &f, "the next checkpoint", errp);
+            if (f.type == COLO_FRAME_PONG) {
+                heard_ns = now_ns();
+            } else if (f.type != COLO_FRAME_ALIVE) {
+                colo_read_end(s, &f, stage, errp);
                 return false;
             }
-            heard_ns = now_ns();
             break;
         case COLO_WAIT_DEADLINE:
             if (now_ns() < next_ping_ns) {
@@ -252,6 +255,7 @@ static bool primary_run_epoch(ColoSession *s, ColoCheckpointReason *reason,
                 return false;
             }
             s->pings++;
+            colo_progress();
             next_ping_ns = now_ns() + ping_ns;
             break;
         case COLO_WAIT_WOKEN:
@@ -299,7 +303,7 @@ static void primary_resume(ColoSession *s)
         stop = s->deferred_stop;
     }
     s->deferred_stop = RUN_STATE__MAX;
-    colo_start_guest(s);
+    colo_start_guest();
     if (stop != RUN_STATE__MAX) {
         qemu_system_vmstop_request_prepare();
         qemu_system_vmstop_request(stop);
@@ -707,7 +711,7 @@ void migrate_start_colo_process(MigrationState *ms)
         s->vm_state = qemu_add_vm_change_state_handler(primary_vm_state, s);
     }
     if (runstate_is_live(ms->vm_old_state)) {
-        colo_start_guest(s);
+        colo_start_guest();
     } else if (runstate_check(RUN_STATE_FINISH_MIGRATE)) {
         runstate_set(ms->vm_old_state);
     }

@@ -241,7 +241,7 @@ static void secondary_run_guest(ColoSession *s)
     s->deferred_reset = SHUTDOWN_CAUSE_NONE;
     qemu_vmstop_requested(&stop);
     if (s->run_state == COLO_RUN_RUNNING) {
-        colo_start_guest(s);
+        colo_start_guest();
     }
 }
 
@@ -300,6 +300,7 @@ static bool secondary_await_request(ColoSession *s, uint64_t cut, Error **errp)
     const char *stage = "a checkpoint";
     ColoFrame f;
 
+    colo_wire_begin_wait(s->wire);
     for (;;) {
         if (colo_wish(s) != COLO_WISH_NONE) {
             s->cause = COLO_CAUSE_WISH;
@@ -320,11 +321,14 @@ static bool secondary_await_request(ColoSession *s, uint64_t cut, Error **errp)
         case COLO_WAIT_READABLE:
             break;
         }
-        if (!colo_wire_recv(s->wire, stage, &f, errp)) {
+        if (!colo_wire_next(s->wire, stage, &f, errp)) {
             return false;
         }
         if (f.type == COLO_FRAME_CHECKPOINT_REQUEST && f.epoch == cut) {
             return true;
+        }
+        if (f.type == COLO_FRAME_ALIVE) {
+            continue;
         }
         if (f.type != COLO_FRAME_PING) {
             colo_read_end(s, &f, stage, errp);
@@ -602,6 +606,7 @@ static bool secondary_checkpoint(ColoSession *s, Error **errp)
 
 static void secondary_follow(ColoSession *s, Error **errp)
 {
+    colo_begin_alive(s);
     if (!secondary_handshake(s, errp) ||
         !secondary_ready(s, "ready", errp)) {
         return;
@@ -618,7 +623,7 @@ static void secondary_resume(ColoSession *s)
         qemu_system_reset_request(s->deferred_reset);
         s->deferred_reset = SHUTDOWN_CAUSE_NONE;
     }
-    colo_start_guest(s);
+    colo_start_guest();
 }
 
 /* The peer is lost, as @err says.  BQL. */

@@ -14,6 +14,7 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "fault.h"
+#include "progress.h"
 #include "staging.h"
 
 #define CHUNK_SIZE  (2 * MiB)
@@ -99,6 +100,7 @@ bool colo_staging_reserve(ColoStaging *st, uint64_t npages, Error **errp)
             return false;
         }
         g_ptr_array_add(st->chunks, chunk);
+        colo_progress();
         st->capacity = capacity;
     }
     return true;

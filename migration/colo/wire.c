@@ -15,17 +15,25 @@
  * not: only so much as WIRE_STEP_BYTES, or the end of what is sent or read as a
  * whole, begins a new timeout.
  *
+ * 'alive' frames come from a thread of their own (keepalive.c), so whoever writes
+ * holds a lock for the length of a frame.  That thread does not wait: if it finds
+ * the lock taken, a frame is on its way anyway.  What the channel does not take
+ * of an 'alive' is kept and goes ahead of the next frame, unchanged, since TLS
+ * wants to be called again with what it was called with.
+ *
  * A cancelled wire stays cancelled.  A wake-up is a hint to look around and
  * is remembered by GLib until the owner waits.
  */
 
 #include "qemu/osdep.h"
 #include "qemu/iov.h"
+#include "qemu/lockable.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "wire.h"
 #include "fault.h"
+#include "progress.h"
 #include "trace.h"
 
 #define WIRE_STEP_BYTES (16 * KiB)
@@ -44,13 +52,20 @@ struct ColoWire {
     GSource *timer;             /* attached to ctx */
 
     /* Owner only */
-    uint32_t timeout_ms;
-    uint64_t bytes_sent;
     uint64_t bytes_received;
     ColoFrame receiving;        /* whose payload is being read */
     uint64_t unread;            /* bytes of it */
+    uint64_t peer_progress;     /* of its last 'alive' */
+    int64_t stall_begin_ns;     /* nothing has got on since then */
+
+    /* send_lock, held while a frame is written */
+    QemuMutex send_lock;
+    uint64_t bytes_sent;
+    uint8_t rest[COLO_FRAME_HDR_LEN + COLO_ALIVE_LEN];
+    size_t rest_len;            /* of an 'alive', not written yet */
 
     /* Atomic */
+    uint32_t timeout_ms;        /* the owner writes it */
     bool woken;
     bool cancelled;
 };
@@ -77,6 +92,7 @@ ColoWire *colo_wire_new(QIOChannel *ioc, COLOMode side, uint32_t timeout_ms)
     w->ctx = g_main_context_new();
     w->timer = g_source_new(&wire_timer_funcs, sizeof(GSource));
     g_source_attach(w->timer, w->ctx);
+    qemu_mutex_init(&w->send_lock);
 
     /* Not every kind of channel knows these; then they do not matter */
     qio_channel_set_blocking(ioc, false, NULL);
@@ -93,12 +109,18 @@ void colo_wire_free(ColoWire *w)
     g_source_unref(w->timer);
     g_main_context_unref(w->ctx);
     object_unref(OBJECT(w->ioc));
+    qemu_mutex_destroy(&w->send_lock);
     g_free(w);
 }
 
 void colo_wire_set_timeout(ColoWire *w, uint32_t timeout_ms)
 {
-    w->timeout_ms = timeout_ms;
+    qatomic_set(&w->timeout_ms, timeout_ms);
+}
+
+uint32_t colo_wire_timeout(ColoWire *w)
+{
+    return qatomic_read(&w->timeout_ms);
 }
 
 void colo_wire_wake(ColoWire *w)
@@ -120,6 +142,7 @@ bool colo_wire_cancelled(ColoWire *w)
 
 uint64_t colo_wire_bytes_sent(ColoWire *w)
 {
+    QEMU_LOCK_GUARD(&w->send_lock);
     return w->bytes_sent;
 }
 
@@ -214,6 +237,7 @@ static bool wire_wait_progress(ColoWire *w, GIOCondition cond,
     }
 }
 
+/* send_lock held */
 static bool wire_write_all(ColoWire *w, struct iovec *iov, unsigned niov,
                            Error **errp)
 {
@@ -290,18 +314,28 @@ bool colo_wire_send(ColoWire *w, ColoFrameType type, uint64_t epoch,
         .epoch = epoch,
         .length = iov_size(iov, niov),
     };
-    g_autofree struct iovec *all = g_new(struct iovec, niov + 1);
-
-    colo_frame_encode(&f, hdr);
-    all[0] = (struct iovec) { .iov_base = hdr, .iov_len = sizeof(hdr) };
-    if (niov) {
-        memcpy(all + 1, iov, niov * sizeof(*iov));
-    }
+    g_autofree struct iovec *all = g_new(struct iovec, niov + 2);
+    uint8_t rest[sizeof(w->rest)];
 
     trace_colo_wire_send(epoch, COLOMode_str(w->side), colo_frame_name(type),
                          f.length);
-    if (!colo_fault_frame(w->side, true, type, errp) ||
-        !wire_write_all(w, all, niov + 1, errp)) {
+    if (!colo_fault_frame(w->side, true, type, errp)) {
+        error_prepend(errp, "sending '%s' of checkpoint %" PRIu64 ": ",
+                      colo_frame_name(type), epoch);
+        return false;
+    }
+
+    QEMU_LOCK_GUARD(&w->send_lock);
+    memcpy(rest, w->rest, w->rest_len);
+    all[0] = (struct iovec) { rest, w->rest_len };
+    w->rest_len = 0;
+    colo_frame_encode(&f, hdr);
+    all[1] = (struct iovec) { .iov_base = hdr, .iov_len = sizeof(hdr) };
+    if (niov) {
+        memcpy(all + 2, iov, niov * sizeof(*iov));
+    }
+    if (!wire_write_all(w, all[0].iov_len ? all : all + 1,
+                        all[0].iov_len ? niov + 2 : niov + 1, errp)) {
         error_prepend(errp, "sending '%s' of checkpoint %" PRIu64 ": ",
                       colo_frame_name(type), epoch);
         return false;
@@ -324,7 +358,62 @@ static bool wire_read_buf(ColoWire *w, void *buf, size_t len, Error **errp)
     return wire_read_all(w, &iov, 1, errp);
 }
 
-bool colo_wire_recv(ColoWire *w, const char *stage, ColoFrame *f,
+void colo_wire_send_alive(ColoWire *w)
+{
+    uint64_t progress = colo_progress_made();
+    ColoFrame f = { .type = COLO_FRAME_ALIVE, .length = COLO_ALIVE_LEN };
+    ssize_t n;
+
+    if (qatomic_read(&w->cancelled) || qemu_mutex_trylock(&w->send_lock)) {
+        return;
+    }
+    if (!w->rest_len) {
+        colo_frame_encode(&f, w->rest);
+        colo_alive_encode(progress, w->rest + COLO_FRAME_HDR_LEN);
+        w->rest_len = sizeof(w->rest);
+    }
+    n = qio_channel_write(w->ioc, (char *)w->rest, w->rest_len, NULL);
+    if (n > 0) {
+        w->bytes_sent += n;
+        w->rest_len -= n;
+        memmove(w->rest, w->rest + n, w->rest_len);
+    }
+    qemu_mutex_unlock(&w->send_lock);
+}
+
+void colo_wire_begin_wait(ColoWire *w)
+{
+    w->stall_begin_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+}
+
+/* The payload of an 'alive'.  Does the peer get on? */
+static bool wire_recv_alive(ColoWire *w, Error **errp)
+{
+    uint8_t buf[COLO_ALIVE_LEN];
+    size_t len = w->unread;
+    uint64_t progress;
+    int64_t stalled_ms;
+
+    if (!colo_wire_recv_buf(w, buf, len, errp) ||
+        !colo_alive_decode(buf, len, &progress, errp)) {
+        return false;
+    }
+    if (progress != w->peer_progress) {
+        w->peer_progress = progress;
+        colo_wire_begin_wait(w);
+        return true;
+    }
+    stalled_ms = (qemu_clock_get_ns(QEMU_CLOCK_REALTIME) -
+                  w->stall_begin_ns) / SCALE_MS;
+    if (stalled_ms > COLO_STALL_TIMEOUTS * (int64_t)w->timeout_ms) {
+        error_setg(errp, "the peer is there, but has not got on for %" PRId64
+                   " ms", stalled_ms);
+        return false;
+    }
+    return true;
+}
+
+bool colo_wire_next(ColoWire *w, const char *stage, ColoFrame *f,
                     Error **errp)
 {
     ERRP_GUARD();
@@ -338,12 +427,32 @@ bool colo_wire_recv(ColoWire *w, const char *stage, ColoFrame *f,
     }
     w->receiving = *f;
     w->unread = f->length;
+    if (f->type == COLO_FRAME_ALIVE) {
+        if (!wire_recv_alive(w, errp)) {
+            error_prepend(errp, "waiting for %s: ", stage);
+            return false;
+        }
+        return true;
+    }
+    colo_wire_begin_wait(w);
     if (!colo_fault_frame(w->side, false, f->type, errp)) {
         error_prepend(errp, "waiting for %s: ", stage);
         return false;
     }
     trace_colo_wire_recv(f->epoch, COLOMode_str(w->side),
                          colo_frame_name(f->type), f->length);
+    return true;
+}
+
+bool colo_wire_recv(ColoWire *w, const char *stage, ColoFrame *f,
+                    Error **errp)
+{
+    colo_wire_begin_wait(w);
+    do {
+        if (!colo_wire_next(w, stage, f, errp)) {
+            return false;
+        }
+    } while (f->type == COLO_FRAME_ALIVE);
     return true;
 }
 

@@ -3,8 +3,8 @@
  * COLO wire protocol: frames over a channel, with deadlines.
  *
  * One thread of the session (the wire's owner) sends and receives; any thread
- * may wake or cancel it.  No call goes on waiting when the timeout
- * brings little or no progress.
+ * may wake or cancel it, and send 'alive' frames.  No call goes on waiting when
+ * the timeout brings little or no progress.
  */
 
 #ifndef QEMU_MIGRATION_COLO_WIRE_H
@@ -31,8 +31,16 @@ typedef enum ColoWaitResult {
 ColoWire *colo_wire_new(QIOChannel *ioc, COLOMode side, uint32_t timeout_ms);
 void colo_wire_free(ColoWire *w);
 
-/* Owner.  Longest silence of the peer, in milliseconds */
+/* Owner; any thread.  Longest silence of the peer, in milliseconds */
 void colo_wire_set_timeout(ColoWire *w, uint32_t timeout_ms);
+uint32_t colo_wire_timeout(ColoWire *w);
+
+/*
+ * So many timeouts a peer is waited for that is there, but does not get on: it
+ * sends 'alive' frames without progress, or speaks of something else.  Longer
+ * than disks may take.
+ */
+#define COLO_STALL_TIMEOUTS 16
 
 /* Any thread: make colo_wire_wait() return.  Is not lost if it comes early. */
 void colo_wire_wake(ColoWire *w);
@@ -61,7 +69,27 @@ bool colo_wire_send_buf(ColoWire *w, ColoFrameType type, uint64_t epoch,
                         const void *buf, size_t len, Error **errp);
 
 /*
- * colo_wire_recv: receive the header of the next frame.  Owner.
+ * colo_wire_send_alive: tell the peer that this side is there.  Any thread.
+ *
+ * Does not wait: nothing is sent while another frame is, or while the channel
+ * takes nothing.  Errors are left to the owner.
+ */
+void colo_wire_send_alive(ColoWire *w);
+
+/*
+ * colo_wire_begin_wait: from now on the peer is waited for.  Owner.
+ * colo_wire_next: as colo_wire_recv(), but returns after each 'alive', too
+ *
+ * For those who have other things to do as well while they wait.  An 'alive' has
+ * been read as a whole; it is an error if the peer has sent nothing else, and
+ * has not got on, for COLO_STALL_TIMEOUTS.
+ */
+void colo_wire_begin_wait(ColoWire *w);
+bool colo_wire_next(ColoWire *w, const char *stage, ColoFrame *f,
+                    Error **errp);
+
+/*
+ * colo_wire_recv: receive the header of the next frame but 'alive'.  Owner.
  * @stage says what is waited for, for the message.
  *
  * What is left of the payload of the frame before is skipped: whoever gave up

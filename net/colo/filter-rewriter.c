@@ -416,11 +416,6 @@ static void rewriter_cleanup(NetFilterState *nf)
     }
 }
 
-/* Unlike other filters: not switched off by a failover */
-static void rewriter_handle_event(NetFilterState *nf, int event, Error **errp)
-{
-}
-
 static bool rewriter_get_vnet_hdr(Object *obj, Error **errp)
 {
     return FILTER_REWRITER(obj)->vnet_hdr_support;
@@ -490,7 +485,6 @@ static void rewriter_class_init(ObjectClass *oc, void *data)
     VMSTATE_IF_CLASS(oc)->get_id = rewriter_vmstate_id;
     nfc->setup = rewriter_setup;
     nfc->cleanup = rewriter_cleanup;
-    nfc->handle_event = rewriter_handle_event;
     nfc->receive_iov = rewriter_receive_iov;
     object_class_property_add_bool(oc, "vnet_hdr_support",
                                    rewriter_get_vnet_hdr,

@@ -14,6 +14,7 @@
 #include "qemu/timer.h"
 #include "qapi/error.h"
 #include "io/channel-socket.h"
+#include "migration/colo/keepalive.h"
 #include "migration/colo/wire.h"
 
 #define TIMEOUT_MS  1000
@@ -283,6 +284,176 @@ static void test_cancel(void)
     ends_close(&e);
 }
 
+static void peer_alive(Ends *e, uint64_t progress)
+{
+    uint8_t buf[COLO_FRAME_HDR_LEN + COLO_ALIVE_LEN];
+
+    colo_frame_encode(&(ColoFrame) {
+        COLO_FRAME_ALIVE, 0, COLO_ALIVE_LEN,
+    }, buf);
+    colo_alive_encode(progress, buf + COLO_FRAME_HDR_LEN);
+    peer_write(e, buf, sizeof(buf));
+}
+
+/* A peer that works, or hangs, and says so */
+typedef struct Worker {
+    Ends e;
+    int beats;
+    bool gets_on;
+} Worker;
+
+#define WORKER_TIMEOUT_MS   40
+
+static void *work(void *opaque)
+{
+    Worker *w = opaque;
+    uint8_t hdr[COLO_FRAME_HDR_LEN];
+
+    for (int i = 0; i < w->beats; i++) {
+        peer_alive(&w->e, w->gets_on ? i + 1 : 1);
+        g_usleep(WORKER_TIMEOUT_MS * 1000 / 2);
+    }
+    colo_frame_encode(&(ColoFrame) { COLO_FRAME_PONG, 3, 0 }, hdr);
+    peer_write(&w->e, hdr, sizeof(hdr));
+    return NULL;
+}
+
+static void run_worker(bool gets_on, int stalls, ColoFrame *f, Error **errp)
+{
+    /* Twice a timeout */
+    Worker w = { .beats = 2 * stalls * COLO_STALL_TIMEOUTS + 8,
+                 .gets_on = gets_on };
+    QemuThread thread;
+
+    ends_open(&w.e);
+    colo_wire_set_timeout(w.e.w, WORKER_TIMEOUT_MS);
+    qemu_thread_create(&thread, "work", work, &w, QEMU_THREAD_JOINABLE);
+    f->type = COLO_FRAME__MAX;
+    colo_wire_recv(w.e.w, "a test", f, errp);
+    qemu_thread_join(&thread);
+    ends_close(&w.e);
+}
+
+/* Longer than any bound, but it gets on */
+static void test_alive_works(void)
+{
+    ColoFrame f;
+
+    run_worker(true, 2, &f, &error_abort);
+    g_assert_cmpint(f.type, ==, COLO_FRAME_PONG);
+}
+
+/* Several timeouts without progress are a long piece of work */
+static void test_alive_slow(void)
+{
+    ColoFrame f;
+
+    run_worker(false, 0, &f, &error_abort);
+    g_assert_cmpint(f.type, ==, COLO_FRAME_PONG);
+}
+
+static void test_alive_stall(void)
+{
+    Error *err = NULL;
+    ColoFrame f;
+
+    run_worker(false, 2, &f, &err);
+    expect_error(err, "has not got on");
+}
+
+/* What was sent while this side did something else does not count against it */
+static void test_alive_backlog(void)
+{
+    uint8_t hdr[COLO_FRAME_HDR_LEN];
+    ColoFrame f;
+    Ends e;
+
+    ends_open(&e);
+    colo_wire_set_timeout(e.w, 1);
+    peer_alive(&e, 1);
+    g_assert_true(colo_wire_next(e.w, "a test", &f, &error_abort));
+    g_assert_cmpint(f.type, ==, COLO_FRAME_ALIVE);
+    for (int i = 0; i < 10; i++) {
+        peer_alive(&e, 1);
+    }
+    colo_frame_encode(&(ColoFrame) { COLO_FRAME_PONG, 3, 0 }, hdr);
+    peer_write(&e, hdr, sizeof(hdr));
+    g_usleep(2 * COLO_STALL_TIMEOUTS * 1000);
+    g_assert_true(colo_wire_recv(e.w, "a test", &f, &error_abort));
+    g_assert_cmpint(f.type, ==, COLO_FRAME_PONG);
+    ends_close(&e);
+}
+
+/* Frames stay whole although two threads write, and the socket is full */
+static void *send_frames(void *opaque)
+{
+    ColoWire *w = opaque;
+    g_autofree uint8_t *text = g_malloc0(COLO_TEXT_MAX);
+
+    for (int i = 0; i < 2000; i++) {
+        g_assert_true(colo_wire_send_buf(w, COLO_FRAME_ERROR, i, text,
+                                         i % COLO_TEXT_MAX, &error_abort));
+    }
+    return NULL;
+}
+
+static void test_alive_whole(void)
+{
+    QemuThread thread;
+    QIOChannel *ioc;
+    unsigned alive = 0;
+    ColoWire *b;
+    ColoFrame f;
+    Ends a;
+
+    ends_open(&a);
+    ioc = QIO_CHANNEL(qio_channel_socket_new_fd(a.peer, &error_abort));
+    a.peer = -1;
+    b = colo_wire_new(ioc, COLO_MODE_SECONDARY, TIMEOUT_MS);
+    qemu_thread_create(&thread, "send", send_frames, a.w,
+                       QEMU_THREAD_JOINABLE);
+    for (int i = 0; i < 2000; i++) {
+        do {
+            /* Where the socket is full some of it may have to wait */
+            colo_wire_send_alive(a.w);
+            g_assert_true(colo_wire_next(b, "a test", &f, &error_abort));
+            alive += f.type == COLO_FRAME_ALIVE;
+        } while (f.type == COLO_FRAME_ALIVE);
+        g_assert_cmpint(f.type, ==, COLO_FRAME_ERROR);
+        g_assert_cmpuint(f.epoch, ==, i);
+        g_assert_cmpuint(f.length, ==, i % COLO_TEXT_MAX);
+    }
+    g_assert_cmpuint(alive, >, 0);
+    qemu_thread_join(&thread);
+    colo_wire_free(b);
+    object_unref(OBJECT(ioc));
+    ends_close(&a);
+}
+
+static void test_alive_thread(void)
+{
+    ColoKeepalive *k;
+    ColoFrame f;
+    ColoWire *b;
+    QIOChannel *ioc;
+    Ends a;
+
+    ends_open(&a);
+    ioc = QIO_CHANNEL(qio_channel_socket_new_fd(a.peer, &error_abort));
+    a.peer = -1;
+    b = colo_wire_new(ioc, COLO_MODE_SECONDARY, TIMEOUT_MS);
+    colo_wire_set_timeout(a.w, WORKER_TIMEOUT_MS);
+    k = colo_keepalive_start(a.w);
+    for (int i = 0; i < 5; i++) {
+        g_assert_true(colo_wire_next(b, "a test", &f, &error_abort));
+        g_assert_cmpint(f.type, ==, COLO_FRAME_ALIVE);
+    }
+    colo_keepalive_stop(k);
+    colo_wire_free(b);
+    object_unref(OBJECT(ioc));
+    ends_close(&a);
+}
+
 int main(int argc, char **argv)
 {
     module_call_init(MODULE_INIT_QOM);
@@ -290,6 +461,12 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/colo/wire/send-recv", test_send_recv);
+    g_test_add_func("/colo/wire/alive/works", test_alive_works);
+    g_test_add_func("/colo/wire/alive/slow", test_alive_slow);
+    g_test_add_func("/colo/wire/alive/stall", test_alive_stall);
+    g_test_add_func("/colo/wire/alive/backlog", test_alive_backlog);
+    g_test_add_func("/colo/wire/alive/whole", test_alive_whole);
+    g_test_add_func("/colo/wire/alive/thread", test_alive_thread);
     g_test_add_func("/colo/wire/drip", test_drip);
     g_test_add_func("/colo/wire/slow-drip", test_slow_drip);
     g_test_add_func("/colo/wire/silence", test_silence);

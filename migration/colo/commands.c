@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: monitor commands.  Main loop, BQL; none of them waits for the peer.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-colo.h"
+#include "qapi/qapi-commands-migration.h"
+#include "qapi/util.h"
+#include "block/replication.h"
+#include "net/colo.h"
+#include "internal.h"
+
+void qmp_x_colo_lost_heartbeat(Error **errp)
+{
+    ColoSession *s = colo_session();
+
+    if (!s || s->thread_done) {
+        error_setg(errp, "there is no COLO session, so there is nothing to "
+                   "fail over");
+        return;
+    }
+    colo_ask_failover(s);
+}
+
+void qmp_x_colo_checkpoint(Error **errp)
+{
+    ColoSession *s = colo_session();
+
+    if (!colo_session_active(COLO_MODE_PRIMARY) || !s->wire ||
+        s->primary < COLO_PRIMARY_STATE_RUNNING ||
+        s->primary > COLO_PRIMARY_STATE_LOADING) {
+        error_setg(errp, "this is not the primary of a running COLO pair");
+        return;
+    }
+    colo_request_checkpoint_monitor();
+}
+
+static ColoStatistics *session_statistics(ColoSession *s)
+{
+    ColoStatistics *st = g_new0(ColoStatistics, 1);
+    ColoReasonCountList **tail = &st->reasons;
+
+    st->sync_mode = s->mode;
+    st->checkpoints = s->checkpoints;
+    for (int i = 0; i < COLO_CHECKPOINT_REASON__MAX; i++) {
+        ColoReasonCount *r = g_new0(ColoReasonCount, 1);
+
+        r->reason = i;
+        r->count = s->reasons[i];
+        QAPI_LIST_APPEND(tail, r);
+    }
+    st->pause = colo_history_summary(&s->pause);
+    st->commit = colo_history_summary(&s->commit);
+    st->load = colo_history_summary(&s->load);
+    st->pages = s->pages;
+    st->zero_pages = s->zero_pages;
+    st->equal_pages = s->equal_pages;
+    st->bytes_sent = s->bytes_sent;
+    st->bytes_received = s->bytes_received;
+    st->staging_bytes = s->thread_done ? 0 : s->staging_bytes;
+    st->staging_peak = s->staging_bytes;
+    st->staging_overflows = s->staging_overflows;
+    st->checkpoints_verified = s->verified;
+    st->ram_mismatches = s->mismatches;
+    st->disk_mismatches = s->disk_mismatches;
+    return st;
+}
+
+COLOStatus *qmp_query_colo_status(Error **errp)
+{
+    COLOStatus *status = g_new0(COLOStatus, 1);
+    ColoSession *s = colo_session();
+
+    status->mode = s && !s->thread_done ? s->side : COLO_MODE_NONE;
+    status->last_mode = s ? s->side : COLO_MODE_NONE;
+    status->reason = s ? s->exit_reason : COLO_EXIT_REASON_NONE;
+    if (s && !s->thread_done && colo_wish(s) == COLO_WISH_FAILOVER) {
+        status->reason = COLO_EXIT_REASON_PROCESSING;
+    }
+    if (s) {
+        status->state = g_strdup(colo_state_str(s));
+        status->has_epoch = true;
+        status->epoch = s->epoch;
+        status->statistics = session_statistics(s);
+    }
+    status->compare = colo_net_compare_statistics();
+    status->has_compare = status->compare != NULL;
+    status->disks = replication_query_all();
+    status->has_disks = status->disks != NULL;
+    return status;
+}
