@@ -262,6 +262,7 @@ static bool hash_disk(BlockBackend *blk, uint64_t *hash, Error **errp)
 
         ret = blk_pread(blk, offset, bytes, buf, 0);
         *hash = XXH3_64bits_withSeed(buf, bytes, *hash);
+        colo_progress();
     }
     qemu_vfree(buf);
     if (ret < 0) {

@@ -25,6 +25,7 @@
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
+#include "qemu/units.h"
 #include "qapi/error.h"
 #include "exec/cputlb.h"
 #include "exec/exec-all.h"
@@ -36,6 +37,7 @@
 #include "migration/misc.h"
 #include "system/tcg.h"
 #include "migration/ram.h"
+#include "progress.h"
 #include "ram.h"
 #include "trace.h"
 
@@ -45,6 +47,11 @@
 /* Copying less than this is not worth waking another thread: 1 MiB */
 #define PAGES_PER_WORKER_MIN    256
 #define WORKERS_MAX             4
+
+/* So often the peer may learn that this side gets on */
+#define PAGES_PER_PROGRESS      256
+/* What is hashed at a time to verify RAM, bytes */
+#define HASH_CHUNK              (64 * MiB)
 
 typedef struct ColoBlock {
     RAMBlock *rb;
@@ -305,6 +312,14 @@ bool colo_ram_add_runs(ColoRam *ram, const uint8_t *buf, size_t len,
     return true;
 }
 
+/* Page @i of many is done */
+static void tell_progress(uint64_t i)
+{
+    if (i % PAGES_PER_PROGRESS == 0) {
+        colo_progress();
+    }
+}
+
 static int copy_worker(void *opaque)
 {
     CopyJob *job = opaque;
@@ -315,6 +330,7 @@ static int copy_worker(void *opaque)
         uint8_t *host = job->ram->blocks[p->block].rb->host;
 
         memcpy(colo_staging_data(job->st, i), host + p->page * size, size);
+        tell_progress(i);
     }
     return 0;
 }
@@ -404,6 +420,7 @@ void colo_ram_apply(ColoRam *ram, ColoStaging *st)
 
             tb_invalidate_phys_range(addr, addr + size - 1);
         }
+        tell_progress(i);
     }
 }
 
@@ -414,7 +431,12 @@ uint64_t colo_ram_hash(ColoRam *ram)
     for (uint32_t i = 0; i < ram->nblocks; i++) {
         RAMBlock *rb = ram->blocks[i].rb;
 
-        hash = XXH3_64bits_withSeed(rb->host, rb->used_length, hash);
+        for (uint64_t pos = 0; pos < rb->used_length; pos += HASH_CHUNK) {
+            hash = XXH3_64bits_withSeed(rb->host + pos,
+                                        MIN(HASH_CHUNK, rb->used_length - pos),
+                                        hash);
+            colo_progress();
+        }
         trace_colo_ram_hash(rb->idstr, hash);
     }
     return hash;
