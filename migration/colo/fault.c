@@ -27,6 +27,7 @@ static const struct {
     { COLO_FRAME_CHECKPOINT_REPLY },
     { COLO_FRAME_VMSTATE_SEND, .from_primary = true },
     { COLO_FRAME_PAGES, .from_primary = true },
+    { COLO_FRAME_SECTIONS, .from_primary = true },
     { COLO_FRAME_VMSTATE_SIZE, .from_primary = true },
     { COLO_FRAME_VMSTATE_RECEIVED },
     { COLO_FRAME_VMSTATE_LOADED },

@@ -45,6 +45,9 @@ static const struct {
                   COLO_HASH_ENTRY_LEN },
     [COLO_FRAME_WANTED] = { "wanted", COLO_WANTED_LEN },
     [COLO_FRAME_ALIVE] = { "alive", COLO_ALIVE_LEN },
+    [COLO_FRAME_SECTIONS] = {
+        "sections", COLO_SECTIONS_HDR_LEN + COLO_SECTIONS_MAX *
+                    (uint64_t)(COLO_SECTION_LEN + 1 + 255) },
 };
 
 QEMU_BUILD_BUG_ON(ARRAY_SIZE(frame_types) != COLO_FRAME__MAX);

@@ -19,7 +19,8 @@
 #define COLO_PAGES_PER_FRAME    256
 #define COLO_RUNS_MAX           (1 << 20)
 #define COLO_BLOCKS_MAX         1024
-#define COLO_DEVICE_STATE_MAX   (64 * 1024 * 1024)
+#define COLO_DEVICE_STATE_MAX   (1024 * 1024 * 1024)
+#define COLO_SECTIONS_MAX       8192
 #define COLO_TEXT_MAX           1024
 /* Largest page that the protocol knows, bytes */
 #define COLO_PAGE_SIZE_MAX      65536
@@ -44,6 +45,7 @@ typedef enum ColoFrameType {
     COLO_FRAME_HASHES,                  /* P: up to COLO_PAGES_PER_FRAME */
     COLO_FRAME_WANTED,                  /* S: those of them that differ here */
     COLO_FRAME_ALIVE,                   /* both: how far the work has got */
+    COLO_FRAME_SECTIONS,                /* P: what vmstate-size consists of */
     COLO_FRAME__MAX,
 } ColoFrameType;
 
@@ -185,6 +187,14 @@ typedef enum ColoRunState {
 void colo_tail_encode(const ColoTail *t, uint8_t out[COLO_TAIL_LEN]);
 bool colo_tail_decode(const uint8_t in[COLO_TAIL_LEN], uint64_t length,
                       ColoTail *t, Error **errp);
+
+/*
+ * SECTIONS: count, then for each section of the device state, in their order:
+ * instance (4), version (4), length in bytes with head and foot (8), length of
+ * the name (1), name
+ */
+#define COLO_SECTIONS_HDR_LEN   4
+#define COLO_SECTION_LEN        16
 
 /* ALIVE: grows while the sender gets on with its work */
 #define COLO_ALIVE_LEN 8

@@ -92,6 +92,7 @@ typedef struct ColoSession {
     ColoStaging *staging;
     GArray *wanted;                     /* secondary: ColoPageEntry asked for */
     size_t wanted_next;                 /* of them, the next to arrive */
+    GByteArray *sections;               /* secondary: of device_state */
     bool hashes_came;                   /* in this checkpoint */
     QEMUFile *device_file;              /* primary: writes device_state */
     unsigned pings;                     /* primary: of an epoch, no pong yet */

@@ -38,6 +38,7 @@
 #include "disks.h"
 #include "internal.h"
 #include "pages.h"
+#include "sections.h"
 #include "migration/migration.h"
 #include "migration/options.h"
 #include "migration/qemu-file.h"
@@ -316,6 +317,7 @@ static bool save_devices(ColoSession *s, Error **errp)
 
     s->device_state->offset = 0;
     s->device_state->usage = 0;
+    colo_sections_begin();
     ret = qemu_save_device_state(s->device_file);
     if (ret == 0) {
         ret = qemu_fflush(s->device_file);
@@ -470,12 +472,18 @@ static bool primary_send_pages(ColoSession *s, Cut *c, Error **errp)
 
 static bool primary_send_tail(ColoSession *s, Cut *c, Error **errp)
 {
+    g_autoptr(GByteArray) sections = g_byte_array_new();
     uint8_t buf[COLO_TAIL_LEN];
     struct iovec iov[2] = {
         { buf, sizeof(buf) },
         { s->device_state->data, s->device_state->usage },
     };
 
+    colo_sections_encode(sections);
+    if (!colo_wire_send_buf(s->wire, COLO_FRAME_SECTIONS, c->number,
+                            sections->data, sections->len, errp)) {
+        return false;
+    }
     c->tail.npages = c->pages.sent + c->pages.zero;
     colo_tail_encode(&c->tail, buf);
     return colo_wire_send(s->wire, COLO_FRAME_VMSTATE_SIZE, c->number, iov, 2,

@@ -39,6 +39,7 @@
 #include "disks.h"
 #include "internal.h"
 #include "pages.h"
+#include "sections.h"
 #include "migration/migration.h"
 #include "migration/multifd.h"
 #include "migration/options.h"
@@ -382,7 +383,15 @@ static bool secondary_receive_tail(ColoSession *s, const ColoFrame *f,
         return false;
     }
     if (dev->capacity < tail->device_len) {
-        dev->data = g_realloc(dev->data, tail->device_len);
+        uint8_t *data = g_try_realloc(dev->data, tail->device_len);
+
+        if (!data) {
+            s->cause = COLO_CAUSE_LOCAL;
+            error_setg(errp, "no memory for %" PRIu32 " bytes of device state",
+                       tail->device_len);
+            return false;
+        }
+        dev->data = data;
         dev->capacity = tail->device_len;
     }
     dev->usage = tail->device_len;
@@ -402,6 +411,7 @@ static bool secondary_receive(ColoSession *s, uint64_t cut, ColoTail *tail,
     }
     set_state(s, COLO_SECONDARY_STATE_RECEIVING, "the primary sends");
     colo_pages_begin(s);
+    g_byte_array_set_size(s->sections, 0);
     for (;;) {
         if (!secondary_recv(s, stage, &f, errp)) {
             return false;
@@ -413,6 +423,12 @@ static bool secondary_receive(ColoSession *s, uint64_t cut, ColoTail *tail,
         } else if (f.epoch == cut && f.type == COLO_FRAME_HASHES &&
                    s->mode == COLO_SYNC_MODE_HYBRID) {
             if (!colo_pages_compare(s, &f, count, errp)) {
+                return false;
+            }
+        } else if (f.epoch == cut && f.type == COLO_FRAME_SECTIONS) {
+            g_byte_array_set_size(s->sections, f.length);
+            if (!colo_wire_recv_buf(s->wire, s->sections->data, f.length,
+                                    errp)) {
                 return false;
             }
         } else if (f.epoch == cut && f.type == COLO_FRAME_VMSTATE_SIZE) {
@@ -552,7 +568,10 @@ static bool secondary_commit(ColoSession *s, uint64_t cut, Error **errp)
 {
     BQL_LOCK_GUARD();
 
-    if (!colo_disks_prepare(errp)) {
+    if (!colo_sections_fit(s->sections->data, s->sections->len,
+                           s->device_state->data, s->device_state->usage,
+                           errp) ||
+        !colo_disks_prepare(errp)) {
         s->cause = COLO_CAUSE_LOCAL;
         return false;
     }
@@ -815,6 +834,7 @@ void colo_incoming_start(void)
                                   (colo_ram_total(s->ram) /
                                    qemu_target_page_size()) +
                                   STAGING_SLACK_PAGES);
+    s->sections = g_byte_array_new();
     /* Without global state in the stream it is not known: assume it runs */
     s->run_state = !global_state_received() ||
                    runstate_is_live(global_state_get_runstate())

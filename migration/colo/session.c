@@ -80,6 +80,7 @@ void colo_session_over(ColoSession *s)
     g_clear_pointer(&s->ram, colo_ram_free);
     g_clear_pointer(&s->staging, colo_staging_free);
     g_clear_pointer(&s->wanted, g_array_unref);
+    g_clear_pointer(&s->sections, g_byte_array_unref);
     object_unref(OBJECT(s->device_state));
     s->device_state = NULL;
     s->thread_done = true;

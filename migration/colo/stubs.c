@@ -107,6 +107,11 @@ bool colo_migration_cancel(void)
     return false;
 }
 
+void colo_section_saved(const char *name, uint32_t instance, uint32_t version,
+                        uint64_t end)
+{
+}
+
 bool colo_loading(void)
 {
     return false;
