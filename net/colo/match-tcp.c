@@ -36,6 +36,10 @@
  * leaves, so its right edge is not passed.)  And when the secondary lacks a
  * segment that the primary has, its duplicate ACKs, with what they say of the
  * gap, are sent on: nothing else tells the client to repeat the segment soon.
+ *
+ * A client drops a segment whose timestamp is older than the latest that it has
+ * seen in order (PAWS, RFC 7323).  So what leaves before others that wait has
+ * no later timestamp than the oldest of those.
  */
 
 #include "qemu/osdep.h"
@@ -50,6 +54,9 @@
 
 /* How many segments to look at for the one that fills a gap */
 #define TCP_GAP_LOOK    64
+
+/* How many segments to look at for one with a timestamp */
+#define TCP_CLOCK_LOOK  8
 
 typedef enum TcpCompared {
     TCP_ALL_EQUAL,
@@ -318,6 +325,30 @@ void colo_match_tcp_unowe(ColoMatch *m, ColoFlow *f)
     }
 }
 
+/* @p leaves, maybe before others that wait: it may not look newer than they */
+static void tcp_set_clock_back(const ColoFlow *f, ColoPacket *p)
+{
+    const ColoHeld *h = QTAILQ_FIRST(&f->primary);
+    uint32_t oldest;
+
+    if (!p->ts_off) {
+        return;
+    }
+    for (unsigned i = 0; h && i < TCP_CLOCK_LOOK; i++) {
+        if (h->p->tcp_flags & COLO_TCP_SYN) {
+            return;             /* another connection has another clock */
+        }
+        if (h->p->ts_off) {
+            oldest = colo_packet_tsval(h->p);
+            if (colo_seq_lt(oldest, colo_packet_tsval(p))) {
+                colo_packet_set_tsval(p, oldest);
+            }
+            return;
+        }
+        h = QTAILQ_NEXT(h, in_queue);
+    }
+}
+
 /* @model has an ack that may not leave now */
 static void tcp_owe(ColoMatch *m, ColoFlow *f, ColoPacket *model,
                     const ColoSeq *base)
@@ -381,6 +412,7 @@ static void tcp_release_owed(ColoMatch *m, ColoFlow *f, ColoPacket *p,
     if (f->tcp.mark.known) {
         colo_packet_set_seq(p, f->tcp.mark.at);
     }
+    tcp_set_clock_back(f, p);
     tcp_narrow(m, f, p);
     tcp_acked(m, f, p->ack);
     colo_match_release(m, p, counter);
@@ -426,6 +458,7 @@ static void tcp_pure_ack(ColoMatch *m, ColoFlow *f, ColoPacket *p,
     if (f->tcp.mark.known && colo_seq_lt(f->tcp.mark.at, p->seq)) {
         colo_packet_set_seq(p, f->tcp.mark.at);
     }
+    tcp_set_clock_back(f, p);
     tcp_narrow(m, f, p);
     tcp_acked(m, f, p->ack);
     colo_match_release(m, p, &m->stats.released_equal);
@@ -492,6 +525,7 @@ static void tcp_release(ColoMatch *m, ColoFlow *f, ColoPacket *p,
 {
     tcp_advance_mark(&f->tcp, p);
     tcp_trim(m, f);
+    tcp_set_clock_back(f, p);
     if (tcp_has_ack(p)) {
         if (colo_seq_lt(limit, p->ack)) {
             ColoPacket *model = colo_packet_bare_ack(p, tcp_end(p), p->ack);
@@ -780,6 +814,7 @@ static void tcp_widen(ColoMatch *m, ColoFlow *f)
     p = colo_packet_bare_ack(t->narrowed, t->mark.at, t->acked.at);
     p->epoch = t->narrowed->epoch;
     colo_packet_set_window(p, window);
+    tcp_set_clock_back(f, p);
     if (window == t->narrowed->window) {
         tcp_drop_narrowed(t);
     }
@@ -804,6 +839,7 @@ static void tcp_send_gap_on(ColoMatch *m, ColoFlow *f, ColoPacket *p)
         if (out->ts_off && t->owed->ts_off) {
             /* As the client knows it: no clock steps back */
             colo_packet_set_tsval(out, colo_packet_tsval(t->owed));
+            tcp_set_clock_back(f, out);
         }
         colo_match_release(m, out, &m->stats.acks_of_secondary);
     }

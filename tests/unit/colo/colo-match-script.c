@@ -78,6 +78,9 @@ static ColoPacket *tcp_from_text(const char *text)
         case 'w':
             t.window = n;
             break;
+        case 'v':
+            t.tsval = n;
+            break;
         case 'x':
             data[n] ^= 1;
             break;
@@ -144,6 +147,9 @@ static void tcp_to_text(const ColoPacket *p, GString *out)
     }
     if (p->window != 100) {
         g_string_append_printf(out, "w%u", p->window);
+    }
+    if (p->ts_off) {
+        g_string_append_printf(out, "v%u", colo_packet_tsval(p));
     }
     for (uint32_t i = 0; i < p->payload_len; i++) {
         if (data[i] != stream_byte(p->seq + i)) {

@@ -10,6 +10,7 @@
 #define ETH_LEN     14
 #define IP_LEN      20
 #define TCP_LEN     20
+#define TS_LEN      12
 #define UDP_LEN     8
 #define L3          ETH_LEN
 #define L4          (ETH_LEN + IP_LEN)
@@ -57,17 +58,22 @@ static ColoPacket *frame_packet(uint8_t *frame, size_t l4_len)
 
 ColoPacket *colo_test_tcp(const ColoTestTcp *t)
 {
-    size_t l4_len = TCP_LEN + t->len;
+    size_t tcp_len = TCP_LEN + (t->tsval ? TS_LEN : 0);
+    size_t l4_len = tcp_len + t->len;
     uint8_t *frame = frame_new(6, t->flow, l4_len);
     uint8_t *tcp = frame + L4;
 
     stl_be_p(tcp + 4, t->seq);
     stl_be_p(tcp + 8, t->ack);
-    tcp[12] = TCP_LEN / 4 << 4;
+    tcp[12] = tcp_len / 4 << 4;
     tcp[13] = t->flags;
     stw_be_p(tcp + 14, t->window);
+    if (t->tsval) {
+        memcpy(tcp + TCP_LEN, "\1\1\10\12", 4);
+        stl_be_p(tcp + TCP_LEN + 4, t->tsval);
+    }
     if (t->len) {
-        memcpy(tcp + TCP_LEN, t->data, t->len);
+        memcpy(tcp + tcp_len, t->data, t->len);
     }
     stw_be_p(tcp + 16, l4_checksum(frame, 6, l4_len));
     return frame_packet(frame, l4_len);

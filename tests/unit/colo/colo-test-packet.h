@@ -15,6 +15,7 @@ typedef struct ColoTestTcp {
     uint32_t ack;
     uint8_t flags;
     uint16_t window;
+    uint32_t tsval;             /* 0: without timestamps */
     const void *data;
     uint16_t len;
 } ColoTestTcp;

@@ -496,6 +496,36 @@ static const Script scripts[] = {
       "p 1000+3000a90\n"
       "s 1000+1400a60 > 1000+1400a60\n"
       "s 2400+1600a90 > 2400+1600a90\n" },
+    { "ack/overtakes-clock", NULL,
+      /* A client drops what is older than what it has seen (PAWS) */
+      BEGIN "p 999+1a50v5\ns 999+1a50v5 > 999+1a50v5\n"
+      "p 1000+100a60v10\n"
+      "p 1100+0a50v20 > 1000+0a50v10\n"    /* at once */
+      "p 999+0a50v30 > 999+0a50v10\n"      /* keep-alive */
+      "p 999+1a50v40 > 999+1a50v10\n"      /* repeated */
+      "p 1100+0a70v50\n"
+      "s 1000+0a65v9 > 1000+0a65v10\n"     /* a part of what is owed */
+      "s 1000+0a70v9 > 1000+0a70v10\n"
+      "s 1000+100a70v9 > 1000+100a60v10\n"
+      "p 1100+0a70v60 > 1100+0a70v60\n" },
+    { "ack/overtakes-clock-gap", NULL,
+      /* What fills a gap overtakes what is behind it */
+      BEGIN "p 999+1a50v5\ns 999+1a50v5 > 999+1a50v5\n"
+      "p 1100+100a50v10\n"
+      "s 1000+200a50v9\n"
+      "p 1000+100a50v20 > 1000+100a50v10 1100+100a50v10\n" },
+    { "ack/overtakes-clock-window", NULL,
+      BEGIN "p 999+1a50v5\ns 999+1a50v5 > 999+1a50v5\n"
+      "p 1000+100a50v20\n"
+      "s 1000+0a50v9w80\n"
+      "p 1100+0a50v30w600 > 1000+0a50w80v20\n"
+      "s 1000+0a50v9w600 > 1000+0a50w600v20\n" },
+    { "ack/overtakes-clock-syn", NULL,
+      /* The next connection of the same ports has a clock of its own */
+      BEGIN "p 999+1a50v500\ns 999+1a50v500 > 999+1a50v500\n"
+      "p 1000+0a60v510\n"
+      "p S9000+0a700v7\n"
+      "s 1000+0a60v510 > 1000+0a60v510\n" },
     { "ack/unknown", NULL,
       /* First seen in its middle: nothing is allowed */
       BEGIN
