@@ -50,9 +50,7 @@ struct ColoDefrag {
 
 static guint datagram_id_hash(gconstpointer v)
 {
-    const DatagramId *id = v;
-
-    return colo_flow_key_hash(&id->key) + id->id;
+    return colo_packet_hash(v, sizeof(DatagramId));
 }
 
 static gboolean datagram_id_equal(gconstpointer a, gconstpointer b)

@@ -22,6 +22,14 @@
 #define IP6_FRAG_ID         4
 #define IP6_FRAG_MORE       1
 
+/*
+ * colo_packet_hash: a hash for tables whose keys come from the network
+ *
+ * It is keyed with a number that nobody outside of this process knows: who
+ * sends packets cannot choose them so that their hashes are the same.
+ */
+guint colo_packet_hash(const void *data, size_t len);
+
 /* Ones' complement sum in 16 bits */
 static inline uint16_t colo_csum_fold(uint32_t sum)
 {

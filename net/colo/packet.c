@@ -17,8 +17,10 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/xxhash.h"
+#include "qapi/error.h"
+#include "crypto/random.h"
 #include "packet-int.h"
+#include "siphash.h"
 
 #define NO_VLAN             0xffff
 /* EtherTypes below this one are the length of an 802.3 frame */
@@ -452,20 +454,21 @@ void colo_packet_free(ColoPacket *p)
 
 /* Keys */
 
+guint colo_packet_hash(const void *data, size_t len)
+{
+    static ColoSipKey key;
+    static gsize has_key;
+
+    if (g_once_init_enter(&has_key)) {
+        qcrypto_random_bytes(&key, sizeof(key), &error_abort);
+        g_once_init_leave(&has_key, 1);
+    }
+    return colo_siphash(&key, data, len);
+}
+
 guint colo_flow_key_hash(gconstpointer key)
 {
-    static gsize seed;
-    const uint8_t *k = key;
-    uint32_t addresses;
-
-    /* Who sends packets cannot know which of them get the same hash */
-    if (g_once_init_enter(&seed)) {
-        g_once_init_leave(&seed, (gsize)g_random_int() | 1);
-    }
-    addresses = qemu_xxhash8(ldq_he_p(k), ldq_he_p(k + 8), ldq_he_p(k + 16),
-                             ldl_he_p(k + 24), ldl_he_p(k + 28));
-    return qemu_xxhash8(ldq_he_p(k + 32), ldl_he_p(k + 40), addresses,
-                        seed, 0);
+    return colo_packet_hash(key, sizeof(ColoFlowKey));
 }
 
 gboolean colo_flow_key_equal(gconstpointer a, gconstpointer b)
