@@ -107,6 +107,7 @@ struct FilterCompare {
 
     /* BQL: counters */
     uint64_t dropped_full;
+    uint64_t dropped_bad;
 };
 
 /* BQL */
@@ -368,6 +369,11 @@ static ssize_t compare_receive_iov(NetFilterState *nf, NetClientState *sender,
         return 0;
     }
     if (fc->out_bytes + colo_match_stats(fc->match)->queued_bytes >=
+    if (!colo_stream_takes(nf->netdev, flags, size)) {
+        /* Nor does the secondary's filter-redirector say it */
+        fc->dropped_bad++;
+        return size;
+    }
         HARD_LIMIT_BYTES) {
         fc->dropped_full++;
         warn_report_once("filter-compare: queue of '%s' is full and its NIC "
@@ -570,6 +576,8 @@ static void compare_init(Object *obj)
     object_property_add_uint64_ptr(obj, "dropped-packets-full",
                                    &fc->dropped_full, OBJ_PROP_FLAG_READ);
 }
+    object_property_add_uint64_ptr(obj, "dropped-packets-bad",
+                                   &fc->dropped_bad, OBJ_PROP_FLAG_READ);
 
 static void compare_finalize(Object *obj)
 {

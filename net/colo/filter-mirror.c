@@ -68,6 +68,7 @@ struct FilterMirror {
     uint64_t dropped_closed;
 };
 
+    uint64_t dropped_bad;
 static bool mirror_packet(FilterMirror *m, unsigned flags,
                           const struct iovec *iov, int iovcnt)
 {
@@ -79,11 +80,14 @@ static bool mirror_packet(FilterMirror *m, unsigned flags,
         m->dropped_full++;
         colo_request_checkpoint_mismatch();
         return false;
-    default:
+    case COLO_STREAM_CLOSED:
         m->dropped_closed++;
         return false;
     }
 }
+    case COLO_STREAM_BAD:
+        m->dropped_bad++;
+        return false;
 
 static ssize_t mirror_receive_iov(NetFilterState *nf, NetClientState *sender,
                                   unsigned flags, const struct iovec *iov,
@@ -342,6 +346,8 @@ static void mirror_class_init(ObjectClass *oc, void *data)
     NetFilterClass *nfc = NETFILTER_CLASS(oc);
 
     nfc->setup = mirror_setup;
+    object_property_add_uint64_ptr(obj, "dropped-packets-bad",
+                                   &m->dropped_bad, OBJ_PROP_FLAG_READ);
     nfc->cleanup = mirror_cleanup;
     nfc->receive_iov = mirror_receive_iov;
     object_class_property_add_str(oc, "outdev", mirror_get_outdev,

@@ -518,6 +518,9 @@ static ssize_t redirect(FilterRedirector *r, NetClientState *sender,
         warn_report_once("filter-redirector: outdev '%s' is full and the NIC "
                          "cannot wait, packets are dropped", r->outdev);
         break;
+    case COLO_STREAM_BAD:
+        r->dropped_bad++;
+        return size;
     case COLO_STREAM_CLOSED:
         r->dropped_closed++;
         if (r->armed) {

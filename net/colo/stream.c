@@ -433,6 +433,16 @@ ColoStreamResult colo_stream_writer_packet(ColoStreamWriter *w,
     return COLO_STREAM_OK;
 }
 
+bool colo_stream_takes(const NetClientState *netdev, unsigned flags,
+                       size_t size)
+{
+    uint32_t header = netdev->vnet_hdr_len;
+
+    return size > 0 &&
+           size + sizeof(struct virtio_net_hdr_v1_hash) <= NET_BUFSIZE &&
+           ((flags & QEMU_NET_PACKET_FLAG_RAW) || size >= header);
+}
+
 ColoStreamResult colo_stream_writer_netfilter(ColoStreamWriter *w,
                                               const NetClientState *netdev,
                                               unsigned flags,
@@ -444,8 +454,8 @@ ColoStreamResult colo_stream_writer_netfilter(ColoStreamWriter *w,
     uint32_t len = netdev->vnet_hdr_len;
     size_t size = iov_size(iov, iovcnt);
 
-    if (size == 0 || size + sizeof(no_offload) > NET_BUFSIZE) {
-        return COLO_STREAM_FULL;
+    if (!colo_stream_takes(netdev, flags, size)) {
+        return COLO_STREAM_BAD;
     }
     if (!(flags & QEMU_NET_PACKET_FLAG_RAW) || !len) {
         return colo_stream_writer_packet(w, iov, iovcnt, len);

@@ -109,6 +109,7 @@ typedef enum ColoStreamResult {
     COLO_STREAM_OK,             /* queued or written */
     COLO_STREAM_FULL,           /* refused, the queue is full */
     COLO_STREAM_CLOSED,         /* refused, nobody is connected */
+    COLO_STREAM_BAD,            /* refused, no reader would take it */
 } ColoStreamResult;
 
 /* @iov: 1 to NET_BUFSIZE bytes */
@@ -117,11 +118,20 @@ ColoStreamResult colo_stream_writer_packet(ColoStreamWriter *w,
                                            uint32_t vnet_hdr_len);
 
 /*
+ * colo_stream_takes: may a packet of @size bytes be written to a stream?
+ *
+ * @flags: of the packet (QEMU_NET_PACKET_FLAG_RAW: without a vnet header)
+ */
+bool colo_stream_takes(const NetClientState *netdev, unsigned flags,
+                       size_t size);
+
+/*
  * colo_stream_writer_netfilter: a packet as a filter on @netdev gets it
  *
  * Writes the length of the vnet header of @netdev, and gives an empty one to a
- * packet that comes without.  Refuses, as if the queue were full, what has no
- * bytes or more than a reader takes.
+ * packet that comes without.  Refuses what no reader takes: a packet without
+ * bytes, one that is too long, one shorter than its vnet header.  A guest can
+ * send all of these.
  */
 ColoStreamResult colo_stream_writer_netfilter(ColoStreamWriter *w,
                                               const NetClientState *netdev,

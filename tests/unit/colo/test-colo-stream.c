@@ -535,9 +535,13 @@ static void test_raw(void)
     iov[0].iov_base = big;
     iov[0].iov_len = NET_BUFSIZE + 1;
     g_assert_cmpint(colo_stream_writer_netfilter(s.w, &netdev, 0, iov, 1), ==,
-                    COLO_STREAM_FULL);
+                    COLO_STREAM_BAD);
     g_assert_cmpint(colo_stream_writer_netfilter(s.w, &netdev, 0, iov, 0), ==,
-                    COLO_STREAM_FULL);
+                    COLO_STREAM_BAD);
+    netdev.vnet_hdr_len = 12;
+    iov[0].iov_len = 11;
+    g_assert_cmpint(colo_stream_writer_netfilter(s.w, &netdev, 0, iov, 1), ==,
+                    COLO_STREAM_BAD);
     g_assert_cmpuint(s.dev->out->len, ==, want->len);
     slow_end(&s);
 }
