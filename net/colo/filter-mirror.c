@@ -9,7 +9,8 @@
  * filter-redirector.  At each cut the stream gets a record, so that the
  * secondary's guest gets each packet in the epoch in which the primary's has
  * consumed it.  What still waits in the NIC at a cut, mirrored, not consumed,
- * is mirrored once more behind the record.
+ * is mirrored once more behind the record, as it was before a filter-rewriter
+ * changed it.
  *
  * The SYNs with which the primary's guest begins connections are told in the
  * same stream, if a filter is there to see them (net/colo-begin.h).
@@ -27,6 +28,7 @@
 #include "migration/colo.h"
 #include "net/colo.h"
 #include "net/colo-begin.h"
+#include "filter-rewriter.h"
 #include "stream.h"
 #include "net/filter.h"
 #include "net/net.h"
@@ -66,9 +68,9 @@ struct FilterMirror {
     uint64_t mirrored_again;
     uint64_t dropped_full;
     uint64_t dropped_closed;
+    uint64_t dropped_bad;
 };
 
-    uint64_t dropped_bad;
 static bool mirror_packet(FilterMirror *m, unsigned flags,
                           const struct iovec *iov, int iovcnt)
 {
@@ -83,11 +85,12 @@ static bool mirror_packet(FilterMirror *m, unsigned flags,
     case COLO_STREAM_CLOSED:
         m->dropped_closed++;
         return false;
-    }
-}
     case COLO_STREAM_BAD:
         m->dropped_bad++;
         return false;
+    }
+    g_assert_not_reached();
+}
 
 static ssize_t mirror_receive_iov(NetFilterState *nf, NetClientState *sender,
                                   unsigned flags, const struct iovec *iov,
@@ -106,10 +109,19 @@ static void mirror_again(NetClientState *sender, const uint8_t *data,
 {
     FilterMirror *m = opaque;
     struct iovec iov = { (void *)data, size };
+    ColoPacket *undone;
 
-    if (sender == NETFILTER(m)->netdev && mirror_packet(m, 0, &iov, 1)) {
+    if (sender != NETFILTER(m)->netdev) {
+        return;
+    }
+    undone = colo_rewriter_undo(NETFILTER(m), data, size);
+    if (undone) {
+        iov.iov_base = undone->data;
+    }
+    if (mirror_packet(m, 0, &iov, 1)) {
         m->mirrored_again++;
     }
+    colo_packet_free(undone);
 }
 
 /* Is what the guest sends on @netdev seen by who looks for SYNs? */
@@ -334,6 +346,8 @@ static void mirror_init(Object *obj)
                                    &m->dropped_full, OBJ_PROP_FLAG_READ);
     object_property_add_uint64_ptr(obj, "dropped-packets-closed",
                                    &m->dropped_closed, OBJ_PROP_FLAG_READ);
+    object_property_add_uint64_ptr(obj, "dropped-packets-bad",
+                                   &m->dropped_bad, OBJ_PROP_FLAG_READ);
 }
 
 static void mirror_finalize(Object *obj)
@@ -346,8 +360,6 @@ static void mirror_class_init(ObjectClass *oc, void *data)
     NetFilterClass *nfc = NETFILTER_CLASS(oc);
 
     nfc->setup = mirror_setup;
-    object_property_add_uint64_ptr(obj, "dropped-packets-bad",
-                                   &m->dropped_bad, OBJ_PROP_FLAG_READ);
     nfc->cleanup = mirror_cleanup;
     nfc->receive_iov = mirror_receive_iov;
     object_class_property_add_str(oc, "outdev", mirror_get_outdev,

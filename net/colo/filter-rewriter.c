@@ -31,6 +31,7 @@
 #include "migration/colo.h"
 #include "migration/vmstate.h"
 #include "net/colo-begin.h"
+#include "filter-rewriter.h"
 #include "rewrite.h"
 #include "net/filter.h"
 #include "net/net.h"
@@ -349,6 +350,34 @@ static ssize_t rewriter_receive_iov(NetFilterState *nf,
     rewriter_start_tick(fr);
     colo_packet_free(p);
     return ret;
+}
+
+ColoPacket *colo_rewriter_undo(NetFilterState *above, const uint8_t *data,
+                               size_t size)
+{
+    ColoPacket *undone = NULL;
+    NetFilterState *nf = above;
+
+    while ((nf = QTAILQ_NEXT(nf, next))) {
+        FilterRewriter *fr = (FilterRewriter *)
+            object_dynamic_cast(OBJECT(nf), TYPE_FILTER_REWRITER);
+        ColoPacket *p;
+
+        if (!fr || !nf->on) {
+            continue;
+        }
+        p = colo_packet_new(g_memdup2(data, size), size,
+                            fr->vnet_hdr_support ? nf->netdev->vnet_hdr_len
+                                                 : 0);
+        if (colo_rewrite_undo_to_guest(fr->rewrite, p)) {
+            /* There is one on a netdev, or each has its own connections */
+            colo_packet_free(undone);
+            undone = p;
+        } else {
+            colo_packet_free(p);
+        }
+    }
+    return undone;
 }
 
 /* Time, checkpoints, the end of the session */

@@ -497,3 +497,39 @@ bool colo_rewrite_to_guest(ColoRewrite *r, ColoPacket *p, int64_t now_ms)
     r->stats.rewritten_packets += changed;
     return changed;
 }
+
+bool colo_rewrite_undo_to_guest(const ColoRewrite *r, ColoPacket *p)
+{
+    const ColoRewriteFlow *f;
+    ColoFlowKey key;
+    bool changed = false;
+
+    if (p->kind != COLO_PACKET_TCP) {
+        return false;
+    }
+    colo_flow_key_reverse(&p->key, &key);
+    f = g_hash_table_lookup(r->flows, &key);
+    if (!f) {
+        return false;
+    }
+    if (colo_rewrite_is_mapped(f)) {
+        colo_packet_set_dport(p, f->outer.sport);
+        changed = true;
+    }
+    if (!(p->tcp_flags & COLO_TCP_ACK)) {
+        return changed;
+    }
+    if (f->offset) {
+        colo_packet_set_ack(p, p->ack - f->offset);
+        for (uint32_t i = 0; i < p->sack_edges; i++) {
+            colo_packet_set_sack_edge(p, i, colo_packet_sack_edge(p, i) -
+                                            f->offset);
+        }
+        changed = true;
+    }
+    if (f->ts_offset && p->ts_off && colo_packet_tsecr(p)) {
+        colo_packet_set_tsecr(p, colo_packet_tsecr(p) - f->ts_offset);
+        changed = true;
+    }
+    return changed;
+}

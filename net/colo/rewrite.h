@@ -167,6 +167,15 @@ bool colo_rewrite_from_guest(ColoRewrite *r, ColoPacket *p, int64_t now_ms);
 bool colo_rewrite_to_guest(ColoRewrite *r, ColoPacket *p, int64_t now_ms);
 
 /*
+ * colo_rewrite_undo_to_guest: @p is what colo_rewrite_to_guest() made, and
+ * becomes what it was made of.  Returns whether it was changed.
+ *
+ * An echo that was brought into the guest's range becomes one that is mapped to
+ * the same again.
+ */
+bool colo_rewrite_undo_to_guest(const ColoRewrite *r, ColoPacket *p);
+
+/*
  * colo_rewrite_must_drop: must @p, which S sends, not leave?
  * colo_rewrite_must_drop_input: must @p not reach S?
  *

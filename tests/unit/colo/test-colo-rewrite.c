@@ -381,6 +381,50 @@ static void test_timestamps_wrap(void)
     }
 }
 
+static void undo_one(Test *t, const Seg *in)
+{
+    ColoPacket *p = build(t, false, in);
+    ColoPacket *before = colo_packet_copy(p);
+
+    g_assert_true(feed(t, false, p));
+    g_assert_true(colo_rewrite_undo_to_guest(t->r, p));
+    g_assert_cmpmem(p->data, p->size, before->data, before->size);
+    g_assert_true(colo_flow_key_equal(&p->key, &before->key));
+    colo_packet_free(before);
+    colo_packet_free(p);
+}
+
+/* What the guest got can be made what came */
+static void test_undo(void)
+{
+    Test *t = test_new(10);
+    ColoPacket *p;
+    Seg in;
+
+    accept_client_ts(t, 1000, 1040);
+    says_ts(t, 1, 1100, 1140);
+    in = seg_ts(ACK, t->c + 1, t->p + 1, 7, 1140);
+    in.payload = 100;
+    in.guest_port = t->outer;
+    undo_one(t, &in);
+    in.sacks = 1;
+    in.sack[0] = t->p + 2001;
+    in.sack[1] = t->p + 3001;
+    undo_one(t, &in);
+
+    /* After a load there is nothing to undo, nor for those who are not known */
+    colo_rewrite_load(t->r);
+    p = build(t, false, &in);
+    feed(t, false, p);
+    g_assert_false(colo_rewrite_undo_to_guest(t->r, p));
+    colo_packet_free(p);
+    t->port++;
+    p = build(t, false, &in);
+    g_assert_false(colo_rewrite_undo_to_guest(t->r, p));
+    colo_packet_free(p);
+    test_free(t);
+}
+
 /* S resets its own connect if the echo is not between SYN and now */
 static void test_timestamps_connect(void)
 {
@@ -744,6 +788,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/rewrite/load/handed-on", test_handed_on);
     g_test_add_func("/colo/rewrite/timestamps/clamp", test_timestamps);
     g_test_add_func("/colo/rewrite/timestamps/wrap", test_timestamps_wrap);
+    g_test_add_func("/colo/rewrite/undo", test_undo);
     g_test_add_func("/colo/rewrite/timestamps/connect",
                     test_timestamps_connect);
     g_test_add_func("/colo/rewrite/timestamps/adopted",
