@@ -13,6 +13,7 @@
 #define QEMU_MIGRATION_COLO_H
 
 #include "qemu/queue.h"
+#include "qapi/qapi-types-colo.h"
 #include "qapi/qapi-types-run-state.h"
 
 typedef struct MigrationState MigrationState;
@@ -80,6 +81,8 @@ void colo_participant_unregister(ColoParticipant *p);
  * colo_request_checkpoint_*: the primary needs a checkpoint soon.  Any thread;
  * returns at once, does nothing without a session on the primary.
  *
+ * What is requested before a cut is answered by it.
+ *
  * _queue_full: a bounded queue of output is full
  * _mismatch: the guests have said different things
  * _timeout: output has waited for too long for the other guest's
@@ -87,6 +90,16 @@ void colo_participant_unregister(ColoParticipant *p);
 void colo_request_checkpoint_queue_full(void);
 void colo_request_checkpoint_mismatch(void);
 void colo_request_checkpoint_timeout(void);
+
+/*
+ * colo_request_checkpoint: the same, and the cause may go away
+ * colo_withdraw_checkpoint: what was requested is not needed any more
+ *
+ * @epoch: what the primary executed when the cause came up.  As soon as it
+ *         executes a later one both do nothing: a cut has answered.
+ */
+void colo_request_checkpoint(ColoCheckpointReason reason, uint64_t epoch);
+void colo_withdraw_checkpoint(ColoCheckpointReason reason, uint64_t epoch);
 
 /* Is COLO compiled in, with all it needs?  Any thread. */
 bool colo_supported(void);

@@ -139,6 +139,9 @@ static inline bool colo_reason_can_wait(ColoCheckpointReason reason)
            reason == COLO_CHECKPOINT_REASON_TIMEOUT;
 }
 
+/* The guest stands, @epoch begins: it answers what output has asked for */
+void colo_requests_cut(uint64_t epoch);
+
 void colo_leave_request(ColoCheckpointReason reason);
 
 /* colo_request_checkpoint_*, for others than participants.  Any thread. */

@@ -180,9 +180,13 @@ static int64_t primary_next_due(ColoSession *s, ColoCheckpointReason *reason)
                      colo_effective_checkpoint_delay() * (int64_t)SCALE_MS;
     int64_t now = now_ns();
     int asked = colo_take_request();
+    bool can_wait = asked >= 0 &&
+                    (colo_reason_can_wait(asked) ||
+                     (asked == COLO_CHECKPOINT_REASON_QUEUE_FULL &&
+                      s->mode == COLO_SYNC_MODE_HYBRID));
 
     if (asked >= 0) {
-        if (!colo_reason_can_wait(asked) || now >= s->not_before_ns) {
+        if (!can_wait || now >= s->not_before_ns) {
             *reason = asked;
             return 0;
         }
@@ -440,6 +444,7 @@ static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
     if (ok) {
         c->tail.run_state = guest_run_state(c->live);
         s->epoch = c->number;
+        colo_requests_cut(s->epoch);
         colo_participants_cut(s->epoch);
         colo_disks_cut(s->epoch);
         colo_set_primary(s, COLO_PRIMARY_STATE_SENDING, "copied");

@@ -17,6 +17,8 @@
 static QemuMutex request_lock;
 static ColoWire *request_wire;          /* of the primary; or NULL */
 static int requested = -1;              /* ColoCheckpointReason, or -1 */
+static uint64_t requests_epoch;         /* later than what a cut answered */
+static unsigned requests[COLO_CHECKPOINT_REASON__MAX];  /* in that epoch */
 
 static void __attribute__((constructor)) request_lock_init(void)
 {
@@ -28,6 +30,26 @@ void colo_request_set_wire(ColoWire *wire)
     QEMU_LOCK_GUARD(&request_lock);
     request_wire = wire;
     requested = -1;
+    requests_epoch = 0;
+    memset(requests, 0, sizeof(requests));
+}
+
+/* Is it for output that waits?  Then each cut answers it. */
+static bool is_of_output(int reason)
+{
+    return reason == COLO_CHECKPOINT_REASON_QUEUE_FULL ||
+           reason == COLO_CHECKPOINT_REASON_MISMATCH ||
+           reason == COLO_CHECKPOINT_REASON_TIMEOUT;
+}
+
+void colo_requests_cut(uint64_t epoch)
+{
+    QEMU_LOCK_GUARD(&request_lock);
+    requests_epoch = epoch;
+    memset(requests, 0, sizeof(requests));
+    if (is_of_output(requested)) {
+        requested = -1;
+    }
 }
 
 int colo_take_request(void)
@@ -42,7 +64,8 @@ int colo_take_request(void)
 void colo_leave_request(ColoCheckpointReason reason)
 {
     QEMU_LOCK_GUARD(&request_lock);
-    if (requested < 0) {
+    /* Unless it was withdrawn meanwhile */
+    if (requested < 0 && (requests[reason] || !is_of_output(reason))) {
         requested = reason;
     }
 }
@@ -51,16 +74,48 @@ void colo_leave_request(ColoCheckpointReason reason)
  * The first reason to ask is the one that counts, but one that cannot wait is
  * more than one that can, and the monitor's word is most.
  */
-static void request_checkpoint(ColoCheckpointReason reason)
+static void request_checkpoint_locked(ColoCheckpointReason reason)
 {
-    QEMU_LOCK_GUARD(&request_lock);
     if (!request_wire) {
         return;
     }
+    requests[reason]++;
     if (requested < 0 || reason == COLO_CHECKPOINT_REASON_REQUEST ||
         (colo_reason_can_wait(requested) && !colo_reason_can_wait(reason))) {
         requested = reason;
         colo_wire_wake(request_wire);
+    }
+}
+
+static void request_checkpoint(ColoCheckpointReason reason)
+{
+    QEMU_LOCK_GUARD(&request_lock);
+    request_checkpoint_locked(reason);
+}
+
+void colo_request_checkpoint(ColoCheckpointReason reason, uint64_t epoch)
+{
+    QEMU_LOCK_GUARD(&request_lock);
+    if (epoch >= requests_epoch) {
+        request_checkpoint_locked(reason);
+    }
+}
+
+void colo_withdraw_checkpoint(ColoCheckpointReason reason, uint64_t epoch)
+{
+    QEMU_LOCK_GUARD(&request_lock);
+    if (epoch < requests_epoch || !requests[reason]) {
+        return;
+    }
+    requests[reason]--;
+    if (requested != reason || requests[reason]) {
+        return;
+    }
+    requested = -1;
+    for (int i = 0; i < COLO_CHECKPOINT_REASON__MAX; i++) {
+        if (requests[i] && is_of_output(i)) {
+            requested = i;
+        }
     }
 }
 

@@ -40,6 +40,14 @@ void colo_request_checkpoint_timeout(void)
 {
 }
 
+void colo_request_checkpoint(ColoCheckpointReason reason, uint64_t epoch)
+{
+}
+
+void colo_withdraw_checkpoint(ColoCheckpointReason reason, uint64_t epoch)
+{
+}
+
 bool colo_secondary_follows(void)
 {
     return false;

@@ -154,6 +154,8 @@ static bool compare_send(ColoCompare *c, ColoPacket *p)
                         "packets are lost", c->outdev);
         }
         break;
+    case COLO_STREAM_BAD:
+        /* Nothing that was read from a stream is */
     case COLO_STREAM_OK:
         break;
     }
@@ -193,18 +195,19 @@ static void compare_notify_xen(ColoCompare *c, const char *message)
     }
 }
 
-static void compare_need(void *opaque, ColoMatchNeed why)
+static void compare_need(void *opaque, ColoMatchNeed why, uint64_t epoch)
 {
     ColoCompare *c = opaque;
 
     trace_colo_compare_need(c->outdev, why);
-    colo_compare_request(why);
+    colo_compare_request(why, epoch);
     compare_notify_xen(c, XEN_REQUEST);
 }
 
 static const ColoMatchOps match_ops = {
     .release = compare_release,
     .need = compare_need,
+    .withdraw = colo_compare_withdraw,
 };
 
 /* Commands */
@@ -232,7 +235,7 @@ static void compare_obey(ColoCompare *c)
             colo_match_arm(c->match);
             break;
         case COMPARE_HOLD:
-            colo_match_primary_cut(c->match, cmd->cut);
+            colo_match_primary_cut(c->match, cmd->cut, now_ms());
             break;
         case COMPARE_COMMIT:
             colo_match_commit(c->match, cmd->cut);
@@ -381,7 +384,7 @@ static void primary_cut(void *opaque, uint64_t epoch)
 
     compare_obey(in->c);
     trace_colo_compare_cut(epoch, in->name);
-    colo_match_primary_cut(in->c->match, epoch);
+    colo_match_primary_cut(in->c->match, epoch, now_ms());
 }
 
 static void secondary_packet(void *opaque, uint8_t *data, uint32_t size,
@@ -400,7 +403,7 @@ static void secondary_cut(void *opaque, uint64_t epoch)
 
     compare_obey(in->c);
     trace_colo_compare_cut(epoch, in->name);
-    colo_match_secondary_cut(in->c->match, epoch);
+    colo_match_secondary_cut(in->c->match, epoch, now_ms());
 }
 
 static bool is_message(const uint8_t *data, uint32_t size, const char *message)
@@ -417,14 +420,14 @@ static void notify_packet(void *opaque, uint8_t *data, uint32_t size,
     if (is_message(data, size, XEN_INIT)) {
         c->xen_epoch = 0;
         colo_match_arm(c->match);
-        colo_match_primary_cut(c->match, 0);
-        colo_match_secondary_cut(c->match, 0);
+        colo_match_primary_cut(c->match, 0, now_ms());
+        colo_match_secondary_cut(c->match, 0, now_ms());
         compare_notify_xen(c, XEN_INIT);
     } else if (is_message(data, size, XEN_CHECKPOINT)) {
         c->xen_epoch++;
-        colo_match_primary_cut(c->match, c->xen_epoch);
+        colo_match_primary_cut(c->match, c->xen_epoch, now_ms());
         colo_match_commit(c->match, c->xen_epoch);
-        colo_match_secondary_cut(c->match, c->xen_epoch);
+        colo_match_secondary_cut(c->match, c->xen_epoch, now_ms());
     } else {
         warn_report("colo-compare: unknown message of %" PRIu32 " bytes from "
                     "notify_dev '%s'", size, c->notify_dev);

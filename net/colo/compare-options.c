@@ -2,7 +2,7 @@
 /*
  * COLO proxy: options and statistics of colo-compare and filter-compare.
  *
- * Primary.  BQL, but for colo_compare_request().
+ * Primary.  BQL, but for colo_compare_request() and colo_compare_withdraw().
  */
 
 #include "qemu/osdep.h"
@@ -158,19 +158,22 @@ ColoMatch *colo_compare_options_match(const ColoCompareOptions *o,
     return colo_match_new(&config, ops, opaque);
 }
 
-void colo_compare_request(ColoMatchNeed why)
+static const ColoCheckpointReason reasons[] = {
+    [COLO_MATCH_NEED_MISMATCH] = COLO_CHECKPOINT_REASON_MISMATCH,
+    [COLO_MATCH_NEED_TIMEOUT] = COLO_CHECKPOINT_REASON_TIMEOUT,
+    [COLO_MATCH_NEED_ROOM] = COLO_CHECKPOINT_REASON_QUEUE_FULL,
+};
+
+QEMU_BUILD_BUG_ON(ARRAY_SIZE(reasons) != COLO_MATCH_NEED__MAX);
+
+void colo_compare_request(ColoMatchNeed why, uint64_t epoch)
 {
-    switch (why) {
-    case COLO_MATCH_NEED_MISMATCH:
-        colo_request_checkpoint_mismatch();
-        break;
-    case COLO_MATCH_NEED_TIMEOUT:
-        colo_request_checkpoint_timeout();
-        break;
-    case COLO_MATCH_NEED_ROOM:
-        colo_request_checkpoint_queue_full();
-        break;
-    }
+    colo_request_checkpoint(reasons[why], epoch);
+}
+
+void colo_compare_withdraw(void *opaque, ColoMatchNeed why, uint64_t epoch)
+{
+    colo_withdraw_checkpoint(reasons[why], epoch);
 }
 
 ColoCompareStatistics *colo_compare_statistics_new(Object *obj,

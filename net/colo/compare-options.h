@@ -35,8 +35,9 @@ void colo_compare_options_init(ColoCompareOptions *o, Object *obj,
 ColoMatch *colo_compare_options_match(const ColoCompareOptions *o,
                                       const ColoMatchOps *ops, void *opaque);
 
-/* ColoMatchOps.need: ask for the checkpoint.  Any thread. */
-void colo_compare_request(ColoMatchNeed why);
+/* ColoMatchOps.need and .withdraw: of the checkpoint.  Any thread. */
+void colo_compare_request(ColoMatchNeed why, uint64_t epoch);
+void colo_compare_withdraw(void *opaque, ColoMatchNeed why, uint64_t epoch);
 
 /* For query-colo-status; the caller frees it */
 ColoCompareStatistics *colo_compare_statistics_new(Object *obj,

@@ -14,7 +14,7 @@ static void flow_free(void *opaque)
     ColoFlow *f = opaque;
 
     assert(QTAILQ_EMPTY(&f->primary) && QTAILQ_EMPTY(&f->secondary));
-    assert(!f->tcp.owed && !f->tcp.s_syn);
+    assert(!f->tcp.owed && !f->tcp.s_syn && !f->tcp.shut && !f->doubted);
     if (f->tcp.narrowed) {
         colo_packet_free(f->tcp.narrowed);
     }

@@ -5,8 +5,8 @@
  * Primary, one thread.  A table of bounded size: a flow is found by its key,
  * and is at any time on one of three lists:
  *
- *   busy    holds packets of either side, or owes an acknowledgement; such a
- *           flow is never forgotten
+ *   busy    holds packets of either side, owes an acknowledgement, or keeps a
+ *           client's window shut; such a flow is never forgotten
  *   idle    holds nothing; longest idle first.  Forgotten after a while, or
  *           when a new flow needs its place
  *   ended   a connection that said FIN or RST.  It lingers for what its peers
@@ -94,6 +94,9 @@ typedef struct ColoTcp {
 
     /* The latest segment that left with less window than it had, bare */
     ColoPacket *narrowed;
+    /* It left without any, so the client is silent until it hears of some */
+    bool shut;
+    int64_t shut_since_ms;          /* valid if shut */
 
     /* What the secondary said in its epoch; see ColoFlow.generation */
     ColoSeq s_ack;
@@ -119,6 +122,8 @@ struct ColoFlow {
     int64_t last_ms;                /* when it was touched */
     QTAILQ_ENTRY(ColoFlow) next;    /* in the list of its state */
     QTAILQ_ENTRY(ColoFlow) next_owed;   /* valid if tcp.owed */
+    QTAILQ_ENTRY(ColoFlow) next_doubted;    /* valid if doubted */
+    QTAILQ_ENTRY(ColoFlow) next_shut;   /* valid if tcp.shut */
 
     ColoHeldList primary;           /* in order of arrival */
     uint32_t primary_count;
@@ -131,6 +136,9 @@ struct ColoFlow {
      */
     uint64_t generation;
     bool diverged;                  /* only the commit helps */
+    /* The two said different datagrams, which may just be swapped */
+    bool doubted;
+    int64_t doubted_since_ms;       /* valid if doubted */
 
     ColoTcp tcp;
 };

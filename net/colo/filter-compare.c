@@ -135,17 +135,18 @@ static void compare_release(void *opaque, ColoPacket *p)
     fc->out_bytes += p->size;
 }
 
-static void compare_need(void *opaque, ColoMatchNeed why)
+static void compare_need(void *opaque, ColoMatchNeed why, uint64_t epoch)
 {
     FilterCompare *fc = opaque;
 
     trace_colo_compare_need(NETFILTER(fc)->netdev_id, why);
-    colo_compare_request(why);
+    colo_compare_request(why, epoch);
 }
 
 static const ColoMatchOps match_ops = {
     .release = compare_release,
     .need = compare_need,
+    .withdraw = colo_compare_withdraw,
     .begin = compare_begin,
 };
 
@@ -282,7 +283,7 @@ static void compare_arm(ColoParticipant *p, uint64_t epoch)
 
     trace_colo_compare_cut(epoch, "primary");
     fc->state = FILTER_COMPARE_ARMED;
-    colo_match_primary_cut(fc->match, epoch);
+    colo_match_primary_cut(fc->match, epoch, now_ms());
     compare_fed(fc);
 }
 
@@ -368,12 +369,12 @@ static ssize_t compare_receive_iov(NetFilterState *nf, NetClientState *sender,
     if (fc->state == FILTER_COMPARE_OFF || sender == nf->netdev || !size) {
         return 0;
     }
-    if (fc->out_bytes + colo_match_stats(fc->match)->queued_bytes >=
     if (!colo_stream_takes(nf->netdev, flags, size)) {
         /* Nor does the secondary's filter-redirector say it */
         fc->dropped_bad++;
         return size;
     }
+    if (fc->out_bytes + colo_match_stats(fc->match)->queued_bytes >=
         HARD_LIMIT_BYTES) {
         fc->dropped_full++;
         warn_report_once("filter-compare: queue of '%s' is full and its NIC "
@@ -417,7 +418,7 @@ static void secondary_cut(void *opaque, uint64_t epoch)
     FilterCompare *fc = opaque;
 
     trace_colo_compare_cut(epoch, "secondary-in");
-    colo_match_secondary_cut(fc->match, epoch);
+    colo_match_secondary_cut(fc->match, epoch, now_ms());
 }
 
 static const ColoStreamReaderOps secondary_ops = {
@@ -575,9 +576,9 @@ static void compare_init(Object *obj)
     colo_compare_options_init(&fc->options, obj, '-');
     object_property_add_uint64_ptr(obj, "dropped-packets-full",
                                    &fc->dropped_full, OBJ_PROP_FLAG_READ);
-}
     object_property_add_uint64_ptr(obj, "dropped-packets-bad",
                                    &fc->dropped_bad, OBJ_PROP_FLAG_READ);
+}
 
 static void compare_finalize(Object *obj)
 {

@@ -27,6 +27,27 @@ typedef enum ColoMatchMode {
     COLO_MATCH_HOLDING,
 } ColoMatchMode;
 
+/* Move all of @from to the end of @to: what QSIMPLEQ_CONCAT does, in a QTAILQ */
+#define COLO_TAILQ_CONCAT(to, from, field) do {                             \
+        if (!QTAILQ_EMPTY(from)) {                                          \
+            (to)->tqh_circ.tql_prev->tql_next = (from)->tqh_first;          \
+            (from)->tqh_first->field.tqe_circ.tql_prev =                    \
+                (to)->tqh_circ.tql_prev;                                    \
+            (to)->tqh_circ.tql_prev = (from)->tqh_circ.tql_prev;            \
+            QTAILQ_INIT(from);                                              \
+        }                                                                   \
+    } while (0)
+
+/*
+ * What the primary waits with is of its epoch now, or of one that a cut has
+ * ended.  The commit of that is under way, and no more can be asked for.
+ */
+typedef enum ColoMatchAge {
+    COLO_MATCH_NOW,
+    COLO_MATCH_CUT,
+    COLO_MATCH_AGE__MAX,
+} ColoMatchAge;
+
 struct ColoMatch {
     /* Set once */
     ColoMatchConfig config;
@@ -40,13 +61,20 @@ struct ColoMatch {
     uint64_t s_epoch;               /* valid if s_known */
     uint64_t generation;            /* changes when its words become void */
     uint64_t diverged;              /* flows that are, in this generation */
+    bool s_dropped;                 /* some of its words, in this generation */
     unsigned needed;                /* bit for each ColoMatchNeed told */
     int64_t now_ms;                 /* latest time heard of */
+    int64_t cut_ms;                 /* when epoch began */
+    int64_t lag_ms;                 /* how much later s_epoch did */
+    int64_t full_since_ms;          /* INT64_MAX: it is not */
 
     ColoFlowTable table;
-    ColoFlowList owing;             /* flows with tcp.owed, oldest first */
-    ColoHeldList primary_by_age;
+    /* Oldest first */
+    ColoFlowList owing[COLO_MATCH_AGE__MAX];    /* flows with tcp.owed */
+    ColoFlowList shut;                          /* flows with tcp.shut */
+    ColoHeldList primary_by_age[COLO_MATCH_AGE__MAX];
     ColoHeldList secondary_by_age;
+    ColoFlowList doubted;
     uint32_t flows_full;            /* flows with max_packets or more */
 
     /* The primary's that wait for a commit and are in no flow */
@@ -68,9 +96,12 @@ static inline bool colo_match_comparable(const ColoMatch *m, uint64_t epoch)
     return m->s_known && m->s_epoch == epoch && epoch >= m->committed;
 }
 
-/* In match.c */
+static inline ColoMatchAge colo_match_age(const ColoMatch *m, uint64_t epoch)
+{
+    return epoch == m->epoch ? COLO_MATCH_NOW : COLO_MATCH_CUT;
+}
 
-void colo_match_need(ColoMatch *m, ColoMatchNeed why);
+/* In match.c */
 
 /* Let @p go; @counter is the one of the stats that says why */
 void colo_match_release(ColoMatch *m, ColoPacket *p, uint64_t *counter);
@@ -107,6 +138,8 @@ void colo_match_tcp_flush(ColoMatch *m, ColoFlow *f, uint64_t *counter);
 void colo_match_tcp_advance(ColoMatch *m, ColoFlow *f);
 /* What the secondary said is void (its packets are gone already) */
 void colo_match_tcp_forget_secondary(ColoFlow *f);
+/* The secondary may offer more window now, or what it offered is void */
+void colo_match_tcp_widen(ColoMatch *m, ColoFlow *f);
 /* Throw away what is owed, without a word */
 void colo_match_tcp_unowe(ColoMatch *m, ColoFlow *f);
 

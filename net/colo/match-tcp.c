@@ -286,21 +286,30 @@ static ColoSeq tcp_limit(const ColoMatch *m, const ColoFlow *f,
     return limit;
 }
 
-static void tcp_owe_since(ColoMatch *m, ColoFlow *f, int64_t since_ms)
+static ColoFlowList *tcp_owing_list(ColoMatch *m, const ColoPacket *model)
 {
+    return &m->owing[colo_match_age(m, model->epoch)];
+}
+
+/* From now on @model is owed */
+static void tcp_owe_since(ColoMatch *m, ColoFlow *f, ColoPacket *model,
+                          int64_t since_ms)
+{
+    ColoFlowList *list = tcp_owing_list(m, model);
     ColoFlow *g, *before = NULL;
 
+    f->tcp.owed = model;
     f->tcp.owed_since_ms = since_ms;
-    QTAILQ_FOREACH_REVERSE(g, &m->owing, next_owed) {
+    QTAILQ_FOREACH_REVERSE(g, list, next_owed) {
         if (g->tcp.owed_since_ms <= since_ms) {
             before = g;
             break;
         }
     }
     if (before) {
-        QTAILQ_INSERT_AFTER(&m->owing, before, f, next_owed);
+        QTAILQ_INSERT_AFTER(list, before, f, next_owed);
     } else {
-        QTAILQ_INSERT_HEAD(&m->owing, f, next_owed);
+        QTAILQ_INSERT_HEAD(list, f, next_owed);
     }
 }
 
@@ -310,7 +319,7 @@ static ColoPacket *tcp_owed_take(ColoMatch *m, ColoFlow *f)
     ColoPacket *model = f->tcp.owed;
 
     if (model) {
-        QTAILQ_REMOVE(&m->owing, f, next_owed);
+        QTAILQ_REMOVE(tcp_owing_list(m, model), f, next_owed);
         f->tcp.owed = NULL;
     }
     return model;
@@ -355,24 +364,47 @@ static void tcp_owe(ColoMatch *m, ColoFlow *f, ColoPacket *model,
 {
     ColoTcp *t = &f->tcp;
 
-    if (!t->owed) {
-        tcp_owe_since(m, f, model->arrived_ms);
-    } else if (colo_seq_lt(model->ack, t->owed->ack)) {
+    if (t->owed && colo_seq_lt(model->ack, t->owed->ack)) {
         colo_packet_free(model);
         return;
-    } else {
-        colo_packet_free(t->owed);
     }
-    t->owed = model;
+    if (t->owed && t->owed->epoch == model->epoch) {
+        colo_packet_free(t->owed);
+        t->owed = model;
+    } else {
+        colo_match_tcp_unowe(m, f);
+        tcp_owe_since(m, f, model, model->arrived_ms);
+    }
     t->owed_base = *base;
 }
 
-static void tcp_drop_narrowed(ColoTcp *t)
+/*
+ * Receivers offer no window rather than a silly one (RFC 9293, 3.8.6.2.2), so
+ * whatever is not 0 keeps the client going
+ */
+static void tcp_set_shut(ColoMatch *m, ColoFlow *f, bool shut)
 {
-    if (t->narrowed) {
-        colo_packet_free(t->narrowed);
-        t->narrowed = NULL;
+    ColoTcp *t = &f->tcp;
+
+    if (t->shut == shut) {
+        return;
     }
+    t->shut = shut;
+    if (shut) {
+        t->shut_since_ms = m->now_ms;
+        QTAILQ_INSERT_TAIL(&m->shut, f, next_shut);
+    } else {
+        QTAILQ_REMOVE(&m->shut, f, next_shut);
+    }
+}
+
+static void tcp_drop_narrowed(ColoMatch *m, ColoFlow *f)
+{
+    if (f->tcp.narrowed) {
+        colo_packet_free(f->tcp.narrowed);
+        f->tcp.narrowed = NULL;
+    }
+    tcp_set_shut(m, f, false);
 }
 
 /*
@@ -383,13 +415,18 @@ static void tcp_narrow(ColoMatch *m, ColoFlow *f, ColoPacket *p)
 {
     ColoTcp *t = &f->tcp;
 
-    tcp_drop_narrowed(t);
     if (t->s_window_known && p->window > t->s_window &&
         colo_match_comparable(m, p->epoch)) {
-        t->narrowed = colo_packet_bare_ack(p, tcp_end(p), p->ack);
-        t->narrowed->epoch = p->epoch;
+        ColoPacket *model = colo_packet_bare_ack(p, tcp_end(p), p->ack);
+
+        model->epoch = p->epoch;
+        colo_packet_free(t->narrowed);
+        t->narrowed = model;
+        tcp_set_shut(m, f, !t->s_window);
         colo_packet_set_window(p, t->s_window);
         m->stats.windows_clamped++;
+    } else {
+        tcp_drop_narrowed(m, f);
     }
     t->window = p->window;
 }
@@ -439,8 +476,7 @@ static void tcp_pay(ColoMatch *m, ColoFlow *f)
         p = colo_packet_bare_ack(t->owed, t->owed->seq, allowed.at);
         p->epoch = t->owed->epoch;
         m->stats.acks_clamped++;
-        QTAILQ_REMOVE(&m->owing, f, next_owed);
-        tcp_owe_since(m, f, m->now_ms);
+        tcp_owe_since(m, f, tcp_owed_take(m, f), m->now_ms);
     }
     tcp_release_owed(m, f, p, &m->stats.released_equal);
 }
@@ -499,7 +535,7 @@ static void tcp_begin(ColoMatch *m, ColoFlow *f, const ColoPacket *p)
     ColoTcp *t = &f->tcp;
 
     colo_match_tcp_unowe(m, f);
-    tcp_drop_narrowed(t);
+    tcp_drop_narrowed(m, f);
     t->s_window_known = false;
     t->isn = (ColoSeq) { .at = p->seq, .known = true };
     t->mark = (ColoSeq) { .at = tcp_end(p), .known = true };
@@ -579,7 +615,7 @@ static void tcp_release_as_is(ColoMatch *m, ColoFlow *f, ColoPacket *p,
         tcp_trim(m, f);
     }
     if (tcp_has_ack(p)) {
-        tcp_drop_narrowed(t);
+        tcp_drop_narrowed(m, f);
         t->window = p->window;
         tcp_acked(m, f, p->ack);
     }
@@ -795,13 +831,13 @@ static void tcp_note_window(ColoTcp *t, const ColoPacket *p)
  * More window may be told than was.  Small steps go with what the primary says
  * next; a client that has to wait must hear of large ones.
  */
-static void tcp_widen(ColoMatch *m, ColoFlow *f)
+void colo_match_tcp_widen(ColoMatch *m, ColoFlow *f)
 {
     ColoTcp *t = &f->tcp;
     ColoPacket *p;
     uint16_t window;
 
-    if (!t->narrowed || !t->acked.known || !t->mark.known) {
+    if (!t->narrowed || !t->acked.known) {
         return;
     }
     window = t->narrowed->window;
@@ -811,12 +847,16 @@ static void tcp_widen(ColoMatch *m, ColoFlow *f)
     if (window <= t->window + t->window / 2) {
         return;
     }
-    p = colo_packet_bare_ack(t->narrowed, t->mark.at, t->acked.at);
+    p = colo_packet_bare_ack(t->narrowed, t->mark.known ? t->mark.at
+                                                        : t->narrowed->seq,
+                             t->acked.at);
     p->epoch = t->narrowed->epoch;
     colo_packet_set_window(p, window);
     tcp_set_clock_back(f, p);
     if (window == t->narrowed->window) {
-        tcp_drop_narrowed(t);
+        tcp_drop_narrowed(m, f);
+    } else {
+        tcp_set_shut(m, f, false);
     }
     t->window = window;
     colo_match_release(m, p, &m->stats.released_equal);
@@ -878,7 +918,7 @@ void colo_match_tcp_secondary(ColoMatch *m, ColoFlow *f, ColoPacket *p)
         }
     }
     colo_match_tcp_advance(m, f);
-    tcp_widen(m, f);
+    colo_match_tcp_widen(m, f);
     if (gap) {
         tcp_send_gap_on(m, f, gap);
     }

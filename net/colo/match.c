@@ -38,8 +38,14 @@
 /* Guests with several queues may swap datagrams; look so far for a match */
 #define COLO_MATCH_REORDER      64
 
+/* By how much the one that was overtaken may be later */
+#define COLO_MATCH_SWAP_MS      10
+
 /* How long a TCP connection that ended is remembered */
 #define COLO_MATCH_LINGER_MS    2000
+
+/* How long nothing may leave a full queue while the secondary speaks */
+#define COLO_MATCH_FULL_MS      200
 
 /* Bounds of putting fragments together, for each side */
 #define COLO_MATCH_DEFRAG_MAX   256
@@ -47,28 +53,107 @@
 
 /* Asking for a checkpoint */
 
-void colo_match_need(ColoMatch *m, ColoMatchNeed why)
-{
-    if (m->needed & (1u << why)) {
-        return;
-    }
-    m->needed |= 1u << why;
-    if (why == COLO_MATCH_NEED_TIMEOUT) {
-        m->stats.timeouts++;
-    }
-    m->ops.need(m->opaque, why);
-}
-
 bool colo_match_full(const ColoMatch *m)
 {
     return m->stats.queued_bytes >= m->config.max_bytes || m->flows_full ||
            m->overflow_count >= m->config.max_packets;
 }
 
-static void match_check_room(ColoMatch *m)
+/*
+ * By how much does the secondary say things later than the primary?  False if
+ * it cannot be expected to say anything: it does not run in this epoch yet.
+ */
+static bool match_lag(const ColoMatch *m, int64_t *lag_ms)
 {
-    if (colo_match_full(m)) {
-        colo_match_need(m, COLO_MATCH_NEED_ROOM);
+    *lag_ms = m->s_known ? m->lag_ms : 0;
+    return m->committed <= m->epoch && (!m->s_known || m->s_epoch == m->epoch);
+}
+
+/* @since_ms and @wait_ms later, without an overflow */
+static int64_t match_after(int64_t since_ms, uint64_t wait_ms)
+{
+    return wait_ms > INT64_MAX - MAX(since_ms, 0) ? INT64_MAX
+                                                  : since_ms + (int64_t)wait_ms;
+}
+
+/* When does it become a need?  INT64_MAX: never as it is, INT64_MIN: now */
+static int64_t match_due_ms(const ColoMatch *m, ColoMatchNeed why)
+{
+    const ColoHeld *p = QTAILQ_FIRST(&m->primary_by_age[COLO_MATCH_NOW]);
+    const ColoHeld *s = QTAILQ_FIRST(&m->secondary_by_age);
+    const ColoFlow *f = QTAILQ_FIRST(&m->owing[COLO_MATCH_NOW]);
+    const ColoFlow *shut = QTAILQ_FIRST(&m->shut);
+    uint64_t timeout = m->config.timeout_ms;
+    int64_t due = INT64_MAX;
+    int64_t lag;
+
+    if (!match_lag(m, &lag)) {
+        return INT64_MAX;
+    }
+    switch (why) {
+    case COLO_MATCH_NEED_MISMATCH:
+        if (m->diverged) {
+            return INT64_MIN;
+        }
+        return s ? match_after(s->since_ms, timeout) : INT64_MAX;
+    case COLO_MATCH_NEED_TIMEOUT:
+        if (p) {
+            due = p->since_ms;
+        }
+        if (f) {
+            due = MIN(due, f->tcp.owed_since_ms);
+        }
+        if (shut) {
+            due = MIN(due, shut->tcp.shut_since_ms);
+        }
+        return due == INT64_MAX ? due : match_after(due + lag, timeout);
+    case COLO_MATCH_NEED_ROOM:
+        if (m->s_dropped || !QTAILQ_EMPTY(&m->overflow)) {
+            return INT64_MIN;
+        }
+        if (m->full_since_ms == INT64_MAX) {
+            return INT64_MAX;
+        }
+        /* While it speaks a queue that is full is nothing but back-pressure */
+        return m->s_known ? match_after(m->full_since_ms + lag,
+                                        MIN(timeout, COLO_MATCH_FULL_MS))
+                          : INT64_MIN;
+    default:
+        g_assert_not_reached();
+    }
+}
+
+static void match_ask(ColoMatch *m, ColoMatchNeed why)
+{
+    m->needed |= 1u << why;
+    if (why == COLO_MATCH_NEED_TIMEOUT) {
+        m->stats.timeouts++;
+    } else if (why == COLO_MATCH_NEED_MISMATCH && !m->diverged) {
+        m->stats.mismatches++;
+    }
+    m->ops.need(m->opaque, why, m->epoch);
+}
+
+/* After anything has changed: ask for what is needed, and for nothing else */
+static void match_review(ColoMatch *m)
+{
+    if (!colo_match_full(m)) {
+        m->full_since_ms = INT64_MAX;
+    } else if (m->full_since_ms == INT64_MAX) {
+        m->full_since_ms = m->now_ms;
+    }
+    for (ColoMatchNeed why = 0; why < COLO_MATCH_NEED__MAX; why++) {
+        bool is_needed = match_due_ms(m, why) <= m->now_ms;
+        bool is_asked = m->needed & (1u << why);
+
+        if (is_needed && !is_asked) {
+            match_ask(m, why);
+        } else if (!is_needed && is_asked) {
+            m->needed &= ~(1u << why);
+            if (m->ops.withdraw) {
+                m->ops.withdraw(m->opaque, why, m->epoch);
+            }
+        }
     }
 }
 
@@ -124,7 +209,7 @@ static ColoHeld *match_queue(ColoMatch *m, ColoHeldList *queue, ColoPacket *p,
         h->bytes += fragment->size;
     }
     QTAILQ_INSERT_TAIL(queue, h, in_queue);
-    match_insert_by_age(&m->primary_by_age, h);
+    match_insert_by_age(&m->primary_by_age[colo_match_age(m, p->epoch)], h);
     match_count_in(m, fragments ? fragments->len : 1, h->bytes);
     return h;
 }
@@ -132,7 +217,8 @@ static ColoHeld *match_queue(ColoMatch *m, ColoHeldList *queue, ColoPacket *p,
 static void match_unqueue(ColoMatch *m, ColoHeldList *queue, ColoHeld *h)
 {
     QTAILQ_REMOVE(queue, h, in_queue);
-    QTAILQ_REMOVE(&m->primary_by_age, h, by_age);
+    QTAILQ_REMOVE(&m->primary_by_age[colo_match_age(m, h->p->epoch)], h,
+                  by_age);
     match_count_out(m, h->fragments ? h->fragments->len : 1, h->bytes);
 }
 
@@ -144,7 +230,6 @@ ColoHeld *colo_match_hold(ColoMatch *m, ColoFlow *f, ColoPacket *p,
     if (++f->primary_count == m->config.max_packets) {
         m->flows_full++;
     }
-    match_check_room(m);
     return h;
 }
 
@@ -210,8 +295,8 @@ ColoHeld *colo_match_keep(ColoMatch *m, ColoFlow *f, ColoPacket *p)
     if (f->secondary_count >= m->config.max_packets ||
         m->stats.secondary_queued_bytes + p->size > m->config.max_bytes) {
         m->stats.secondary_dropped++;
+        m->s_dropped = true;
         colo_packet_free(p);
-        colo_match_need(m, COLO_MATCH_NEED_ROOM);
         return NULL;
     }
     h = g_new0(ColoHeld, 1);
@@ -231,10 +316,28 @@ void colo_match_drop(ColoMatch *m, ColoHeld *h)
     g_free(h);
 }
 
+static void match_end_doubt(ColoMatch *m, ColoFlow *f)
+{
+    if (f->doubted) {
+        f->doubted = false;
+        QTAILQ_REMOVE(&m->doubted, f, next_doubted);
+    }
+}
+
+static void match_doubt(ColoMatch *m, ColoFlow *f)
+{
+    if (!f->doubted) {
+        f->doubted = true;
+        f->doubted_since_ms = m->now_ms;
+        QTAILQ_INSERT_TAIL(&m->doubted, f, next_doubted);
+    }
+}
+
 static void match_drop_secondary(ColoMatch *m, ColoFlow *f)
 {
     ColoHeld *h;
 
+    match_end_doubt(m, f);
     while ((h = QTAILQ_FIRST(&f->secondary)) != NULL) {
         QTAILQ_REMOVE(&f->secondary, h, in_queue);
         colo_match_drop(m, h);
@@ -252,7 +355,6 @@ void colo_match_diverge(ColoMatch *m, ColoFlow *f)
     m->diverged++;
     m->stats.mismatches++;
     match_drop_secondary(m, f);
-    colo_match_need(m, COLO_MATCH_NEED_MISMATCH);
 }
 
 /* Flows */
@@ -268,6 +370,9 @@ static void match_sync_flow(ColoMatch *m, ColoFlow *f)
     colo_match_tcp_forget_secondary(f);
     f->diverged = false;
     f->generation = m->generation;
+    if (f->tcp.shut) {
+        colo_match_tcp_widen(m, f);
+    }
 }
 
 /* NULL: there is no place for it */
@@ -290,7 +395,7 @@ static void match_touch(ColoMatch *m, ColoFlow *f)
     ColoFlowState state = COLO_FLOW_IDLE;
 
     if (!QTAILQ_EMPTY(&f->primary) || !QTAILQ_EMPTY(&f->secondary) ||
-        f->tcp.owed || f->tcp.s_syn) {
+        f->tcp.owed || f->tcp.s_syn || f->tcp.shut) {
         state = COLO_FLOW_BUSY;
     } else if (f->tcp.ended) {
         state = COLO_FLOW_ENDED;
@@ -343,23 +448,31 @@ static bool datagram_differs(ColoFlow *f, ColoHeld *newest)
 
 /*
  * Let go what the secondary said, too.  @newest: the one it said just now; of
- * earlier ones it is known that the primary waits with them.  NULL: not known.
+ * earlier ones it is known that the primary waits with them, unless there is a
+ * doubt.  NULL: not known.
+ *
+ * If each has said something that the other has not, that may be a matter of
+ * order: a CPU of a guest was overtaken by another one.  So it is doubted at
+ * first, and believed when the head of the queue has not left for a while.
  */
 static void datagram_advance(ColoMatch *m, ColoFlow *f, ColoHeld *newest)
 {
     ColoHeld *h, *s;
 
-    while ((h = QTAILQ_FIRST(&f->primary)) != NULL) {
-        if (!colo_match_comparable(m, h->p->epoch) || f->diverged) {
-            return;
-        }
+    if (f->doubted) {
+        newest = NULL;
+    }
+    while ((h = QTAILQ_FIRST(&f->primary)) != NULL &&
+           colo_match_comparable(m, h->p->epoch) && !f->diverged) {
         s = datagram_find(&f->secondary, h->p);
         if (!s) {
             if (!QTAILQ_EMPTY(&f->secondary) && datagram_differs(f, newest)) {
-                colo_match_diverge(m, f);
+                match_doubt(m, f);
+                return;
             }
-            return;
+            break;
         }
+        match_end_doubt(m, f);
         if (s == newest) {
             newest = NULL;
         }
@@ -370,6 +483,7 @@ static void datagram_advance(ColoMatch *m, ColoFlow *f, ColoHeld *newest)
         match_leave_flow(m, f, h);
         match_release_held(m, h, &m->stats.released_equal);
     }
+    match_end_doubt(m, f);
 }
 
 static void datagram_primary(ColoMatch *m, ColoFlow *f, ColoPacket *p,
@@ -377,8 +491,19 @@ static void datagram_primary(ColoMatch *m, ColoFlow *f, ColoPacket *p,
 {
     ColoHeld *h = colo_match_hold(m, f, p, fragments);
 
-    if (h == QTAILQ_FIRST(&f->primary)) {
+    if (h == QTAILQ_FIRST(&f->primary) || f->doubted) {
         datagram_advance(m, f, NULL);
+    }
+}
+
+/* What was doubted for so long is so */
+static void datagram_end_doubts(ColoMatch *m)
+{
+    ColoFlow *f;
+
+    while ((f = QTAILQ_FIRST(&m->doubted)) != NULL &&
+           m->now_ms - f->doubted_since_ms >= COLO_MATCH_SWAP_MS) {
+        colo_match_diverge(m, f);
     }
 }
 
@@ -424,7 +549,6 @@ static void match_take_primary(ColoMatch *m, ColoPacket *p,
     if (!f) {
         match_queue(m, &m->overflow, p, fragments);
         m->overflow_count++;
-        colo_match_need(m, COLO_MATCH_NEED_ROOM);
         return;
     }
     if (flow_is_tcp(f)) {
@@ -482,7 +606,6 @@ static void match_primary_fragment(ColoMatch *m, ColoPacket *p)
         whole.whole->arrived_ms = arrived_ms;
         match_take_primary(m, whole.whole, whole.fragments);
     }
-    match_check_room(m);
 }
 
 void colo_match_primary(ColoMatch *m, ColoPacket *p)
@@ -501,10 +624,27 @@ void colo_match_primary(ColoMatch *m, ColoPacket *p)
     } else {
         match_take_primary(m, p, NULL);
     }
+    match_review(m);
 }
 
-void colo_match_primary_cut(ColoMatch *m, uint64_t epoch)
+/* What was asked for in the epoch before, if anything, the cut is the answer */
+static void match_begin_epoch(ColoMatch *m, uint64_t epoch)
 {
+    match_give_up_all(m);
+    COLO_TAILQ_CONCAT(&m->primary_by_age[COLO_MATCH_CUT],
+                      &m->primary_by_age[COLO_MATCH_NOW], by_age);
+    COLO_TAILQ_CONCAT(&m->owing[COLO_MATCH_CUT], &m->owing[COLO_MATCH_NOW],
+                      next_owed);
+    m->epoch = epoch;
+    m->needed = 0;
+    m->cut_ms = m->now_ms;
+    m->lag_ms = 0;
+    m->full_since_ms = INT64_MAX;
+}
+
+void colo_match_primary_cut(ColoMatch *m, uint64_t epoch, int64_t now_ms)
+{
+    m->now_ms = MAX(m->now_ms, now_ms);
     /* Each epoch needs a commit that is later */
     epoch = MIN(epoch, UINT64_MAX - 1);
     switch (m->mode) {
@@ -512,16 +652,16 @@ void colo_match_primary_cut(ColoMatch *m, uint64_t epoch)
         return;
     case COLO_MATCH_ARMED:
         m->mode = COLO_MATCH_HOLDING;
-        m->epoch = epoch;
-        return;
+        match_begin_epoch(m, epoch);
+        break;
     case COLO_MATCH_HOLDING:
         /* A stream that reconnects says again where it is */
         if (epoch > m->epoch) {
-            match_give_up_all(m);
-            m->epoch = epoch;
+            match_begin_epoch(m, epoch);
         }
-        return;
+        break;
     }
+    match_review(m);
 }
 
 /* The secondary's stream */
@@ -535,6 +675,7 @@ static void match_forget_secondary(ColoMatch *m)
 
     m->generation++;
     m->diverged = 0;
+    m->s_dropped = false;
     colo_defrag_flush(m->secondary_defrag, fragments);
     QTAILQ_FOREACH_SAFE(f, &m->table.lists[COLO_FLOW_BUSY], next, next) {
         match_sync_flow(m, f);
@@ -563,8 +704,8 @@ static void match_take_secondary(ColoMatch *m, ColoPacket *p)
 
     if (!f) {
         m->stats.secondary_dropped++;
+        m->s_dropped = true;
         colo_packet_free(p);
-        colo_match_need(m, COLO_MATCH_NEED_ROOM);
         return;
     }
     if (flow_is_tcp(f)) {
@@ -604,23 +745,33 @@ void colo_match_secondary(ColoMatch *m, ColoPacket *p)
     } else {
         match_take_secondary(m, p);
     }
+    match_review(m);
 }
 
-void colo_match_secondary_cut(ColoMatch *m, uint64_t epoch)
+void colo_match_secondary_cut(ColoMatch *m, uint64_t epoch, int64_t now_ms)
 {
     if (m->mode == COLO_MATCH_OPEN) {
         return;
     }
+    m->now_ms = MAX(m->now_ms, now_ms);
     m->s_known = true;
     m->s_epoch = epoch;
+    m->lag_ms = epoch == m->epoch ? m->now_ms - m->cut_ms : 0;
     match_forget_secondary(m);
     match_advance_all(m);
+    match_review(m);
+}
+
+static void match_lose_secondary(ColoMatch *m)
+{
+    m->s_known = false;
+    match_forget_secondary(m);
 }
 
 void colo_match_secondary_lost(ColoMatch *m)
 {
-    m->s_known = false;
-    match_forget_secondary(m);
+    match_lose_secondary(m);
+    match_review(m);
 }
 
 /* Commit and the end of a session */
@@ -666,7 +817,9 @@ void colo_match_commit(ColoMatch *m, uint64_t cut)
         return;
     }
     m->committed = cut;
-    m->needed = 0;
+    if (m->epoch < cut) {
+        m->needed = 0;
+    }
     if (m->s_known && m->s_epoch < cut) {
         match_forget_secondary(m);
     }
@@ -677,12 +830,7 @@ void colo_match_commit(ColoMatch *m, uint64_t cut)
     match_commit_flows(m);
     match_release_queue(m, &m->overflow, cut, counter);
     match_retry_overflow(m);
-
-    /* Nothing new may happen that would ask again */
-    match_check_room(m);
-    if (m->diverged) {
-        colo_match_need(m, COLO_MATCH_NEED_MISMATCH);
-    }
+    match_review(m);
 }
 
 void colo_match_open(ColoMatch *m)
@@ -691,7 +839,7 @@ void colo_match_open(ColoMatch *m)
     ColoFlow *f;
 
     m->mode = COLO_MATCH_OPEN;
-    colo_match_secondary_lost(m);
+    match_lose_secondary(m);
     match_give_up_all(m);
     match_release_queue(m, &m->loose, UINT64_MAX, counter);
     QTAILQ_FOREACH(f, &m->table.lists[COLO_FLOW_BUSY], next) {
@@ -708,6 +856,7 @@ void colo_match_open(ColoMatch *m)
     m->epoch = 0;
     m->committed = 0;
     m->needed = 0;
+    m->full_since_ms = INT64_MAX;
 }
 
 void colo_match_arm(ColoMatch *m)
@@ -719,70 +868,38 @@ void colo_match_arm(ColoMatch *m)
 
 /* Time */
 
-static bool match_is_over(const ColoMatch *m, int64_t since_ms)
-{
-    return m->now_ms >= since_ms &&
-           m->now_ms - since_ms >= m->config.timeout_ms;
-}
-
 void colo_match_tick(ColoMatch *m, int64_t now_ms)
 {
-    ColoHeld *p, *s;
-    ColoFlow *f;
-
     m->now_ms = MAX(m->now_ms, now_ms);
     if (m->mode == COLO_MATCH_OPEN) {
         return;
     }
-    if (m->fragments && match_is_over(m, m->fragments_since_ms)) {
+    if (m->fragments && match_after(m->fragments_since_ms,
+                                    m->config.timeout_ms) <= m->now_ms) {
         match_give_up_all(m);
     }
-    p = QTAILQ_FIRST(&m->primary_by_age);
-    f = QTAILQ_FIRST(&m->owing);
-    if ((p && match_is_over(m, p->since_ms)) ||
-        (f && match_is_over(m, f->tcp.owed_since_ms))) {
-        colo_match_need(m, COLO_MATCH_NEED_TIMEOUT);
-    }
-    s = QTAILQ_FIRST(&m->secondary_by_age);
-    if (s && match_is_over(m, s->since_ms) &&
-        !(m->needed & (1u << COLO_MATCH_NEED_MISMATCH))) {
-        m->stats.mismatches++;
-        colo_match_need(m, COLO_MATCH_NEED_MISMATCH);
-    }
+    datagram_end_doubts(m);
+    match_review(m);
     colo_flow_expire(&m->table, m->now_ms, m->config.idle_ms,
                      COLO_MATCH_LINGER_MS);
     m->stats.flows = colo_flow_table_size(&m->table);
 }
 
-static int64_t match_earlier(const ColoMatch *m, int64_t deadline,
-                             int64_t since_ms)
-{
-    if (m->config.timeout_ms > INT64_MAX - MAX(since_ms, 0)) {
-        return deadline;
-    }
-    return MIN(deadline, since_ms + (int64_t)m->config.timeout_ms);
-}
-
 int64_t colo_match_deadline_ms(const ColoMatch *m)
 {
-    ColoHeld *p = QTAILQ_FIRST(&m->primary_by_age);
-    ColoHeld *s = QTAILQ_FIRST(&m->secondary_by_age);
-    ColoFlow *f = QTAILQ_FIRST(&m->owing);
     int64_t deadline = INT64_MAX;
 
     if (m->fragments) {
-        deadline = match_earlier(m, deadline, m->fragments_since_ms);
+        deadline = match_after(m->fragments_since_ms, m->config.timeout_ms);
     }
-    if (!(m->needed & (1u << COLO_MATCH_NEED_TIMEOUT))) {
-        if (p) {
-            deadline = match_earlier(m, deadline, p->since_ms);
-        }
-        if (f) {
-            deadline = match_earlier(m, deadline, f->tcp.owed_since_ms);
-        }
+    if (!QTAILQ_EMPTY(&m->doubted)) {
+        deadline = MIN(deadline, QTAILQ_FIRST(&m->doubted)->doubted_since_ms +
+                                 COLO_MATCH_SWAP_MS);
     }
-    if (s && !(m->needed & (1u << COLO_MATCH_NEED_MISMATCH))) {
-        deadline = match_earlier(m, deadline, s->since_ms);
+    for (ColoMatchNeed why = 0; why < COLO_MATCH_NEED__MAX; why++) {
+        if (!(m->needed & (1u << why))) {
+            deadline = MIN(deadline, match_due_ms(m, why));
+        }
     }
     return deadline;
 }
@@ -804,8 +921,13 @@ ColoMatch *colo_match_new(const ColoMatchConfig *config,
     m->ops = *ops;
     m->opaque = opaque;
     colo_flow_table_init(&m->table, config->max_flows);
-    QTAILQ_INIT(&m->owing);
-    QTAILQ_INIT(&m->primary_by_age);
+    for (ColoMatchAge age = 0; age < COLO_MATCH_AGE__MAX; age++) {
+        QTAILQ_INIT(&m->owing[age]);
+        QTAILQ_INIT(&m->primary_by_age[age]);
+    }
+    m->full_since_ms = INT64_MAX;
+    QTAILQ_INIT(&m->doubted);
+    QTAILQ_INIT(&m->shut);
     QTAILQ_INIT(&m->secondary_by_age);
     QTAILQ_INIT(&m->overflow);
     QTAILQ_INIT(&m->loose);

@@ -17,6 +17,7 @@ typedef enum ColoMatchNeed {
     COLO_MATCH_NEED_MISMATCH,   /* the guests said different things */
     COLO_MATCH_NEED_TIMEOUT,    /* a packet waits for longer than allowed */
     COLO_MATCH_NEED_ROOM,       /* a queue is full */
+    COLO_MATCH_NEED__MAX,
 } ColoMatchNeed;
 
 /* The ops may not call the engine back */
@@ -24,10 +25,15 @@ typedef struct ColoMatchOps {
     /* @p may leave; it is the callee's from now on */
     void (*release)(void *opaque, ColoPacket *p);
     /*
-     * Only a checkpoint lets what waits go.  Called once for each need until
-     * the next commit.
+     * Only a checkpoint lets go what waits: one whose cut is later than @epoch.
+     * Called once for each need and epoch, unless it is withdrawn meanwhile.
      */
-    void (*need)(void *opaque, ColoMatchNeed why);
+    void (*need)(void *opaque, ColoMatchNeed why, uint64_t epoch);
+    /*
+     * The cause is gone before @epoch was over.  The end of an epoch withdraws
+     * all needs of it, without a call.  May be NULL.
+     */
+    void (*withdraw)(void *opaque, ColoMatchNeed why, uint64_t epoch);
     /*
      * The primary's guest begins a connection with the SYN @p, said for the
      * first time.  May be NULL.
@@ -36,7 +42,8 @@ typedef struct ColoMatchOps {
 } ColoMatchOps;
 
 typedef struct ColoMatchConfig {
-    uint64_t timeout_ms;        /* longest wait before NEED_TIMEOUT */
+    /* Longest wait before NEED_TIMEOUT, while the secondary can speak */
+    uint64_t timeout_ms;
     uint32_t max_packets;       /* per flow and side, before NEED_ROOM */
     uint64_t max_bytes;         /* in all flows, per side */
     uint32_t max_flows;
@@ -82,9 +89,9 @@ void colo_match_free(ColoMatch *m);
  * secondary's makes void what it said before.
  */
 void colo_match_primary(ColoMatch *m, ColoPacket *p);
-void colo_match_primary_cut(ColoMatch *m, uint64_t epoch);
+void colo_match_primary_cut(ColoMatch *m, uint64_t epoch, int64_t now_ms);
 void colo_match_secondary(ColoMatch *m, ColoPacket *p);
-void colo_match_secondary_cut(ColoMatch *m, uint64_t epoch);
+void colo_match_secondary_cut(ColoMatch *m, uint64_t epoch, int64_t now_ms);
 
 /* The secondary's stream was closed: what it said is void */
 void colo_match_secondary_lost(ColoMatch *m);

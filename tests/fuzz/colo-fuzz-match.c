@@ -8,7 +8,8 @@
  *
  * What has to hold: nothing of the primary is lost or leaves twice, nothing
  * leaves before its time without a word of the secondary, a need is told once
- * until the next commit, bounds are bounds, and after the end all is empty.
+ * until it is withdrawn or a later epoch begins, bounds are bounds, and after
+ * the end all is empty.
  */
 
 #include "qemu/osdep.h"
@@ -83,12 +84,22 @@ static void on_release(void *opaque, ColoPacket *p)
     colo_packet_free(p);
 }
 
-static void on_need(void *opaque, ColoMatchNeed why)
+static void on_need(void *opaque, ColoMatchNeed why, uint64_t epoch)
 {
     Fuzz *f = opaque;
 
+    CHECK(epoch == f->epoch && epoch >= f->committed);
     CHECK(!(f->needed & (1u << why)));
     f->needed |= 1u << why;
+}
+
+static void on_withdraw(void *opaque, ColoMatchNeed why, uint64_t epoch)
+{
+    Fuzz *f = opaque;
+
+    CHECK(epoch == f->epoch);
+    CHECK(f->needed & (1u << why));
+    f->needed &= ~(1u << why);
 }
 
 static ColoPacket *make_tcp(Fuzz *f)
@@ -182,6 +193,7 @@ static void do_open(Fuzz *f)
 {
     f->holding = f->armed = f->s_known = false;
     f->needed = 0;
+    f->epoch = 0;
     f->committed = 0;
     colo_match_open(f->m);
     CHECK(f->balance.seq == 0 && f->balance.others == 0);
@@ -201,13 +213,17 @@ static void do_cut(Fuzz *f, bool secondary)
             f->s_spoke = false;
         }
         f->s_epoch = epoch;
-        colo_match_secondary_cut(f->m, epoch);
+        colo_match_secondary_cut(f->m, epoch, f->now_ms);
         return;
+    }
+    epoch = MIN(epoch, UINT64_MAX - 1);
+    if (f->armed || (f->holding && epoch > f->epoch)) {
+        f->needed = 0;
+        f->epoch = epoch;
     }
     f->holding = f->holding || f->armed;
     f->armed = false;
-    f->epoch = epoch;
-    colo_match_primary_cut(f->m, epoch);
+    colo_match_primary_cut(f->m, epoch, f->now_ms);
 }
 
 static void do_commit(Fuzz *f)
@@ -215,8 +231,10 @@ static void do_commit(Fuzz *f)
     uint64_t cut = some_epoch(f, f->committed);
 
     if ((f->holding || f->armed) && cut > f->committed) {
-        f->needed = 0;
         f->committed = cut;
+        if (f->epoch < cut) {
+            f->needed = 0;
+        }
     }
     colo_match_commit(f->m, cut);
 }
@@ -259,7 +277,7 @@ static void step(Fuzz *f)
     }
     CHECK(colo_match_stats(f->m)->secondary_queued_bytes <= MAX_BYTES);
     CHECK(colo_match_stats(f->m)->flows <= MAX_FLOWS);
-    if (colo_match_full(f->m)) {
+    if (colo_match_full(f->m) && !f->s_known && f->committed <= f->epoch) {
         CHECK(f->needed & (1u << COLO_MATCH_NEED_ROOM));
     }
     colo_match_deadline_ms(f->m);
@@ -277,6 +295,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const ColoMatchOps ops = {
         .release = on_release,
         .need = on_need,
+        .withdraw = on_withdraw,
     };
     Fuzz f = { .data = data, .size = size };
 

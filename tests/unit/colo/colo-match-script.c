@@ -192,21 +192,31 @@ static void on_release(void *opaque, ColoPacket *p)
     colo_packet_free(p);
 }
 
-static void on_need(void *opaque, ColoMatchNeed why)
+static void need_to_text(Bench *b, char sign, ColoMatchNeed why)
 {
-    static const char *const names[] = {
-        [COLO_MATCH_NEED_MISMATCH] = " !M",
-        [COLO_MATCH_NEED_TIMEOUT] = " !T",
-        [COLO_MATCH_NEED_ROOM] = " !R",
+    static const char letters[] = {
+        [COLO_MATCH_NEED_MISMATCH] = 'M',
+        [COLO_MATCH_NEED_TIMEOUT] = 'T',
+        [COLO_MATCH_NEED_ROOM] = 'R',
     };
-    Bench *b = opaque;
 
-    g_string_append(b->events, names[why]);
+    g_string_append_printf(b->events, " %c%c", sign, letters[why]);
+}
+
+static void on_need(void *opaque, ColoMatchNeed why, uint64_t epoch)
+{
+    need_to_text(opaque, '!', why);
+}
+
+static void on_withdraw(void *opaque, ColoMatchNeed why, uint64_t epoch)
+{
+    need_to_text(opaque, '-', why);
 }
 
 static const ColoMatchOps bench_ops = {
     .release = on_release,
     .need = on_need,
+    .withdraw = on_withdraw,
 };
 
 void bench_init(Bench *b, const ColoMatchConfig *config)
@@ -242,10 +252,10 @@ static void bench_command(Bench *b, const char *what, const char *arg)
         colo_match_secondary_lost(b->m);
         break;
     case 'P':
-        colo_match_primary_cut(b->m, n);
+        colo_match_primary_cut(b->m, n, b->now_ms);
         break;
     case 'S':
-        colo_match_secondary_cut(b->m, n);
+        colo_match_secondary_cut(b->m, n, b->now_ms);
         break;
     case 'C':
         colo_match_commit(b->m, n);

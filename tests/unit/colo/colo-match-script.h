@@ -24,7 +24,7 @@
  *   rID              unknown EtherType
  *
  * What happens is written alike; !M, !T, !R are calls for a checkpoint:
- * mismatch, timeout, room.
+ * mismatch, timeout, room.  -M, -T, -R withdraw them.
  */
 
 #ifndef TESTS_UNIT_COLO_MATCH_SCRIPT_H

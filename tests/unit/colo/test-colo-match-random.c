@@ -184,7 +184,7 @@ static void on_release(void *opaque, ColoPacket *p)
     colo_packet_free(p);
 }
 
-static void on_need(void *opaque, ColoMatchNeed why)
+static void on_need(void *opaque, ColoMatchNeed why, uint64_t epoch)
 {
     World *w = opaque;
 
@@ -257,7 +257,7 @@ static void deliver_primary(World *w)
         for (int i = 0; i < CONNS; i++) {
             w->conns[i].base[piped->epoch] = w->conns[i].said_ack;
         }
-        colo_match_primary_cut(w->m, piped->epoch);
+        colo_match_primary_cut(w->m, piped->epoch, 0);
         return;
     }
     c = &w->conns[colo_test_flow(piped->p)];
@@ -282,7 +282,7 @@ static void deliver_secondary(World *w)
         model_forget(w);
         w->s_known = true;
         w->s_epoch = piped->epoch;
-        colo_match_secondary_cut(w->m, piped->epoch);
+        colo_match_secondary_cut(w->m, piped->epoch, 0);
     }
 }
 
@@ -525,7 +525,7 @@ static void world_init(World *w, uint32_t seed)
     }
     model_forget(w);
     colo_match_arm(w->m);
-    colo_match_primary_cut(w->m, 0);
+    colo_match_primary_cut(w->m, 0, 0);
     pipe_put(&w->secondary_pipe, NULL, 0);
 }
 
@@ -842,7 +842,7 @@ static void scale_release(void *opaque, ColoPacket *p)
     colo_packet_free(p);
 }
 
-static void scale_need(void *opaque, ColoMatchNeed why)
+static void scale_need(void *opaque, ColoMatchNeed why, uint64_t epoch)
 {
     g_error("a checkpoint is needed: %d", why);
 }
@@ -896,8 +896,8 @@ static void test_scale(void)
     s->m = colo_match_new(&many, &scale_ops, s);
     stats = colo_match_stats(s->m);
     colo_match_arm(s->m);
-    colo_match_primary_cut(s->m, 0);
-    colo_match_secondary_cut(s->m, 0);
+    colo_match_primary_cut(s->m, 0, 0);
+    colo_match_secondary_cut(s->m, 0, 0);
     before = heap_in_use();
     start = g_get_monotonic_time();
     for (int i = 0; i < SCALE_LIVE; i++) {

@@ -119,7 +119,8 @@ static const Script scripts[] = {
     { "epoch/diverged-ends", NULL,
       BEGIN
       "p d1\n"
-      "s d2 > !M\n"
+      "s d2\n"
+      "T 10 > !M\n"
       "p d3\n"
       "s d3\n"
       "P 1\n"
@@ -129,15 +130,17 @@ static const Script scripts[] = {
       "C 1 > d1 d3\n"
       "S 1\n"
       "s d4 > d4\n"
-      "s d7@1 > !M\n" },
+      "s d7@1\n"
+      "T 10 > !M\n" },
     { "epoch/diverged-again", NULL,
       /* A commit of an earlier cut does not help what differs now */
       "A\nP 0\nP 1\nS 1\n"
       "p d1\n"
-      "s d2 > !M\n"
+      "s d2\n"
+      "T 10 > !M\n"
       "p d3@1\n"
       "s d4@1\n"
-      "C 1 > !M\n"
+      "C 1\n"
       "C 2 > d1 d3@1\n" },
 
     /* Datagrams */
@@ -154,7 +157,8 @@ static const Script scripts[] = {
       "p r1\n"
       "s r1 > r1\n"
       "p r1\n"
-      "s r2 > !M\n"
+      "s r2\n"
+      "T 10 > !M\n"
       "C 1 > r1\n" },
     { "datagram/twice", NULL,
       BEGIN
@@ -171,15 +175,53 @@ static const Script scripts[] = {
       "s d3\n"
       "s d2\n"
       "s d1 > d1 d2 d3\n" },
+    { "datagram/swapped-ahead", NULL,
+      /* The secondary is ahead */
+      BEGIN
+      "p d1\n"
+      "s d2\n"
+      "T 9\n"
+      "p d2\n"
+      "T 50\n"
+      "s d1 > d1 d2\n"
+      "s d4\n"
+      "s d5\n"
+      "p d3\n"
+      "T 9\n"
+      "s d3 > d3\n"
+      "T 1\n"
+      "p d5 > d5\n"
+      "p d4 > d4\n" },
+    { "datagram/swapped-on-and-on", NULL,
+      /* Each pair has its own time */
+      BEGIN
+      "p d1\n"
+      "s d2\n"
+      "T 6\n"
+      "s d4\n"
+      "s d1 > d1\n"
+      "p d3\n"
+      "T 6\n"
+      "p d2\n"
+      "s d3 > d3 d2\n"
+      "p d4 > d4\n"
+      "p d5\n"
+      "s d6\n"
+      "T 9\n"
+      "p d7\n"
+      "s d7\n"
+      "T 1 > !M\n" },
     { "datagram/mismatch", NULL,
       BEGIN
       "s d1\n"
       "s d2\n"
       "p d2 > d2\n"
-      "p d3 > !M\n"
+      "p d3\n"
+      "T 10 > !M\n"
       "s d3\n"
       "p d4@1\n"
-      "s d5@1\n"                            /* asked for already */
+      "s d5@1\n"
+      "T 10\n"                             /* asked for already */
       "C 1 > d3 d4@1\n" },
     { "datagram/fragments", NULL,
       BEGIN
@@ -198,7 +240,8 @@ static const Script scripts[] = {
       "p f1.0/2\n"
       "p f1.1/2\n"
       "s f2.0/2\n"
-      "s f2.1/2 > !M\n"
+      "s f2.1/2\n"
+      "T 10 > !M\n"
       "p f3.0/2\n"
       "C 1 > f3.0 f1.0 f1.128\n" },
     { "datagram/fragments-cut", NULL,
@@ -475,6 +518,47 @@ static const Script scripts[] = {
       "s 1000+0a50w20 > 1000+0a50w20\n"
       "s 1000+0a50w500 > 1000+0a50w300\n"
       "s 1000+0a50w600\n" },
+    /* The secondary's window is shut, the primary's is not: the client waits */
+#define SHUT MIDDLE "s 1000+0a60w0\np 1000+0a60w500 > 1000+0a60w0\n"
+    { "ack/shut-commit", NULL,
+      SHUT
+      "T 50\n"
+      "p 1000+0a60w510 > 1000+0a60w0\n"
+      "T 49\n"
+      "T 1 > !T\n"
+      "P 1\n"
+      "T 1000\n"
+      "C 1 > 1000+0a60w510\n"
+      "S 1\n"
+      "T 1000\n" },
+    { "ack/shut-record", NULL,
+      SHUT
+      "P 1\n"
+      "S 1 > 1000+0a60w500\n"
+      "C 1\n" },
+    { "ack/shut-lost", NULL,
+      SHUT
+      "L > 1000+0a60w500\n" },
+    { "ack/shut-open", NULL,
+      SHUT
+      "O > 1000+0a60w500\n" },
+    { "ack/shut-opens", NULL,
+      SHUT
+      "T 100 > !T\n"
+      "s 1000+0a60w300 > 1000+0a60w300 -T\n"
+      "T 1000\n" },
+    { "ack/shut-both", NULL,
+      SHUT
+      "p 1000+0a60w0 > 1000+0a60w0\n"
+      "T 1000\n" },
+    { "ack/shut-middle", NULL,
+      /* Nothing but acknowledgements was seen of the connection */
+      BEGIN
+      "s 1000+0a60w0\n"
+      "p 1000+0a60w500 > 1000+0a60w0\n"
+      "T 10000 > !T\n"                     /* it is not forgotten */
+      "P 1\n"
+      "C 1 > 1000+0a60w500\n" },
     { "ack/narrow-epoch", NULL,
       /* What it offered in another epoch is void */
       MIDDLE
@@ -601,6 +685,55 @@ static const Script scripts[] = {
       "P 1\n"
       "p d3\n"
       "C 1 > d1 d2@1\n"
+      "S 1\n"
+      "T 99\n"
+      "T 1 > !T\n"
+      "s d3 > d3 -T\n" },
+    { "time/late-load", NULL,
+      /* The secondary loads: its clock begins with its record */
+      BEGIN
+      "P 1\n"
+      "p d1\n"
+      "T 100\n"
+      "T 200\n"
+      "C 1\n"
+      "S 1\n"
+      "T 5\n"
+      "s d1 > d1\n"
+      "p 1000+0a60\n"
+      "t 300\n"
+      "T 99\n"                             /* it lags as long */
+      "T 1 > !T\n" },
+    { "time/late-load-lost", NULL,
+      /* Nobody can be waited for */
+      BEGIN
+      "P 1\n"
+      "p d1\n"
+      "T 100\n"
+      "L > !T\n"
+      "C 1\n"
+      "P 2\n"
+      "p d2@1\n"
+      "T 100 > !T\n" },
+    { "time/cut-under-way", NULL,
+      /* What a cut has ended needs no other one */
+      MIDDLE
+      "p d1\n"
+      "p 1000+0a60\n"
+      "s d2@1\n"
+      "P 1\n"
+      "s d3\n"
+      "T 200\n"
+      "C 1 > d1 1000+0a60\n"
+      "T 200\n" },
+    { "time/asked-before-the-cut", NULL,
+      BEGIN
+      "p d1\n"
+      "T 100 > !T\n"
+      "P 1\n"
+      "C 1 > d1\n"
+      "S 1\n"
+      "p d2\n"
       "T 99\n"
       "T 1 > !T\n" },
     { "time/ack-waits", NULL,
@@ -655,18 +788,54 @@ static const Script scripts[] = {
       "p d1\n"
       "p d2\n"
       "room\n"
-      "p d3 > !R\n"
+      "T 50\n"
+      "p d3\n"
       "full\n"
       "p d4\n"
+      "T 49\n"
+      "T 1 > !T\n"
+      "T 49\n"
+      "T 1 > !R\n"
+      "s d1 > d1\n"
+      "full\n"
+      "s d2 > d2 -R\n"
+      "room\n"
       "P 1\n"
-      "C 1 > d1 d2 d3 d4\n"
-      "room\n" },
+      "C 1 > d3 d4\n" },
+    { "room/late-load", &few_packets,
+      /* While the secondary loads it is full, and that is all */
+      BEGIN
+      "P 1\n"
+      "p d1\n"
+      "p d2\n"
+      "p d3\n"
+      "full\n"
+      "T 300\n"
+      "C 1\n"
+      "S 1\n"
+      "T 50\n"
+      "s d1 > d1\n"
+      "room\n"
+      "p d4\n"
+      "full\n"
+      "T 49\n"
+      "T 1 > !T\n"
+      "T 349\n"
+      "T 1 > !R\n" },
+    { "room/lost", &few_packets,
+      BEGIN
+      "L\n"
+      "p d1\n"
+      "p d2\n"
+      "p d3 > !R\n"
+      "S 0 > -R\n"
+      "s d1 > d1\n" },
     { "room/secondary-packets", &few_packets,
       BEGIN
       "s d1\n"
       "s d2\n"
       "s d3\n"
-      "s d4 > !R\n"
+      "s d4 > !R\n"                        /* what it said is lost */
       "p d1 > d1\n"
       "p d2 > d2\n"
       "p d3 > d3\n"
@@ -675,19 +844,21 @@ static const Script scripts[] = {
       BEGIN
       "p 1000+1800a50\n"
       "room\n"
-      "p 2800+500a50 > !R\n"
+      "p 2800+500a50\n"
       "full\n"
       "s 1000+1800a50 > 1000+1800a50\n"
       "room\n"
       "s 5000+1800a50\n"
-      "s 6800+500a50\n" },
+      "s 6800+500a50 > !R\n" },
     { "room/still-full", &few_packets,
       BEGIN
       "P 1\n"
       "p d1\n"
       "p d2\n"
-      "p d3 > !R\n"
-      "C 1 > !R\n" },
+      "p d3\n"
+      "S 1\n"
+      "T 100 > !T !R\n"
+      "C 1\n" },
     { "room/flows", &few_flows,
       BEGIN
       "p d1@1\n"
@@ -744,7 +915,8 @@ static void test_stats(void)
     s = colo_match_stats(b.m);
     feed(&b, (const char *const []) {
         "p d1 > d1", "A", "P 0", "S 0",
-        "p d1", "s d1 > d1", "p d2", "p d2@1", "s d3@1 > !M", NULL });
+        "p d1", "s d1 > d1", "p d2", "p d2@1", "s d3@1", "T 10 > !M",
+        NULL });
     g_assert_cmpint(s->primary_packets, ==, 4);
     g_assert_cmpint(s->secondary_packets, ==, 2);
     g_assert_cmpint(s->released_open, ==, 1);
@@ -817,7 +989,7 @@ static void drop_released(void *opaque, ColoPacket *p)
     colo_packet_free(p);
 }
 
-static void ignore_need(void *opaque, ColoMatchNeed why)
+static void ignore_need(void *opaque, ColoMatchNeed why, uint64_t epoch)
 {
 }
 
@@ -845,7 +1017,7 @@ static void test_begin(void)
 
     say(m, COLO_TCP_SYN, 1, 0, 1);              /* no session */
     colo_match_arm(m);
-    colo_match_primary_cut(m, 0);
+    colo_match_primary_cut(m, 0, 0);
     say(m, COLO_TCP_SYN, 2, 0, 1);
     say(m, COLO_TCP_SYN, 2, 0, 1);              /* again */
     say(m, COLO_TCP_SYN | COLO_TCP_ACK, 3, 9, 2);   /* begun by the client */
@@ -853,7 +1025,7 @@ static void test_begin(void)
     say(m, COLO_TCP_ACK, 5, 9, 4);
     say(m, COLO_TCP_SYN, 6, 0, 5);
     g_assert_cmpstr(told->str, ==, " 2 6");
-    colo_match_primary_cut(m, 1);
+    colo_match_primary_cut(m, 1, 0);
     say(m, COLO_TCP_SYN, 2, 0, 1);              /* again, in another epoch */
     colo_match_commit(m, 1);
     say(m, COLO_TCP_SYN, 2, 0, 1);
