@@ -17,7 +17,10 @@
  *   gap        A segment ahead of the mark waits for the one that fills the
  *              gap, which may overtake it.
  *   RST        Needs one of the secondary.  Urgent data and combinations of
- *              flags that make no sense wait for the commit.
+ *              flags that make no sense wait for the commit, and so does what
+ *              has a digest or belongs to Multipath TCP: both are bound to
+ *              numbers that the other guest does not have, and nothing may be
+ *              changed in them.
  *
  * Acknowledgements are output, too: what is acknowledged to a client it will
  * not send again, so the survivor has to have it.  In epoch e the survivor has
@@ -69,7 +72,7 @@ static bool tcp_is_odd(const ColoPacket *p)
 {
     unsigned flags = p->tcp_flags;
 
-    return (flags & COLO_TCP_URG) ||
+    return (flags & COLO_TCP_URG) || p->bound != COLO_TCP_FREE ||
            !(flags & (COLO_TCP_SYN | COLO_TCP_RST | COLO_TCP_ACK)) ||
            ((flags & COLO_TCP_SYN) &&
             (flags & (COLO_TCP_FIN | COLO_TCP_RST)));

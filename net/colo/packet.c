@@ -54,6 +54,9 @@
 #define TCP_OPT_SACK        5
 #define TCP_OPT_TS          8
 #define TCP_OPT_TS_LEN      10
+#define TCP_OPT_MD5         19
+#define TCP_OPT_AO          29
+#define TCP_OPT_MPTCP       30
 
 QEMU_BUILD_BUG_ON(sizeof(ColoFlowKey) != 44);
 
@@ -119,6 +122,11 @@ static void parse_tcp_options(ColoPacket *p)
                    (len - 2) % 8 == 0) {
             p->sack_off = off + 2;
             p->sack_edges = (len - 2) / 4;
+        } else if (p->data[off] == TCP_OPT_MD5 ||
+                   p->data[off] == TCP_OPT_AO) {
+            p->bound = COLO_TCP_SIGNED;
+        } else if (p->data[off] == TCP_OPT_MPTCP) {
+            p->bound = MAX(p->bound, COLO_TCP_MULTIPATH);
         }
         off += len;
     }

@@ -64,6 +64,20 @@ typedef struct ColoFlowKey {
 #define COLO_TCP_ACK    0x10
 #define COLO_TCP_URG    0x20
 
+/*
+ * ColoTcpBound: is a segment bound to the numbers that it has?
+ */
+typedef enum ColoTcpBound {
+    COLO_TCP_FREE,
+    /*
+     * By Multipath TCP (RFC 8684): part of a stream that has numbers of its own,
+     * and said by a host whose keys are random
+     */
+    COLO_TCP_MULTIPATH,
+    /* By a digest, TCP MD5 (RFC 2385) or TCP-AO (RFC 5925): not to be changed */
+    COLO_TCP_SIGNED,
+} ColoTcpBound;
+
 typedef struct ColoPacket ColoPacket;
 struct ColoPacket {
     QSIMPLEQ_ENTRY(ColoPacket) next;    /* for its owner */
@@ -89,6 +103,7 @@ struct ColoPacket {
     uint32_t ts_off;            /* offset of TSval, TSecr follows; 0: none */
     uint32_t sack_off;          /* offset of the first SACK edge; 0: none */
     uint32_t sack_edges;        /* 32-bit words, two a block */
+    ColoTcpBound bound;
 
     /* kind == COLO_PACKET_FRAGMENT */
     uint32_t frag_id;

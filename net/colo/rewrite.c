@@ -342,7 +342,8 @@ bool colo_rewrite_from_guest(ColoRewrite *r, ColoPacket *p, int64_t now_ms)
     ColoRewriteFlow *f;
 
     colo_rewrite_advance_clock(r, now_ms);
-    if (p->kind != COLO_PACKET_TCP || colo_rewrite_must_drop(r, p)) {
+    if (p->kind != COLO_PACKET_TCP || p->bound == COLO_TCP_SIGNED ||
+        colo_rewrite_must_drop(r, p)) {
         return false;
     }
     f = g_hash_table_lookup(r->flows, &p->key);
@@ -471,7 +472,7 @@ bool colo_rewrite_to_guest(ColoRewrite *r, ColoPacket *p, int64_t now_ms)
     ColoRewriteFlow *f;
 
     colo_rewrite_advance_clock(r, now_ms);
-    if (p->kind != COLO_PACKET_TCP) {
+    if (p->kind != COLO_PACKET_TCP || p->bound == COLO_TCP_SIGNED) {
         return false;
     }
     colo_flow_key_reverse(&p->key, &key);
@@ -504,7 +505,7 @@ bool colo_rewrite_undo_to_guest(const ColoRewrite *r, ColoPacket *p)
     ColoFlowKey key;
     bool changed = false;
 
-    if (p->kind != COLO_PACKET_TCP) {
+    if (p->kind != COLO_PACKET_TCP || p->bound == COLO_TCP_SIGNED) {
         return false;
     }
     colo_flow_key_reverse(&p->key, &key);

@@ -78,6 +78,9 @@ static ColoPacket *tcp_from_text(const char *text)
         case 'w':
             t.window = n;
             break;
+        case 'o':
+            t.option = n;
+            break;
         case 'v':
             t.tsval = n;
             break;
@@ -150,6 +153,9 @@ static void tcp_to_text(const ColoPacket *p, GString *out)
     }
     if (p->ts_off) {
         g_string_append_printf(out, "v%u", colo_packet_tsval(p));
+    }
+    if (p->bound != COLO_TCP_FREE) {
+        g_string_append_printf(out, "o%u", p->data[p->payload - 18]);
     }
     for (uint32_t i = 0; i < p->payload_len; i++) {
         if (data[i] != stream_byte(p->seq + i)) {

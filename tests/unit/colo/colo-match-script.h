@@ -15,7 +15,7 @@
  *
  * A packet is one of
  *
- *   [SFRUPN]seq+len[aACK][wWINDOW][vTSVAL][xOFFSET][@FLOW]
+ *   [SFRUPN]seq+len[aACK][wWINDOW][vTSVAL][oOPTION][xOFFSET][@FLOW]
  *                    TCP; flags first.  ACK is set if there is an a, or with N
  *                    (no flag else) not.  The payload depends on the sequence
  *                    number; x changes the byte at the offset.

@@ -11,6 +11,7 @@
 #define IP_LEN      20
 #define TCP_LEN     20
 #define TS_LEN      12
+#define OPTION_LEN  20
 #define UDP_LEN     8
 #define L3          ETH_LEN
 #define L4          (ETH_LEN + IP_LEN)
@@ -58,7 +59,8 @@ static ColoPacket *frame_packet(uint8_t *frame, size_t l4_len)
 
 ColoPacket *colo_test_tcp(const ColoTestTcp *t)
 {
-    size_t tcp_len = TCP_LEN + (t->tsval ? TS_LEN : 0);
+    size_t tcp_len = TCP_LEN + (t->option ? OPTION_LEN : 0) +
+                     (t->tsval ? TS_LEN : 0);
     size_t l4_len = tcp_len + t->len;
     uint8_t *frame = frame_new(6, t->flow, l4_len);
     uint8_t *tcp = frame + L4;
@@ -71,6 +73,12 @@ ColoPacket *colo_test_tcp(const ColoTestTcp *t)
     if (t->tsval) {
         memcpy(tcp + TCP_LEN, "\1\1\10\12", 4);
         stl_be_p(tcp + TCP_LEN + 4, t->tsval);
+    }
+    if (t->option) {
+        uint8_t *option = tcp + tcp_len - OPTION_LEN;
+
+        memcpy(option, "\1\1\0\22", 4);
+        option[2] = t->option;
     }
     if (t->len) {
         memcpy(tcp + tcp_len, t->data, t->len);

@@ -16,6 +16,7 @@ typedef struct ColoTestTcp {
     uint8_t flags;
     uint16_t window;
     uint32_t tsval;             /* 0: without timestamps */
+    uint8_t option;             /* 0: no other one; else this, 18 bytes */
     const void *data;
     uint16_t len;
 } ColoTestTcp;

@@ -360,6 +360,21 @@ static const Script scripts[] = {
       "s U1000+10a50\n"
       "s 1000+10a50\n"
       "C 1 > U1000+10a50\n" },
+    { "tcp/signed", NULL,
+      /* TCP MD5, TCP-AO, Multipath TCP: as it is, and not before the commit */
+      MIDDLE
+      "p 1000+100a90o19\n"
+      "s 1000+100a90o19\n"
+      "s 1000+100a90\n"
+      "p 1100+0a90o29\n"
+      "s 1100+0a90o29\n"
+      "p 1100+3000a90v7o30\n"
+      "s 1100+1500a90o30\n"
+      "p S9000+0a90o30@1\n"
+      "s S4444+0a90o30@1\n"
+      "P 1\n"
+      "C 1 > 1000+100a90o19 1100+0a90o29 1100+3000a90v7o30"
+          " S9000+0a90o30@1\n" },
     { "tcp/odd-flags", NULL,
       MIDDLE
       "p SF1000+0a50\n"

@@ -394,6 +394,34 @@ static void undo_one(Test *t, const Seg *in)
     colo_packet_free(p);
 }
 
+/* What has a digest of its numbers keeps them, and teaches nothing */
+static void test_signed(void)
+{
+    Test *t = test_new(10);
+    Seg in = seg_ts(ACK, t->c + 1, t->p + 1, 7, 1140);
+    ColoPacket *p;
+
+    accept_client_ts(t, 1000, 1040);
+    p = build(t, false, &in);
+    p->bound = COLO_TCP_SIGNED;
+    g_assert_false(feed(t, false, p));
+    g_assert_false(colo_rewrite_undo_to_guest(t->r, p));
+    colo_packet_free(p);
+    in = seg_ts(ACK, t->s + 1, t->c + 1, 1100, 7);
+    p = build(t, true, &in);
+    p->bound = COLO_TCP_SIGNED;
+    g_assert_false(feed(t, true, p));
+    colo_packet_free(p);
+    t->port++;
+    in = seg_ts(SYN, t->s, 0, 1000, 0);
+    p = build(t, true, &in);
+    p->bound = COLO_TCP_SIGNED;
+    g_assert_false(feed(t, true, p));
+    g_assert_cmpuint(flows(t), ==, 1);
+    colo_packet_free(p);
+    test_free(t);
+}
+
 /* What the guest got can be made what came */
 static void test_undo(void)
 {
@@ -789,6 +817,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/rewrite/timestamps/clamp", test_timestamps);
     g_test_add_func("/colo/rewrite/timestamps/wrap", test_timestamps_wrap);
     g_test_add_func("/colo/rewrite/undo", test_undo);
+    g_test_add_func("/colo/rewrite/signed", test_signed);
     g_test_add_func("/colo/rewrite/timestamps/connect",
                     test_timestamps_connect);
     g_test_add_func("/colo/rewrite/timestamps/adopted",
