@@ -23,6 +23,17 @@ bool colo_net_has_filter(NetClientState *netdev, const char *type);
 void colo_net_warn_unprotected(ColoSyncMode mode);
 
 /*
+ * colo_net_drops: may a packet with @flags not get from @sender to @receiver?
+ *
+ * Asked below all filters.  True on the secondary of a pair until it is live,
+ * for all that its guest sends and for all that it gets but the primary's input
+ * (QEMU_NET_PACKET_FLAG_PRIMARY): whichever filters are missing there, nobody
+ * sees two guests.  Reported once.  BQL.
+ */
+bool colo_net_drops(const NetClientState *sender,
+                    const NetClientState *receiver, unsigned flags);
+
+/*
  * colo_net_flush_standing: @netdev has just got a packet that may leave.  While
  * the VM stands still, queues keep packets; but the guest said it before.
  */

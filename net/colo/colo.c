@@ -65,6 +65,31 @@ void colo_net_warn_unprotected(ColoSyncMode mode)
     qemu_foreach_nic(warn_unless_held, &mode);
 }
 
+bool colo_net_drops(const NetClientState *sender,
+                    const NetClientState *receiver, unsigned flags)
+{
+    bool to_guest, from_guest;
+
+    /* Without a sender a NIC talks to itself */
+    if (!sender || !colo_secondary_follows()) {
+        return false;
+    }
+    from_guest = sender->info->type == NET_CLIENT_DRIVER_NIC;
+    to_guest = receiver->info->type == NET_CLIENT_DRIVER_NIC &&
+               !(flags & QEMU_NET_PACKET_FLAG_PRIMARY);
+    if (from_guest) {
+        warn_report_once("COLO: the guest of a secondary sends, and no "
+                         "filter-redirector on netdev '%s' takes that to the "
+                         "primary: it is dropped", receiver->name);
+    } else if (to_guest) {
+        warn_report_once("COLO: the network sends to the guest of a secondary, "
+                         "and no filter-redirector on netdev '%s' has the "
+                         "primary's input instead: it is dropped",
+                         sender->name);
+    }
+    return from_guest || to_guest;
+}
+
 int colo_net_fit_header(const NetClientState *netdev, uint32_t had,
                         uint8_t *data, size_t size,
                         struct iovec iov[COLO_NET_PARTS])

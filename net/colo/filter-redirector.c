@@ -175,7 +175,8 @@ static void inject(FilterRedirector *r, uint8_t *data, uint32_t size,
                                 data, size, iov);
     r->in_packets++;
     if (nf->direction != NET_FILTER_DIRECTION_RX) {
-        qemu_netfilter_pass_to_next(nf->netdev, 0, iov, parts, nf);
+        qemu_netfilter_pass_to_next(nf->netdev, QEMU_NET_PACKET_FLAG_PRIMARY,
+                                    iov, parts, nf);
     }
     /* The primary's input is not for the network of the secondary */
     if (nf->direction != NET_FILTER_DIRECTION_TX &&

@@ -16,6 +16,12 @@ void colo_net_warn_unprotected(ColoSyncMode mode)
 {
 }
 
+bool colo_net_drops(const NetClientState *sender,
+                    const NetClientState *receiver, unsigned flags)
+{
+    return false;
+}
+
 ColoCompareStatisticsList *colo_net_compare_statistics(void)
 {
     return NULL;

@@ -255,6 +255,47 @@ static void test_compare_netdev_deleted(void)
     plugged_free(g);
 }
 
+/* Nobody sees the guest of a secondary whose NIC has no filters */
+static void test_secondary_unfiltered(void)
+{
+    Plugged *g = plugged_new("hybrid", "e1000");
+    Net second = { .qts = g->pair->secondary, .dir = g->pair->dir };
+    int src;
+
+    add_chardev(&second, "says");
+    qtest_qmp_assert_success(second.qts,
+        "{'execute': 'object-add', 'arguments': {"
+        "'qom-type': 'filter-redirector', 'id': 'src2', 'netdev': 'hn1',"
+        "'queue': 'rx', 'indev': 'says'}}");
+    src = open_chardev(&second, "says");
+    colo_pair_migrate(g->pair, "mig", "mig", 600000, COLO_TIMEOUT_MS);
+    colo_wait_state(g->pair->secondary, "running");
+    write_str(src, "seen by nobody");
+    wait_for(counter(second.qts, "src2", "in-packets") == 1);
+    g_assert_true(nothing_to_read(g->other));
+
+    colo_kill(&g->pair->primary);
+    colo_wait_state(second.qts, "lost");
+    write_str(src, "nor is this");
+    wait_for(counter(second.qts, "src2", "in-packets") == 2);
+    g_assert_true(nothing_to_read(g->other));
+
+    colo_failover(second.qts);
+    colo_wait_state(second.qts, "live");
+    write_str(src, "seen");
+    for (bool seen = false; !seen; ) {
+        uint32_t size;
+        g_autofree char *packet = read_packet(g->other, &size);
+
+        /* It announces itself, too */
+        g_assert_cmpstr(packet, !=, "seen by nobody");
+        g_assert_cmpstr(packet, !=, "nor is this");
+        seen = g_str_equal(packet, "seen");
+    }
+    close(src);
+    plugged_free(g);
+}
+
 int main(int argc, char **argv)
 {
     g_setenv("MALLOC_PERTURB_", PERTURB, true);
@@ -266,5 +307,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/gate/compare/nic-ejected", test_compare_nic_ejected);
     qtest_add_func("/colo/gate/compare/netdev-deleted",
                    test_compare_netdev_deleted);
+    qtest_add_func("/colo/gate/secondary-unfiltered",
+                   test_secondary_unfiltered);
     return g_test_run();
 }
