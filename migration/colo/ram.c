@@ -62,7 +62,6 @@ struct ColoRam {
     /* Set once, but for the order of blocks, which colo_ram_adopt() sets */
     ColoBlock *blocks;
     uint32_t nblocks;
-    uint32_t list_version;
     int nworkers;
     ThreadPool *pool;
 
@@ -140,9 +139,10 @@ ColoRam *colo_ram_new(void)
                 g_clear_pointer(&rb->clear_bmap, g_free);
                 memory_region_clear_dirty_bitmap(rb->mr, 0, rb->used_length);
             }
+            /* A block that the guest gives up stays until the session ends */
+            memory_region_ref(rb->mr);
             g_array_append_val(blocks, b);
         }
-        ram->list_version = ram_list.version;
     }
 
     ram->nblocks = blocks->len;
@@ -159,6 +159,15 @@ void colo_ram_free(ColoRam *ram)
         return;
     }
     thread_pool_free(ram->pool);
+    for (uint32_t i = 0; i < ram->nblocks; i++) {
+        RAMBlock *rb = ram->blocks[i].rb;
+
+        if (migrate_ram_is_ignored(rb)) {
+            /* It is no longer migrated, so nobody else frees its bitmap */
+            g_clear_pointer(&rb->bmap, g_free);
+        }
+        memory_region_unref(rb->mr);
+    }
     g_free(ram->blocks);
     g_free(ram);
 }
@@ -173,15 +182,36 @@ uint64_t colo_ram_total(ColoRam *ram)
     return npages << qemu_target_page_bits();
 }
 
+/*
+ * RAM that is not migrated may come and go: a backend, say, that no device uses
+ * yet.
+ */
+static uint32_t count_migrated_blocks(void)
+{
+    uint32_t count = 0;
+    RAMBlock *rb;
+
+    RCU_READ_LOCK_GUARD();
+    RAMBLOCK_FOREACH_NOT_IGNORED(rb) {
+        count++;
+    }
+    return count;
+}
+
 bool colo_ram_unchanged(ColoRam *ram, Error **errp)
 {
-    if (ram->list_version != ram_list.version) {
-        error_setg(errp, "guest RAM was added or removed");
+    if (count_migrated_blocks() > ram->nblocks) {
+        error_setg(errp, "RAM was added to the guest");
         return false;
     }
     for (uint32_t i = 0; i < ram->nblocks; i++) {
         ColoBlock *b = &ram->blocks[i];
 
+        if (migrate_ram_is_ignored(b->rb)) {
+            error_setg(errp, "RAM '%s' was taken from the guest",
+                       memory_region_name(b->rb->mr));
+            return false;
+        }
         if (b->npages != b->rb->used_length >> qemu_target_page_bits()) {
             error_setg(errp, "RAM block '%s' was resized", b->rb->idstr);
             return false;

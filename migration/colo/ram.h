@@ -24,7 +24,7 @@ bool colo_ram_dirty_log_begin(Error **errp);
 void colo_ram_dirty_log_end(void);
 
 /*
- * colo_ram_new: take the list of RAM blocks as it is now
+ * colo_ram_new: take the list of RAM blocks as it is now, and hold them
  *
  * Dirty logging is on: by the first migration on the primary, by
  * colo_ram_dirty_log_begin() on the secondary.
@@ -35,7 +35,7 @@ void colo_ram_free(ColoRam *ram);
 /* Bytes of all blocks */
 uint64_t colo_ram_total(ColoRam *ram);
 
-/* Were blocks added, removed or resized since colo_ram_new()? */
+/* True while the migrated blocks are those of colo_ram_new(), of their size */
 bool colo_ram_unchanged(ColoRam *ram, Error **errp);
 
 /* The secondary tells its blocks; their order numbers them in the protocol */

@@ -346,15 +346,24 @@ static bool secondary_await_request(ColoSession *s, uint64_t cut, Error **errp)
 static bool secondary_reply(ColoSession *s, uint64_t cut, Error **errp)
 {
     g_autoptr(GByteArray) runs = g_byte_array_new();
+    bool ok;
 
     bql_lock();
     colo_set_secondary(s, COLO_SECONDARY_STATE_REPLIED, "asked");
     if (s->mode == COLO_SYNC_MODE_HYBRID) {
         secondary_stop_guest(s);
     }
-    colo_ram_sync(s->ram, true);
-    colo_ram_take_runs(s->ram, runs);
+    /* A guest that ejects a DIMM by itself lacks what the primary sends */
+    ok = colo_ram_unchanged(s->ram, errp);
+    if (ok) {
+        colo_ram_sync(s->ram, true);
+        colo_ram_take_runs(s->ram, runs);
+    }
     bql_unlock();
+    if (!ok) {
+        s->cause = COLO_CAUSE_LOCAL;
+        return false;
+    }
     return colo_wire_send_buf(s->wire, COLO_FRAME_CHECKPOINT_REPLY, cut,
                               runs->data, runs->len, errp);
 }
