@@ -326,7 +326,7 @@ void colo_tail_encode(const ColoTail *t, uint8_t out[COLO_TAIL_LEN])
     stq_be_p(out + 8, t->ram_hash);
     stl_be_p(out + 16, t->device_len);
     stl_be_p(out + 20, t->run_state);
-    stl_be_p(out + 24, t->has_hash);
+    stl_be_p(out + 24, t->flags);
     stl_be_p(out + 28, t->disk_hash);
 }
 
@@ -337,7 +337,7 @@ bool colo_tail_decode(const uint8_t in[COLO_TAIL_LEN], uint64_t length,
     t->ram_hash = ldq_be_p(in + 8);
     t->device_len = ldl_be_p(in + 16);
     t->run_state = ldl_be_p(in + 20);
-    t->has_hash = ldl_be_p(in + 24);
+    t->flags = ldl_be_p(in + 24);
     t->disk_hash = ldl_be_p(in + 28);
 
     if (t->device_len == 0 || length != COLO_TAIL_LEN + t->device_len) {
@@ -345,9 +345,9 @@ bool colo_tail_decode(const uint8_t in[COLO_TAIL_LEN], uint64_t length,
                    "device state in %" PRIu64, t->device_len, length);
         return false;
     }
-    if (t->run_state >= COLO_RUN__MAX || t->has_hash > 1) {
+    if (t->run_state >= COLO_RUN__MAX || t->flags & ~COLO_TAIL_FLAGS) {
         error_setg(errp, "'vmstate-size' with run state %" PRIu32
-                   " and hash flag %" PRIu32, t->run_state, t->has_hash);
+                   " and flags %" PRIx32, t->run_state, t->flags);
         return false;
     }
     return true;

@@ -172,9 +172,12 @@ typedef struct ColoTail {
     uint64_t ram_hash;                  /* 0 unless COLO_START_VERIFY_RAM */
     uint32_t device_len;                /* bytes that follow */
     uint32_t run_state;                 /* ColoRunState */
-    uint32_t has_hash;                  /* 0 or 1 */
+    uint32_t flags;                     /* COLO_TAIL_* */
     uint32_t disk_hash;                 /* 0 unless COLO_START_VERIFY_RAM */
 } ColoTail;
+#define COLO_TAIL_HASHES    1           /* ram_hash and disk_hash are there */
+#define COLO_TAIL_SUSPENDED 2           /* when it runs, the guest sleeps (S3) */
+#define COLO_TAIL_FLAGS     (COLO_TAIL_HASHES | COLO_TAIL_SUSPENDED)
 
 /* What the guest does if the secondary goes on from a checkpoint */
 typedef enum ColoRunState {

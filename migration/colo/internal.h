@@ -6,6 +6,7 @@
 #ifndef QEMU_MIGRATION_COLO_INTERNAL_H
 #define QEMU_MIGRATION_COLO_INTERNAL_H
 
+#include "qemu/notify.h"
 #include "qemu/thread.h"
 #include "migration/colo.h"
 #include "migration/qemu-file-types.h"
@@ -60,6 +61,7 @@ typedef struct ColoSession {
     ShutdownCause deferred_shutdown;    /* secondary, hybrid mode */
     ShutdownCause deferred_reset;       /* the same */
     VMChangeStateEntry *vm_state;       /* primary, hybrid mode */
+    Notifier wakeup;                    /* the same */
     bool paused;                        /* primary: not for a cut */
     ColoRunState run_state;             /* secondary: of the guest */
     ColoByeReason end_reason;

@@ -415,7 +415,7 @@ static bool primary_copy_state(ColoSession *s, Cut *c, Error **errp)
     }
     c->tail.device_len = s->device_state->usage;
     if (s->verify_ram) {
-        c->tail.has_hash = 1;
+        c->tail.flags |= COLO_TAIL_HASHES;
         c->tail.ram_hash = colo_ram_hash(s->ram);
         c->tail.disk_hash = colo_disks_hash();
     }
@@ -443,6 +443,7 @@ static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
     ok = primary_copy_state(s, c, errp);
     if (ok) {
         c->tail.run_state = guest_run_state(c->live);
+        c->tail.flags |= vm_get_suspended() ? COLO_TAIL_SUSPENDED : 0;
         s->epoch = c->number;
         colo_requests_cut(s->epoch);
         colo_participants_cut(s->epoch);
@@ -666,6 +667,12 @@ static void primary_vm_state(void *opaque, bool running, RunState state)
     }
 }
 
+/* Hybrid mode: the guest leaves S3, which is no change of 'running'.  BQL. */
+static void primary_wakeup(Notifier *n, void *reason)
+{
+    colo_request_checkpoint_run_state();
+}
+
 /* Limits that depend on the size of the guest */
 static uint64_t staging_limit_pages(ColoSession *s)
 {
@@ -722,6 +729,8 @@ void migrate_start_colo_process(MigrationState *ms)
     s->paused = !runstate_is_live(ms->vm_old_state);
     if (s->mode == COLO_SYNC_MODE_HYBRID) {
         s->vm_state = qemu_add_vm_change_state_handler(primary_vm_state, s);
+        s->wakeup.notify = primary_wakeup;
+        qemu_register_wakeup_notifier(&s->wakeup);
     }
     if (runstate_is_live(ms->vm_old_state)) {
         colo_start_guest();
@@ -738,6 +747,9 @@ void migrate_start_colo_process(MigrationState *ms)
     primary_finish(s, err);
 
     bql_lock();
+    if (s->mode == COLO_SYNC_MODE_HYBRID) {
+        notifier_remove(&s->wakeup);
+    }
     primary_close_migration(s, ms, err);
     g_clear_pointer(&s->device_file, qemu_fclose);
     colo_disks_stop(false);

@@ -503,6 +503,8 @@ static bool secondary_load(ColoSession *s, const ColoTail *tail, Error **errp)
         return false;
     }
     s->run_state = tail->run_state;
+    /* The section of the global state says how it was at the first migration */
+    vm_set_suspended(tail->flags & COLO_TAIL_SUSPENDED);
     return true;
 }
 
@@ -552,7 +554,7 @@ static bool secondary_load_and_count(ColoSession *s, Arrival *a, Error **errp)
         s->cause = COLO_CAUSE_LOCAL;
         return false;
     }
-    if (s->verify_ram && a->tail.has_hash) {
+    if (s->verify_ram && a->tail.flags & COLO_TAIL_HASHES) {
         verify_ram(s, a->cut, &a->tail);
         verify_disks(s, a->cut, &a->tail);
     }

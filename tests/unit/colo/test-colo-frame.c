@@ -206,8 +206,8 @@ static void refuse_tail(ColoTail t, uint64_t length)
 
 static void test_tail(void)
 {
-    ColoTail in = { 1ULL << 40, UINT64_MAX, 60000, COLO_RUN_PAUSED, 1,
-                    UINT32_MAX }, out;
+    ColoTail in = { 1ULL << 40, UINT64_MAX, 60000, COLO_RUN_PAUSED,
+                    COLO_TAIL_FLAGS, UINT32_MAX }, out;
     uint8_t buf[COLO_TAIL_LEN];
 
     colo_tail_encode(&in, buf);
@@ -217,7 +217,7 @@ static void test_tail(void)
     g_assert_cmpuint(out.ram_hash, ==, in.ram_hash);
     g_assert_cmpuint(out.device_len, ==, in.device_len);
     g_assert_cmpuint(out.run_state, ==, in.run_state);
-    g_assert_cmpuint(out.has_hash, ==, 1);
+    g_assert_cmpuint(out.flags, ==, COLO_TAIL_FLAGS);
     g_assert_cmpuint(out.disk_hash, ==, in.disk_hash);
 
     refuse_tail(in, COLO_TAIL_LEN + 59999);
@@ -225,7 +225,7 @@ static void test_tail(void)
     refuse_tail((ColoTail) { 0 }, COLO_TAIL_LEN);
     refuse_tail((ColoTail) { .device_len = 1, .run_state = COLO_RUN__MAX },
                 COLO_TAIL_LEN + 1);
-    refuse_tail((ColoTail) { .device_len = 1, .has_hash = 2 },
+    refuse_tail((ColoTail) { .device_len = 1, .flags = COLO_TAIL_FLAGS + 1 },
                 COLO_TAIL_LEN + 1);
 }
 
