@@ -475,19 +475,17 @@ static void verify_disks(ColoSession *s, uint64_t cut, const ColoTail *tail)
     }
 }
 
-/* Put the staged checkpoint into place.  BQL. */
-static bool secondary_load(ColoSession *s, const ColoTail *tail, Error **errp)
+/* Reset, pages, devices: between two checkpoints.  BQL. */
+static bool secondary_replace_guest(ColoSession *s, Error **errp)
 {
     QEMUFile *f;
     int ret;
 
-    loading = true;
     /* One new view of memory for the reset as a whole, not one a device. */
     memory_region_transaction_begin();
     qemu_system_reset(SHUTDOWN_CAUSE_SNAPSHOT_LOAD);
     memory_region_transaction_commit();
     if (!colo_disks_load(errp)) {
-        loading = false;
         return false;
     }
     colo_ram_apply(s->ram, s->staging);
@@ -496,10 +494,26 @@ static bool secondary_load(ColoSession *s, const ColoTail *tail, Error **errp)
     cpu_synchronize_all_pre_loadvm();
     ret = qemu_load_device_state(f);
     qemu_fclose(f);
-    loading = false;
-
     if (ret < 0) {
         error_setg_errno(errp, -ret, "cannot load the state of devices");
+        return false;
+    }
+    return true;
+}
+
+/* Put the staged checkpoint into place.  BQL. */
+static bool secondary_load(ColoSession *s, const ColoTail *tail, Error **errp)
+{
+    bool ok;
+
+    loading = true;
+    ok = secondary_replace_guest(s, errp);
+    loading = false;
+
+    /* To listeners of the memory map this was one change, of nothing as a rule */
+    memory_region_transaction_begin();
+    memory_region_transaction_commit();
+    if (!ok) {
         return false;
     }
     s->run_state = tail->run_state;

@@ -16,8 +16,6 @@
  */
 
 #include "qemu/osdep.h"
-#include <sys/ioctl.h>
-#include <linux/kvm.h>
 #include "qemu/units.h"
 #include "qobject/qdict.h"
 #include "colo-helpers.h"
@@ -140,32 +138,13 @@ static void check_stands(QTestState *qts)
     check_nic_stands(qts);
 }
 
-/* QEMU ends when it may not use KVM */
-static bool kvm_opens(void)
-{
-    int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-    int vm = fd < 0 ? -1 : ioctl(fd, KVM_CREATE_VM, 0);
-
-    if (vm >= 0) {
-        close(vm);
-    }
-    if (fd >= 0) {
-        close(fd);
-    }
-    return vm >= 0;
-}
-
 static const char *probe(const char *accel)
 {
-    bool kvm = !strcmp(accel, "kvm");
-    const char *why = NULL;
+    const char *why = colo_why_no_accel(accel);
     QTestState *qts;
 
-    if (!qtest_has_accel(accel)) {
-        return "this QEMU has no such accelerator";
-    }
-    if (kvm && !kvm_opens()) {
-        return "/dev/kvm cannot be opened, or makes no VM";
+    if (why) {
+        return why;
     }
     qts = qtest_initf("-accel %s -machine pc -m 32 -nodefaults -bios %s", accel,
                       firmware);

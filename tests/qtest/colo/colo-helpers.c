@@ -4,7 +4,9 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/ioctl.h>
 #include <sys/wait.h>
+#include <linux/kvm.h>
 #include "qobject/qdict.h"
 #include "colo-helpers.h"
 
@@ -170,6 +172,32 @@ void colo_pair_protect(ColoPair *p)
     /* The primary may show an earlier session until this one begins */
     colo_wait_statistic(p->secondary, "checkpoints", 3);
     colo_wait_statistic(p->primary, "checkpoints", 3);
+}
+
+/* QEMU ends when it may not use KVM */
+static bool kvm_opens(void)
+{
+    int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    int vm = fd < 0 ? -1 : ioctl(fd, KVM_CREATE_VM, 0);
+
+    if (vm >= 0) {
+        close(vm);
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return vm >= 0;
+}
+
+const char *colo_why_no_accel(const char *accel)
+{
+    if (!qtest_has_accel(accel)) {
+        return "this QEMU has no such accelerator";
+    }
+    if (!strcmp(accel, "kvm") && !kvm_opens()) {
+        return "/dev/kvm cannot be opened, or makes no VM";
+    }
+    return NULL;
 }
 
 static QDict *query(QTestState *qts, const char *command)

@@ -70,6 +70,9 @@ void colo_quit(QTestState **qts);
 /* x-colo-lost-heartbeat, which has to be accepted */
 void colo_failover(QTestState *qts);
 
+/* Why no QEMU can be started with @accel on this host; NULL if one can */
+const char *colo_why_no_accel(const char *accel);
+
 /* One value of query-colo-status; the caller frees it, NULL if not there */
 char *colo_state(QTestState *qts);
 int64_t colo_statistic(QTestState *qts, const char *name);
