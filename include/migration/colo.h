@@ -16,7 +16,9 @@
 #include "qapi/qapi-types-colo.h"
 #include "qapi/qapi-types-run-state.h"
 
+typedef struct MigrationAddress MigrationAddress;
 typedef struct MigrationState MigrationState;
+typedef struct QIOChannel QIOChannel;
 
 /*
  * ColoParticipant: something that takes part in checkpoints.
@@ -111,6 +113,17 @@ bool colo_supported(void);
  * it cannot, or when COLO is not compiled in.
  */
 bool colo_caps_check(const bool *caps, Error **errp);
+
+/*
+ * colo_migrate_check: may a session begin over @addr, with the devices that
+ * there are?
+ * colo_fd_check: may it begin over @ioc, which was made of a file descriptor?
+ *
+ * Both sides, main loop, BQL.  Without x-colo they return true, otherwise false
+ * with @errp set when it may not.
+ */
+bool colo_migrate_check(const MigrationAddress *addr, Error **errp);
+bool colo_fd_check(QIOChannel *ioc, Error **errp);
 
 /*
  * Sides.  migrate_start_colo_process() is the primary's whole session: called

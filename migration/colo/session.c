@@ -97,8 +97,9 @@ bool colo_supported(void)
 /*
  * Postcopy and snapshots need the guest to be in one place, return-path and
  * switchover-ack occupy the channel that the session uses afterwards,
- * release-ram gives away what the primary goes on with, and mapped-ram is for
- * files.
+ * release-ram gives away what the primary goes on with, mapped-ram is for files,
+ * x-ignore-shared leaves RAM out that a load needs, and dirty-limit would slow
+ * the guest down as long as the session lasts.
  */
 static const MigrationCapability incompatible_caps[] = {
     MIGRATION_CAPABILITY_POSTCOPY_RAM,
@@ -107,6 +108,8 @@ static const MigrationCapability incompatible_caps[] = {
     MIGRATION_CAPABILITY_SWITCHOVER_ACK,
     MIGRATION_CAPABILITY_RELEASE_RAM,
     MIGRATION_CAPABILITY_MAPPED_RAM,
+    MIGRATION_CAPABILITY_X_IGNORE_SHARED,
+    MIGRATION_CAPABILITY_DIRTY_LIMIT,
 };
 
 bool colo_caps_check(const bool *caps, Error **errp)

@@ -20,6 +20,16 @@ bool colo_caps_check(const bool *caps, Error **errp)
     return false;
 }
 
+bool colo_migrate_check(const MigrationAddress *addr, Error **errp)
+{
+    return true;
+}
+
+bool colo_fd_check(QIOChannel *ioc, Error **errp)
+{
+    return true;
+}
+
 void colo_participant_register(ColoParticipant *p)
 {
 }

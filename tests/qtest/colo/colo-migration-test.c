@@ -113,7 +113,7 @@ static void test_capabilities(const void *mode)
 {
     static const char *const others[] = {
         "return-path", "switchover-ack", "postcopy-ram", "release-ram",
-        "background-snapshot", "mapped-ram",
+        "background-snapshot", "mapped-ram", "x-ignore-shared", "dirty-limit",
     };
     ColoPair *p = colo_pair_new(mode);
 

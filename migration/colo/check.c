@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: channels and devices that cannot be part of a session.
+ *
+ * Both sides, main loop, BQL.  They are found when the migration begins, so
+ * that nothing has to be migrated to learn that it was for nothing.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/qapi-types-migration.h"
+#include "hw/qdev-core.h"
+#include "io/channel-socket.h"
+#include "migration/colo.h"
+#include "migration/options.h"
+#include "migration/savevm.h"
+
+/* Models that cannot be reset and loaded while the session is under way */
+static const struct Model {
+    const char *type;
+    const char *why;
+} models[] = {
+    { "virtio-mem", "a reset, which each checkpoint begins with, gives the "
+                    "memory back that the guest uses" },
+};
+
+static void refuse_channel(Error **errp)
+{
+    error_setg(errp, "x-colo needs a channel that goes both ways: tcp:, unix:, "
+               "vsock:, or fd: with a socket");
+}
+
+static int check_model(Object *obj, void *opaque)
+{
+    Error **errp = opaque;
+
+    for (int i = 0; i < ARRAY_SIZE(models); i++) {
+        if (object_dynamic_cast(obj, models[i].type)) {
+            DeviceState *dev = DEVICE(obj);
+            BusState *bus = qdev_get_parent_bus(dev);
+            g_autofree char *name =
+                qdev_get_human_name(bus && bus->parent ? bus->parent : dev);
+
+            error_setg(errp, "x-colo cannot protect a guest with the %s device "
+                       "'%s': %s", models[i].type, name, models[i].why);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static bool check_devices(Error **errp)
+{
+    const char *own_stream = qemu_savevm_own_stream();
+
+    if (own_stream) {
+        error_setg(errp, "x-colo cannot protect '%s': it is migrated by a "
+                   "stream of its own, which a checkpoint does not have",
+                   own_stream);
+        return false;
+    }
+    return !object_child_foreach_recursive(object_get_root(), check_model,
+                                           errp);
+}
+
+bool colo_migrate_check(const MigrationAddress *addr, Error **errp)
+{
+    if (!migrate_colo()) {
+        return true;
+    }
+    if (addr->transport != MIGRATION_ADDRESS_TYPE_SOCKET) {
+        refuse_channel(errp);
+        return false;
+    }
+    return check_devices(errp);
+}
+
+bool colo_fd_check(QIOChannel *ioc, Error **errp)
+{
+    if (migrate_colo() && !object_dynamic_cast(OBJECT(ioc),
+                                               TYPE_QIO_CHANNEL_SOCKET)) {
+        refuse_channel(errp);
+        return false;
+    }
+    return true;
+}
