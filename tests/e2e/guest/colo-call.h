@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "net/colo/stream.h"
+#include "colo-stream.h"
 
 #define CALL_PORT           7009
 #define CALL_MAX_ROUNDS     4

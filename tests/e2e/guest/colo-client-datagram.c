@@ -30,7 +30,7 @@
 
 #include "colo-client.h"
 #include "colo-datagram.h"
-#include "net/colo/stream.h"
+#include "colo-stream.h"
 
 #define WINDOW          65536   /* requests that are remembered */
 #define DRAIN_NS        (1000 * NS_PER_MS)      /* at the end, at least */

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "colo-client.h"
-#include "net/colo/stream.h"
+#include "colo-stream.h"
 
 #define LAST_PORT           7008
 #define CONTROL_PORT        7005

@@ -29,7 +29,7 @@
 #include <unistd.h>
 
 #include "colo-client.h"
-#include "net/colo/stream.h"
+#include "colo-stream.h"
 
 #define BUF_BYTES           262144
 #define ECHO_BYTES          64

@@ -31,7 +31,7 @@
 #include <unistd.h>
 
 #include "colo-guest.h"
-#include "net/colo/stream.h"
+#include "colo-stream.h"
 
 #define MAX_DISKS           4
 #define SEND_BUFFER         (4 << 20)

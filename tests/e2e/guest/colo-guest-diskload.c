@@ -27,7 +27,7 @@
 #include <unistd.h>
 
 #include "colo-guest.h"
-#include "net/colo/stream.h"
+#include "colo-stream.h"
 
 #define MAX_THREADS         16
 #define SMALL_BYTES         4096

@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #include "colo-guest.h"
-#include "net/colo/stream.h"
+#include "colo-stream.h"
 
 #define MAX_CONNECTIONS     64
 #define MAX_BYTES           10000       /* the first window of TCP */

@@ -58,7 +58,7 @@
 
 #include "colo-call.h"
 #include "colo-guest.h"
-#include "net/colo/stream.h"
+#include "colo-stream.h"
 
 #define DIRTY_PERIOD_NS     100000000LL
 #define ECHO_BYTES          64
