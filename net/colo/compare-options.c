@@ -13,12 +13,14 @@
 #include "compare-options.h"
 
 /*
- * As published, but for the timeout (3000 ms): it no longer releases what the
+ * As published, but for two.  The timeout (3000 ms) no longer releases what the
  * other guest did not say, it asks for a checkpoint, and a client waits so long.
+ * And the bound of a queue is its memory, not 1024 packets of one connection,
+ * which stopped the whole NIC in the time of a load.
  */
 #define DEFAULT_TIMEOUT_MS      200
 #define DEFAULT_SCAN_MS         3000
-#define DEFAULT_MAX_PACKETS     1024
+#define DEFAULT_MAX_PACKETS     (1 << 20)
 
 #define MAX_BYTES               (64 * MiB)
 #define MAX_FLOWS               65536

@@ -33,7 +33,7 @@ struct Datagram {
     DatagramId id;
     GPtrArray *fragments;       /* in order of arrival, owned */
     GHashTable *at;             /* offset -> fragment, without duplicates */
-    uint64_t size;              /* of all fragments, headers included */
+    uint64_t size;              /* of all fragments: memory */
     uint32_t have;              /* bytes of payload, duplicates not counted */
     uint32_t total;             /* 0: the end was not seen yet */
     bool spoiled;
@@ -186,7 +186,7 @@ static void add(Datagram *g, ColoPacket *p)
         g->spoiled = true;
     }
     g_ptr_array_add(g->fragments, p);
-    g->size += p->size;
+    g->size += colo_packet_memory(p);
 
     if (twin) {
         g->spoiled |= !repeats(p, twin);
@@ -320,7 +320,7 @@ bool colo_defrag_add(ColoDefrag *d, ColoPacket *p, ColoDefragged *out,
     g_assert(p->kind == COLO_PACKET_FRAGMENT);
 
     g = find_or_begin(d, p);
-    d->bytes += p->size;
+    d->bytes += colo_packet_memory(p);
     add(g, p);
     if (complete(g, out)) {
         forget(d, g);

@@ -132,7 +132,7 @@ static void compare_release(void *opaque, ColoPacket *p)
     FilterCompare *fc = opaque;
 
     QSIMPLEQ_INSERT_TAIL(&fc->out, p, next);
-    fc->out_bytes += p->size;
+    fc->out_bytes += colo_packet_memory(p);
 }
 
 static void compare_need(void *opaque, ColoMatchNeed why, uint64_t epoch)
@@ -207,7 +207,7 @@ static void send_one(FilterCompare *fc, ColoPacket *p)
     int parts = colo_net_fit_header(nf->netdev, p->vnet_hdr_len, p->data,
                                     p->size, iov);
 
-    fc->out_bytes -= p->size;
+    fc->out_bytes -= colo_packet_memory(p);
     if (nf->netdev->peer) {
         qemu_netfilter_pass_to_next(nf->netdev->peer, 0, iov, parts, nf);
         colo_net_flush_standing(nf->netdev);

@@ -27,7 +27,7 @@ typedef enum ColoMatchMode {
     COLO_MATCH_HOLDING,
 } ColoMatchMode;
 
-/* Move all of @from to the end of @to: what QSIMPLEQ_CONCAT does, in a QTAILQ */
+/* Move all of @from to the end of @to: QSIMPLEQ_CONCAT of a QTAILQ */
 #define COLO_TAILQ_CONCAT(to, from, field) do {                             \
         if (!QTAILQ_EMPTY(from)) {                                          \
             (to)->tqh_circ.tql_prev->tql_next = (from)->tqh_first;          \
@@ -111,8 +111,6 @@ ColoHeld *colo_match_hold(ColoMatch *m, ColoFlow *f, ColoPacket *p,
                           GPtrArray *fragments);
 /* It waits no more; @h is freed.  Only for what has no fragments. */
 ColoPacket *colo_match_unhold(ColoMatch *m, ColoFlow *f, ColoHeld *h);
-/* The size of @h's packet changed */
-void colo_match_resize(ColoMatch *m, ColoHeld *h);
 
 /*
  * Keep the secondary's packet @p, in no queue yet.  NULL if there is no room:

@@ -683,7 +683,6 @@ static bool tcp_release_front(ColoMatch *m, ColoFlow *f, ColoHeld *h)
     front = colo_packet_split(p, bytes);
     front->epoch = p->epoch;
     front->arrived_ms = p->arrived_ms;
-    colo_match_resize(m, h);
     tcp_release(m, f, front, &h->base, limit.at);
     return true;
 }

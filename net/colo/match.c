@@ -159,6 +159,11 @@ static void match_review(ColoMatch *m)
 
 /* Packets of the primary: into the queues and out of them */
 
+static uint64_t match_memory(const ColoPacket *p)
+{
+    return colo_packet_memory(p) + sizeof(ColoHeld) + COLO_HEAP_OVERHEAD;
+}
+
 static void match_count_in(ColoMatch *m, uint64_t packets, uint64_t bytes)
 {
     m->stats.queued_packets += packets;
@@ -202,11 +207,9 @@ static ColoHeld *match_queue(ColoMatch *m, ColoHeldList *queue, ColoPacket *p,
     h->p = p;
     h->fragments = fragments;
     h->since_ms = p->arrived_ms;
-    h->bytes = p->size;
+    h->bytes = match_memory(p);
     for (guint i = 0; fragments && i < fragments->len; i++) {
-        ColoPacket *fragment = g_ptr_array_index(fragments, i);
-
-        h->bytes += fragment->size;
+        h->bytes += match_memory(g_ptr_array_index(fragments, i));
     }
     QTAILQ_INSERT_TAIL(queue, h, in_queue);
     match_insert_by_age(&m->primary_by_age[colo_match_age(m, p->epoch)], h);
@@ -251,13 +254,6 @@ ColoPacket *colo_match_unhold(ColoMatch *m, ColoFlow *f, ColoHeld *h)
     return p;
 }
 
-void colo_match_resize(ColoMatch *m, ColoHeld *h)
-{
-    match_count_out(m, 0, h->bytes);
-    h->bytes = h->p->size;
-    match_count_in(m, 0, h->bytes);
-}
-
 /* Let go what is in no queue any more */
 static void match_release_held(ColoMatch *m, ColoHeld *h, uint64_t *counter)
 {
@@ -293,7 +289,8 @@ ColoHeld *colo_match_keep(ColoMatch *m, ColoFlow *f, ColoPacket *p)
     ColoHeld *h;
 
     if (f->secondary_count >= m->config.max_packets ||
-        m->stats.secondary_queued_bytes + p->size > m->config.max_bytes) {
+        m->stats.secondary_queued_bytes + match_memory(p) >
+        m->config.max_bytes) {
         m->stats.secondary_dropped++;
         m->s_dropped = true;
         colo_packet_free(p);
@@ -301,7 +298,7 @@ ColoHeld *colo_match_keep(ColoMatch *m, ColoFlow *f, ColoPacket *p)
     }
     h = g_new0(ColoHeld, 1);
     h->p = p;
-    h->bytes = p->size;
+    h->bytes = match_memory(p);
     h->since_ms = m->now_ms;
     match_insert_by_age(&m->secondary_by_age, h);
     m->stats.secondary_queued_bytes += h->bytes;
@@ -566,7 +563,7 @@ static void match_give_up(ColoMatch *m, GPtrArray *fragments)
         ColoPacket *p = g_ptr_array_index(fragments, i);
 
         m->fragments--;
-        match_count_out(m, 1, p->size);
+        match_count_out(m, 1, match_memory(p));
         match_queue(m, &m->loose, p, NULL);
     }
     g_ptr_array_set_size(fragments, 0);
@@ -592,7 +589,7 @@ static void match_primary_fragment(ColoMatch *m, ColoPacket *p)
     if (!m->fragments++) {
         m->fragments_since_ms = arrived_ms;
     }
-    match_count_in(m, 1, p->size);
+    match_count_in(m, 1, match_memory(p));
     complete = colo_defrag_add(m->primary_defrag, p, &whole, given_up);
     match_give_up(m, given_up);
     if (complete) {
@@ -600,7 +597,7 @@ static void match_primary_fragment(ColoMatch *m, ColoPacket *p)
             ColoPacket *fragment = g_ptr_array_index(whole.fragments, i);
 
             m->fragments--;
-            match_count_out(m, 1, fragment->size);
+            match_count_out(m, 1, match_memory(fragment));
         }
         whole.whole->epoch = m->epoch;
         whole.whole->arrived_ms = arrived_ms;

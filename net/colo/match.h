@@ -45,7 +45,7 @@ typedef struct ColoMatchConfig {
     /* Longest wait before NEED_TIMEOUT, while the secondary can speak */
     uint64_t timeout_ms;
     uint32_t max_packets;       /* per flow and side, before NEED_ROOM */
-    uint64_t max_bytes;         /* in all flows, per side */
+    uint64_t max_bytes;         /* of memory, in all flows, per side */
     uint32_t max_flows;
     uint64_t idle_ms;           /* forget a flow that was silent for so long */
 } ColoMatchConfig;
@@ -68,7 +68,7 @@ typedef struct ColoMatchStats {
     uint64_t secondary_dropped;     /* bounds of the queue */
     uint64_t flows;                 /* now */
     uint64_t queued_packets;        /* now, of the primary */
-    uint64_t queued_bytes;          /* now, of the primary */
+    uint64_t queued_bytes;          /* now, of the primary: memory */
     uint64_t queued_bytes_max;
     uint64_t secondary_queued_bytes;    /* now */
 } ColoMatchStats;

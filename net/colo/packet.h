@@ -23,6 +23,9 @@
 /* Up to two VLAN tags (802.1Q, 802.1ad) are looked through */
 #define COLO_PACKET_VLANS   2
 
+/* Of the heap for an object and what it owns, roughly, in bytes */
+#define COLO_HEAP_OVERHEAD  32
+
 typedef enum ColoPacketKind {
     /* A whole TCP segment, both checks of lengths passed */
     COLO_PACKET_TCP,
@@ -70,11 +73,11 @@ typedef struct ColoFlowKey {
 typedef enum ColoTcpBound {
     COLO_TCP_FREE,
     /*
-     * By Multipath TCP (RFC 8684): part of a stream that has numbers of its own,
-     * and said by a host whose keys are random
+     * By Multipath TCP (RFC 8684): part of a stream that has numbers of its
+     * own, and said by a host whose keys are random
      */
     COLO_TCP_MULTIPATH,
-    /* By a digest, TCP MD5 (RFC 2385) or TCP-AO (RFC 5925): not to be changed */
+    /* By a digest, TCP MD5 (RFC 2385) or TCP-AO (RFC 5925): never changed */
     COLO_TCP_SIGNED,
 } ColoTcpBound;
 
@@ -128,6 +131,15 @@ struct ColoPacket {
 ColoPacket *colo_packet_new(uint8_t *data, uint32_t size,
                             uint32_t vnet_hdr_len);
 ColoPacket *colo_packet_copy(const ColoPacket *p);
+
+/*
+ * colo_packet_memory: what it takes of the heap, to be held against a bound.
+ * With most packets that is more than their size.
+ */
+static inline uint64_t colo_packet_memory(const ColoPacket *p)
+{
+    return p->size + sizeof(*p) + COLO_HEAP_OVERHEAD;
+}
 void colo_packet_free(ColoPacket *p);
 
 /* Look again at p->data, after it was changed from outside */

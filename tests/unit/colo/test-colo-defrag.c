@@ -537,7 +537,7 @@ static void test_max_bytes(void)
     ColoDefragged out;
     ColoDefrag *d;
 
-    size = p->size;
+    size = colo_packet_memory(p);
     d = colo_defrag_new(100, 4 * size);
     g_assert(!colo_defrag_add(d, p, &out, given_up));
     for (unsigned i = 1; i < 8; i++) {
@@ -545,8 +545,8 @@ static void test_max_bytes(void)
         g_assert_cmpuint(given_up->len, ==, i < 4 ? 0 : i - 3);
     }
     /* One that is too large by itself takes all others with it, oldest first */
-    p = lone_fragment(50, 64 * 8);
-    g_assert_cmpuint(p->size, >, 4 * size);
+    p = lone_fragment(50, 64 * 32);
+    g_assert_cmpuint(colo_packet_memory(p), >, 4 * size);
     g_assert(!colo_defrag_add(d, p, &out, given_up));
     g_assert_cmpuint(given_up->len, ==, 9);
     g_assert(given_up->pdata[8] == p);
