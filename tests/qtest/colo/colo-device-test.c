@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO and devices that expect one load in the life of a QEMU.
+ *
+ * Proves: a secondary that has loaded such a device many times, with no run of
+ * the guest in between, lives after a failover; and what the device has kept of
+ * earlier loads is gone.
+ */
+
+#include "qemu/osdep.h"
+#include "colo-device-rig.h"
+
+#define FLASH_BYTES     0x10000
+#define FLASH           0xffff0000      /* ends at 4 GiB */
+#define FLASH_BYTE      0x1000          /* programmed here */
+#define FLASH_BUFFER    0x2000          /* written as a buffer */
+#define FLASH_BLOCK     0x3000          /* erased, a sector of 4 KiB */
+#define LOADS           5
+
+static const char *const modes[] = { "periodic", "hybrid" };
+
+static char *flash_image;
+
+/* The flash holds the firmware.  Both sides write to one image. */
+static ColoPair *flash_pair(const char *mode)
+{
+    g_autofree char *extra = NULL;
+    g_autofree char *rom = NULL;
+    size_t bytes;
+    int fd = g_file_open_tmp("colo-flash-XXXXXX", &flash_image, NULL);
+
+    g_assert_cmpint(fd, >=, 0);
+    close(fd);
+    g_assert_true(g_file_get_contents(device_rig_firmware(), &rom, &bytes,
+                                      NULL));
+    g_assert_cmpuint(bytes, ==, FLASH_BYTES);
+    g_assert_true(g_file_set_contents(flash_image, rom, bytes, NULL));
+    extra = g_strdup_printf("-drive if=pflash,format=raw,file.locking=off,"
+                            "file.filename=%s", flash_image);
+    return colo_pair_new_with(mode, "tcg", extra);
+}
+
+static void flash_pair_free(ColoPair *p)
+{
+    colo_pair_free(p);
+    unlink(flash_image);
+    g_clear_pointer(&flash_image, g_free);
+}
+
+static void flash_write(QTestState *qts)
+{
+    qtest_writeb(qts, FLASH + FLASH_BYTE, 0x40);
+    qtest_writeb(qts, FLASH + FLASH_BYTE, 0x43);
+    qtest_writeb(qts, FLASH + FLASH_BUFFER, 0xe8);
+    qtest_writeb(qts, FLASH + FLASH_BUFFER, 1);
+    qtest_writeb(qts, FLASH + FLASH_BUFFER, 0x4f);
+    qtest_writeb(qts, FLASH + FLASH_BUFFER + 1, 0x4c);
+    qtest_writeb(qts, FLASH + FLASH_BUFFER, 0xd0);
+    qtest_writeb(qts, FLASH + FLASH_BLOCK, 0x20);
+    qtest_writeb(qts, FLASH + FLASH_BLOCK, 0xd0);
+    qtest_writeb(qts, FLASH, 0xff);
+}
+
+static void flash_check(QTestState *qts)
+{
+    g_assert_cmphex(qtest_readb(qts, FLASH + FLASH_BYTE), ==, 0x43);
+    g_assert_cmphex(qtest_readb(qts, FLASH + FLASH_BUFFER), ==, 0x4f);
+    g_assert_cmphex(qtest_readb(qts, FLASH + FLASH_BUFFER + 1), ==, 0x4c);
+    g_assert_cmphex(qtest_readb(qts, FLASH + FLASH_BLOCK), ==, 0xff);
+    g_assert_cmphex(qtest_readb(qts, FLASH + FLASH_BLOCK + 0xfff), ==, 0xff);
+}
+
+/* Nothing of what was written so far is in the image */
+static void flash_clear_image(void)
+{
+    g_autofree char *zero = g_malloc0(FLASH_BYTES);
+    int fd = open(flash_image, O_WRONLY);
+
+    g_assert_cmpint(pwrite(fd, zero, FLASH_BYTES, 0), ==, FLASH_BYTES);
+    close(fd);
+}
+
+static void flash_check_image(void)
+{
+    g_autofree char *is = NULL;
+    size_t bytes;
+
+    g_assert_true(g_file_get_contents(flash_image, &is, &bytes, NULL));
+    g_assert_cmpuint(bytes, ==, FLASH_BYTES);
+    g_assert_cmphex(is[FLASH_BYTE], ==, 0x43);
+}
+
+static void test_flash_loaded(const void *mode)
+{
+    ColoPair *p = flash_pair(mode);
+
+    device_protect(p);
+    device_checkpoints(p, LOADS);
+    device_failover(p);
+    colo_quit(&p->secondary);
+    flash_pair_free(p);
+}
+
+/* The survivor has it, and its image gets it, or it is gone with QEMU */
+static void test_flash_written(const void *mode)
+{
+    ColoPair *p = flash_pair(mode);
+
+    device_protect(p);
+    device_checkpoints(p, LOADS);
+    flash_write(p->primary);
+    flash_check(p->primary);
+    flash_clear_image();
+    device_checkpoints(p, LOADS);
+    device_failover(p);
+    flash_check(p->secondary);
+    flash_check_image();
+    colo_quit(&p->secondary);
+    flash_pair_free(p);
+}
+
+static void add(const char *name, void (*test)(const void *))
+{
+    for (int i = 0; i < ARRAY_SIZE(modes); i++) {
+        g_autofree char *path = g_strdup_printf("/colo/device/%s/%s", name,
+                                                modes[i]);
+
+        qtest_add_data_func(path, modes[i], test);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    int result;
+
+    g_test_init(&argc, &argv, NULL);
+    device_rig_begin();
+    add("flash/loaded", test_flash_loaded);
+    add("flash/written", test_flash_written);
+    result = g_test_run();
+    device_rig_end();
+    return result;
+}
