@@ -17,6 +17,12 @@
 #define FLASH_BLOCK     0x3000          /* erased, a sector of 4 KiB */
 #define LOADS           5
 
+/* Many ports, so that what one load leaves is seen in the memory of QEMU */
+#define SERIALS         20
+#define PORTS           30
+#define FLAT_LOADS      200
+#define FLAT_KIB        1200            /* what leaks takes 2000 or more */
+
 static const char *const modes[] = { "periodic", "hybrid" };
 
 static char *flash_image;
@@ -119,6 +125,44 @@ static void test_flash_written(const void *mode)
     flash_pair_free(p);
 }
 
+/*
+ * They have ports, so each load leaves something to be done as soon as the
+ * guest runs.
+ */
+static char *serials(void)
+{
+    GString *s = g_string_new(NULL);
+
+    for (int i = 0; i < SERIALS; i++) {
+        g_string_append_printf(s, " -device virtio-serial-pci,id=s%d", i);
+        for (int port = 1; port <= PORTS; port++) {
+            g_string_append_printf(s, " -device virtserialport,bus=s%d.0,nr=%d",
+                                   i, port);
+        }
+    }
+    return g_string_free(s, FALSE);
+}
+
+static void test_serial(const void *mode)
+{
+    g_autofree char *extra = serials();
+    ColoPair *p = device_pair(mode, extra);
+
+    device_protect(p);
+    device_check_flat(p, FLAT_LOADS, FLAT_KIB);
+    device_failover(p);
+    colo_quit(&p->secondary);
+    colo_pair_free(p);
+}
+
+/* In one mode: what a load leaves behind is the same in both */
+static void add_flat(const char *name, void (*test)(const void *))
+{
+    g_autofree char *path = g_strdup_printf("/colo/device/%s", name);
+
+    qtest_add_data_func(path, "periodic", test);
+}
+
 static void add(const char *name, void (*test)(const void *))
 {
     for (int i = 0; i < ARRAY_SIZE(modes); i++) {
@@ -137,6 +181,7 @@ int main(int argc, char **argv)
     device_rig_begin();
     add("flash/loaded", test_flash_loaded);
     add("flash/written", test_flash_written);
+    add_flat("serial", test_serial);
     result = g_test_run();
     device_rig_end();
     return result;
