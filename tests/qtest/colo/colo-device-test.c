@@ -8,6 +8,8 @@
  */
 
 #include "qemu/osdep.h"
+#include "libqos/libqos.h"
+#include "libqos/pci-pc.h"
 #include "colo-device-rig.h"
 
 #define FLASH_BYTES     0x10000
@@ -20,8 +22,21 @@
 /* Many ports, so that what one load leaves is seen in the memory of QEMU */
 #define SERIALS         20
 #define PORTS           30
+#define NICS            8
 #define FLAT_LOADS      200
 #define FLAT_KIB        1200            /* what leaks takes 2000 or more */
+
+/* Registers and memory that a driver of vmxnet3 shares with it */
+#define VMXNET3_BAR             1
+#define VMXNET3_SHARED_LOW      0x10
+#define VMXNET3_SHARED_HIGH     0x18
+#define VMXNET3_COMMAND         0x20
+#define VMXNET3_UPDATE_MAC      0xcafe0004
+#define VMXNET3_SHARED          0x100000
+#define VMXNET3_LIST_BYTES      124     /* of the shared memory */
+#define VMXNET3_LIST_ADDRESS    128
+#define VMXNET3_LIST            0x110000
+#define VMXNET3_LIST_LEN        65532   /* the longest */
 
 static const char *const modes[] = { "periodic", "hybrid" };
 
@@ -155,6 +170,55 @@ static void test_serial(const void *mode)
     colo_pair_free(p);
 }
 
+/* No driver has activated them */
+static void test_vmxnet3_idle(const void *mode)
+{
+    GString *s = g_string_new(NULL);
+    ColoPair *p;
+
+    for (int i = 0; i < NICS; i++) {
+        g_string_append(s, " -device vmxnet3,romfile=");
+    }
+    p = device_pair(mode, s->str);
+    g_string_free(s, TRUE);
+    device_protect(p);
+    device_check_flat(p, FLAT_LOADS, FLAT_KIB);
+    device_failover(p);
+    colo_quit(&p->secondary);
+    colo_pair_free(p);
+}
+
+static void vmxnet3_set_multicast(QTestState *qts)
+{
+    QPCIBus *bus = qpci_new_pc(qts, NULL);
+    QPCIDevice *nic = qpci_device_find(bus, QPCI_DEVFN(6, 0));
+    QPCIBar bar;
+
+    g_assert_nonnull(nic);
+    qpci_device_enable(nic);
+    bar = qpci_iomap(nic, VMXNET3_BAR, NULL);
+    qtest_writew(qts, VMXNET3_SHARED + VMXNET3_LIST_BYTES, VMXNET3_LIST_LEN);
+    qtest_writeq(qts, VMXNET3_SHARED + VMXNET3_LIST_ADDRESS, VMXNET3_LIST);
+    qtest_memset(qts, VMXNET3_LIST, 0x5a, VMXNET3_LIST_LEN);
+    qpci_io_writel(nic, bar, VMXNET3_SHARED_LOW, VMXNET3_SHARED);
+    qpci_io_writel(nic, bar, VMXNET3_SHARED_HIGH, 0);
+    qpci_io_writel(nic, bar, VMXNET3_COMMAND, VMXNET3_UPDATE_MAC);
+    g_free(nic);
+    qpci_free_pc(bus);
+}
+
+static void test_vmxnet3_multicast(const void *mode)
+{
+    ColoPair *p = device_pair(mode, "-device vmxnet3,romfile=,addr=6");
+
+    vmxnet3_set_multicast(p->primary);
+    device_protect(p);
+    device_check_flat(p, FLAT_LOADS, FLAT_KIB);
+    device_failover(p);
+    colo_quit(&p->secondary);
+    colo_pair_free(p);
+}
+
 /* In one mode: what a load leaves behind is the same in both */
 static void add_flat(const char *name, void (*test)(const void *))
 {
@@ -182,6 +246,8 @@ int main(int argc, char **argv)
     add("flash/loaded", test_flash_loaded);
     add("flash/written", test_flash_written);
     add_flat("serial", test_serial);
+    add_flat("vmxnet3/idle", test_vmxnet3_idle);
+    add_flat("vmxnet3/multicast", test_vmxnet3_multicast);
     result = g_test_run();
     device_rig_end();
     return result;
