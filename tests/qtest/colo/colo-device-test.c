@@ -8,8 +8,12 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/bswap.h"
 #include "libqos/libqos.h"
+#include "libqos/malloc-pc.h"
 #include "libqos/pci-pc.h"
+#include "libqos/virtio-pci.h"
+#include "standard-headers/linux/virtio_config.h"
 #include "colo-device-rig.h"
 
 #define FLASH_BYTES     0x10000
@@ -37,6 +41,9 @@
 #define VMXNET3_LIST_ADDRESS    128
 #define VMXNET3_LIST            0x110000
 #define VMXNET3_LIST_LEN        65532   /* the longest */
+
+#define VSOCK_SLOT      6
+#define FAKE_VHOST      "tests/qtest/colo/libcolo-fake-vhost.so"
 
 static const char *const modes[] = { "periodic", "hybrid" };
 
@@ -219,6 +226,75 @@ static void test_vmxnet3_multicast(const void *mode)
     colo_pair_free(p);
 }
 
+/*
+ * A driver of a virtio device gives it queues 0 to 2; the last is for commands
+ * or events.
+ */
+typedef struct Driver {
+    QGuestAllocator alloc;
+    QPCIBus *bus;
+    QVirtioPCIDevice *dev;
+    QVirtQueue *vq[3];
+} Driver;
+
+static void driver_begin(Driver *d, QTestState *qts, int slot,
+                         uint64_t features)
+{
+    QPCIAddress at = { .devfn = QPCI_DEVFN(slot, 0) };
+
+    pc_alloc_init(&d->alloc, qts, 0);
+    d->bus = qpci_new_pc(qts, NULL);
+    d->dev = virtio_pci_new(d->bus, &at);
+    qvirtio_pci_device_enable(d->dev);
+    qvirtio_start_device(&d->dev->vdev);
+    qvirtio_set_features(&d->dev->vdev, features | 1ULL << VIRTIO_F_VERSION_1);
+    for (int i = 0; i < ARRAY_SIZE(d->vq); i++) {
+        d->vq[i] = qvirtqueue_setup(&d->dev->vdev, &d->alloc, i);
+    }
+    qvirtio_set_driver_ok(&d->dev->vdev);
+}
+
+/* The device keeps what it was given */
+static void driver_end(Driver *d)
+{
+    for (int i = 0; i < ARRAY_SIZE(d->vq); i++) {
+        qvirtqueue_cleanup(d->dev->vdev.bus, d->vq[i], &d->alloc);
+    }
+    qvirtio_pci_device_disable(d->dev);
+    g_free(d->dev->pdev);
+    g_free(d->dev);
+    qpci_free_pc(d->bus);
+    alloc_destroy(&d->alloc);
+}
+
+static void test_vsock(const void *mode)
+{
+    g_autofree char *extra = NULL;
+    ColoPair *p;
+    Driver d;
+    int fd;
+
+    if (device_rig_sanitized()) {
+        g_test_skip("the vhost of this test is preloaded, as the sanitizer is");
+        return;
+    }
+    fd = open("/dev/null", O_RDWR); /* for QEMU, so not O_CLOEXEC */
+    g_assert_cmpint(fd, >=, 0);
+    extra = g_strdup_printf("-device vhost-vsock-pci,guest-cid=3,addr=%d,"
+                            "vhostfd=%d", VSOCK_SLOT, fd);
+    g_setenv("LD_PRELOAD", FAKE_VHOST, true);
+    p = device_pair(mode, extra);
+    g_unsetenv("LD_PRELOAD");
+    close(fd);
+    driver_begin(&d, p->primary, VSOCK_SLOT, 0);
+    driver_end(&d);
+    device_protect(p);
+    device_checkpoints(p, LOADS);
+    device_failover(p);
+    colo_quit(&p->secondary);
+    colo_pair_free(p);
+}
+
 /* In one mode: what a load leaves behind is the same in both */
 static void add_flat(const char *name, void (*test)(const void *))
 {
@@ -246,6 +322,7 @@ int main(int argc, char **argv)
     add("flash/loaded", test_flash_loaded);
     add("flash/written", test_flash_written);
     add_flat("serial", test_serial);
+    add("vsock", test_vsock);
     add_flat("vmxnet3/idle", test_vmxnet3_idle);
     add_flat("vmxnet3/multicast", test_vmxnet3_multicast);
     result = g_test_run();
