@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * COLO and a device that tells a guest who it is.
+ * COLO and devices that tell a guest who it is, or that it was moved.
  *
  * Proves: the survivor of a pair is the same guest.  No checkpoint gives it
  * another generation ID, not even when the sides were started with different
  * ones, nor an interrupt that says so; firmware that runs on the survivor reads
- * the same ID.
+ * the same ID.  Its clock is disrupted once, by the failover.
  */
 
 #include "qemu/osdep.h"
@@ -25,6 +25,9 @@
 #define GUID            0x200000        /* in the guest's memory */
 #define GPE_STATUS      0xafe0
 #define GPE_VMGENID     0x20
+
+#define CLOCK           0xfeffb000
+#define CLOCK_MARKER    (CLOCK + 16)
 
 static const char *const modes[] = { "periodic", "hybrid" };
 
@@ -126,6 +129,20 @@ static void test_vmgenid_migration(void)
     colo_pair_free(p);
 }
 
+static void test_vmclock(const void *mode)
+{
+    ColoPair *p = device_pair(mode, "-device vmclock");
+    uint64_t marker = qtest_readq(p->primary, CLOCK_MARKER);
+
+    device_protect(p);
+    device_checkpoints(p, LOADS);
+    g_assert_cmpuint(qtest_readq(p->secondary, CLOCK_MARKER), ==, marker);
+    device_failover(p);
+    g_assert_cmpuint(qtest_readq(p->secondary, CLOCK_MARKER), ==, marker + 1);
+    colo_quit(&p->secondary);
+    colo_pair_free(p);
+}
+
 static void add(const char *name, void (*test)(const void *))
 {
     for (int i = 0; i < ARRAY_SIZE(modes); i++) {
@@ -145,6 +162,7 @@ int main(int argc, char **argv)
     add("vmgenid/auto", test_vmgenid_auto);
     add("vmgenid/same", test_vmgenid_same);
     qtest_add_func("/colo/identity/vmgenid/migration", test_vmgenid_migration);
+    add("vmclock", test_vmclock);
     result = g_test_run();
     device_rig_end();
     return result;
