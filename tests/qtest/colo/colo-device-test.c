@@ -45,6 +45,10 @@
 #define VSOCK_SLOT      6
 #define FAKE_VHOST      "tests/qtest/colo/libcolo-fake-vhost.so"
 
+#define UEFI_VARS               0xfef10000
+#define UEFI_VARS_BUFFER_SIZE   (UEFI_VARS + 4)
+#define UEFI_VARS_BUFFER        0x10000
+
 static const char *const modes[] = { "periodic", "hybrid" };
 
 static char *flash_image;
@@ -295,6 +299,21 @@ static void test_vsock(const void *mode)
     colo_pair_free(p);
 }
 
+/* It has variables of its own, and the firmware has a buffer */
+static void test_uefi_vars(const void *mode)
+{
+    ColoPair *p = device_pair(mode, "-device uefi-vars-x64");
+
+    qtest_writel(p->primary, UEFI_VARS_BUFFER_SIZE, UEFI_VARS_BUFFER);
+    device_protect(p);
+    device_check_flat(p, FLAT_LOADS, FLAT_KIB);
+    device_failover(p);
+    g_assert_cmphex(qtest_readl(p->secondary, UEFI_VARS_BUFFER_SIZE), ==,
+                    UEFI_VARS_BUFFER);
+    colo_quit(&p->secondary);
+    colo_pair_free(p);
+}
+
 /* In one mode: what a load leaves behind is the same in both */
 static void add_flat(const char *name, void (*test)(const void *))
 {
@@ -322,6 +341,7 @@ int main(int argc, char **argv)
     add("flash/loaded", test_flash_loaded);
     add("flash/written", test_flash_written);
     add_flat("serial", test_serial);
+    add_flat("uefi-vars", test_uefi_vars);
     add("vsock", test_vsock);
     add_flat("vmxnet3/idle", test_vmxnet3_idle);
     add_flat("vmxnet3/multicast", test_vmxnet3_multicast);
