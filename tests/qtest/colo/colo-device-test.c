@@ -14,6 +14,7 @@
 #include "libqos/pci-pc.h"
 #include "libqos/virtio-pci.h"
 #include "standard-headers/linux/virtio_config.h"
+#include "standard-headers/linux/virtio_net.h"
 #include "colo-device-rig.h"
 
 #define FLASH_BYTES     0x10000
@@ -44,6 +45,10 @@
 
 #define VSOCK_SLOT      6
 #define FAKE_VHOST      "tests/qtest/colo/libcolo-fake-vhost.so"
+
+#define RSS_SLOT        6
+#define RSS_TABLE       128
+#define RSS_KEY         40
 
 #define UEFI_VARS               0xfef10000
 #define UEFI_VARS_BUFFER_SIZE   (UEFI_VARS + 4)
@@ -299,6 +304,52 @@ static void test_vsock(const void *mode)
     colo_pair_free(p);
 }
 
+/* Receive side scaling with the longest table, on the one queue there is */
+static void rss_set(QTestState *qts, int slot)
+{
+    uint8_t command[2 + 8 + 2 * RSS_TABLE + 3 + RSS_KEY] = {
+        VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_RSS_CONFIG,
+        [2] = VIRTIO_NET_RSS_HASH_TYPE_IPv4,
+        [6] = RSS_TABLE - 1,
+        [2 + 8 + 2 * RSS_TABLE] = 1,    /* queue pairs */
+        [2 + 8 + 2 * RSS_TABLE + 2] = RSS_KEY,
+    };
+    Driver d;
+    uint64_t at;
+    uint32_t head;
+
+    driver_begin(&d, qts, slot,
+                 1ULL << VIRTIO_NET_F_CTRL_VQ | 1ULL << VIRTIO_NET_F_RSS);
+    at = guest_alloc(&d.alloc, sizeof(command) + 1);
+    qtest_memwrite(qts, at, command, sizeof(command));
+    qtest_writeb(qts, at + sizeof(command), VIRTIO_NET_ERR);
+    head = qvirtqueue_add(qts, d.vq[2], at, 2, false, true);
+    qvirtqueue_add(qts, d.vq[2], at + 2, sizeof(command) - 2, false, true);
+    qvirtqueue_add(qts, d.vq[2], at + sizeof(command), 1, true, false);
+    qvirtqueue_kick(qts, &d.dev->vdev, d.vq[2], head);
+    qvirtio_wait_used_elem(qts, &d.dev->vdev, d.vq[2], head, NULL,
+                           COLO_DEADLINE_MS * 1000);
+    g_assert_cmpint(qtest_readb(qts, at + sizeof(command)), ==, VIRTIO_NET_OK);
+    guest_free(&d.alloc, at);
+    driver_end(&d);
+}
+
+/* Whether the table of each load is freed only a leak checker sees */
+static void test_rss(const void *mode)
+{
+    g_autofree char *extra = g_strdup_printf(
+        "-netdev hubport,id=r,hubid=1 "
+        "-device virtio-net-pci,netdev=r,romfile=,rss=on,addr=%x", RSS_SLOT);
+    ColoPair *p = device_pair(mode, extra);
+
+    rss_set(p->primary, RSS_SLOT);
+    device_protect(p);
+    device_checkpoints(p, LOADS);
+    device_failover(p);
+    colo_quit(&p->secondary);
+    colo_pair_free(p);
+}
+
 /* It has variables of its own, and the firmware has a buffer */
 static void test_uefi_vars(const void *mode)
 {
@@ -340,6 +391,7 @@ int main(int argc, char **argv)
     device_rig_begin();
     add("flash/loaded", test_flash_loaded);
     add("flash/written", test_flash_written);
+    add("rss", test_rss);
     add_flat("serial", test_serial);
     add_flat("uefi-vars", test_uefi_vars);
     add("vsock", test_vsock);
