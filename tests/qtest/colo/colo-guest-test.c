@@ -9,7 +9,8 @@
  *
  * Proves: RAM is equal on both sides after each load, byte for byte, whatever
  * the user does to the guest at the time of the cut: stops it, lets it go on,
- * resets it; also when a part is streamed because it exceeds the staging area.
+ * resets it; whatever the guest does to its memory map; also when a part is
+ * streamed because it exceeds the staging area.
  * A guest that was stopped stands, and its NIC knows.  What the guest counts
  * goes on where it was after a failover, and in the pair that is made of the
  * survivor.
@@ -29,6 +30,7 @@
 #define CHECKPOINTS     60
 #define STOPS           100
 #define RESETS          60
+#define REMAPS          200
 #define CONTS           40
 #define LOOKS           20
 #define ALIVE_MS        10000
@@ -249,6 +251,31 @@ static void test_stop(const void *opaque)
     colo_pair_free(p);
 }
 
+/* Low RAM becomes one piece, and two again, while the guest writes to it */
+static void test_remap(const void *opaque)
+{
+    ColoPair *p = pair_of(opaque);
+
+    if (!p) {
+        return;
+    }
+    protect(p);
+    for (int i = 0; i < REMAPS; i++) {
+        uint32_t pam = i % 2 ? 0 : 0x33333333;
+
+        /* The first byte is no PAM; it is 0 after a reset */
+        qtest_outl(p->primary, 0xcf8, 0x80000058);
+        qtest_outl(p->primary, 0xcfc, pam & ~0xff);
+        qtest_outl(p->primary, 0xcf8, 0x8000005c);
+        qtest_outl(p->primary, 0xcfc, pam);
+        g_usleep(g_test_rand_int_range(0, 2000));
+    }
+    more_checkpoints(p, 2);
+    check_equal(p, 10);
+    g_assert_true(is_alive(p->primary));
+    colo_pair_free(p);
+}
+
 /* The main loop pauses the guest for a reset, another thread for a cut */
 static void test_reset(const void *opaque)
 {
@@ -430,6 +457,7 @@ static const struct {
 } tests[] = {
     { "equal", test_equal },
     { "stop", test_stop },
+    { "remap", test_remap },
     { "reset", test_reset },
     { "in-cut/cont", test_cont_in_cut },
     { "at-cut/cont", test_cont_at_cut },

@@ -16,6 +16,8 @@
 #define MEMHP_SELECT    0xa00
 #define MEMHP_CONTROL   0xa14
 #define MEMHP_EJECT     8
+/* What is freed frees something else, not at once either */
+#define FREES           4
 
 static const char dimm[] = "-m 32,slots=2,maxmem=1G "
     "-object memory-backend-ram,id=mem1,size=16M "
@@ -86,6 +88,11 @@ static void test_eject_and_delete(const void *mode)
     eject(p->primary);
     qtest_qmp_assert_success(p->primary,
         "{'execute': 'object-del', 'arguments': {'id': 'mem1'}}");
+    for (int i = 0; i < FREES; i++) {
+        /* When a device is refused QEMU has freed what it was about to free */
+        colo_refused(p->primary, "device", "{'execute': 'device_add',"
+                     "'arguments': {'driver': 'no-such-device'}}");
+    }
     ask_for_checkpoint(p);
     check_alone(p);
     /* Only now it is gone, and another one can be there */
@@ -142,7 +149,8 @@ int main(int argc, char **argv)
     };
 
     /* What is freed is not to look as it did */
-    g_setenv("MALLOC_PERTURB_", "165", true);
+    g_setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0:"
+             "glibc.malloc.perturb=165", true);
     g_test_init(&argc, &argv, NULL);
     for (int m = 0; m < G_N_ELEMENTS(modes); m++) {
         for (int i = 0; i < G_N_ELEMENTS(tests); i++) {
