@@ -1,0 +1,277 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Try each model of a QEMU binary in a COLO pair, in both modes.
+
+What a pair of a model has to hold is in trial.py, what a model needs to be
+made in recipe.py.  Several devices share a pair; if that fails they are tried
+apart until it is known which one it is.
+
+Prints TAP.  The table of the manual is made by --write-table, from a run over
+all models; without it a run fails if the table does not say what was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import catalog
+import table
+from catalog import Model
+from recipe import CANNOT, Setup, not_here, setups
+from table import Verdict
+from trial import LOADS, MODES, Failure, NotMade, Refused, Trials
+
+ROOT = Path(__file__).resolve().parents[2]
+GROUP = 10              # devices in a pair, at most
+QUICK_LOADS = 60
+
+
+class Run:
+    """A run over models; results are kept by model."""
+
+    def __init__(self, trials: Trials, properties: dict[str, set[str]],
+                 jobs: int, count: int):
+        self.trials = trials
+        self.properties = properties
+        self.jobs = jobs
+        self.count = count
+        self.lock = threading.Lock()
+        self.verdicts: dict[str, Verdict] = {}
+        self.together: list[str] = []   # failures of groups, not of one model
+
+    def note(self, text: str) -> None:
+        with self.lock:
+            for line in text.splitlines():
+                print(f'# {line}', flush=True)
+
+    def setups(self, model: Model) -> list[Setup]:
+        return setups(model, self.properties.get(model.name, set()))
+
+    def judge(self, model: Model, machine: str, result: str,
+              why: str = '') -> None:
+        with self.lock:
+            old = self.verdicts.get(model.key)
+            if old and old.result == 'fails' and old.why != why:
+                why = f'{old.why}\n{why}'
+            self.verdicts[model.key] = Verdict(model, machine, result, why)
+
+    def probe(self, model: Model) -> Setup | None:
+        """The setup in which @model can be made, or its verdict."""
+        if model.name in CANNOT:
+            self.judge(model, '', 'cannot work', CANNOT[model.name])
+            return None
+        if not_here(model.name):
+            self.judge(model, '', 'not tried', not_here(model.name))
+            return None
+        reasons = []
+        for setup in self.setups(model):
+            try:
+                return self.trials.probe([setup])[0]
+            except Refused as why:
+                self.judge(model, setup.host, 'refused', str(why))
+                return None
+            except Failure as why:
+                self.judge(model, setup.host, 'fails', str(why))
+                return None
+            except NotMade as why:
+                reasons.append(str(why))
+        self.judge(model, '', 'not tried', reasons[0])
+        return None
+
+    def made(self, group: list[Setup]) -> list[list[Setup]]:
+        """@group, or parts of it that can be made in one VM each."""
+        try:
+            return [self.trials.probe(group)]
+        except (NotMade, Refused, Failure) as why:
+            if len(group) == 1:
+                model = group[0].model
+                self.judge(model, group[0].host, 'fails', str(why))
+                return []
+        half = len(group) // 2
+        return self.made(group[:half]) + self.made(group[half:])
+
+    def attempt(self, group: list[Setup], mode: str) -> bool:
+        """Try @group in @mode; who fails is found and noted."""
+        begin = time.monotonic()
+        names = f'{mode}: {" ".join(setup.model.name for setup in group)}'
+        try:
+            said = self.trials.run(group, mode, self.count)
+            self.note(f'{names}: {said}, {time.monotonic() - begin:.1f} s')
+            return True
+        except (NotMade, Failure) as why:
+            problem = str(why)
+        self.note(f'{names}: FAILED after {time.monotonic() - begin:.1f} s: '
+                  f'{problem}')
+        if len(group) == 1:
+            self.judge(group[0].model, group[0].host, 'fails',
+                       f'{mode}: {problem}')
+            return False
+        half = len(group) // 2
+        parts = [self.attempt(part, mode)
+                 for part in (group[:half], group[half:])]
+        if all(parts):
+            self.together.append(f'{names}: {problem}')
+        return False
+
+    def try_all(self, groups: list[list[Setup]],
+                modes: tuple[str, ...]) -> None:
+        for setup in (setup for group in groups for setup in group):
+            self.judge(setup.model, setup.host, 'works')
+        with ThreadPoolExecutor(self.jobs) as pool:
+            for future in [pool.submit(self.attempt, group, mode)
+                           for group in groups for mode in modes]:
+                future.result()
+
+    def long(self, models: list[Model], modes: tuple[str, ...]) -> None:
+        """Every model, whatever the table says."""
+        with ThreadPoolExecutor(self.jobs) as pool:
+            made = [setup for setup in pool.map(self.probe, models) if setup]
+            groups = [part for parts in pool.map(self.made, grouped(made))
+                      for part in parts]
+        self.note(f'{len(made)} of {len(models)} can be made and migrate')
+        self.try_all(groups, modes)
+
+    def quick(self, known: list[Verdict], modes: tuple[str, ...]) -> None:
+        """The devices that work by the table, in the machine named there."""
+        chosen = [setup for verdict in known
+                  if verdict.model.kind == 'device' and
+                  verdict.result == 'works'
+                  for setup in self.setups(verdict.model)
+                  if setup.host == verdict.machine]
+        with ThreadPoolExecutor(self.jobs) as pool:
+            groups = [part for parts in pool.map(self.made, grouped(chosen))
+                      for part in parts]
+        self.try_all(groups, modes)
+
+
+def grouped(made: list[Setup]) -> list[list[Setup]]:
+    """Setups that may share a VM."""
+    by: dict[Any, list[Setup]] = {}
+    for setup in made:
+        alone = setup.model.name if setup.model.kind != 'device' else ''
+        by.setdefault((setup.alike, alone), []).append(setup)
+    groups = []
+    for items in by.values():
+        # Neighbours are of a kind and want the same ports: apart with them
+        count = -(-len(items) // GROUP)
+        groups += [items[at::count] for at in range(count)]
+    return groups
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split('\n', maxsplit=1)[0])
+    parser.add_argument('--build', type=Path, default=ROOT / 'build/check',
+                        help='where qemu-system-x86_64 is')
+    parser.add_argument('-k', dest='pattern', default='',
+                        help='models whose kind/name has this in it')
+    parser.add_argument('--exact', action='append', default=[],
+                        help='this kind/name (may be repeated)')
+    parser.add_argument('--mode', choices=MODES, action='append')
+    parser.add_argument('--quick', action='store_true',
+                        help='the devices that work by the table, few loads')
+    parser.add_argument('--long', action='store_true', help='all (default)')
+    parser.add_argument('--loads', type=int, metavar='N')
+    parser.add_argument('--jobs', type=int, default=2, metavar='N')
+    parser.add_argument('--keep', action='store_true',
+                        help='keep logs, below the directory printed')
+    parser.add_argument('--raw', type=Path, help='write results as JSON')
+    parser.add_argument('--write-table', type=Path, nargs='*',
+                        metavar='RAW', help='make the table of the manual '
+                        'from such files, or from this run')
+    return parser.parse_args()
+
+
+class Tap:
+    """Prints tests as they are known."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.failed = 0
+
+    def test(self, name: str, problem: str = '', directive: str = '') -> None:
+        self.number += 1
+        self.failed += bool(problem) and not directive
+        print(f'{"not ok" if problem else "ok"} {self.number} - {name}'
+              + (f' # {directive}' if directive else ''))
+        for line in problem.splitlines():
+            print(f'# {line}')
+
+    def done(self) -> None:
+        print(f'1..{self.number}')
+        sys.exit(bool(self.failed))
+
+
+def compare(tap: Tap, verdict: Verdict, known: Verdict | None) -> None:
+    """One test: is what was found what the table says?"""
+    name, said = verdict.model.key, known.result if known else 'nothing'
+    if verdict.result == 'fails':
+        tap.test(name, verdict.why, 'TODO known' if said == 'fails' else '')
+    elif verdict.result == 'not tried':
+        tap.test(name, directive=f'SKIP {verdict.why}')
+    elif verdict.result != said:
+        tap.test(name, f'{verdict.text()}\nbut the table says {said}')
+    else:
+        tap.test(name)
+
+
+def main() -> None:
+    args = arguments()
+    binary = (args.build / 'qemu-system-x86_64').resolve()
+    if args.write_table:
+        table.write([Verdict.of(item) for path in args.write_table
+                     for item in json.loads(path.read_text())])
+        return
+    everything = catalog.models(binary)
+    models = [model for model in everything if args.pattern in model.key
+              and (not args.exact or model.key in args.exact)]
+    known = table.read()
+    tap = Tap()
+    if args.write_table is None:
+        names = {model.key for model in everything}
+        strange = sorted(names ^ set(known))
+        tap.test('the table names each model', '' if not strange else
+                 'it does not name, or the binary does not have: '
+                 + ' '.join(strange))
+    scratch = tempfile.mkdtemp(prefix='colo-dev-')
+    try:
+        run = Run(Trials(binary, Path(scratch), args.keep),
+                  catalog.properties(binary, everything), args.jobs,
+                  args.loads or (QUICK_LOADS if args.quick else LOADS))
+        modes = tuple(args.mode or MODES)
+        if args.quick:
+            run.quick([known[model.key] for model in models
+                       if model.key in known], modes)
+        else:
+            run.long(models, modes)
+    finally:
+        if args.keep:
+            print(f'# logs: {scratch}')
+        else:
+            shutil.rmtree(scratch)
+    verdicts = [run.verdicts[model.key] for model in models
+                if model.key in run.verdicts]
+    if args.raw:
+        args.raw.write_text(json.dumps([v.plain() for v in verdicts],
+                                       indent=1))
+    if args.write_table is not None:
+        table.write(verdicts)
+        known = table.read()
+    for verdict in verdicts:
+        compare(tap, verdict, known.get(verdict.model.key))
+    for problem in run.together:
+        tap.test('together', problem)
+    tap.done()
+
+
+if __name__ == '__main__':
+    main()
