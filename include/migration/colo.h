@@ -208,8 +208,8 @@ bool colo_loading(void);
 /*
  * colo_section_saved: qemu_save_device_state() has come to the end of a device
  *
- * @end: how much it has saved, in bytes, from the beginning of the file; the
- *     same as after the device before if this one has saved nothing
+ * @end: what qemu_file_transferred() says now; the same as after the device
+ *     before if this one has saved nothing
  * BQL held.
  */
 void colo_section_saved(const char *name, uint32_t instance, uint32_t version,

@@ -321,7 +321,7 @@ static bool save_devices(ColoSession *s, Error **errp)
 
     s->device_state->offset = 0;
     s->device_state->usage = 0;
-    colo_sections_begin();
+    colo_sections_begin(qemu_file_transferred(s->device_file));
     ret = qemu_save_device_state(s->device_file);
     if (ret == 0) {
         ret = qemu_fflush(s->device_file);

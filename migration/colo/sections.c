@@ -32,21 +32,21 @@ typedef struct Section {
 
 /* Primary, session's thread */
 static GArray *saved;           /* of Section */
-static uint64_t saved_bytes;
+static uint64_t saved_end;      /* of the last, as the file counts */
 
 static void section_clear(void *opaque)
 {
     g_free(((Section *)opaque)->name);
 }
 
-void colo_sections_begin(void)
+void colo_sections_begin(uint64_t begin)
 {
     if (!saved) {
         saved = g_array_new(false, false, sizeof(Section));
         g_array_set_clear_func(saved, section_clear);
     }
     g_array_set_size(saved, 0);
-    saved_bytes = 0;
+    saved_end = begin;
 }
 
 void colo_section_saved(const char *name, uint32_t instance, uint32_t version,
@@ -55,15 +55,15 @@ void colo_section_saved(const char *name, uint32_t instance, uint32_t version,
     Section s = {
         .instance = instance,
         .version = version,
-        .length = end - saved_bytes,
+        .length = end - saved_end,
     };
 
-    if (!saved || end == saved_bytes) {
+    if (!saved || end == saved_end) {
         /* Not for a checkpoint; or the device has nothing to save */
         return;
     }
     s.name = g_strdup(name);
-    saved_bytes = end;
+    saved_end = end;
     g_array_append_val(saved, s);
 }
 
@@ -111,11 +111,13 @@ static size_t section_decode(const uint8_t *in, size_t len, Section *s,
 /* Does @at begin and end as the section that the list names? */
 static bool section_is(const Section *s, const uint8_t *at, size_t left)
 {
+    bool has_foot = migrate_get_current()->send_section_footer;
     size_t name_len = strlen(s->name);
     const uint8_t *foot;
 
     if (s->length > left ||
-        s->length < HEAD_LEN + name_len + NUMBERS_LEN + FOOT_LEN ||
+        s->length < HEAD_LEN + name_len + NUMBERS_LEN +
+                    (has_foot ? FOOT_LEN : 0) ||
         at[0] != QEMU_VM_SECTION_FULL || at[HEAD_LEN - 1] != name_len ||
         memcmp(at + HEAD_LEN, s->name, name_len) ||
         ldl_be_p(at + HEAD_LEN + name_len) != s->instance ||
@@ -123,7 +125,7 @@ static bool section_is(const Section *s, const uint8_t *at, size_t left)
         return false;
     }
     foot = at + s->length - FOOT_LEN;
-    return !migrate_get_current()->send_section_footer ||
+    return !has_foot ||
            (foot[0] == QEMU_VM_SECTION_FOOTER &&
             !memcmp(foot + 1, at + 1, FOOT_LEN - 1));
 }

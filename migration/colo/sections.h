@@ -9,14 +9,17 @@
 #include "frame.h"
 
 /*
- * colo_sections_begin: device state is about to be saved into a file that is
- * empty; the list of the last checkpoint is void
+ * colo_sections_begin: device state is about to be saved; the list of the last
+ * checkpoint is void
+ *
+ * @begin: what qemu_file_transferred() says now
+ *
  * colo_sections_encode: append the payload of a SECTIONS frame
  *
  * In between the base calls colo_section_saved() for each section.  Primary,
  * session's thread; the list belongs to it.
  */
-void colo_sections_begin(void);
+void colo_sections_begin(uint64_t begin);
 void colo_sections_encode(GByteArray *out);
 
 /*

@@ -94,6 +94,8 @@ ColoWire *colo_wire_new(QIOChannel *ioc, COLOMode side, uint32_t timeout_ms)
     g_source_attach(w->timer, w->ctx);
     qemu_mutex_init(&w->send_lock);
 
+    colo_wire_begin_wait(w);
+
     /* Not every kind of channel knows these; then they do not matter */
     qio_channel_set_blocking(ioc, false, NULL);
     qio_channel_set_delay(ioc, false);

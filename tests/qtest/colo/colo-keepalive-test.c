@@ -89,7 +89,7 @@ static void test_stall(const void *opaque)
                     COLO_STALL_TIMEOUTS * TIMEOUT_MS * 1000);
     lost = colo_wait_event(other, "COLO_PEER_LOST");
     g_assert_nonnull(strstr(qdict_get_str(qdict_get_qdict(lost, "data"),
-                                          "reason"), "has not got on"));
+                                          "message"), "has not got on"));
     qobject_unref(lost);
     inject(c->place->primary ? p->primary : p->secondary, "staging-alloc",
            "error");

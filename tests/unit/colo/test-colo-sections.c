@@ -33,6 +33,9 @@ bool qemu_device_state_known(const char *idstr, uint32_t instance_id,
     return true;
 }
 
+/* The file has had other checkpoints */
+#define FILE_BEGIN  1234567
+
 static void put32(GByteArray *out, uint32_t v)
 {
     uint8_t buf[4];
@@ -63,7 +66,7 @@ static void put_section(GByteArray *state, const char *name, uint32_t id,
         put8(state, QEMU_VM_SECTION_FOOTER);
         put32(state, id);
     }
-    colo_section_saved(name, instance, version, state->len);
+    colo_section_saved(name, instance, version, FILE_BEGIN + state->len);
 }
 
 typedef struct Saved {
@@ -75,10 +78,10 @@ static Saved save(const char *last)
 {
     Saved s = { g_byte_array_new(), g_byte_array_new() };
 
-    colo_sections_begin();
+    colo_sections_begin(FILE_BEGIN);
     put_section(s.state, "timer", 1, 0, 2, 24);
     /* One that has nothing to save */
-    colo_section_saved("idle", 0, 1, s.state->len);
+    colo_section_saved("idle", 0, 1, FILE_BEGIN + s.state->len);
     put_section(s.state, last, 7, 3, 11, 0);
     put8(s.state, QEMU_VM_EOF);
     colo_sections_encode(s.list);
