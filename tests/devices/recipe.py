@@ -18,6 +18,11 @@ from catalog import Model
 MEMORY = '64M'
 IDE_PORTS = 4
 
+# SeaBIOS says there what it does
+FIRMWARE_LOG = ['-chardev', 'file,id=firmware,path=firmware',
+                '-device', 'isa-debugcon,iobase=0x402,chardev=firmware']
+NO_FIRMWARE = 'none'    # the machine that runs nothing
+
 # The machines that a device is tried in, until it can be made in one.
 # microvm has its virtio-mmio transports for devices on a virtio-bus.
 HOSTS = ('pc', 'q35', 'microvm', 'isapc')
@@ -103,9 +108,13 @@ BACKENDS: dict[str, tuple[str, ...]] = {
 # Devices of a Xen guest, which KVM can run
 XEN = 'kvm,xen-version=0x4000a,kernel-irqchip=split'
 XEN_BUSES = ('xen-bus', 'xen-sysbus')
+# Those of a Hyper-V guest likewise
+HYPERV_CPU = 'host,hv-vpindex,hv-synic'
+HYPERV = ('vmbus-bridge', 'hv-balloon', 'hv-syndbg')
 
 # Never made here: by name, why.  Not to be in any pair:
 CANNOT = {
+    NO_FIRMWARE: 'it has no CPU, so no guest',
     'guest-loader': 'it needs a device tree, which no x86_64 machine has',
     'uefi-vars-sysbus': 'no x86_64 machine takes it; uefi-vars-x64 is for these',
     'vfio-pci-igd-lpc-bridge': 'a part of vfio-pci',
@@ -183,6 +192,8 @@ def arguments(setups: list[Setup]) -> list[str]:
     args = ['-M', first.machine, '-accel', first.accel, '-m', first.memory]
     if first.cpu:
         args += ['-cpu', first.cpu, '-smp', '1,maxcpus=2']
+    if first.host != NO_FIRMWARE:
+        args += FIRMWARE_LOG
     seen: set[tuple[str, str]] = set()
     for setup in setups:
         for pair in pairs(setup.shared):
@@ -249,10 +260,14 @@ def setups(model: Model, properties: set[str]) -> list[Setup]:
     backends += BACKENDS.get(model.name, ())
     memory = f'{MEMORY},slots=8,maxmem=2G' if 'memdev' in properties else MEMORY
     shared = PROVIDERS.get(model.bus, ()) + EXTRA.get(model.name, ())
-    xen = model.bus in XEN_BUSES or model.name == 'xen-platform'
+    accel, cpu = 'tcg', ''
+    if model.bus in XEN_BUSES or model.name == 'xen-platform':
+        accel = XEN
+    elif model.name in HYPERV:
+        accel, cpu = 'kvm', HYPERV_CPU
     hosts = HOSTS_BY_BUS.get(model.bus, HOSTS)
     if model.name in MACHINES:
         hosts = (MACHINES[model.name],)
     return [Setup(model, host, device, tuple(backends), shared,
-                  memory=memory, accel=XEN if xen else 'tcg')
+                  memory=memory, accel=accel, cpu=cpu)
             for host in hosts]

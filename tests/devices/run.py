@@ -103,16 +103,19 @@ class Run:
         """Try @group in @mode; who fails is found and noted."""
         begin = time.monotonic()
         names = f'{mode}: {" ".join(setup.model.name for setup in group)}'
+        result = 'fails'
         try:
             said = self.trials.run(group, mode, self.count)
             self.note(f'{names}: {said}, {time.monotonic() - begin:.1f} s')
             return True
-        except (NotMade, Failure) as why:
+        except NotMade as why:      # not even without a pair
+            result, problem = 'not tried', str(why)
+        except Failure as why:
             problem = str(why)
         self.note(f'{names}: FAILED after {time.monotonic() - begin:.1f} s: '
                   f'{problem}')
         if len(group) == 1:
-            self.judge(group[0].model, group[0].host, 'fails',
+            self.judge(group[0].model, group[0].host, result,
                        f'{mode}: {problem}')
             return False
         half = len(group) // 2
@@ -131,12 +134,13 @@ class Run:
                            for group in groups for mode in modes]:
                 future.result()
 
-    def long(self, models: list[Model], modes: tuple[str, ...]) -> None:
-        """Every model, whatever the table says."""
+    def long(self, models: list[Model], failing: set[str],
+             modes: tuple[str, ...]) -> None:
+        """Every model; @failing are the keys of those that share no VM."""
         with ThreadPoolExecutor(self.jobs) as pool:
             made = [setup for setup in pool.map(self.probe, models) if setup]
-            groups = [part for parts in pool.map(self.made, grouped(made))
-                      for part in parts]
+            groups = [part for parts in pool.map(
+                self.made, grouped(made, failing)) for part in parts]
         self.note(f'{len(made)} of {len(models)} can be made and migrate')
         self.try_all(groups, modes)
 
@@ -148,16 +152,18 @@ class Run:
                   for setup in self.setups(verdict.model)
                   if setup.host == verdict.machine]
         with ThreadPoolExecutor(self.jobs) as pool:
-            groups = [part for parts in pool.map(self.made, grouped(chosen))
-                      for part in parts]
+            groups = [part for parts in pool.map(
+                self.made, grouped(chosen, set())) for part in parts]
         self.try_all(groups, modes)
 
 
-def grouped(made: list[Setup]) -> list[list[Setup]]:
-    """Setups that may share a VM."""
+def grouped(made: list[Setup], apart: set[str]) -> list[list[Setup]]:
+    """Setups that may share a VM; none with those of @apart."""
     by: dict[Any, list[Setup]] = {}
     for setup in made:
-        alone = setup.model.name if setup.model.kind != 'device' else ''
+        model = setup.model
+        alone = (model.key if model.kind != 'device' or model.key in apart
+                 else '')
         by.setdefault((setup.alike, alone), []).append(setup)
     groups = []
     for items in by.values():
@@ -254,7 +260,8 @@ def main() -> None:
             run.quick([known[model.key] for model in models
                        if model.key in known], modes)
         else:
-            run.long(models, modes)
+            run.long(models, {key for key, verdict in known.items()
+                              if verdict.result == 'fails'}, modes)
     finally:
         if args.keep:
             print(f'# logs: {scratch}')

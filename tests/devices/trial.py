@@ -36,7 +36,8 @@ BACKTRACE_SECONDS = 120.0
 TIMEOUT_MS = 20000      # of a session: nobody is to be silent here
 NEVER_MS = 600000       # a checkpoint is taken when it is asked for
 ALWAYS_MS = 1
-ACTIVITY_SECONDS = 0.15     # of the firmware, between two checkpoints
+FIRMWARE_SECONDS = 180.0
+FIRMWARE_STEP = 256     # bytes of its log, between two checkpoints
 CHECKPOINTS = 3
 WARM_LOADS = 60         # after which memory has to be flat
 LOADS = 300
@@ -45,6 +46,16 @@ QUIET_SAMPLES = 6
 # What may stay: something is made when it is first needed
 SLACK = 4096
 GROWTH = 16             # bytes a load: the least that malloc() hands out
+
+
+def booted(said: bytes) -> bool:
+    """The firmware has come up."""
+    return bool(re.search(b'Booting from|No bootable device', said))
+
+
+def has_begun(said: bytes) -> bool:
+    """It is in the middle of it."""
+    return len(said) >= FIRMWARE_STEP
 
 
 class Failure(Exception):
@@ -180,6 +191,41 @@ class Qemu:
             path.unlink()
         return int(answer)
 
+    def firmware(self) -> bytes:
+        """What the firmware has said."""
+        path = self.dir / 'firmware'
+        return path.read_bytes() if path.exists() else b''
+
+    def wait_firmware(self, done: Callable[[bytes], bool]) -> None:
+        """Until @done with what it says from now on."""
+        if not (self.dir / 'firmware').exists():
+            return
+        old = len(self.firmware())
+        deadline = time.monotonic() + FIRMWARE_SECONDS
+        while not done(self.firmware()[old:]):
+            self.alive('while its firmware ran')
+            if time.monotonic() > deadline:
+                raise Failure(f'{self.name}: the firmware does not come up, '
+                              f'{self.firmware()[-80:]!r}')
+            time.sleep(POLL_SECONDS)
+
+    def wait_booted(self) -> None:
+        """Until the firmware has come up for the first time."""
+        if not booted(self.firmware()):
+            seen = self.firmware()
+            self.wait_firmware(lambda said: booted(seen + said))
+
+    def reset(self, done: Callable[[bytes], bool]) -> None:
+        """A reset, and the firmware from there on until @done."""
+        self.execute('system_reset')
+        self.wait_firmware(done)
+
+    def sees(self) -> set[str]:
+        """Where the guest finds its devices."""
+        maps: str = self.execute('human-monitor-command',
+                                 command_line='info mtree')
+        return {line.strip() for line in maps.splitlines()}
+
     def quiet_heap(self) -> int:
         """The same when nothing is under way: what RCU still has to free goes
         within a moment.  So the least of some."""
@@ -280,12 +326,11 @@ def many(primary: Qemu, secondary: Qemu, count: int) -> list[int]:
 
 def session(primary: Qemu, secondary: Qemu, mode: str, count: int) -> str:
     """Checkpoints while the firmware runs, then many while it is paused."""
-    for _ in range(CHECKPOINTS):
+    for step in range(CHECKPOINTS):
         primary.execute('x-colo-checkpoint')
         loads(primary, secondary, 1)
-        primary.execute('system_reset')
-        # Whatever it does meanwhile: nothing is waited for
-        time.sleep(ACTIVITY_SECONDS)
+        last = step == CHECKPOINTS - 1
+        primary.reset(booted if last else has_begun)
     primary.execute('stop')
     before = many(primary, secondary, min(count, WARM_LOADS))
     first = secondary.status().statistics['load']['p50']
@@ -295,6 +340,11 @@ def session(primary: Qemu, secondary: Qemu, mode: str, count: int) -> str:
     if status.mismatches:
         raise Failure(f'RAM differs after {status.mismatches} of '
                       f'{status.verified} loads')
+    mine, other = primary.sees(), secondary.sees()
+    if mine != other:
+        raise Failure('the guests see devices in other places: primary '
+                      f'{sorted(mine - other)[:3]}, secondary '
+                      f'{sorted(other - mine)[:3]}')
     if mode == 'hybrid':
         primary.execute('cont')
         secondary.wait('running again', lambda: secondary.execute(
@@ -317,7 +367,8 @@ def failover(primary: Qemu, secondary: Qemu) -> None:
 
 
 def survive(vm: Qemu) -> None:
-    """The survivor's monitor answers, devices and all, and it can be reset."""
+    """The survivor's monitor answers, and the firmware comes up with all its
+    devices after a reset."""
     status = vm.execute('query-status')['status']
     if status == 'paused':
         vm.execute('cont')
@@ -325,9 +376,7 @@ def survive(vm: Qemu) -> None:
     if status != 'running':
         raise Failure(f'the survivor is {status}')
     vm.execute('human-monitor-command', command_line='info qtree')
-    time.sleep(ACTIVITY_SECONDS)
-    vm.execute('system_reset')
-    time.sleep(ACTIVITY_SECONDS)
+    vm.reset(booted)
     status = vm.execute('query-status')['status']
     if status != 'running':
         raise Failure(f'the survivor is {status} after a reset')
@@ -339,10 +388,12 @@ def survive(vm: Qemu) -> None:
 def populated(setup: Setup, tree: str, number: int) -> Setup:
     """The same with something on the first free bus of the device, which is
     @number in the VM with that `info qtree`."""
+    if setup.children:
+        return setup
     device = f'd{number}'
     buses = [(kind, bus.replace(device, 'd{n}', 1))
              for kind, bus in buses_of(tree, device)
-             if kind in CHILDREN and bus.startswith(device)]
+             if kind in CHILDREN and re.match(rf'{device}\b', bus)]
     return replace(setup, children=tuple(buses[:1]))
 
 
@@ -394,6 +445,10 @@ class Trials:
             primary = Qemu(self.binary, self.heap, run, 'primary', args,
                            explain)
             vms.append(primary)
+            try:
+                primary.wait_booted()
+            except Failure as err:
+                raise NotMade(str(err)) from err
             secondary = Qemu(self.binary, self.heap, run, 'secondary',
                              args + ['-incoming', 'defer'], explain)
             vms.append(secondary)
