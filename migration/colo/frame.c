@@ -58,6 +58,7 @@ static const char *const bye_reasons[] = {
     [COLO_BYE_CANCEL] = "cancelled",
     [COLO_BYE_INCOMPATIBLE] = "the configuration of the VM changed",
     [COLO_BYE_DISK] = "a disk could not be replicated",
+    [COLO_BYE_PAUSE] = "a checkpoint took too long",
 };
 
 QEMU_BUILD_BUG_ON(ARRAY_SIZE(bye_reasons) != COLO_BYE__MAX);

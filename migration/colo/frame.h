@@ -212,6 +212,7 @@ typedef enum ColoByeReason {
     COLO_BYE_CANCEL,
     COLO_BYE_INCOMPATIBLE,
     COLO_BYE_DISK,
+    COLO_BYE_PAUSE,
     COLO_BYE__MAX,
 } ColoByeReason;
 

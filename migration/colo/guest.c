@@ -13,18 +13,42 @@
  * says which is in progress and 'change_is_mine' which thread makes it.  Who
  * begins another one waits until it is over.  The wait is short: what it waits
  * for does not depend on the peer.
+ *
+ * A cut needs the disks to be quiet, and a local disk may hang.  The monitor has
+ * to answer all the same, so nobody polls for requests in flight with the BQL
+ * held: the session's thread begins a drained section and sleeps, and a timer in
+ * the main loop ends that section when the disks are quiet, or at the deadline.
+ * It has to be the main loop, for that may itself be waiting in the block layer,
+ * with the BQL held, for a request that the section holds back.
+ *
+ * The disks are waited for twice: with only the CPUs paused, as some devices
+ * drain their disks with the BQL held when they are told that the VM stops; and
+ * for what they have begun since when it has.
  */
 
 #include "qemu/osdep.h"
 #include "qemu/main-loop.h"
+#include "qemu/timer.h"
+#include "qapi/error.h"
 #include "block/aio.h"
 #include "block/block.h"
 #include "hw/core/cpu.h"
 #include "system/cpus.h"
 #include "system/hw_accel.h"
 #include "system/kvm.h"
+#include "system/replay.h"
 #include "system/runstate.h"
 #include "internal.h"
+
+/* How often disks that are not quiet are looked at, and the most seldom */
+#define DRAIN_LOOK_MIN_NS   (50 * SCALE_US)
+#define DRAIN_LOOK_MAX_NS   (5 * SCALE_MS)
+
+/* So long after the deadline the main loop is not there */
+#define DRAIN_GRACE_NS      (100 * SCALE_MS)
+
+/* So long it is worth polling before the main loop is woken */
+#define DRAIN_POLL_NS       (200 * SCALE_US)
 
 typedef enum RunStateChange {
     RUN_STATE_CHANGE_NONE,
@@ -72,18 +96,135 @@ static void main_loop_met(void *opaque)
     qemu_cond_broadcast(&change_cond);
 }
 
+static int64_t now_ns(void)
+{
+    return qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+}
+
+/* Wait for change_cond.  False if @end_ns is over.  BQL, dropped meanwhile. */
+static bool wait_until(int64_t end_ns)
+{
+    int64_t left_ns = end_ns - now_ns();
+
+    if (left_ns <= 0) {
+        return false;
+    }
+    qemu_cond_timedwait_bql(&change_cond, DIV_ROUND_UP(left_ns, SCALE_MS));
+    return true;
+}
+
 /*
  * Wait for one round of the main loop: if it is stopping the VM, for which it
  * drops the BQL, it has stopped it afterwards.  BQL, dropped meanwhile.
  */
-static void meet_main_loop(void)
+static bool meet_main_loop(int64_t end_ns, Error **errp)
 {
     bool met = false;
+    QEMUBH *bh = aio_bh_new(qemu_get_aio_context(), main_loop_met, &met);
 
-    aio_bh_schedule_oneshot(qemu_get_aio_context(), main_loop_met, &met);
-    while (!met) {
-        qemu_cond_wait_bql(&change_cond);
+    qemu_bh_schedule(bh);
+    while (!met && wait_until(end_ns)) {
+        continue;
     }
+    qemu_bh_delete(bh);
+    if (!met) {
+        error_setg(errp, "the main loop did not come round");
+    }
+    return met;
+}
+
+typedef enum DrainResult {
+    DRAIN_UNDER_WAY,
+    DRAIN_QUIET,
+    DRAIN_LATE,
+} DrainResult;
+
+/* A drained section of all disks, BQL */
+typedef struct Drain {
+    QEMUTimer *timer;
+    int64_t look_ns;            /* interval */
+    int64_t end_ns;
+    DrainResult result;
+} Drain;
+
+static void drain_end(Drain *d, DrainResult result)
+{
+    bdrv_drain_all_end();
+    d->result = result;
+    qemu_cond_broadcast(&change_cond);
+}
+
+/* Main loop, also where that waits in the block layer */
+static void drain_look(void *opaque)
+{
+    Drain *d = opaque;
+
+    if (!bdrv_drain_all_poll()) {
+        drain_end(d, DRAIN_QUIET);
+    } else if (now_ns() >= d->end_ns) {
+        drain_end(d, DRAIN_LATE);
+    } else {
+        d->look_ns = MIN(2 * d->look_ns, DRAIN_LOOK_MAX_NS);
+        timer_mod(d->timer, now_ns() + d->look_ns);
+    }
+}
+
+/*
+ * Wait until no disk has a request in flight.  False with @errp set if one has
+ * at @end_ns.  BQL, dropped meanwhile unless all are quiet already.
+ */
+static bool drain_disks(int64_t end_ns, Error **errp)
+{
+    Drain d = { .look_ns = DRAIN_LOOK_MIN_NS, .end_ns = end_ns };
+    AioContext *ctx = qemu_get_aio_context();
+    int64_t poll_end_ns = now_ns() + DRAIN_POLL_NS;
+
+    if (replay_events_enabled()) {
+        /* Nothing is drained then */
+        return true;
+    }
+    bdrv_drain_all_begin_nopoll();
+    while (bdrv_drain_all_poll()) {
+        if (!aio_poll(ctx, false) || now_ns() > poll_end_ns) {
+            d.timer = aio_timer_new(ctx, QEMU_CLOCK_REALTIME, SCALE_NS,
+                                    drain_look, &d);
+            timer_mod(d.timer, now_ns() + d.look_ns);
+            break;
+        }
+    }
+    if (!d.timer) {
+        drain_end(&d, DRAIN_QUIET);
+    }
+    while (d.result == DRAIN_UNDER_WAY && wait_until(end_ns + DRAIN_GRACE_NS)) {
+        continue;
+    }
+    if (d.result == DRAIN_UNDER_WAY) {
+        /* The main loop did not come round */
+        drain_end(&d, DRAIN_LATE);
+    }
+    timer_free(d.timer);
+    if (d.result == DRAIN_LATE) {
+        error_setg(errp, "disks of this side have not answered");
+        return false;
+    }
+    return true;
+}
+
+/* A guest that runs stops, unless its disks are not quiet in time */
+static bool stop_live(int64_t end_ns, Error **errp)
+{
+    if (runstate_is_running()) {
+        pause_all_vcpus();
+    }
+    if (!drain_disks(end_ns, errp)) {
+        resume_all_vcpus();
+        return false;
+    }
+    if (runstate_is_live(runstate_get())) {
+        /* That may wait for a cont, and then the user's stop came first */
+        vm_stop(RUN_STATE_COLO);
+    }
+    return true;
 }
 
 bool colo_guest_stands(void)
@@ -98,31 +239,34 @@ bool colo_guest_stands(void)
     return change == RUN_STATE_CHANGE_NONE && !runstate_is_live(runstate_get());
 }
 
-bool colo_stop_guest(ColoSession *s)
+bool colo_stop_guest(ColoSession *s, int64_t end_ns, bool *stopped,
+                     Error **errp)
 {
-    bool stopped = false;
-
     do {
         if (runstate_is_live(runstate_get())) {
-            /* That may wait for a cont, and then the user's stop came first */
-            vm_stop(RUN_STATE_COLO);
-            stopped |= runstate_check(RUN_STATE_COLO);
+            if (!stop_live(end_ns, errp)) {
+                return false;
+            }
+            *stopped |= runstate_check(RUN_STATE_COLO);
         }
         change_wait();
-        if (!stopped || s->side == COLO_MODE_SECONDARY) {
+        if ((!*stopped || s->side == COLO_MODE_SECONDARY) &&
             /*
              * It is being stopped, perhaps, and its CPUs still run.  On the
              * secondary what its devices want of the main loop (a reset, say)
              * has to be over, too, before a checkpoint comes in between.
              */
-            meet_main_loop();
-            bdrv_drain_all();
+            !meet_main_loop(end_ns, errp)) {
+            return false;
+        }
+        if (!drain_disks(end_ns, errp)) {
+            return false;
         }
         /* Drops the BQL; after that nobody has to who saves their state */
         cpu_synchronize_all_states();
         /* It may have been suspended in the last moment, or let go on */
     } while (!colo_guest_stands());
-    return stopped;
+    return true;
 }
 
 static void start(void)

@@ -35,6 +35,7 @@ typedef enum ColoCause {
     COLO_CAUSE_PEER_BYE,    /* the peer ended the session in order */
     COLO_CAUSE_PEER_ERROR,  /* the peer says that it cannot go on */
     COLO_CAUSE_LOCAL,       /* this side cannot go on with the session */
+    COLO_CAUSE_PAUSE,       /* primary: its guest stood for max_pause_ms */
 } ColoCause;
 
 typedef struct ColoSession {
@@ -42,6 +43,7 @@ typedef struct ColoSession {
     COLOMode side;
     ColoSyncMode mode;                  /* secondary: the handshake says */
     uint32_t timeout_ms;
+    uint32_t max_pause_ms;
     bool verify_ram;
     uint64_t generation;        /* secondary: of its disks, 0 for none */
     QIOChannelBuffer *device_state;     /* contents: the session's thread */
@@ -159,10 +161,15 @@ void colo_shutdown_watch(void);
 /*
  * colo_stop_guest: the guest stands for a checkpoint, its devices are quiet
  *
- * Returns whether this stopped it: if somebody else did, or is about to, it
- * stands in another run state.  Session's thread, BQL held (dropped meanwhile).
+ * @end_ns: give up then (QEMU_CLOCK_REALTIME)
+ * @stopped: becomes true if this stopped it, also on failure; if somebody else
+ * did, or is about to, it stands in another run state
+ *
+ * False with @errp set if the disks were not quiet in time, or the main loop
+ * did not come round.  Session's thread, BQL held (dropped meanwhile).
  */
-bool colo_stop_guest(ColoSession *s);
+bool colo_stop_guest(ColoSession *s, int64_t end_ns, bool *stopped,
+                     Error **errp);
 
 /*
  * colo_start_guest: let the guest go on
@@ -275,6 +282,7 @@ void colo_report_exit(ColoSession *s, COLOExitReason reason);
 /* Parameters of migration, see qapi/migration.json.  BQL. */
 ColoSyncMode migrate_colo_mode(void);
 uint32_t migrate_colo_timeout(void);
+uint32_t migrate_colo_max_pause(void);
 uint64_t migrate_colo_staging_limit(void);
 
 /* migration/colo/secondary.c: is a checkpoint being put into place?  BQL. */

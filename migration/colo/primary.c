@@ -14,10 +14,14 @@
  *   wait until the secondary has loaded         state loading
  *
  * The VM stands still only while memory is copied.  If more is dirty than the
- * staging area may hold, the rest is streamed while the VM stands still, and
- * the cut is then the end of that: device state is saved and the last pages
- * are copied in one go under the BQL, after whatever wrote to RAM meanwhile
- * (a reset from the monitor, say) was collected too.
+ * staging area may hold, the rest is streamed while the VM stands still.  Neither
+ * is done with the BQL held, as the monitor has to answer.  So the cut is the end
+ * of that: device state is saved and the last pages are copied in one go under the
+ * BQL, after whatever wrote to RAM meanwhile (a reset from the monitor, say) was
+ * collected too.
+ *
+ * A guest does not stand for longer than max_pause_ms: its clients would give up.
+ * It goes on without the checkpoint then, and the session ends in order.
  *
  * A failure before the commit costs nothing: P is lost with the session, and
  * output stays held until it is known who goes on.
@@ -27,6 +31,7 @@
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
+#include "qemu/rcu.h"
 #include "qemu/timer.h"
 #include "qapi/error.h"
 #include "exec/target_page.h"
@@ -338,16 +343,52 @@ static bool save_devices(ColoSession *s, Error **errp)
     return true;
 }
 
+/*
+ * Copying is done in rounds, so that the BQL is not held for long: 32 MiB, some
+ * tens of milliseconds for one thread on a machine that is busy
+ */
+#define COPY_ROUND_PAGES    8192
+
 typedef struct Cut {
     uint64_t number;
     ColoTail tail;
     ColoPageCount pages;
     int64_t asked_ns;
     int64_t begin_ns;
+    int64_t end_ns;             /* the guest goes on, whatever there is left */
     int64_t pause_ns;
     bool live;                  /* the guest runs but for the cut */
     bool overflowed;
+    bool repeated;              /* a page may have been copied twice */
 } Cut;
+
+/* The guest stands for the cut no longer.  BQL. */
+static void primary_end_pause(ColoSession *s, Cut *c)
+{
+    if (!c->pause_ns) {
+        c->pause_ns = now_ns() - c->begin_ns;
+        if (c->live) {
+            primary_resume(s);
+            colo_history_add(&s->pause, c->pause_ns);
+        }
+    }
+}
+
+/* The guest has stood for too long.  Always false. */
+static bool primary_too_long(ColoSession *s, Error **errp)
+{
+    ERRP_GUARD();
+    g_autofree char *why = *errp ? g_strdup_printf(": %s",
+                                                   error_get_pretty(*errp))
+                                 : g_strdup("");
+
+    g_clear_pointer(errp, error_free);
+    error_setg(errp, "a checkpoint was not taken within %u ms "
+               "(x-colo-max-pause), the guest goes on without it%s",
+               s->max_pause_ms, why);
+    s->cause = COLO_CAUSE_PAUSE;
+    return false;
+}
 
 /*
  * The guest stands, and what it wrote is known.  BQL held, dropped meanwhile;
@@ -356,41 +397,102 @@ typedef struct Cut {
 static bool primary_collect(ColoSession *s, Cut *c, Error **errp)
 {
     do {
-        c->live |= colo_stop_guest(s);
+        bool stopped = false, ok;
+
+        if (runstate_is_live(runstate_get())) {
+            c->end_ns = MIN(c->end_ns, now_ns() +
+                            s->max_pause_ms * (int64_t)SCALE_MS);
+        }
+        ok = colo_stop_guest(s, c->end_ns, &stopped, errp);
+        c->live |= stopped;
+        if (!ok || now_ns() >= c->end_ns) {
+            return primary_too_long(s, errp);
+        }
         if (!colo_ram_unchanged(s->ram, errp)) {
             s->cause = COLO_CAUSE_LOCAL;
             return false;
         }
         colo_ram_sync(s->ram, true);
     } while (!colo_guest_stands());
+
+    /* Since the BQL was dropped somebody else has written to memory */
+    c->repeated |= colo_staging_count(s->staging) &&
+                   colo_ram_dirty_pages(s->ram);
     return true;
 }
 
+typedef struct Pause {
+    ColoSession *s;
+    Cut *c;
+} Pause;
+
+/* A frame is half written, and the guest must not wait for the rest of it */
+static void primary_pause_over(void *opaque)
+{
+    Pause *p = opaque;
+
+    BQL_LOCK_GUARD();
+    primary_end_pause(p->s, p->c);
+}
+
 /*
- * The dirty set is larger than the staging area: stream what does not fit,
- * while the VM stands still.  BQL held, dropped meanwhile.
+ * The dirty set is larger than the staging area: stream what fits in.  BQL
+ * held, dropped meanwhile.
  */
 static bool primary_stream_excess(ColoSession *s, Cut *c, Error **errp)
 {
-    bool ok = true;
+    Pause pause = { s, c };
+    bool ok;
 
-    while (ok && colo_ram_dirty_pages(s->ram) >
-                 colo_staging_room(s->staging)) {
-        c->overflowed = true;
-        colo_ram_stage(s->ram, s->staging);
-        bql_unlock();
-        ok = colo_pages_send(s, c->number, &c->pages, errp);
-        bql_lock();
-        ok = ok && primary_collect(s, c, errp);
+    c->overflowed = true;
+    bql_unlock();
+    colo_wire_set_alarm(s->wire, c->end_ns, primary_pause_over, &pause);
+    ok = colo_pages_send(s, c->number, &c->pages, errp);
+    colo_wire_clear_alarm(s->wire);
+    bql_lock();
+    if (now_ns() >= c->end_ns && colo_wire_is_whole(s->wire)) {
+        return primary_too_long(s, errp);
     }
     return ok;
 }
 
-/* Memory for the pages that are known to be dirty */
+/* Memory for the pages that are known to be dirty.  No lock. */
 static bool primary_reserve(ColoSession *s, Error **errp)
 {
-    if (!colo_staging_reserve(s->staging, colo_ram_dirty_pages(s->ram),
-                              errp)) {
+    if (!colo_staging_reserve(s->staging, colo_staging_count(s->staging) +
+                              colo_ram_dirty_pages(s->ram), errp)) {
+        s->cause = COLO_CAUSE_LOCAL;
+        return false;
+    }
+    return true;
+}
+
+/* The same while the guest stands.  BQL held, dropped meanwhile. */
+static bool primary_reserve_more(ColoSession *s, Error **errp)
+{
+    bool ok;
+
+    bql_unlock();
+    ok = primary_reserve(s, errp);
+    bql_lock();
+    return ok;
+}
+
+/* Copy one round.  BQL held, dropped meanwhile. */
+static bool primary_copy_round(ColoSession *s, Cut *c, Error **errp)
+{
+    bool ok;
+
+    /* What is unplugged meanwhile stays until the end of the round */
+    rcu_read_lock();
+    bql_unlock();
+    ok = colo_ram_stage(s->ram, s->staging, COPY_ROUND_PAGES, c->end_ns);
+    rcu_read_unlock();
+    bql_lock();
+    if (!ok) {
+        return primary_too_long(s, errp);
+    }
+    if (!colo_ram_unchanged(s->ram, errp)) {
         s->cause = COLO_CAUSE_LOCAL;
         return false;
     }
@@ -398,16 +500,53 @@ static bool primary_reserve(ColoSession *s, Error **errp)
 }
 
 /*
+ * Stop the guest and copy pages until what is left is little enough to be copied
+ * with the BQL held.  BQL held, dropped meanwhile.
+ */
+static bool primary_copy_most(ColoSession *s, Cut *c, Error **errp)
+{
+    for (;;) {
+        uint64_t room, dirty;
+
+        if (!primary_collect(s, c, errp)) {
+            return false;
+        }
+        room = colo_staging_room(s->staging);
+        dirty = colo_ram_dirty_pages(s->ram);
+        if (dirty > room && colo_staging_count(s->staging) + room <
+                            colo_staging_limit(s->staging)) {
+            if (!primary_reserve_more(s, errp)) {
+                return false;
+            }
+            continue;
+        }
+        if (dirty <= MIN(room, COPY_ROUND_PAGES)) {
+            return true;
+        }
+        while (colo_ram_dirty_pages(s->ram) &&
+               colo_staging_room(s->staging)) {
+            if (!primary_copy_round(s, c, errp)) {
+                return false;
+            }
+        }
+        if (dirty > room && !primary_stream_excess(s, c, errp)) {
+            return false;
+        }
+    }
+}
+
+/*
  * Stop the guest and copy it.  BQL held; not dropped any more from the time that
- * all is copied which fits into the staging area.
+ * the last pages are collected.
  */
 static bool primary_copy_state(ColoSession *s, Cut *c, Error **errp)
 {
-    if (!primary_collect(s, c, errp) || !primary_reserve(s, errp) ||
-        !primary_stream_excess(s, c, errp)) {
+    if (!primary_copy_most(s, c, errp)) {
         return false;
     }
-    colo_ram_stage(s->ram, s->staging);
+    if (!colo_ram_stage(s->ram, s->staging, UINT64_MAX, c->end_ns)) {
+        return primary_too_long(s, errp);
+    }
 
     if (!save_devices(s, errp)) {
         s->cause = COLO_CAUSE_LOCAL;
@@ -440,6 +579,8 @@ static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
 
     bql_lock();
     c->begin_ns = now_ns();
+    /* A guest that is paused waits for nothing */
+    c->end_ns = colo_patience_end(s);
     ok = primary_copy_state(s, c, errp);
     if (ok) {
         c->tail.run_state = guest_run_state(c->live);
@@ -450,14 +591,8 @@ static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
         colo_disks_cut(s->epoch);
         colo_set_primary(s, COLO_PRIMARY_STATE_SENDING, "copied");
     }
-    if (c->live) {
-        primary_resume(s);
-    }
-    c->pause_ns = now_ns() - c->begin_ns;
+    primary_end_pause(s, c);
     s->last_cut_ns = c->begin_ns;
-    if (c->live) {
-        colo_history_add(&s->pause, c->pause_ns);
-    }
     s->staging_overflows += c->overflowed;
     s->staging_bytes = colo_staging_bytes(s->staging);
     bql_unlock();
@@ -465,12 +600,12 @@ static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
 }
 
 /*
- * The secondary compares hashes with its RAM, not with what was streamed, and
- * that may have changed once more.
+ * The secondary compares hashes with its RAM, not with what was streamed or copied
+ * before, and that may have changed once more.
  */
 static bool primary_send_pages(ColoSession *s, Cut *c, Error **errp)
 {
-    if (s->mode == COLO_SYNC_MODE_HYBRID && !c->overflowed) {
+    if (s->mode == COLO_SYNC_MODE_HYBRID && !c->overflowed && !c->repeated) {
         return colo_pages_send_differing(s, c->number, &c->pages, errp);
     }
     return colo_pages_send(s, c->number, &c->pages, errp);
@@ -589,6 +724,18 @@ static bool primary_end(ColoSession *s, ColoByeReason reason, Error **errp)
     return ok;
 }
 
+static ColoByeReason bye_reason(ColoSession *s)
+{
+    switch (s->cause) {
+    case COLO_CAUSE_WISH:
+        return s->end_reason;
+    case COLO_CAUSE_PAUSE:
+        return COLO_BYE_PAUSE;
+    default:
+        return colo_disks_ok(s, NULL) ? COLO_BYE_INCOMPATIBLE : COLO_BYE_DISK;
+    }
+}
+
 /*
  * The session is over for the reason in @err and s->cause; find out who goes
  * on and act on it.
@@ -599,15 +746,12 @@ static void primary_finish(ColoSession *s, Error *err)
     bool failover = colo_wish(s) == COLO_WISH_FAILOVER;
 
     if (!failover && (s->cause == COLO_CAUSE_WISH ||
-                      s->cause == COLO_CAUSE_LOCAL)) {
-        bool wish = s->cause == COLO_CAUSE_WISH;
-
-        if (!wish) {
+                      s->cause == COLO_CAUSE_LOCAL ||
+                      s->cause == COLO_CAUSE_PAUSE)) {
+        if (s->cause != COLO_CAUSE_WISH) {
             error_report("COLO primary: %s", error_get_pretty(err));
         }
-        if (primary_end(s, wish ? s->end_reason
-                           : colo_disks_ok(s, NULL) ? COLO_BYE_INCOMPATIBLE
-                           : COLO_BYE_DISK, &bye_err)) {
+        if (primary_end(s, bye_reason(s), &bye_err)) {
             return;
         }
         err = bye_err;

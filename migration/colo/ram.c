@@ -25,6 +25,7 @@
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
+#include "qemu/timer.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "exec/cputlb.h"
@@ -48,8 +49,8 @@
 #define PAGES_PER_WORKER_MIN    256
 #define WORKERS_MAX             4
 
-/* So often the peer may learn that this side gets on */
-#define PAGES_PER_PROGRESS      256
+/* Between two looks at the clock, and two signs of progress: 1 MiB */
+#define PAGES_PER_LOOK          256
 /* What is hashed at a time to verify RAM, bytes */
 #define HASH_CHUNK              (64 * MiB)
 
@@ -73,6 +74,8 @@ typedef struct CopyJob {
     ColoStaging *st;
     uint64_t begin;
     uint64_t end;
+    int64_t end_ns;
+    bool late;
 } CopyJob;
 
 /* Is the dirty log of the secondary on?  BQL. */
@@ -345,7 +348,7 @@ bool colo_ram_add_runs(ColoRam *ram, const uint8_t *buf, size_t len,
 /* Page @i of many is done */
 static void tell_progress(uint64_t i)
 {
-    if (i % PAGES_PER_PROGRESS == 0) {
+    if (i % PAGES_PER_LOOK == 0) {
         colo_progress();
     }
 }
@@ -359,15 +362,22 @@ static int copy_worker(void *opaque)
         ColoStagedPage *p = colo_staging_page(job->st, i);
         uint8_t *host = job->ram->blocks[p->block].rb->host;
 
+        if ((i - job->begin) % PAGES_PER_LOOK == 0) {
+            colo_progress();
+            job->late = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) >= job->end_ns;
+            if (job->late) {
+                break;
+            }
+        }
         memcpy(colo_staging_data(job->st, i), host + p->page * size, size);
-        tell_progress(i);
     }
     return 0;
 }
 
-static void copy_pages(ColoRam *ram, ColoStaging *st, uint64_t begin,
-                       uint64_t end)
+static bool copy_pages(ColoRam *ram, ColoStaging *st, uint64_t begin,
+                       uint64_t end, int64_t end_ns)
 {
+    bool late = false;
     uint64_t n = end - begin;
     int workers = MAX(1, MIN(ram->nworkers, n / PAGES_PER_WORKER_MIN));
     g_autofree CopyJob *jobs = g_new(CopyJob, workers);
@@ -378,6 +388,7 @@ static void copy_pages(ColoRam *ram, ColoStaging *st, uint64_t begin,
             .st = st,
             .begin = begin + n * i / workers,
             .end = begin + n * (i + 1) / workers,
+            .end_ns = end_ns,
         };
         if (i > 0) {
             thread_pool_submit(ram->pool, copy_worker, &jobs[i], NULL);
@@ -387,26 +398,32 @@ static void copy_pages(ColoRam *ram, ColoStaging *st, uint64_t begin,
     if (workers > 1) {
         thread_pool_wait(ram->pool);
     }
+    for (int i = 0; i < workers; i++) {
+        late |= jobs[i].late;
+    }
+    return !late;
 }
 
-uint64_t colo_ram_stage(ColoRam *ram, ColoStaging *st)
+bool colo_ram_stage(ColoRam *ram, ColoStaging *st, uint64_t max,
+                    int64_t end_ns)
 {
     uint64_t begin = colo_staging_count(st);
+    uint64_t end = begin + MIN(max, colo_staging_room(st));
 
-    for (uint32_t i = 0; i < ram->nblocks && colo_staging_room(st); i++) {
+    for (uint32_t i = 0; i < ram->nblocks &&
+                         colo_staging_count(st) < end; i++) {
         ColoBlock *b = &ram->blocks[i];
         unsigned long page = find_first_bit(b->rb->bmap, b->npages);
 
-        while (page < b->npages && colo_staging_room(st)) {
+        while (page < b->npages && colo_staging_count(st) < end) {
             colo_staging_append(st, i, page, false);
             clear_bit(page, b->rb->bmap);
             page = find_next_bit(b->rb->bmap, b->npages, page + 1);
         }
     }
 
-    copy_pages(ram, st, begin, colo_staging_count(st));
     ram->dirty_pages -= colo_staging_count(st) - begin;
-    return ram->dirty_pages;
+    return copy_pages(ram, st, begin, colo_staging_count(st), end_ns);
 }
 
 bool colo_ram_page_valid(ColoRam *ram, uint32_t block, uint64_t page)

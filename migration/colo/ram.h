@@ -66,11 +66,16 @@ bool colo_ram_add_runs(ColoRam *ram, const uint8_t *buf, size_t len,
 
 /*
  * colo_ram_stage: move pages from the dirty set to @st, as many as it has
- * room for, with several threads.  The VM stands still.
+ * room for and at most @max, with several threads.  The VM stands still.
  *
- * Returns how many are left in the set.
+ * The BQL, or an RCU critical section that began under it; without the BQL
+ * somebody else may write to pages, which makes them dirty.
+ *
+ * @end_ns: give up then (QEMU_CLOCK_REALTIME)
+ * Returns false if it did; what is staged is void then.
  */
-uint64_t colo_ram_stage(ColoRam *ram, ColoStaging *st);
+bool colo_ram_stage(ColoRam *ram, ColoStaging *st, uint64_t max,
+                    int64_t end_ns);
 
 /* Is this page one of ours?  It comes from the peer.  No lock. */
 bool colo_ram_page_valid(ColoRam *ram, uint32_t block, uint64_t page);

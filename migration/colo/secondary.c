@@ -255,10 +255,17 @@ static void secondary_forget_stop(void)
 }
 
 /* Hybrid mode: the guest stands, for the checkpoint that replaces it.  BQL. */
-static void secondary_stop_guest(ColoSession *s)
+static bool secondary_stop_guest(ColoSession *s, Error **errp)
 {
-    colo_stop_guest(s);
+    bool stopped = false;
+
+    if (!colo_stop_guest(s, now_ns() + s->max_pause_ms * (int64_t)SCALE_MS,
+                         &stopped, errp)) {
+        s->cause = COLO_CAUSE_LOCAL;
+        return false;
+    }
     secondary_forget_stop();
+    return true;
 }
 
 /* For the first time: what only a secondary that is ready needs.  BQL. */
@@ -346,23 +353,20 @@ static bool secondary_await_request(ColoSession *s, uint64_t cut, Error **errp)
 static bool secondary_reply(ColoSession *s, uint64_t cut, Error **errp)
 {
     g_autoptr(GByteArray) runs = g_byte_array_new();
-    bool ok;
 
-    bql_lock();
-    colo_set_secondary(s, COLO_SECONDARY_STATE_REPLIED, "asked");
-    if (s->mode == COLO_SYNC_MODE_HYBRID) {
-        secondary_stop_guest(s);
-    }
-    /* A guest that ejects a DIMM by itself lacks what the primary sends */
-    ok = colo_ram_unchanged(s->ram, errp);
-    if (ok) {
+    WITH_BQL_LOCK_GUARD() {
+        colo_set_secondary(s, COLO_SECONDARY_STATE_REPLIED, "asked");
+        if (s->mode == COLO_SYNC_MODE_HYBRID &&
+            !secondary_stop_guest(s, errp)) {
+            return false;
+        }
+        /* A guest that ejects a DIMM by itself lacks what the primary sends */
+        if (!colo_ram_unchanged(s->ram, errp)) {
+            s->cause = COLO_CAUSE_LOCAL;
+            return false;
+        }
         colo_ram_sync(s->ram, true);
         colo_ram_take_runs(s->ram, runs);
-    }
-    bql_unlock();
-    if (!ok) {
-        s->cause = COLO_CAUSE_LOCAL;
-        return false;
     }
     return colo_wire_send_buf(s->wire, COLO_FRAME_CHECKPOINT_REPLY, cut,
                               runs->data, runs->len, errp);
@@ -534,16 +538,21 @@ static void load_freed(LoadMark *mark)
  * Let the RCU thread keep up with the loads.  BQL (dropped meanwhile).
  *
  * While the guest stands: it waits for CPUs that run, and those may run on
- * without end.
+ * without end.  If it waits for something else for a timeout the session goes on:
+ * then a timeout leaves what one load does, which takes a while to fill memory.
  */
-static void secondary_reclaim(void)
+static void secondary_reclaim(ColoSession *s)
 {
     LoadMark *mark = g_new(LoadMark, 1);
+    int64_t end_ns = now_ns() + s->timeout_ms * (int64_t)SCALE_MS;
+    int64_t left_ns;
 
     loads_unfreed++;
     call_rcu(mark, load_freed, rcu);
-    while (loads_unfreed > LOADS_UNFREED_MAX) {
-        qemu_cond_wait_bql(&load_freed_cond);
+    while (loads_unfreed > LOADS_UNFREED_MAX &&
+           (left_ns = end_ns - now_ns()) > 0) {
+        qemu_cond_timedwait_bql(&load_freed_cond,
+                                DIV_ROUND_UP(left_ns, SCALE_MS));
     }
 }
 
@@ -584,7 +593,7 @@ static bool secondary_load_and_count(ColoSession *s, Arrival *a, Error **errp)
     s->staging_bytes = colo_staging_bytes(s->staging);
     trace_colo_loaded(a->cut, a->tail.npages, a->pages.zero, a->pages.equal,
                       a->tail.device_len, load_ns / SCALE_US);
-    secondary_reclaim();
+    secondary_reclaim(s);
     return true;
 }
 

@@ -56,6 +56,7 @@ ColoSession *colo_session_new(COLOMode side, QIOChannel *ioc)
 
     s->side = side;
     s->timeout_ms = migrate_colo_timeout();
+    s->max_pause_ms = migrate_colo_max_pause();
     s->verify_ram = migrate_get_current()->colo_verify_ram;
     s->device_state = qio_channel_buffer_new(1024 * 1024);
     qio_channel_set_name(QIO_CHANNEL(s->device_state), "colo-device-state");
@@ -154,6 +155,11 @@ ColoSyncMode migrate_colo_mode(void)
 uint32_t migrate_colo_timeout(void)
 {
     return migrate_get_current()->parameters.x_colo_timeout;
+}
+
+uint32_t migrate_colo_max_pause(void)
+{
+    return migrate_get_current()->parameters.x_colo_max_pause;
 }
 
 uint64_t migrate_colo_staging_limit(void)

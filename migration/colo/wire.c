@@ -21,6 +21,9 @@
  * of an 'alive' is kept and goes ahead of the next frame, unchanged, since TLS
  * wants to be called again with what it was called with.
  *
+ * While a guest waits for what is sent there is an alarm: it rings in the middle
+ * of a frame, too, since that may take a peer that reads slowly very long.
+ *
  * A cancelled wire stays cancelled.  A wake-up is a hint to look around and
  * is remembered by GLib until the owner waits.
  */
@@ -37,6 +40,12 @@
 #include "trace.h"
 
 #define WIRE_STEP_BYTES (16 * KiB)
+
+typedef enum WireAlarm {
+    WIRE_ALARM_OFF,
+    WIRE_ALARM_SET,
+    WIRE_ALARM_RANG,
+} WireAlarm;
 
 /* How far the timeout that runs has got */
 typedef struct WireStep {
@@ -57,6 +66,12 @@ struct ColoWire {
     uint64_t unread;            /* bytes of it */
     uint64_t peer_progress;     /* of its last 'alive' */
     int64_t stall_begin_ns;     /* nothing has got on since then */
+    WireAlarm alarm;
+    int64_t alarm_ns;           /* while it is set */
+    void (*ring)(void *opaque);
+    void *ring_opaque;
+    int64_t end_ns;             /* of all that is said; INT64_MAX: none */
+    bool torn;                  /* a frame was left half written */
 
     /* send_lock, held while a frame is written */
     QemuMutex send_lock;
@@ -89,6 +104,7 @@ ColoWire *colo_wire_new(QIOChannel *ioc, COLOMode side, uint32_t timeout_ms)
     object_ref(OBJECT(ioc));
     w->side = side;
     w->timeout_ms = timeout_ms;
+    w->end_ns = INT64_MAX;
     w->ctx = g_main_context_new();
     w->timer = g_source_new(&wire_timer_funcs, sizeof(GSource));
     g_source_attach(w->timer, w->ctx);
@@ -206,6 +222,7 @@ static void step_begin(ColoWire *w, WireStep *step)
 {
     step->deadline_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
                         w->timeout_ms * (int64_t)SCALE_MS;
+    step->deadline_ns = MIN(step->deadline_ns, w->end_ns);
     step->bytes = 0;
 }
 
@@ -217,14 +234,56 @@ static void step_on(ColoWire *w, WireStep *step, size_t bytes)
     }
 }
 
+void colo_wire_set_alarm(ColoWire *w, int64_t at_ns,
+                         void (*ring)(void *opaque), void *opaque)
+{
+    w->alarm = WIRE_ALARM_SET;
+    w->alarm_ns = at_ns;
+    w->ring = ring;
+    w->ring_opaque = opaque;
+}
+
+void colo_wire_clear_alarm(ColoWire *w)
+{
+    w->alarm = WIRE_ALARM_OFF;
+}
+
+bool colo_wire_is_whole(ColoWire *w)
+{
+    return !w->torn;
+}
+
+/* Is it time?  Returns whether it rang now; then @step ends with the rest. */
+static bool wire_ring(ColoWire *w, WireStep *step)
+{
+    int64_t now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+
+    if (w->alarm != WIRE_ALARM_SET || now_ns < w->alarm_ns) {
+        return false;
+    }
+    w->alarm = WIRE_ALARM_RANG;
+    w->end_ns = now_ns + w->timeout_ms * (int64_t)SCALE_MS;
+    step->deadline_ns = MIN(step->deadline_ns, w->end_ns);
+    w->ring(w->ring_opaque);
+    return true;
+}
+
 /* The channel would block: wait for it, or say why that is over */
 static bool wire_wait_progress(ColoWire *w, GIOCondition cond,
-                               const WireStep *step, Error **errp)
+                               WireStep *step, Error **errp)
 {
-    switch (wire_wait(w, cond, step->deadline_ns, false)) {
+    int64_t deadline_ns = step->deadline_ns;
+
+    if (w->alarm == WIRE_ALARM_SET) {
+        deadline_ns = MIN(deadline_ns, w->alarm_ns);
+    }
+    switch (wire_wait(w, cond, deadline_ns, false)) {
     case COLO_WAIT_READABLE:
         return true;
     case COLO_WAIT_DEADLINE:
+        if (wire_ring(w, step)) {
+            return true;
+        }
         if (step->bytes) {
             error_setg(errp, "no more than %zu bytes went through in %u ms",
                        step->bytes, w->timeout_ms);
@@ -239,7 +298,16 @@ static bool wire_wait_progress(ColoWire *w, GIOCondition cond,
     }
 }
 
-/* send_lock held */
+static bool wire_has_time(ColoWire *w, Error **errp)
+{
+    if (w->alarm == WIRE_ALARM_RANG) {
+        error_setg(errp, "no time is left for it");
+        return false;
+    }
+    return true;
+}
+
+/* send_lock held.  w->torn: is a part of @iov written already? */
 static bool wire_write_all(ColoWire *w, struct iovec *iov, unsigned niov,
                            Error **errp)
 {
@@ -251,6 +319,10 @@ static bool wire_write_all(ColoWire *w, struct iovec *iov, unsigned niov,
 
         if (qatomic_read(&w->cancelled)) {
             error_setg(errp, "interrupted by a request to end the session");
+            return false;
+        }
+        wire_ring(w, &step);
+        if (!w->torn && !wire_has_time(w, errp)) {
             return false;
         }
         n = qio_channel_writev(w->ioc, iov, MIN(niov, IOV_MAX), errp);
@@ -265,9 +337,11 @@ static bool wire_write_all(ColoWire *w, struct iovec *iov, unsigned niov,
             return false;
         }
         w->bytes_sent += n;
+        w->torn = true;
         step_on(w, &step, n);
         iov_discard_front(&iov, &niov, n);
     }
+    w->torn = false;
     return true;
 }
 
@@ -329,6 +403,7 @@ bool colo_wire_send(ColoWire *w, ColoFrameType type, uint64_t epoch,
 
     QEMU_LOCK_GUARD(&w->send_lock);
     memcpy(rest, w->rest, w->rest_len);
+    w->torn |= w->rest_len;
     all[0] = (struct iovec) { rest, w->rest_len };
     w->rest_len = 0;
     colo_frame_encode(&f, hdr);

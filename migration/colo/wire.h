@@ -56,10 +56,27 @@ bool colo_wire_cancelled(ColoWire *w);
 ColoWaitResult colo_wire_wait(ColoWire *w, int64_t deadline_ns);
 
 /*
+ * colo_wire_set_alarm: call @ring(@opaque) when @at_ns (QEMU_CLOCK_REALTIME) has
+ * passed while frames are sent.  Owner.
+ *
+ * A frame that is half written then is completed afterwards, no other one is
+ * begun before colo_wire_clear_alarm(), and one timeout is left for all that is
+ * still said on this wire.  The lock that orders frames is held in @ring, which
+ * may take the BQL.
+ */
+void colo_wire_set_alarm(ColoWire *w, int64_t at_ns,
+                         void (*ring)(void *opaque), void *opaque);
+void colo_wire_clear_alarm(ColoWire *w);
+
+/* Owner.  Is every frame complete that was begun?  Then another one may come. */
+bool colo_wire_is_whole(ColoWire *w);
+
+/*
  * colo_wire_send: send one frame whose payload is @iov.  Owner.
  *
  * Returns false with @errp set, naming the frame and the epoch, when the
- * channel fails, is cancelled, or takes next to nothing in a whole timeout.
+ * channel fails, is cancelled, or takes next to nothing in a whole timeout, or
+ * if the alarm has rung.
  */
 bool colo_wire_send(ColoWire *w, ColoFrameType type, uint64_t epoch,
                     const struct iovec *iov, size_t niov, Error **errp);

@@ -136,7 +136,7 @@ void colo_pair_free(ColoPair *p)
 }
 
 static void set_up_side(QTestState *qts, const char *mode, unsigned delay_ms,
-                        unsigned timeout_ms)
+                        unsigned timeout_ms, unsigned max_pause_ms)
 {
     qtest_qmp_assert_success(qts,
         "{'execute': 'migrate-set-capabilities', 'arguments': {"
@@ -144,14 +144,17 @@ static void set_up_side(QTestState *qts, const char *mode, unsigned delay_ms,
     qtest_qmp_assert_success(qts,
         "{'execute': 'migrate-set-parameters', 'arguments': {"
         "'x-colo-mode': %s, 'x-checkpoint-delay': %u,"
-        "'x-colo-timeout': %u}}", mode, delay_ms, timeout_ms);
+        "'x-colo-timeout': %u, 'x-colo-max-pause': %u}}", mode, delay_ms,
+        timeout_ms, max_pause_ms ?: COLO_MAX_PAUSE_MS);
 }
 
 void colo_pair_migrate(ColoPair *p, const char *listen, const char *connect,
                        unsigned delay_ms, unsigned timeout_ms)
 {
-    set_up_side(p->primary, p->mode, delay_ms, timeout_ms);
-    set_up_side(p->secondary, p->mode, delay_ms, timeout_ms);
+    set_up_side(p->primary, p->mode, delay_ms, timeout_ms,
+                p->primary_max_pause_ms);
+    set_up_side(p->secondary, p->mode, delay_ms, timeout_ms,
+                p->secondary_max_pause_ms);
     if (listen) {
         g_autofree char *in = g_strdup_printf("unix:%s/%s", p->dir, listen);
 

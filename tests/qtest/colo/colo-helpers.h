@@ -22,6 +22,9 @@
 #define COLO_PAIR_DEADLINE_S 240
 #define COLO_TIMEOUT_MS 15000
 
+/* x-colo-max-pause where the pause is not the subject: no machine is so slow */
+#define COLO_MAX_PAUSE_MS 600000
+
 typedef struct ColoPair {
     QTestState *primary;        /* NULL when it is gone */
     QTestState *secondary;
@@ -29,6 +32,8 @@ typedef struct ColoPair {
     const char *mode;           /* x-colo-mode */
     const char *accel;
     char *extra;                /* more options of both */
+    unsigned primary_max_pause_ms;      /* 0: COLO_MAX_PAUSE_MS */
+    unsigned secondary_max_pause_ms;
 } ColoPair;
 
 /* Start both; nothing is protected yet */

@@ -4,7 +4,8 @@
  *
  * Proves: frames arrive whole however they are cut up, silence ends in an
  * error after the timeout and not before, a peer that takes nothing or drips does
- * too, and another thread can wake and cancel every wait.
+ * too, and another thread can wake and cancel every wait.  An alarm rings in time
+ * also in the middle of a frame; that frame gets complete, but no other.
  */
 
 #include "qemu/osdep.h"
@@ -172,6 +173,128 @@ static void test_deaf_peer(void)
                                       COLO_DEVICE_STATE_MAX, &err));
     expect_error(err, "sending 'vmstate-size' of checkpoint 4: ");
     ends_close(&e);
+}
+
+/* A peer that is slow, or deaf, and an alarm */
+#define ALARM_MS    100
+#define BIG         (2 * 1024 * 1024)
+
+typedef struct Alarm {
+    Ends e;
+    char *big;
+    int64_t set_ms;
+    int64_t rang_ms;            /* after it was set */
+    int rang;
+    QemuSemaphore heard;
+} Alarm;
+
+static void alarm_rings(void *opaque)
+{
+    Alarm *a = opaque;
+
+    a->rang++;
+    a->rang_ms = now_ms() - a->set_ms;
+    qemu_sem_post(&a->heard);
+}
+
+static void alarm_open(Alarm *a)
+{
+    *a = (Alarm) { .big = g_malloc0(BIG), .set_ms = now_ms() };
+    qemu_sem_init(&a->heard, 0);
+    ends_open(&a->e);
+    colo_wire_set_alarm(a->e.w, qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
+                        ALARM_MS * SCALE_MS, alarm_rings, a);
+}
+
+static bool alarm_send(Alarm *a, size_t len, Error **errp)
+{
+    return colo_wire_send_buf(a->e.w, COLO_FRAME_VMSTATE_SIZE, 4, a->big, len,
+                              errp);
+}
+
+static void alarm_close(Alarm *a)
+{
+    ends_close(&a->e);
+    qemu_sem_destroy(&a->heard);
+    g_free(a->big);
+}
+
+/* Reads when the alarm has rung, not before: the whole frame, and one more */
+static void *read_late(void *opaque)
+{
+    Alarm *a = opaque;
+    g_autofree char *buf = g_malloc(BIG);
+    size_t want = COLO_FRAME_HDR_LEN + BIG;
+
+    qemu_sem_wait(&a->heard);
+    while (want) {
+        ssize_t n = read(a->e.peer, buf, MIN(want, BIG));
+
+        g_assert_cmpint(n, >, 0);
+        want -= n;
+    }
+    g_assert_cmpint(recv(a->e.peer, buf, COLO_FRAME_HDR_LEN, MSG_WAITALL), ==,
+                    COLO_FRAME_HDR_LEN);
+    g_assert_cmpint(buf[7], ==, COLO_FRAME_PING);
+    return NULL;
+}
+
+static void test_alarm_slow_peer(void)
+{
+    QemuThread thread;
+    Error *err = NULL;
+    Alarm a;
+
+    alarm_open(&a);
+    qemu_thread_create(&thread, "late", read_late, &a, QEMU_THREAD_JOINABLE);
+    g_assert_true(alarm_send(&a, BIG, &error_abort));
+    g_assert_cmpint(a.rang, ==, 1);
+    g_assert_cmpint(a.rang_ms, >=, ALARM_MS);
+    g_assert_cmpint(a.rang_ms, <, TIMEOUT_MS);
+    g_assert_true(colo_wire_is_whole(a.e.w));
+
+    g_assert_false(alarm_send(&a, 1, &err));
+    expect_error(err, "no time");
+    g_assert_true(colo_wire_is_whole(a.e.w));
+    colo_wire_clear_alarm(a.e.w);
+    g_assert_true(colo_wire_send_buf(a.e.w, COLO_FRAME_PING, 5, NULL, 0,
+                                     &error_abort));
+    qemu_thread_join(&thread);
+    g_assert_cmpint(a.rang, ==, 1);
+    alarm_close(&a);
+}
+
+/* It reads enough to begin a new timeout again and again */
+static void *read_slowly(void *opaque)
+{
+    Alarm *a = opaque;
+    char buf[16384];
+
+    qemu_sem_wait(&a->heard);
+    while (read(a->e.peer, buf, sizeof(buf)) > 0) {
+        g_usleep(TIMEOUT_MS * 1000 / 20);
+    }
+    return NULL;
+}
+
+static void test_alarm_slow_for_too_long(void)
+{
+    QemuThread thread;
+    Error *err = NULL;
+    int64_t ms;
+    Alarm a;
+
+    alarm_open(&a);
+    qemu_thread_create(&thread, "slow", read_slowly, &a, QEMU_THREAD_JOINABLE);
+    g_assert_false(alarm_send(&a, BIG, &err));
+    ms = now_ms() - a.set_ms - a.rang_ms;
+    expect_error(err, "sending 'vmstate-size' of checkpoint 4: ");
+    g_assert_cmpint(ms, >=, TIMEOUT_MS);
+    g_assert_cmpint(ms, <, 2 * TIMEOUT_MS);
+    g_assert_false(colo_wire_is_whole(a.e.w));
+    qio_channel_shutdown(a.e.ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    qemu_thread_join(&thread);
+    alarm_close(&a);
 }
 
 static void test_eof(void)
@@ -471,6 +594,9 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/wire/slow-drip", test_slow_drip);
     g_test_add_func("/colo/wire/silence", test_silence);
     g_test_add_func("/colo/wire/deaf-peer", test_deaf_peer);
+    g_test_add_func("/colo/wire/alarm/slow-peer", test_alarm_slow_peer);
+    g_test_add_func("/colo/wire/alarm/slow-for-too-long",
+                    test_alarm_slow_for_too_long);
     g_test_add_func("/colo/wire/eof", test_eof);
     g_test_add_func("/colo/wire/garbage", test_garbage);
     g_test_add_func("/colo/wire/skip", test_skip);

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO, and a checkpoint that takes too long.
+ *
+ * Proves: past x-colo-max-pause the primary's guest goes on, whatever the
+ * checkpoint waits for: a peer that does not read what is streamed, in the middle
+ * of a frame; a disk of this side that hangs; a copy of much memory.  Protection
+ * ends in order: the secondary hears of it and never goes live.  A disk of the
+ * secondary that hangs ends protection, too.  The monitor answers meanwhile.  A
+ * guest that the user has paused waits for nothing, so nothing ends.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/units.h"
+#include "qobject/qdict.h"
+#include "colo-helpers.h"
+#include "colo-hold.h"
+
+#define MAX_PAUSE_MS    500
+
+/* An answer takes a fraction of that; who hangs does not answer at all */
+#define ANSWER_MAX_MS   2000
+
+static const char with_disk[] = "-drive if=none,id=disk,driver=raw,"
+    "file.driver=blkdebug,file.image.driver=null-co,file.image.size=1048576,"
+    "file.image.read-zeroes=on";
+
+static void ask_checkpoint(ColoPair *p)
+{
+    qtest_qmp_assert_success(p->primary, "{'execute': 'x-colo-checkpoint'}");
+}
+
+/* Wait for the state, and see that each answer comes soon */
+static void wait_state_and_answers(QTestState *qts, const char *state)
+{
+    int64_t end = g_get_monotonic_time() + COLO_DEADLINE_MS * 1000LL;
+
+    for (;;) {
+        int64_t asked = g_get_monotonic_time();
+        g_autofree char *now = colo_state(qts);
+
+        g_assert_cmpint(g_get_monotonic_time() - asked, <,
+                        ANSWER_MAX_MS * 1000LL);
+        if (g_strcmp0(now, state) == 0) {
+            return;
+        }
+        g_assert_cmpint(asked, <, end);
+        g_usleep(2000);
+    }
+}
+
+static void check_exit(QTestState *qts, const char *reason)
+{
+    QDict *event = colo_wait_event(qts, "COLO_EXIT");
+
+    g_assert_cmpstr(qdict_get_str(qdict_get_qdict(event, "data"), "reason"),
+                    ==, reason);
+    qobject_unref(event);
+}
+
+/* The primary's guest is on its own */
+static void check_alone(ColoPair *p)
+{
+    wait_state_and_answers(p->primary, "alone");
+    colo_wait_status(p->primary, "running");
+    check_exit(p->primary, "error");
+    colo_wait_state(p->secondary, "ended");
+}
+
+/* The first frame of the excess is half written */
+static ColoHold *begin_excess(ColoPair *p)
+{
+    ColoHold *h = colo_hold_protect(p);
+
+    qtest_memset(p->primary, 16 * MiB, 0x5a, 4 * MiB);
+    colo_hold_arm(h);
+    ask_checkpoint(p);
+    colo_hold_await(h);
+    return h;
+}
+
+static void test_excess(const void *mode)
+{
+    ColoPair *p = colo_pair_new(mode);
+    ColoHold *h;
+
+    p->primary_max_pause_ms = MAX_PAUSE_MS;
+    h = begin_excess(p);
+    colo_wait_status(p->primary, "running");
+    colo_hold_release(h);
+    check_alone(p);
+    check_exit(p->secondary, "request");
+    colo_pair_free(p);
+    colo_hold_free(h);
+}
+
+static void test_paused(const void *mode)
+{
+    ColoPair *p = colo_pair_new(mode);
+    int64_t done;
+    ColoHold *h;
+
+    p->primary_max_pause_ms = 10;
+    qtest_qmp_assert_success(p->primary, "{'execute': 'stop'}");
+    h = begin_excess(p);
+    done = colo_statistic(p->primary, "checkpoints");
+    colo_wait_state(p->primary, "cutting");
+    /* Longer than a guest may stand that is not paused */
+    g_usleep(20000);
+    colo_hold_release(h);
+    colo_wait_statistic(p->primary, "checkpoints", done + 1);
+    colo_wait_status(p->primary, "paused");
+    colo_pair_free(p);
+    colo_hold_free(h);
+}
+
+static void disk(QTestState *qts, const char *command)
+{
+    g_autofree char *answer = qtest_hmp(qts, "qemu-io disk \"%s\"", command);
+
+    g_assert_null(strstr(answer, "rror"));
+}
+
+/* A request is under way and is not answered */
+static void disk_hangs(QTestState *qts)
+{
+    disk(qts, "break read_aio hang");
+    disk(qts, "aio_read 0 512");
+    disk(qts, "wait_break hang");
+}
+
+static void test_disk(ColoPair *p, QTestState *qts)
+{
+    colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
+    colo_wait_state(p->primary, "running");
+    colo_wait_state(p->secondary, colo_state_ready(p));
+    disk_hangs(qts);
+    ask_checkpoint(p);
+    wait_state_and_answers(qts, qts == p->primary ? "alone" : "ended");
+    check_alone(p);
+    disk(qts, "resume hang");
+    colo_pair_free(p);
+}
+
+static void test_disk_primary(const void *mode)
+{
+    ColoPair *p = colo_pair_new_with(mode, "tcg", with_disk);
+
+    p->primary_max_pause_ms = MAX_PAUSE_MS;
+    test_disk(p, p->primary);
+}
+
+static void test_disk_secondary(const void *mode)
+{
+    ColoPair *p = colo_pair_new_with(mode, "tcg", with_disk);
+
+    p->secondary_max_pause_ms = MAX_PAUSE_MS;
+    test_disk(p, p->secondary);
+}
+
+/* A disk that is slow, but answers in time, ends nothing */
+static void test_disk_slow(const void *mode)
+{
+    ColoPair *p = colo_pair_new_with(mode, "tcg", with_disk);
+    int64_t done;
+
+    colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
+    colo_wait_state(p->primary, "running");
+    done = colo_statistic(p->primary, "checkpoints");
+    disk_hangs(p->primary);
+    ask_checkpoint(p);
+    wait_state_and_answers(p->primary, "cutting");
+    disk(p->primary, "resume hang");
+    colo_wait_statistic(p->primary, "checkpoints", done + 1);
+    colo_wait_status(p->primary, "running");
+    colo_pair_free(p);
+}
+
+/* All of it fits into the staging area, but it is not copied in 10 ms */
+static void test_copy(const void *mode)
+{
+    ColoPair *p = colo_pair_new_with(mode, "tcg", "-m 512");
+
+    qtest_qmp_assert_success(p->primary,
+        "{'execute': 'migrate-set-parameters', 'arguments': {"
+        "'x-colo-staging-limit': 1073741824}}");
+    p->primary_max_pause_ms = 10;
+    colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
+    colo_wait_state(p->primary, "running");
+    qtest_memset(p->primary, 16 * MiB, 0x5a, 448 * MiB);
+    ask_checkpoint(p);
+    check_alone(p);
+    colo_pair_free(p);
+}
+
+static void add(const char *name, const char *mode, void (*func)(const void *))
+{
+    g_autofree char *path = g_strdup_printf("/colo/pause/%s/%s", mode, name);
+
+    g_test_add_data_func(path, mode, func);
+}
+
+int main(int argc, char **argv)
+{
+    static const char *const modes[] = { "hybrid", "periodic" };
+
+    g_test_init(&argc, &argv, NULL);
+    for (int m = 0; m < G_N_ELEMENTS(modes); m++) {
+        add("excess", modes[m], test_excess);
+        add("disk/primary", modes[m], test_disk_primary);
+        add("disk/slow", modes[m], test_disk_slow);
+    }
+    add("paused", "periodic", test_paused);
+    add("copy", "periodic", test_copy);
+    add("disk/secondary", "hybrid", test_disk_secondary);
+    return g_test_run();
+}
