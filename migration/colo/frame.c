@@ -235,36 +235,6 @@ void colo_run_encode(const ColoRun *r, uint8_t out[COLO_RUN_LEN])
     stq_be_p(out + 8, r->page);
 }
 
-/* Two runs in a block are more than the gap apart, each block begins one */
-uint64_t colo_runs_gap(uint64_t pages)
-{
-    uint64_t each = DIV_ROUND_UP(pages, COLO_RUNS_MAX - COLO_BLOCKS_MAX);
-
-    return each > 2 ? each - 2 : 0;
-}
-
-void colo_runs_encode(uint32_t block, const unsigned long *bmap,
-                      uint64_t npages, uint64_t gap, GByteArray *out)
-{
-    uint64_t first = find_first_bit(bmap, npages);
-
-    while (first < npages) {
-        uint64_t end, next = first;
-        ColoRun run = { .block = block, .page = first };
-        uint8_t buf[COLO_RUN_LEN];
-
-        do {
-            end = find_next_zero_bit(bmap, npages, next);
-            next = find_next_bit(bmap, npages, end);
-        } while (next < npages && next - end <= gap);
-
-        run.npages = MIN(end - first, UINT32_MAX);
-        colo_run_encode(&run, buf);
-        g_byte_array_append(out, buf, sizeof(buf));
-        first = find_next_bit(bmap, npages, first + run.npages);
-    }
-}
-
 void colo_run_decode(const uint8_t in[COLO_RUN_LEN], ColoRun *r)
 {
     r->block = ldl_be_p(in);

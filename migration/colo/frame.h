@@ -114,16 +114,6 @@ typedef struct ColoRun {
 } ColoRun;
 
 void colo_run_encode(const ColoRun *r, uint8_t out[COLO_RUN_LEN]);
-/*
- * colo_runs_encode: append the runs of the pages that are set in @bmap
- *
- * Runs with up to @gap pages between them count as one.  With that of
- * colo_runs_gap() those of all blocks, which have @pages pages, are as many as
- * a frame may carry at most.
- */
-void colo_runs_encode(uint32_t block, const unsigned long *bmap,
-                      uint64_t npages, uint64_t gap, GByteArray *out);
-uint64_t colo_runs_gap(uint64_t pages);
 /* Only the shape; the caller checks the range against its own blocks */
 void colo_run_decode(const uint8_t in[COLO_RUN_LEN], ColoRun *r);
 

@@ -9,6 +9,12 @@
  * differs, or may differ, from what the peer has.  Only the bits matter here,
  * the counters that migration/ram.c keeps beside them do not.
  *
+ * Nobody walks over the bitmaps of all memory: base code notes the parts of RAM in
+ * which a page became dirty (ram_dirty_parts), those alone are collected, cleared
+ * in the log of the accelerator, and searched later (dirty.h).  So the cost
+ * follows what the guest wrote and not its size, but for what KVM itself does to
+ * read its log.
+ *
  * While the VM runs, colo_ram_sync() may be called early to learn how much
  * there will be to copy.  A vCPU may go on writing to a page whose dirty bit
  * was just collected: the page is in the set already, and is copied when the
@@ -38,12 +44,16 @@
 #include "migration/misc.h"
 #include "system/tcg.h"
 #include "migration/ram.h"
+#include "dirty.h"
 #include "progress.h"
 #include "ram.h"
 #include "trace.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
+
+/* Parts of RAM are collected as so many ranges at most, with clean ones between */
+#define RANGES_MAX              1024
 
 /* Copying less than this is not worth waking another thread: 1 MiB */
 #define PAGES_PER_WORKER_MIN    256
@@ -56,7 +66,7 @@
 
 typedef struct ColoBlock {
     RAMBlock *rb;
-    uint64_t npages;
+    ColoDirty dirty;
 } ColoBlock;
 
 struct ColoRam {
@@ -65,8 +75,10 @@ struct ColoRam {
     uint32_t nblocks;
     int nworkers;
     ThreadPool *pool;
+    uint64_t nparts;            /* of all of RAM, see ram_dirty_parts */
 
     uint64_t dirty_pages;
+    unsigned long *parts;       /* while they are collected */
 };
 
 typedef struct CopyJob {
@@ -121,6 +133,34 @@ bool colo_ram_dirty_log_begin(Error **errp)
     return true;
 }
 
+static uint64_t block_pages(RAMBlock *rb)
+{
+    return rb->used_length >> qemu_target_page_bits();
+}
+
+/* From now on parts that become dirty are noted; which are so far is not known */
+static void watch_parts(ColoRam *ram)
+{
+    DirtyParts *parts;
+
+    ram->parts = bitmap_new(ram->nparts);
+    parts = g_malloc0(sizeof(*parts) +
+                      BITS_TO_LONGS(ram->nparts) * sizeof(unsigned long));
+    parts->npages = ram->nparts * DIRTY_PART_PAGES;
+    assert(!ram_dirty_parts);
+    qatomic_rcu_set(&ram_dirty_parts, parts);
+    bitmap_set_atomic(parts->bits, 0, ram->nparts);
+}
+
+static void unwatch_parts(ColoRam *ram)
+{
+    DirtyParts *parts = ram_dirty_parts;
+
+    qatomic_rcu_set(&ram_dirty_parts, NULL);
+    g_free_rcu(parts, rcu);
+    g_free(ram->parts);
+}
+
 ColoRam *colo_ram_new(void)
 {
     ColoRam *ram = g_new0(ColoRam, 1);
@@ -129,10 +169,9 @@ ColoRam *colo_ram_new(void)
 
     WITH_RCU_READ_LOCK_GUARD() {
         RAMBLOCK_FOREACH_NOT_IGNORED(rb) {
-            ColoBlock b = {
-                .rb = rb,
-                .npages = rb->used_length >> qemu_target_page_bits(),
-            };
+            ColoBlock b = { .rb = rb };
+            uint64_t end = (rb->offset >> qemu_target_page_bits()) +
+                           block_pages(rb);
 
             /*
              * The primary's migration puts the clearing of KVM's log off
@@ -144,6 +183,9 @@ ColoRam *colo_ram_new(void)
             }
             /* A block that the guest gives up stays until the session ends */
             memory_region_ref(rb->mr);
+            ram->dirty_pages += colo_dirty_init(&b.dirty, rb->bmap,
+                                                block_pages(rb));
+            ram->nparts = MAX(ram->nparts, DIV_ROUND_UP(end, DIRTY_PART_PAGES));
             g_array_append_val(blocks, b);
         }
     }
@@ -153,6 +195,7 @@ ColoRam *colo_ram_new(void)
     ram->nworkers = MIN(WORKERS_MAX, g_get_num_processors());
     ram->pool = thread_pool_new();
     thread_pool_set_max_threads(ram->pool, ram->nworkers);
+    watch_parts(ram);
     return ram;
 }
 
@@ -161,10 +204,12 @@ void colo_ram_free(ColoRam *ram)
     if (!ram) {
         return;
     }
+    unwatch_parts(ram);
     thread_pool_free(ram->pool);
     for (uint32_t i = 0; i < ram->nblocks; i++) {
         RAMBlock *rb = ram->blocks[i].rb;
 
+        colo_dirty_destroy(&ram->blocks[i].dirty);
         if (migrate_ram_is_ignored(rb)) {
             /* It is no longer migrated, so nobody else frees its bitmap */
             g_clear_pointer(&rb->bmap, g_free);
@@ -180,7 +225,7 @@ uint64_t colo_ram_total(ColoRam *ram)
     uint64_t npages = 0;
 
     for (uint32_t i = 0; i < ram->nblocks; i++) {
-        npages += ram->blocks[i].npages;
+        npages += ram->blocks[i].dirty.npages;
     }
     return npages << qemu_target_page_bits();
 }
@@ -215,7 +260,7 @@ bool colo_ram_unchanged(ColoRam *ram, Error **errp)
                        memory_region_name(b->rb->mr));
             return false;
         }
-        if (b->npages != b->rb->used_length >> qemu_target_page_bits()) {
+        if (b->dirty.npages != block_pages(b->rb)) {
             error_setg(errp, "RAM block '%s' was resized", b->rb->idstr);
             return false;
         }
@@ -273,31 +318,102 @@ bool colo_ram_adopt(ColoRam *ram, const ColoReady *r, Error **errp)
     return true;
 }
 
-static void count_dirty_pages(ColoRam *ram)
+/* What was noted since the last time */
+static void take_parts(ColoRam *ram)
 {
-    ram->dirty_pages = 0;
-    for (uint32_t i = 0; i < ram->nblocks; i++) {
-        ram->dirty_pages += bitmap_count_one(ram->blocks[i].rb->bmap,
-                                             ram->blocks[i].npages);
+    for (size_t i = 0; i < BITS_TO_LONGS(ram->nparts); i++) {
+        unsigned long *word = &ram_dirty_parts->bits[i];
+
+        ram->parts[i] = qatomic_read(word) ? qatomic_xchg(word, 0) : 0;
     }
+}
+
+/*
+ * Move bits of @npages pages of the block, from @first on, from the dirty memory to
+ * the dirty set.  Adds the new ones to @added.  Returns whether there was any bit.
+ * RCU critical section.
+ */
+static bool collect(ColoBlock *b, uint64_t first, uint64_t npages,
+                    uint64_t *added)
+{
+    uint64_t page = (b->rb->offset >> qemu_target_page_bits()) + first;
+    unsigned long **blocks =
+        qatomic_rcu_read(&ram_list.dirty_memory[DIRTY_MEMORY_MIGRATION])->blocks;
+    bool seen = false;
+
+    /* RAM blocks begin with a word of the bitmap */
+    assert(page % BITS_PER_LONG == 0 && first % BITS_PER_LONG == 0);
+    for (uint64_t i = 0; i < npages; i += BITS_PER_LONG) {
+        unsigned long *src = &blocks[(page + i) / DIRTY_MEMORY_BLOCK_SIZE]
+                                    [BIT_WORD((page + i) %
+                                              DIRTY_MEMORY_BLOCK_SIZE)];
+        unsigned long *dest = &b->dirty.bits[BIT_WORD(first + i)];
+        unsigned long bits;
+
+        if (!qatomic_read(src)) {
+            continue;
+        }
+        bits = qatomic_xchg(src, 0);
+        if (npages - i < BITS_PER_LONG) {
+            bits &= ~0UL >> (BITS_PER_LONG - (npages - i));
+        }
+        *added += ctpopl(bits & ~*dest);
+        *dest |= bits;
+        seen |= bits != 0;
+    }
+    if (seen) {
+        colo_dirty_note(&b->dirty, first, npages);
+    }
+    memory_region_clear_dirty_bitmap(b->rb->mr,
+                                     first << qemu_target_page_bits(),
+                                     npages << qemu_target_page_bits());
+    return seen;
+}
+
+/* The parts of a block that were noted, as ranges with up to @gap between */
+static bool collect_block(ColoRam *ram, ColoBlock *b, uint64_t gap)
+{
+    uint64_t first = b->rb->offset >> qemu_target_page_bits();
+    uint64_t end = first + b->dirty.npages;
+    uint64_t part_end = DIV_ROUND_UP(end, DIRTY_PART_PAGES);
+    uint64_t part = find_next_bit(ram->parts, part_end,
+                                  first / DIRTY_PART_PAGES);
+    bool seen = false;
+
+    while (part < part_end) {
+        uint64_t begin = MAX(part * DIRTY_PART_PAGES, first);
+        uint64_t stop;
+
+        do {
+            stop = find_next_zero_bit(ram->parts, part_end, part);
+            part = find_next_bit(ram->parts, part_end, stop);
+        } while (part < part_end && part - stop <= gap);
+        stop = MIN(stop * DIRTY_PART_PAGES, end);
+        seen |= collect(b, begin - first, stop - begin, &ram->dirty_pages);
+    }
+    return seen;
 }
 
 void colo_ram_sync(ColoRam *ram, bool stopped)
 {
+    uint64_t gap = 0;
+
     memory_global_dirty_log_sync(stopped);
-    ram->dirty_pages = 0;
+    take_parts(ram);
+    if (bitmap_count_one(ram->parts, ram->nparts) > RANGES_MAX) {
+        gap = ram->nparts / RANGES_MAX;
+    }
 
     RCU_READ_LOCK_GUARD();
     for (uint32_t i = 0; i < ram->nblocks; i++) {
         ColoBlock *b = &ram->blocks[i];
-        uint64_t dirty;
+        bool seen = collect_block(ram, b, gap);
 
-        cpu_physical_memory_sync_dirty_bitmap(b->rb, 0, b->rb->used_length);
-        dirty = bitmap_count_one(b->rb->bmap, b->npages);
-        if (dirty && stopped && tcg_enabled()) {
+        if (tcg_enabled() &&
+            (seen || (stopped &&
+                      colo_dirty_next(&b->dirty, 0) < b->dirty.npages))) {
             tlb_reset_dirty_range_all(b->rb->offset, b->rb->used_length);
         }
-        ram->dirty_pages += dirty;
     }
 }
 
@@ -308,14 +424,14 @@ uint64_t colo_ram_dirty_pages(ColoRam *ram)
 
 void colo_ram_take_runs(ColoRam *ram, GByteArray *out)
 {
-    uint64_t gap = colo_runs_gap(colo_ram_total(ram) >>
-                                 qemu_target_page_bits());
+    g_autofree ColoDirty *sets = g_new(ColoDirty, ram->nblocks);
 
     for (uint32_t i = 0; i < ram->nblocks; i++) {
-        ColoBlock *b = &ram->blocks[i];
-
-        colo_runs_encode(i, b->rb->bmap, b->npages, gap, out);
-        bitmap_zero(b->rb->bmap, b->npages);
+        sets[i] = ram->blocks[i].dirty;
+    }
+    colo_dirty_runs(sets, ram->nblocks, out);
+    for (uint32_t i = 0; i < ram->nblocks; i++) {
+        colo_dirty_clear(&ram->blocks[i].dirty);
     }
     ram->dirty_pages = 0;
 }
@@ -332,16 +448,16 @@ bool colo_ram_add_runs(ColoRam *ram, const uint8_t *buf, size_t len,
 
         colo_run_decode(buf + pos, &run);
         if (run.block >= ram->nblocks || run.npages == 0 ||
-            run.page >= ram->blocks[run.block].npages ||
-            run.npages > ram->blocks[run.block].npages - run.page) {
+            run.page >= ram->blocks[run.block].dirty.npages ||
+            run.npages > ram->blocks[run.block].dirty.npages - run.page) {
             error_setg(errp, "'checkpoint-reply' names %" PRIu32 " pages from "
                        "%" PRIu64 " of RAM block %" PRIu32 ", out of range",
                        run.npages, run.page, run.block);
             return false;
         }
-        bitmap_set(ram->blocks[run.block].rb->bmap, run.page, run.npages);
+        ram->dirty_pages += colo_dirty_add(&ram->blocks[run.block].dirty,
+                                           run.page, run.npages);
     }
-    count_dirty_pages(ram);
     return true;
 }
 
@@ -412,23 +528,26 @@ bool colo_ram_stage(ColoRam *ram, ColoStaging *st, uint64_t max,
 
     for (uint32_t i = 0; i < ram->nblocks &&
                          colo_staging_count(st) < end; i++) {
-        ColoBlock *b = &ram->blocks[i];
-        unsigned long page = find_first_bit(b->rb->bmap, b->npages);
+        ColoDirty *d = &ram->blocks[i].dirty;
+        uint64_t page = colo_dirty_next(d, 0);
 
-        while (page < b->npages && colo_staging_count(st) < end) {
+        while (page < d->npages && colo_staging_count(st) < end) {
             colo_staging_append(st, i, page, false);
-            clear_bit(page, b->rb->bmap);
-            page = find_next_bit(b->rb->bmap, b->npages, page + 1);
+            clear_bit(page, d->bits);
+            page = colo_dirty_next(d, page + 1);
         }
     }
-
     ram->dirty_pages -= colo_staging_count(st) - begin;
+    if (colo_staging_count(st) < end) {
+        /* That was all */
+        ram->dirty_pages = 0;
+    }
     return copy_pages(ram, st, begin, colo_staging_count(st), end_ns);
 }
 
 bool colo_ram_page_valid(ColoRam *ram, uint32_t block, uint64_t page)
 {
-    return block < ram->nblocks && page < ram->blocks[block].npages;
+    return block < ram->nblocks && page < ram->blocks[block].dirty.npages;
 }
 
 void *colo_ram_page(ColoRam *ram, uint32_t block, uint64_t page)

@@ -7,7 +7,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/bitmap.h"
 #include "qemu/bswap.h"
 #include "qapi/error.h"
 #include "migration/colo/frame.h"
@@ -248,48 +247,6 @@ static void test_bye(void)
     error_free_or_abort(&err);
 }
 
-/* The runs of @npages pages, of which each @step-th is set */
-static uint32_t count_runs(uint64_t npages, uint64_t step)
-{
-    g_autofree unsigned long *bmap = bitmap_new(npages);
-    g_autofree unsigned long *named = bitmap_new(npages);
-    g_autoptr(GByteArray) out = g_byte_array_new();
-
-    for (uint64_t i = 0; i < npages; i += step) {
-        set_bit(i, bmap);
-    }
-    colo_runs_encode(7, bmap, npages, colo_runs_gap(npages), out);
-    for (guint at = 0; at < out->len; at += COLO_RUN_LEN) {
-        ColoRun run;
-
-        colo_run_decode(out->data + at, &run);
-        g_assert_cmpuint(run.block, ==, 7);
-        g_assert_cmpuint(run.npages, >, 0);
-        g_assert_cmpuint(run.page, <, npages);
-        g_assert_cmpuint(run.npages, <=, npages - run.page);
-        bitmap_set(named, run.page, run.npages);
-    }
-    g_assert_false(bitmap_andnot(bmap, bmap, named, npages));
-    return out->len / COLO_RUN_LEN;
-}
-
-/* However a guest scatters its writes, what names them fits into a frame */
-static void test_runs(void)
-{
-    g_assert_cmpuint(count_runs(1000, 1), ==, 1);
-    g_assert_cmpuint(count_runs(1000, 2), ==, 500);
-    g_assert_cmpuint(count_runs(1000, 1000), ==, 1);
-    g_assert_cmpuint(count_runs(2 * (COLO_RUNS_MAX - COLO_BLOCKS_MAX), 2), ==,
-                     COLO_RUNS_MAX - COLO_BLOCKS_MAX);
-    for (uint64_t npages = COLO_RUNS_MAX; npages < 9 * COLO_RUNS_MAX;
-         npages += COLO_RUNS_MAX) {
-        for (uint64_t step = 2; step < 13; step++) {
-            g_assert_cmpuint(count_runs(npages, step), <=,
-                             COLO_RUNS_MAX - COLO_BLOCKS_MAX);
-        }
-    }
-}
-
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -298,7 +255,6 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/frame/ready", test_ready);
     g_test_add_func("/colo/frame/start", test_start);
     g_test_add_func("/colo/frame/run-and-page", test_run_and_page);
-    g_test_add_func("/colo/frame/runs", test_runs);
     g_test_add_func("/colo/frame/pages-count", test_pages_count);
     g_test_add_func("/colo/frame/tail", test_tail);
     g_test_add_func("/colo/frame/bye", test_bye);
