@@ -438,7 +438,8 @@ static bool secondary_receive(ColoSession *s, uint64_t cut, ColoTail *tail,
             if (!colo_pages_compare(s, &f, count, errp)) {
                 return false;
             }
-        } else if (f.epoch == cut && f.type == COLO_FRAME_SECTIONS) {
+        } else if (f.epoch == cut && f.type == COLO_FRAME_SECTIONS &&
+                   s->sections->len == 0) {
             g_byte_array_set_size(s->sections, f.length);
             if (!colo_wire_recv_buf(s->wire, s->sections->data, f.length,
                                     errp)) {

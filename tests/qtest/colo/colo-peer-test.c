@@ -103,6 +103,7 @@ static bool from_primary(ColoFrameType type)
     case COLO_FRAME_VMSTATE_SEND:
     case COLO_FRAME_PAGES:
     case COLO_FRAME_VMSTATE_SIZE:
+    case COLO_FRAME_SECTIONS:
     case COLO_FRAME_PING:
     case COLO_FRAME_BYE:
     case COLO_FRAME_HASHES:
@@ -542,9 +543,15 @@ static bool has_checked_payload(ColoFrameType type)
            type == COLO_FRAME_WANTED;
 }
 
-/* Leave out what is no fault, or never happens */
+/*
+ * Leave out what is no fault, or never happens; and 'alive', of which none is
+ * missed and which is said at any time: see test-colo-wire.
+ */
 static bool makes_sense(Fault fault, ColoFrameType type)
 {
+    if (type == COLO_FRAME_ALIVE) {
+        return false;
+    }
     switch (fault) {
     case FAULT_NUMBER:
         /* These are about no checkpoint in particular */
