@@ -200,8 +200,7 @@ def test_targets(which: Dir) -> List[str]:
                 in_suite(test, 'colo') or in_suite(test, 'colo-qtest'):
             wanted.add(test['cmd'][0])
     for target in introspect(which, 'targets'):
-        if target['type'] in ('executable', 'custom') and \
-                target['name'].startswith('colo-fuzz-'):
+        if target['name'].startswith(('colo-fuzz-', 'colo-fake-')):
             wanted.update(target['filename'])
     prefix = str(which.path) + os.sep
     return sorted(w[len(prefix):] for w in wanted if w.startswith(prefix))
