@@ -349,26 +349,31 @@ static bool secondary_await_request(ColoSession *s, uint64_t cut, Error **errp)
     }
 }
 
-/* Tell the primary which pages this side wrote since the last cut */
+/* The guest stands; @runs: the pages that this side wrote since the last cut */
+static bool secondary_collect(ColoSession *s, GByteArray *runs, Error **errp)
+{
+    BQL_LOCK_GUARD();
+
+    colo_set_secondary(s, COLO_SECONDARY_STATE_REPLIED, "asked");
+    if (s->mode == COLO_SYNC_MODE_HYBRID && !secondary_stop_guest(s, errp)) {
+        return false;
+    }
+    /* A guest that ejects a DIMM by itself lacks what the primary sends */
+    if (!colo_ram_unchanged(s->ram, errp)) {
+        s->cause = COLO_CAUSE_LOCAL;
+        return false;
+    }
+    colo_ram_sync(s->ram, true);
+    colo_ram_take_runs(s->ram, runs);
+    return true;
+}
+
 static bool secondary_reply(ColoSession *s, uint64_t cut, Error **errp)
 {
     g_autoptr(GByteArray) runs = g_byte_array_new();
 
-    WITH_BQL_LOCK_GUARD() {
-        colo_set_secondary(s, COLO_SECONDARY_STATE_REPLIED, "asked");
-        if (s->mode == COLO_SYNC_MODE_HYBRID &&
-            !secondary_stop_guest(s, errp)) {
-            return false;
-        }
-        /* A guest that ejects a DIMM by itself lacks what the primary sends */
-        if (!colo_ram_unchanged(s->ram, errp)) {
-            s->cause = COLO_CAUSE_LOCAL;
-            return false;
-        }
-        colo_ram_sync(s->ram, true);
-        colo_ram_take_runs(s->ram, runs);
-    }
-    return colo_wire_send_buf(s->wire, COLO_FRAME_CHECKPOINT_REPLY, cut,
+    return secondary_collect(s, runs, errp) &&
+           colo_wire_send_buf(s->wire, COLO_FRAME_CHECKPOINT_REPLY, cut,
                               runs->data, runs->len, errp);
 }
 
