@@ -239,6 +239,16 @@ bool colo_guest_stands(void)
     return change == RUN_STATE_CHANGE_NONE && !runstate_is_live(runstate_get());
 }
 
+/*
+ * True while the primary's guest has asked for a reset that the main loop has not
+ * begun.  No device state tells of it, so a cut has to come after it.  BQL.
+ */
+static bool reset_is_pending(ColoSession *s)
+{
+    return s->side == COLO_MODE_PRIMARY && !colo_exiting() &&
+           qemu_reset_requested_get() != SHUTDOWN_CAUSE_NONE;
+}
+
 bool colo_stop_guest(ColoSession *s, int64_t end_ns, bool *stopped,
                      Error **errp)
 {
@@ -250,7 +260,8 @@ bool colo_stop_guest(ColoSession *s, int64_t end_ns, bool *stopped,
             *stopped |= runstate_check(RUN_STATE_COLO);
         }
         change_wait();
-        if ((!*stopped || s->side == COLO_MODE_SECONDARY) &&
+        if ((!*stopped || s->side == COLO_MODE_SECONDARY ||
+             reset_is_pending(s)) &&
             /*
              * It is being stopped, perhaps, and its CPUs still run.  On the
              * secondary what its devices want of the main loop (a reset, say)
@@ -265,7 +276,7 @@ bool colo_stop_guest(ColoSession *s, int64_t end_ns, bool *stopped,
         /* Drops the BQL; after that nobody has to who saves their state */
         cpu_synchronize_all_states();
         /* It may have been suspended in the last moment, or let go on */
-    } while (!colo_guest_stands());
+    } while (!colo_guest_stands() || reset_is_pending(s));
     return true;
 }
 

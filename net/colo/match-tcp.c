@@ -47,6 +47,7 @@
 
 #include "qemu/osdep.h"
 #include "match-int.h"
+#include "match-segment.h"
 
 /* Sequence numbers further apart do not belong together */
 #define TCP_REACH       (1u << 30)
@@ -66,41 +67,6 @@ typedef enum TcpCompared {
     TCP_NOT_ALL_THERE,
     TCP_DIFFERENT,
 } TcpCompared;
-
-/* No rule for it but the commit */
-static bool tcp_is_odd(const ColoPacket *p)
-{
-    unsigned flags = p->tcp_flags;
-
-    return (flags & COLO_TCP_URG) || p->bound != COLO_TCP_FREE ||
-           !(flags & (COLO_TCP_SYN | COLO_TCP_RST | COLO_TCP_ACK)) ||
-           ((flags & COLO_TCP_SYN) &&
-            (flags & (COLO_TCP_FIN | COLO_TCP_RST)));
-}
-
-static bool tcp_is_pure_ack(const ColoPacket *p)
-{
-    return !tcp_is_odd(p) && !colo_packet_seq_len(p) &&
-           !(p->tcp_flags & COLO_TCP_RST);
-}
-
-/* Data or FIN */
-static bool tcp_is_stream(const ColoPacket *p)
-{
-    return !tcp_is_odd(p) && colo_packet_seq_len(p) &&
-           !(p->tcp_flags & (COLO_TCP_RST | COLO_TCP_SYN));
-}
-
-static bool tcp_has_ack(const ColoPacket *p)
-{
-    return (p->tcp_flags & COLO_TCP_ACK) && !(p->tcp_flags & COLO_TCP_RST) &&
-           !tcp_is_odd(p);
-}
-
-static uint32_t tcp_end(const ColoPacket *p)
-{
-    return p->seq + colo_packet_seq_len(p);
-}
 
 /* Nothing in it that was not released before */
 static bool tcp_is_repeated(const ColoTcp *t, const ColoPacket *p)

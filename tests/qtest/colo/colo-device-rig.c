@@ -4,6 +4,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/cutils.h"
 #include "qobject/qdict.h"
 #include "colo-device-rig.h"
 
@@ -99,11 +100,14 @@ static long rss_kib(QTestState *qts)
                                             (int)qtest_pid(qts));
     g_autofree char *text = NULL;
     const char *line;
+    long kib;
 
     g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
     line = strstr(text, "RssAnon:");
     g_assert_nonnull(line);
-    return strtol(line + strlen("RssAnon:"), NULL, 10);
+    g_assert_cmpint(qemu_strtol(line + strlen("RssAnon:"), &line, 10, &kib),
+                    ==, 0);
+    return kib;
 }
 
 void device_check_flat(ColoPair *p, int count, long kib)

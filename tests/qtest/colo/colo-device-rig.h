@@ -34,7 +34,8 @@ bool device_rig_sanitized(void);
 
 /*
  * Make @count checkpoints, and again some times, until the memory of the
- * secondary grows by less than @kib in one go.  With AddressSanitizer it says aloud that it does not look.
+ * secondary grows by less than @kib in one go.  With AddressSanitizer it says
+ * aloud that it does not look.
  */
 void device_check_flat(ColoPair *p, int count, long kib);
 

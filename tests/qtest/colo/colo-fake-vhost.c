@@ -8,6 +8,7 @@
 
 #include <stdarg.h>
 #include <stdint.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <linux/vhost.h>
@@ -15,8 +16,6 @@
 
 /* The log is what makes the device migratable */
 #define FEATURES (1ULL << VIRTIO_F_VERSION_1 | 1ULL << VHOST_F_LOG_ALL)
-
-int ioctl(int fd, unsigned long request, ...);
 
 int ioctl(int fd, unsigned long request, ...)
 {
