@@ -109,7 +109,7 @@ static void end_use(ReplicationState *rs)
         }                                                   \
     } while (0)
 
-static void check_all(ReplicationMode mode, Error **errp)
+void replication_check_all(ReplicationMode mode, Error **errp)
 {
     CALL_ALL(errp, check, mode);
 }
@@ -123,7 +123,7 @@ void replication_start_all(ReplicationMode mode, Error **errp)
 {
     ERRP_GUARD();
 
-    check_all(mode, errp);
+    replication_check_all(mode, errp);
     if (!*errp) {
         start_all(mode, errp);
     }

@@ -134,6 +134,7 @@ struct BDRVReplicationState {
 
     /* Written under the BQL, read anywhere: atomic */
     ColoDiskStage stage;
+    char *user_name;            /* NULL: not known yet; then it stays */
 
     /* Primary; set once.  See primary.c. */
     ReplicationLog *log;
@@ -177,10 +178,24 @@ bool replication_folded(BDRVReplicationState *s, Error **errp);
 /* Is @bs a node of a secondary that has become a disk like any other? */
 bool replication_is_folded(BlockDriverState *bs);
 
-/* The node's name, for messages */
+/*
+ * replication_user_name: a name of @bs that the user knows, for messages: that
+ * of the node or its disk, of its file, or of what is above it.  It is valid as
+ * long as the graph stays as it is.  BQL.
+ *
+ * replication_learn_name: the node has its place, find such a name for it.
+ * BQL.
+ *
+ * replication_name: that name, once it is known.  Any thread.
+ */
+const char *replication_user_name(BlockDriverState *bs);
+void replication_learn_name(BDRVReplicationState *s);
+
 static inline const char *replication_name(BDRVReplicationState *s)
 {
-    return s->bs->node_name;
+    const char *name = qatomic_read(&s->user_name);
+
+    return name ?: s->bs->node_name;
 }
 
 /* Does the node have another one as its parent, and not only a device? */

@@ -436,7 +436,7 @@ static int primary_open_sink(BDRVReplicationState *s, Error **errp)
 
     if (length < 0) {
         error_setg_errno(errp, -length, "cannot tell the length of '%s'",
-                         bdrv_get_node_name(file->bs));
+                         replication_user_name(file->bs));
         return length;
     }
     length -= REPLICATION_WINDOW;
@@ -444,7 +444,7 @@ static int primary_open_sink(BDRVReplicationState *s, Error **errp)
         ret = bdrv_pread(file, length, sizeof(info), info, 0);
         if (ret < 0) {
             error_setg_errno(errp, -ret, "cannot read from '%s'",
-                             bdrv_get_node_name(file->bs));
+                             replication_user_name(file->bs));
             return ret;
         }
     } else {
@@ -452,7 +452,7 @@ static int primary_open_sink(BDRVReplicationState *s, Error **errp)
     }
     if (!replication_sink_info_check(info, length, errp)) {
         error_prepend(errp, "'batch' cannot be used with '%s': ",
-                      bdrv_get_node_name(file->bs));
+                      replication_user_name(file->bs));
         return -EINVAL;
     }
     s->sink_length = length;
@@ -503,7 +503,7 @@ static bool check_lengths(BDRVReplicationState *s, Error **errp)
 
         if (parent && bdrv_getlength(parent) != bdrv_getlength(s->bs)) {
             error_setg(errp, "node '%s' has not the length of the disk '%s'",
-                       replication_name(s), bdrv_get_node_name(parent));
+                       replication_name(s), replication_user_name(parent));
             return false;
         }
     }

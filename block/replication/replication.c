@@ -124,6 +124,17 @@ bool replication_forwards(BlockDriverState *bs)
     return has_node(bs, is_primary);
 }
 
+static bool is_secondary(BDRVReplicationState *s)
+{
+    return s->mode == REPLICATION_MODE_SECONDARY;
+}
+
+bool replication_follows(BlockDriverState *bs)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    return has_node(bs, is_secondary);
+}
+
 static bool is_running(BDRVReplicationState *s)
 {
     return s->stage == COLO_DISK_STAGE_RUNNING;
@@ -157,6 +168,7 @@ static void replication_check(ReplicationState *rs, ReplicationMode mode,
     if (ignores(s, mode)) {
         return;
     }
+    replication_learn_name(s);
     if (s->mode != mode) {
         error_setg(errp, "node '%s' is the %s, it cannot start as the %s",
                    replication_name(s), ReplicationMode_str(s->mode),
@@ -350,7 +362,7 @@ static ColoDiskStatistics *replication_query(ReplicationState *rs)
     BDRVReplicationState *s = driver_state(rs);
     ColoDiskStatistics *stats = g_new0(ColoDiskStatistics, 1);
 
-    stats->node_name = g_strdup(replication_name(s));
+    stats->node_name = g_strdup(s->bs->node_name);
     stats->mode = s->mode;
     stats->stage = s->stage;
     if (s->error) {
@@ -588,6 +600,7 @@ static int replication_open(BlockDriverState *bs, QDict *options, int flags,
 
 fail:
     g_free(s->generation_file);
+    g_free(s->user_name);
     g_free(s->top_id);
     return ret;
 }
@@ -604,6 +617,7 @@ static void replication_close(BlockDriverState *bs)
     }
     error_free(s->error);
     g_free(s->generation_file);
+    g_free(s->user_name);
     g_free(s->top_id);
 }
 

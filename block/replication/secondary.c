@@ -121,7 +121,7 @@ static bool GRAPH_RDLOCK check_overlay(BlockDriverState *bs, Error **errp)
 {
     if (!bs->drv || !bs->drv->bdrv_make_empty) {
         error_setg(errp, "overlay '%s' (%s) cannot be emptied: it should be "
-                   "qcow2", bdrv_get_node_name(bs), bdrv_get_format_name(bs));
+                   "qcow2", replication_user_name(bs), bdrv_get_format_name(bs));
         return false;
     }
     return true;
@@ -134,12 +134,12 @@ static bool GRAPH_RDLOCK check_length(BlockDriverState *bs, int64_t length,
 
     if (its < 0) {
         error_setg_errno(errp, -its, "cannot tell the length of '%s'",
-                         bdrv_get_node_name(bs));
+                         replication_user_name(bs));
         return false;
     }
     if (its != length) {
         error_setg(errp, "'%s' has %" PRId64 " bytes, but the guest's disk "
-                   "has %" PRId64, bdrv_get_node_name(bs), its, length);
+                   "has %" PRId64, replication_user_name(bs), its, length);
         return false;
     }
     return true;
@@ -168,20 +168,20 @@ static bool GRAPH_RDLOCK check_disk(BDRVReplicationState *s,
     if (!s->shared_disk) {
         if (bdrv_is_read_only(disk)) {
             error_setg(errp, "the secondary's disk '%s' is read-only",
-                       bdrv_get_node_name(disk));
+                       replication_user_name(disk));
             return false;
         }
         return true;
     }
     if (!bdrv_is_read_only(disk)) {
         error_setg(errp, "the shared image '%s' is the primary's to write: it "
-                   "has to be read-only here", bdrv_get_node_name(disk));
+                   "has to be read-only here", replication_user_name(disk));
         return false;
     }
     if (!has_store(get_hidden(s))) {
         error_setg(errp, "there is no 'replication-store' above the hidden "
                    "overlay '%s', for the primary",
-                   bdrv_get_node_name(get_hidden(s)));
+                   replication_user_name(get_hidden(s)));
         return false;
     }
     return replication_check_image(disk, s->cache_coherent, errp);
@@ -200,7 +200,7 @@ static BlockDriverState *check_chain(BDRVReplicationState *s, Error **errp)
     disk = get_disk(s);
     if (!disk) {
         error_setg(errp, "'%s' has to be an overlay over another one over the "
-                   "secondary's disk", bdrv_get_node_name(active));
+                   "secondary's disk", replication_user_name(active));
         return NULL;
     }
     if (!check_overlay(active, errp) || !check_overlay(hidden, errp)) {
@@ -250,7 +250,7 @@ static bool drain_begin_bounded(BlockDriverState *bs, Error **errp)
     if (!quiet) {
         bdrv_drained_end(bs);
         error_setg(errp, "requests for '%s' have not ended within %d ms",
-                   bdrv_get_node_name(bs), QUIET_TIMEOUT_MS);
+                   replication_user_name(bs), QUIET_TIMEOUT_MS);
     }
     return quiet;
 }
@@ -518,6 +518,15 @@ static bool start_preserving(BDRVReplicationState *s, BlockDriverState *top,
     return start_backup(s, top, errp);
 }
 
+static void secondary_check(BDRVReplicationState *s, Error **errp)
+{
+    ERRP_GUARD();
+
+    if (!check_chain(s, errp)) {
+        error_prepend(errp, "node '%s': ", replication_name(s));
+    }
+}
+
 static void secondary_start(BDRVReplicationState *s, Error **errp)
 {
     ERRP_GUARD();
@@ -705,7 +714,7 @@ static void start_fold_bh(void *opaque)
 {
     BDRVReplicationState *s = opaque;
     Error *err = NULL;
-    const char *name = replication_name(s);
+    const char *name = s->bs->node_name;
     /* A name that QEMU has made up begins with what no job ID may have */
     g_autofree char *id = g_strdup_printf("replication-%s",
                                           name + (*name == '#'));
@@ -722,7 +731,8 @@ static void start_fold_bh(void *opaque)
                                   s, true, &err);
     if (!s->fold) {
         error_report("node '%s': the overlays are not in the disk, and are "
-                     "needed still: %s", name, error_get_pretty(err));
+                     "needed still: %s", replication_name(s),
+                     error_get_pretty(err));
         fail(s, err);
         replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
     }
@@ -866,6 +876,7 @@ static bool secondary_is_direct(BDRVReplicationState *s)
 
 const ReplicationKind replication_secondary = {
     .ignores = secondary_ignores,
+    .check = secondary_check,
     .start = secondary_start,
     .prepare = secondary_prepare,
     .checkpoint = secondary_checkpoint,

@@ -87,6 +87,11 @@ struct ReplicationState {
 };
 
 /*
+ * Could replication_start_all() begin?  Nothing changes.  @errp is set if not.
+ */
+void replication_check_all(ReplicationMode role, Error **errp);
+
+/*
  * Call every registered driver, in no particular order.  The first one that
  * fails ends the round and sets @errp.  None starts unless all can; all are
  * stopped.
@@ -193,6 +198,16 @@ bool replication_exists(void);
  * BQL, main loop or migration thread.
  */
 bool replication_forwards(BlockDriverState *bs);
+
+/* Does @bs follow the checkpoints of a primary?  As replication_forwards(). */
+bool replication_follows(BlockDriverState *bs);
+
+/*
+ * Primary: does all that the guest writes to its disk @bs reach the secondary
+ * in the order of checkpoints, or not at all?  False with @errp set if not.
+ * As replication_forwards().
+ */
+bool replication_check_order(BlockDriverState *bs, Error **errp);
 
 /*
  * Is @bs above a driver, of either side, that replicates now?  BQL, any thread

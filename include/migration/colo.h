@@ -15,6 +15,8 @@
 #include "qemu/queue.h"
 #include "qapi/qapi-types-colo.h"
 #include "qapi/qapi-types-run-state.h"
+#include "qapi/qapi-types-sockets.h"
+#include "io/task.h"
 
 typedef struct MigrationAddress MigrationAddress;
 typedef struct MigrationState MigrationState;
@@ -169,6 +171,27 @@ void colo_shutdown(void);
  * then ends it in order (soon, not at once).  BQL held.
  */
 bool colo_migration_cancel(void);
+
+/*
+ * colo_connect: the primary connects to the secondary, within x-colo-timeout
+ *
+ * Returns false if this is not a migration of COLO, or not to such an address:
+ * the base connects then.  Else @fn is called later with a task whose source
+ * is the channel, as by qio_channel_socket_connect_async(), unless it is
+ * cancelled; @free_opaque in each case.  Main loop.
+ *
+ * colo_connect_cancel: the attempt is gone.  Returns false if there is none.
+ */
+bool colo_connect(SocketAddress *to, QIOTaskFunc fn, void *opaque,
+                  GDestroyNotify free_opaque);
+bool colo_connect_cancel(void);
+
+/*
+ * colo_lost_refused: a command for migration, while the peer is lost
+ *
+ * Returns true, with @errp set to what to type instead.  BQL held.
+ */
+bool colo_lost_refused(const char *command, Error **errp);
 
 /*
  * colo_guest_shutdown_deferred: the guest asks for the end of QEMU

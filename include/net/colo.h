@@ -9,6 +9,7 @@
 #include "migration/colo.h"
 #include "net/net.h"
 #include "qapi/qapi-types-colo.h"
+#include "qapi/qapi-types-migration.h"
 
 /* Is the network part of COLO compiled in? */
 bool colo_net_supported(void);
@@ -17,10 +18,16 @@ bool colo_net_supported(void);
 bool colo_net_has_filter(NetClientState *netdev, const char *type);
 
 /*
- * colo_net_warn_unprotected: a session of @mode begins; report each NIC whose
- * output no filter holds back until it may be seen
+ * colo_net_problems: call @found for each NIC and each stream that a session of
+ * @side in @mode does not cover; @message says what is wrong with @name
  */
-void colo_net_warn_unprotected(ColoSyncMode mode);
+typedef void ColoProblemFunc(void *opaque, ColoProblemKind kind,
+                             const char *name, const char *message);
+void colo_net_problems(COLOMode side, ColoSyncMode mode,
+                       ColoProblemFunc *found, void *opaque);
+
+/* A session of @mode begins: warn of what holds output without a need */
+void colo_net_warn_slow(ColoSyncMode mode);
 
 /*
  * colo_net_drops: may a packet with @flags not get from @sender to @receiver?

@@ -11,6 +11,7 @@
 #include "block/replication.h"
 #include "net/colo.h"
 #include "internal.h"
+#include "status.h"
 
 void qmp_x_colo_lost_heartbeat(Error **errp)
 {
@@ -68,6 +69,32 @@ static ColoStatistics *session_statistics(ColoSession *s)
     return st;
 }
 
+/* A secondary's, which has been put into the disk: now this is a primary */
+static bool is_stale(const ColoDiskStatistics *disk)
+{
+    return colo_session_active(COLO_MODE_PRIMARY) &&
+           disk->mode == REPLICATION_MODE_SECONDARY &&
+           disk->stage == COLO_DISK_STAGE_FOLDED;
+}
+
+static ColoDiskStatisticsList *query_disks(void)
+{
+    ColoDiskStatisticsList *list = replication_query_all();
+    ColoDiskStatisticsList **at = &list;
+
+    while (*at) {
+        if (is_stale((*at)->value)) {
+            ColoDiskStatisticsList *stale = *at;
+
+            *at = g_steal_pointer(&stale->next);
+            qapi_free_ColoDiskStatisticsList(stale);
+        } else {
+            at = &(*at)->next;
+        }
+    }
+    return list;
+}
+
 COLOStatus *qmp_query_colo_status(Error **errp)
 {
     COLOStatus *status = g_new0(COLOStatus, 1);
@@ -85,9 +112,10 @@ COLOStatus *qmp_query_colo_status(Error **errp)
         status->epoch = s->epoch;
         status->statistics = session_statistics(s);
     }
+    colo_status_fill(status);
     status->compare = colo_net_compare_statistics();
     status->has_compare = status->compare != NULL;
-    status->disks = replication_query_all();
+    status->disks = query_disks();
     status->has_disks = status->disks != NULL;
     return status;
 }

@@ -21,6 +21,8 @@
 #include "qapi/qapi-events-colo.h"
 #include <xxhash.h>
 #include "block/replication.h"
+#include "hw/block/flash.h"
+#include "hw/qdev-core.h"
 #include "system/block-backend.h"
 #include "disks.h"
 
@@ -47,6 +49,45 @@ static bool joined;                 /* the disks are of its generation */
 static void __attribute__((constructor)) disks_init(void)
 {
     qemu_mutex_init(&lock);
+}
+
+static bool is_flash(Object *dev)
+{
+    return object_dynamic_cast(dev, TYPE_PFLASH_CFI01) ||
+           object_dynamic_cast(dev, TYPE_PFLASH_CFI02);
+}
+
+static bool is_guest_disk(BlockBackend *blk)
+{
+    DeviceState *dev = blk_get_attached_dev(blk);
+
+    return dev && blk_bs(blk) && blk_supports_write_perm(blk) &&
+           !is_flash(OBJECT(dev));
+}
+
+BlockBackend *colo_disk_next(BlockBackend *blk)
+{
+    /* Not only those with a name: -blockdev disks have none */
+    do {
+        blk = blk_all_next(blk);
+    } while (blk && !is_guest_disk(blk));
+    return blk;
+}
+
+char *colo_disk_name(BlockBackend *blk)
+{
+    if (*blk_name(blk)) {
+        return g_strdup(blk_name(blk));
+    }
+    /* The ID may be that of the device around this one, as with virtio */
+    for (Object *o = OBJECT(blk_get_attached_dev(blk)); o; o = o->parent) {
+        DeviceState *dev = (DeviceState *)object_dynamic_cast(o, TYPE_DEVICE);
+
+        if (dev && dev->id) {
+            return g_strdup(dev->id);
+        }
+    }
+    return blk_get_attached_dev_id(blk);
 }
 
 static void note_failure(const Error *err)
@@ -147,10 +188,31 @@ static void record_alone(void)
     }
 }
 
+static ReplicationMode replication_mode(COLOMode side)
+{
+    return side == COLO_MODE_PRIMARY ? REPLICATION_MODE_PRIMARY
+                                     : REPLICATION_MODE_SECONDARY;
+}
+
+bool colo_disks_check(COLOMode side, Error **errp)
+{
+    ERRP_GUARD();
+
+    replication_check_all(replication_mode(side), errp);
+    for (BlockBackend *blk = colo_disk_next(NULL);
+         blk && side == COLO_MODE_PRIMARY && !*errp;
+         blk = colo_disk_next(blk)) {
+        replication_check_order(blk_bs(blk), errp);
+    }
+    if (*errp) {
+        qapi_event_send_colo_disk_error(error_get_pretty(*errp));
+    }
+    return !*errp;
+}
+
 bool colo_disks_start(ColoSession *s, Error **errp)
 {
     ERRP_GUARD();
-    bool primary = s->side == COLO_MODE_PRIMARY;
 
     WITH_QEMU_LOCK_GUARD(&lock) {
         wire = s->wire;
@@ -159,14 +221,13 @@ bool colo_disks_start(ColoSession *s, Error **errp)
     started = true;
     joined = false;
     replication_on_error(disk_failed, NULL);
-    replication_start_all(primary ? REPLICATION_MODE_PRIMARY
-                                  : REPLICATION_MODE_SECONDARY, errp);
+    replication_start_all(replication_mode(s->side), errp);
     if (*errp) {
         /* Who ends the session stops what had started */
         note_failure(*errp);
         return false;
     }
-    if (primary) {
+    if (s->side == COLO_MODE_PRIMARY) {
         colo_disks_cut(0);
     }
     return true;
@@ -266,7 +327,9 @@ static bool hash_disk(BlockBackend *blk, uint64_t *hash, Error **errp)
     }
     qemu_vfree(buf);
     if (ret < 0) {
-        error_setg_errno(errp, -ret, "cannot read disk '%s'", blk_name(blk));
+        g_autofree char *name = colo_disk_name(blk);
+
+        error_setg_errno(errp, -ret, "cannot read disk '%s'", name);
     }
     return ret >= 0;
 }
@@ -275,12 +338,12 @@ uint32_t colo_disks_hash(void)
 {
     uint64_t all = 0;
 
-    for (BlockBackend *blk = blk_next(NULL); blk; blk = blk_next(blk)) {
+    for (BlockBackend *blk = colo_disk_next(NULL); blk;
+         blk = colo_disk_next(blk)) {
         Error *err = NULL;
         uint64_t hash = 0;
 
-        if (!blk_bs(blk) || !blk_get_attached_dev(blk) ||
-            !replication_runs(blk_bs(blk))) {
+        if (!replication_runs(blk_bs(blk))) {
             continue;
         }
         if (!hash_disk(blk, &hash, &err)) {

@@ -9,6 +9,24 @@
 #include "internal.h"
 
 /*
+ * colo_disk_next: the disk after @blk, or the first, that is a device of the
+ * guest and writable; NULL if there is none.  BQL.
+ *
+ * Without flash: a checkpoint has it, and its device puts it into the file.
+ */
+BlockBackend *colo_disk_next(BlockBackend *blk);
+
+/* A name that the user knows; the caller frees it.  BQL. */
+char *colo_disk_name(BlockBackend *blk);
+
+/*
+ * colo_disks_check: could a session of @side begin with these disks?
+ *
+ * Nothing changes; a reason why not is reported to the user.  BQL.
+ */
+bool colo_disks_check(COLOMode side, Error **errp);
+
+/*
  * colo_disks_start: replication begins; on the primary what the guest writes
  * from now on is held back until colo_disks_allow()
  *

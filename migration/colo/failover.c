@@ -35,6 +35,7 @@
 #include "qapi/qapi-events-migration.h"
 #include "fault.h"
 #include "internal.h"
+#include "status.h"
 #include "trace.h"
 
 void colo_set_primary(ColoSession *s, ColoPrimaryState to, const char *why)
@@ -44,6 +45,7 @@ void colo_set_primary(ColoSession *s, ColoPrimaryState to, const char *why)
     trace_colo_state(s->epoch, "primary", ColoPrimaryState_str(s->primary),
                      ColoPrimaryState_str(to), why);
     s->primary = to;
+    colo_status_update();
     colo_fault_state(COLO_MODE_PRIMARY, ColoPrimaryState_str(to));
 }
 
@@ -56,6 +58,7 @@ void colo_set_secondary(ColoSession *s, ColoSecondaryState to,
                      ColoSecondaryState_str(s->secondary),
                      ColoSecondaryState_str(to), why);
     s->secondary = to;
+    colo_status_update();
     colo_fault_state(COLO_MODE_SECONDARY, ColoSecondaryState_str(to));
 }
 
@@ -186,6 +189,17 @@ bool colo_say_bye(ColoSession *s, ColoByeReason reason, Error **errp)
     return colo_wire_send_buf(s->wire, COLO_FRAME_BYE, s->epoch, buf,
                               sizeof(buf), errp) &&
            await_bye_ack(s, errp);
+}
+
+void colo_finish_begin(ColoSession *s, const Error *err)
+{
+    BQL_LOCK_GUARD();
+    if (s->cause == COLO_CAUSE_WISH) {
+        colo_status_say("ended on this side: %s",
+                        colo_bye_reason_str(s->end_reason));
+    } else {
+        colo_status_say("%s", error_get_pretty(err));
+    }
 }
 
 void colo_say_error(ColoSession *s, const Error *err)

@@ -63,10 +63,63 @@ static void print_statistics(Monitor *mon, const ColoStatistics *st)
     }
 }
 
+static void print_disk(Monitor *mon, const ColoDiskStatistics *d)
+{
+    monitor_printf(mon, "disk '%s': %s, %s", d->node_name,
+                   ReplicationMode_str(d->mode), ColoDiskStage_str(d->stage));
+    if (d->generation) {
+        monitor_printf(mon, ", generation %" PRIu64 " %s",
+                       d->generation->number,
+                       ColoDiskRole_str(d->generation->role));
+    }
+    if (d->error) {
+        monitor_printf(mon, ", error: %s", d->error);
+    }
+    monitor_printf(mon, "\n");
+    if (d->log) {
+        monitor_printf(mon, "  log: %" PRIu64 " bytes, peak %" PRIu64
+                       ", limit %" PRIu64 "; sent %" PRIu64 " bytes\n",
+                       d->log->bytes, d->log->peak, d->log->limit,
+                       d->log->sent_bytes);
+    }
+    if (d->has_overlay_bytes) {
+        monitor_printf(mon, "  overlays: %" PRIu64 " bytes\n",
+                       d->overlay_bytes);
+    }
+    if (d->has_fold_total) {
+        monitor_printf(mon, "  folded: %" PRIu64 " of %" PRIu64 " bytes\n",
+                       d->fold_bytes, d->fold_total);
+    }
+}
+
+static void print_protection(Monitor *mon, const COLOStatus *status)
+{
+    g_autoptr(GDateTime) since = NULL;
+    g_autofree char *text = NULL;
+
+    monitor_printf(mon, "protected: %s", status->q_protected ? "yes" : "no");
+    if (status->has_since) {
+        since = g_date_time_new_from_unix_local(status->since);
+        text = g_date_time_format(since, "%F %T");
+        monitor_printf(mon, " since %s", text);
+    }
+    monitor_printf(mon, "\n");
+    if (status->message) {
+        monitor_printf(mon, "message: %s\n", status->message);
+    }
+    if (status->peer) {
+        monitor_printf(mon, "peer: %s\n", status->peer);
+    }
+    for (ColoProblemList *l = status->problems; l; l = l->next) {
+        monitor_printf(mon, "problem: %s\n", l->value->message);
+    }
+}
+
 void hmp_info_colo(Monitor *mon, const QDict *qdict)
 {
     g_autoptr(COLOStatus) status = qmp_query_colo_status(NULL);
 
+    print_protection(mon, status);
     monitor_printf(mon, "mode: %s\n", COLOMode_str(status->mode));
     monitor_printf(mon, "last mode: %s\n", COLOMode_str(status->last_mode));
     monitor_printf(mon, "exit reason: %s\n",
@@ -80,5 +133,8 @@ void hmp_info_colo(Monitor *mon, const QDict *qdict)
     }
     for (ColoCompareStatisticsList *l = status->compare; l; l = l->next) {
         print_compare(mon, l->value);
+    }
+    for (ColoDiskStatisticsList *l = status->disks; l; l = l->next) {
+        print_disk(mon, l->value);
     }
 }

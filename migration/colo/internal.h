@@ -104,7 +104,6 @@ typedef struct ColoSession {
     int64_t not_before_ns;              /* for a checkpoint on demand */
     bool was_ready;                     /* protection was complete once */
     bool peer_may_be_ready;             /* primary: 'start' is on its way */
-    bool disks;                         /* primary: some are replicated */
 } ColoSession;
 
 /*
@@ -250,6 +249,12 @@ bool colo_patience_over(ColoSession *s, int64_t end_ns, const char *stage,
  * Returns true if the peer knows.  Session's thread, no BQL.
  */
 bool colo_say_bye(ColoSession *s, ColoByeReason reason, Error **errp);
+
+/*
+ * colo_finish_begin: this side ends the session in order, for the reason in
+ * s->cause and @err, which query-colo-status shows from now on.  No BQL.
+ */
+void colo_finish_begin(ColoSession *s, const Error *err);
 
 /* Did the peer say that it is out, and will not go live? */
 static inline bool colo_peer_is_out(ColoSession *s)

@@ -35,15 +35,15 @@
 #include "qemu/timer.h"
 #include "qapi/error.h"
 #include "exec/target_page.h"
-#include "system/block-backend.h"
 #include "system/runstate.h"
 #include "migration/colo.h"
 #include "net/colo.h"
-#include "block/replication.h"
 #include "disks.h"
 #include "internal.h"
 #include "pages.h"
+#include "problems.h"
 #include "sections.h"
+#include "status.h"
 #include "migration/migration.h"
 #include "migration/options.h"
 #include "migration/qemu-file.h"
@@ -110,15 +110,15 @@ static bool primary_expect(ColoSession *s, ColoFrameType type, uint64_t cut,
     return true;
 }
 
-/* With the first answer after the handshake the secondary's disks are ready */
-static bool primary_open_disks(ColoSession *s, Error **errp)
+/*
+ * With its first answer after the handshake the secondary is ready, its disks
+ * too; until then it can refuse.
+ */
+static bool primary_await_ready(ColoSession *s, Error **errp)
 {
-    const char *stage = "the secondary's disks";
+    const char *stage = "the secondary to be ready";
     ColoFrame f;
 
-    if (!s->disks) {
-        return true;
-    }
     if (!colo_wire_send_buf(s->wire, COLO_FRAME_PING, 0, NULL, 0, errp) ||
         !colo_wire_recv(s->wire, stage, &f, errp)) {
         return false;
@@ -172,7 +172,7 @@ static bool primary_handshake(ColoSession *s, Error **errp)
     s->peer_may_be_ready = true;
     return colo_wire_send_buf(s->wire, COLO_FRAME_START, 0, start,
                               sizeof(start), errp) &&
-           primary_open_disks(s, errp);
+           primary_await_ready(s, errp);
 }
 
 /*
@@ -736,6 +736,50 @@ static ColoByeReason bye_reason(ColoSession *s)
     }
 }
 
+/* The peer is out, or was never able to go live.  BQL. */
+static void primary_go_on(ColoSession *s, const Error *err)
+{
+    error_report("COLO primary: going on without protection: %s",
+                 error_get_pretty(err));
+    primary_alone(s, "the peer is out", s->cause == COLO_CAUSE_PEER_BYE
+                                        ? COLO_EXIT_REASON_REQUEST
+                                        : COLO_EXIT_REASON_ERROR);
+}
+
+/*
+ * The session does not begin, for a reason of this side.  The guest must not
+ * wait for that: the secondary can never go live, it has not been told to
+ * start.  So all is let out first, and then the secondary hears why; not before
+ * it has spoken, or its migration would read that for its own.
+ */
+static void primary_refuse(ColoSession *s, const Error *err)
+{
+    ColoFrame f;
+
+    bql_lock();
+    colo_status_say("%s", error_get_pretty(err));
+    error_reportf_err(error_copy(err),
+                      "COLO primary: going on without protection: ");
+    colo_set_primary(s, COLO_PRIMARY_STATE_ENDING, error_get_pretty(err));
+    colo_disks_stop(true);
+    colo_participants_open();
+    bql_unlock();
+
+    if (s->keepalive ||
+        primary_expect(s, COLO_FRAME_CHECKPOINT_READY, 0, &f, NULL)) {
+        colo_say_error(s, err);
+    }
+    BQL_LOCK_GUARD();
+    primary_alone(s, "the session was refused", COLO_EXIT_REASON_ERROR);
+}
+
+/* Somebody has said which side goes on: this one.  BQL. */
+static void primary_fail_over(ColoSession *s)
+{
+    colo_status_add("x-colo-lost-heartbeat: this side goes on");
+    primary_alone(s, "failover", COLO_EXIT_REASON_REQUEST);
+}
+
 /*
  * The session is over for the reason in @err and s->cause; find out who goes
  * on and act on it.
@@ -745,9 +789,14 @@ static void primary_finish(ColoSession *s, Error *err)
     g_autoptr(Error) bye_err = NULL;
     bool failover = colo_wish(s) == COLO_WISH_FAILOVER;
 
+    if (!failover && s->cause == COLO_CAUSE_LOCAL && !s->peer_may_be_ready) {
+        primary_refuse(s, err);
+        return;
+    }
     if (!failover && (s->cause == COLO_CAUSE_WISH ||
                       s->cause == COLO_CAUSE_LOCAL ||
                       s->cause == COLO_CAUSE_PAUSE)) {
+        colo_finish_begin(s, err);
         if (s->cause != COLO_CAUSE_WISH) {
             error_report("COLO primary: %s", error_get_pretty(err));
         }
@@ -761,23 +810,19 @@ static void primary_finish(ColoSession *s, Error *err)
 
     BQL_LOCK_GUARD();
     if (failover) {
-        primary_alone(s, "failover", COLO_EXIT_REASON_REQUEST);
+        primary_fail_over(s);
         return;
     }
+    colo_status_say("%s", error_get_pretty(err));
     if (colo_peer_is_out(s) || !s->peer_may_be_ready) {
-        /* It never goes live, or was never able to */
-        error_report("COLO primary: going on without protection: %s",
-                     error_get_pretty(err));
-        primary_alone(s, "the peer is out", s->cause == COLO_CAUSE_PEER_BYE
-                                            ? COLO_EXIT_REASON_REQUEST
-                                            : COLO_EXIT_REASON_ERROR);
+        primary_go_on(s, err);
         return;
     }
     colo_set_primary(s, COLO_PRIMARY_STATE_LOST, error_get_pretty(err));
     colo_disks_abandon();
     colo_await_decision(s, err);
     if (colo_wish(s) == COLO_WISH_FAILOVER) {
-        primary_alone(s, "failover", COLO_EXIT_REASON_ERROR);
+        primary_fail_over(s);
     }
 }
 
@@ -828,17 +873,13 @@ static uint64_t staging_limit_pages(ColoSession *s)
     return MAX(limit / qemu_target_page_size(), COLO_PAGES_PER_FRAME);
 }
 
-/* A disk that is not replicated: say so instead of losing writes in silence */
-static void warn_about_disks(void)
+/* What is not covered: say so instead of losing it in silence.  BQL. */
+static void warn_of_problems(ColoSession *s)
 {
-    for (BlockBackend *blk = blk_next(NULL); blk; blk = blk_next(blk)) {
-        if (blk_bs(blk) && blk_get_attached_dev(blk) &&
-            blk_supports_write_perm(blk) &&
-            !replication_forwards(blk_bs(blk))) {
-            warn_report("COLO: disk '%s' is writable and not replicated: "
-                        "after a failover it may lack writes that the guest "
-                        "was told are done", blk_name(blk));
-        }
+    g_autoptr(ColoProblemList) list = colo_problems(s->side, s->mode);
+
+    for (ColoProblemList *l = list; l; l = l->next) {
+        warn_report("COLO: %s", l->value->message);
     }
 }
 
@@ -846,7 +887,7 @@ void migrate_start_colo_process(MigrationState *ms)
 {
     ColoSession *s;
     g_autoptr(Error) err = NULL;
-    bool disks_ok;
+    bool ok;
 
     assert(bql_locked());
     if (colo_exiting()) {
@@ -863,12 +904,14 @@ void migrate_start_colo_process(MigrationState *ms)
     s->device_file = qemu_file_new_output(QIO_CHANNEL(s->device_state));
     colo_set_primary(s, COLO_PRIMARY_STATE_STARTING, "first migration done");
 
-    /* Cut 0: output waits from here on */
-    colo_net_warn_unprotected(s->mode);
-    warn_about_disks();
-    colo_participants_arm(0);
-    s->disks = colo_disks_exist();
-    disks_ok = colo_disks_start(s, &err);
+    ok = colo_disks_check(s->side, &err);
+    if (ok) {
+        /* Cut 0: output waits from here on */
+        warn_of_problems(s);
+        colo_net_warn_slow(s->mode);
+        colo_participants_arm(0);
+        ok = colo_disks_start(s, &err);
+    }
     s->last_cut_ns = now_ns();
     s->paused = !runstate_is_live(ms->vm_old_state);
     if (s->mode == COLO_SYNC_MODE_HYBRID) {
@@ -883,7 +926,7 @@ void migrate_start_colo_process(MigrationState *ms)
     }
     bql_unlock();
 
-    if (disks_ok) {
+    if (ok) {
         primary_protect(s, &err);
     } else {
         s->cause = COLO_CAUSE_LOCAL;

@@ -40,6 +40,7 @@
 #include "internal.h"
 #include "pages.h"
 #include "sections.h"
+#include "status.h"
 #include "migration/migration.h"
 #include "migration/multifd.h"
 #include "migration/options.h"
@@ -185,7 +186,11 @@ static bool secondary_expect(ColoSession *s, ColoFrameType type, uint64_t cut,
     return true;
 }
 
-/* Session start: say what RAM there is, take the primary's parameters */
+/*
+ * Session start: say what RAM there is, take the primary's parameters.  The
+ * primary's guest is held until this side has answered, so what could keep the
+ * session from beginning is looked for before anything is waited for.
+ */
 static bool secondary_handshake(ColoSession *s, Error **errp)
 {
     g_autoptr(GByteArray) buf = g_byte_array_new();
@@ -196,7 +201,8 @@ static bool secondary_handshake(ColoSession *s, Error **errp)
     bool ok;
 
     bql_lock();
-    ok = colo_disks_generation(&ready.generation, errp);
+    ok = colo_disks_check(COLO_MODE_SECONDARY, errp) &&
+         colo_disks_generation(&ready.generation, errp);
     colo_ram_describe(s->ram, &ready);
     bql_unlock();
     colo_ready_encode(&ready, buf);
@@ -717,8 +723,10 @@ static bool secondary_decide(ColoSession *s, const Error *err, bool asked)
         }
         g_clear_pointer(&refused, error_free);
         if (colo_disks_take_over(&refused)) {
+            colo_status_add("x-colo-lost-heartbeat: this side goes on");
             return true;
         }
+        colo_status_say("%s", error_get_pretty(refused));
         colo_refuse_failover(s);
         asked = false;
     }
@@ -733,12 +741,14 @@ static void secondary_finish(ColoSession *s, Error *err)
     if (s->cause == COLO_CAUSE_LOCAL) {
         /* Half a checkpoint may be in place: this side must not go live */
         error_report("COLO secondary: %s", error_get_pretty(err));
+        colo_finish_begin(s, err);
         set_state(s, COLO_SECONDARY_STATE_ENDING, error_get_pretty(err));
         colo_say_error(s, err);
         set_state(s, COLO_SECONDARY_STATE_ENDED, "cannot go on");
         return;
     }
     if (!failover && s->cause == COLO_CAUSE_WISH) {
+        colo_finish_begin(s, err);
         set_state(s, COLO_SECONDARY_STATE_ENDING,
                   colo_bye_reason_str(s->end_reason));
         if (colo_say_bye(s, s->end_reason, &bye_err)) {
@@ -750,6 +760,9 @@ static void secondary_finish(ColoSession *s, Error *err)
     }
 
     BQL_LOCK_GUARD();
+    if (!failover || colo_peer_is_out(s)) {
+        colo_status_say("%s", error_get_pretty(err));
+    }
     if (colo_peer_is_out(s)) {
         error_report("COLO secondary: %s", error_get_pretty(err));
         colo_set_secondary(s, COLO_SECONDARY_STATE_ENDED,
@@ -805,6 +818,7 @@ static void secondary_end_bh(void *opaque)
     bool live = s->secondary == COLO_SECONDARY_STATE_LIVE;
     bool in_order = s->cause == COLO_CAUSE_WISH ||
                     s->cause == COLO_CAUSE_PEER_BYE;
+    bool asked = in_order || live; /* nobody goes live unasked */
 
     if (colo_exiting()) {
         return;
@@ -830,8 +844,8 @@ static void secondary_end_bh(void *opaque)
                       live ? MIGRATION_STATUS_COMPLETED :
                       in_order ? MIGRATION_STATUS_CANCELLED
                                : MIGRATION_STATUS_FAILED);
-    colo_report_exit(s, in_order ? COLO_EXIT_REASON_REQUEST
-                                 : COLO_EXIT_REASON_ERROR);
+    colo_report_exit(s, asked ? COLO_EXIT_REASON_REQUEST
+                              : COLO_EXIT_REASON_ERROR);
     migration_incoming_disable_colo();
     migration_incoming_state_destroy();
 }

@@ -11,6 +11,7 @@
 #include "migration/colo.h"
 #include "net/colo.h"
 #include "internal.h"
+#include "status.h"
 #include "migration/migration.h"
 #include "migration/options.h"
 
@@ -53,6 +54,7 @@ ColoSession *colo_session_new(COLOMode side, QIOChannel *ioc)
     assert(!current || current->thread_done);
     session_free(current);
     current = s;
+    colo_status_begin(ioc);
 
     s->side = side;
     s->timeout_ms = migrate_colo_timeout();
@@ -85,6 +87,7 @@ void colo_session_over(ColoSession *s)
     object_unref(OBJECT(s->device_state));
     s->device_state = NULL;
     s->thread_done = true;
+    colo_status_update();
     qemu_cond_broadcast(&s->cond);
 }
 
@@ -200,6 +203,20 @@ bool colo_command_refused(const char *command, Error **errp)
     }
     error_setg(errp, "'%s' is not possible on the secondary of a COLO pair: "
                "it follows the primary", command);
+    return true;
+}
+
+bool colo_lost_refused(const char *command, Error **errp)
+{
+    if (!current || current->thread_done ||
+        (current->side == COLO_MODE_PRIMARY
+         ? current->primary != COLO_PRIMARY_STATE_LOST
+         : current->secondary != COLO_SECONDARY_STATE_LOST)) {
+        return false;
+    }
+    error_setg(errp, "'%s' is not possible while the other side of the COLO "
+               "pair is lost: x-colo-lost-heartbeat tells this side to go on",
+               command);
     return true;
 }
 

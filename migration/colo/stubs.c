@@ -125,6 +125,22 @@ bool colo_migration_cancel(void)
     return false;
 }
 
+bool colo_connect(SocketAddress *to, QIOTaskFunc fn, void *opaque,
+                  GDestroyNotify free_opaque)
+{
+    return false;
+}
+
+bool colo_connect_cancel(void)
+{
+    return false;
+}
+
+bool colo_lost_refused(const char *command, Error **errp)
+{
+    return false;
+}
+
 void colo_section_saved(const char *name, uint32_t instance, uint32_t version,
                         uint64_t end)
 {

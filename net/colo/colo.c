@@ -33,36 +33,22 @@ bool colo_net_has_filter(NetClientState *netdev, const char *type)
     return false;
 }
 
-static void warn_unless_held(NICState *nic, void *opaque)
+static void warn_if_held(NICState *nic, void *opaque)
 {
-    ColoSyncMode mode = *(ColoSyncMode *)opaque;
     NetClientState *nc = qemu_get_queue(nic);
-    bool held;
 
-    if (!nc->peer) {
-        return;
-    }
-    held = colo_net_has_filter(nc->peer, "filter-output-commit");
-    if (mode == COLO_SYNC_MODE_PERIODIC && !held) {
-        warn_report("COLO: nothing holds the output of '%s' until it is "
-                    "committed: add -object filter-output-commit,netdev=%s",
-                    nc->name, nc->peer->name);
-    } else if (mode == COLO_SYNC_MODE_HYBRID && !held &&
-               !colo_net_has_filter(nc->peer, "filter-compare") &&
-               !colo_net_has_filter(nc->peer, "filter-redirector")) {
-        warn_report("COLO: nothing compares the output of '%s' with the "
-                    "secondary's: netdev '%s' needs filter-mirror and "
-                    "filter-compare", nc->name, nc->peer->name);
-    } else if (mode == COLO_SYNC_MODE_HYBRID && held) {
+    if (nc->peer && colo_net_has_filter(nc->peer, "filter-output-commit")) {
         warn_report("COLO: in hybrid mode filter-output-commit still holds "
                     "the output of '%s' until the next checkpoint",
                     nc->name);
     }
 }
 
-void colo_net_warn_unprotected(ColoSyncMode mode)
+void colo_net_warn_slow(ColoSyncMode mode)
 {
-    qemu_foreach_nic(warn_unless_held, &mode);
+    if (mode == COLO_SYNC_MODE_HYBRID) {
+        qemu_foreach_nic(warn_if_held, NULL);
+    }
 }
 
 bool colo_net_drops(const NetClientState *sender,

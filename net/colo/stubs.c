@@ -12,7 +12,12 @@ bool colo_net_supported(void)
     return false;
 }
 
-void colo_net_warn_unprotected(ColoSyncMode mode)
+void colo_net_problems(COLOMode side, ColoSyncMode mode,
+                       ColoProblemFunc *found, void *opaque)
+{
+}
+
+void colo_net_warn_slow(ColoSyncMode mode)
 {
 }
 

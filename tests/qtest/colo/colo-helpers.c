@@ -208,9 +208,14 @@ static QDict *query(QTestState *qts, const char *command)
     return qtest_qmp_assert_success_ref(qts, "{'execute': %s}", command);
 }
 
+QDict *colo_status(QTestState *qts)
+{
+    return query(qts, "query-colo-status");
+}
+
 char *colo_state(QTestState *qts)
 {
-    QDict *status = query(qts, "query-colo-status");
+    QDict *status = colo_status(qts);
     char *state = g_strdup(qdict_get_try_str(status, "state"));
 
     qobject_unref(status);
@@ -219,7 +224,7 @@ char *colo_state(QTestState *qts)
 
 int64_t colo_statistic(QTestState *qts, const char *name)
 {
-    QDict *status = query(qts, "query-colo-status");
+    QDict *status = colo_status(qts);
     QDict *stats = qdict_get_qdict(status, "statistics");
     int64_t value = stats ? qdict_get_int(stats, name) : -1;
 
@@ -261,6 +266,11 @@ static void wait_string(QTestState *qts, const char *command, const char *key,
 void colo_wait_state(QTestState *qts, const char *state)
 {
     wait_string(qts, "query-colo-status", "state", state);
+}
+
+void colo_wait_mode(QTestState *qts, const char *mode)
+{
+    wait_string(qts, "query-colo-status", "mode", mode);
 }
 
 void colo_wait_status(QTestState *qts, const char *status)

@@ -78,12 +78,16 @@ void colo_failover(QTestState *qts);
 /* Why no QEMU can be started with @accel on this host; NULL if one can */
 const char *colo_why_no_accel(const char *accel);
 
+/* The answer of query-colo-status; the caller unrefs it */
+QDict *colo_status(QTestState *qts);
+
 /* One value of query-colo-status; the caller frees it, NULL if not there */
 char *colo_state(QTestState *qts);
 int64_t colo_statistic(QTestState *qts, const char *name);
 
 /* Wait until it is @state, or @status in query-status; fail when late */
 void colo_wait_state(QTestState *qts, const char *state);
+void colo_wait_mode(QTestState *qts, const char *mode);
 void colo_wait_status(QTestState *qts, const char *status);
 void colo_wait_migrate(QTestState *qts, const char *status);
 void colo_wait_statistic(QTestState *qts, const char *name, int64_t at_least);

@@ -160,7 +160,7 @@ static void test_failover_primary(const void *mode)
     colo_wait_status(p->primary, "running");
     colo_failover(p->primary);
     colo_wait_state(p->primary, "alone");
-    check_exit(p->primary, "primary", "error");
+    check_exit(p->primary, "primary", "request");
     colo_wait_migrate(p->primary, "completed");
     colo_wait_status(p->primary, "running");
     colo_pair_free(p);
@@ -177,7 +177,7 @@ static void test_failover_secondary(const void *mode)
     colo_wait_status(p->secondary, colo_is_hybrid(p) ? "running" : "colo");
     colo_failover(p->secondary);
     colo_wait_state(p->secondary, "live");
-    check_exit(p->secondary, "secondary", "error");
+    check_exit(p->secondary, "secondary", "request");
     colo_wait_status(p->secondary, "running");
     colo_wait_migrate(p->secondary, "completed");
     colo_pair_free(p);
@@ -252,7 +252,8 @@ static void test_cancel_lost(const void *mode)
     colo_pair_protect(p);
     colo_cut(p);
     colo_wait_state(p->primary, "lost");
-    qtest_qmp_assert_success(p->primary, "{'execute': 'migrate_cancel'}");
+    colo_refused(p->primary, "x-colo-lost-heartbeat",
+                 "{'execute': 'migrate_cancel'}");
     colo_refused(p->primary, "not the primary",
                  "{'execute': 'x-colo-checkpoint'}");
     colo_wait_state(p->primary, "lost");

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: what keeps the guest from being protected as a whole: disks, NICs and
+ * streams that a session does not cover.
+ *
+ * Both sides, under the BQL.  Whatever is found is found anew each time: all of
+ * it can be plugged and unplugged.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/util.h"
+#include "block/replication.h"
+#include "net/colo.h"
+#include "system/block-backend.h"
+#include "disks.h"
+#include "problems.h"
+
+static void append(void *opaque, ColoProblemKind kind, const char *name,
+                   const char *message)
+{
+    ColoProblemList ***tail = opaque;
+    ColoProblem *problem = g_new0(ColoProblem, 1);
+
+    problem->kind = kind;
+    problem->name = g_strdup(name);
+    problem->message = g_strdup(message);
+    QAPI_LIST_APPEND(*tail, problem);
+}
+
+static void look_at_disk(BlockBackend *blk, COLOMode side,
+                         ColoProblemList ***tail)
+{
+    g_autofree char *name = colo_disk_name(blk);
+    g_autofree char *message = NULL;
+
+    if (side == COLO_MODE_PRIMARY ? replication_forwards(blk_bs(blk))
+                                  : replication_follows(blk_bs(blk))) {
+        return;
+    }
+    message = g_strdup_printf("disk '%s' is writable and not replicated: "
+                              "after a failover it may lack writes that the "
+                              "guest was told are done", name);
+    append(tail, COLO_PROBLEM_KIND_DISK, name, message);
+}
+
+ColoProblemList *colo_problems(COLOMode side, ColoSyncMode mode)
+{
+    ColoProblemList *list = NULL;
+    ColoProblemList **tail = &list;
+
+    for (BlockBackend *blk = colo_disk_next(NULL); blk;
+         blk = colo_disk_next(blk)) {
+        look_at_disk(blk, side, &tail);
+    }
+    colo_net_problems(side, mode, append, &tail);
+    return list;
+}

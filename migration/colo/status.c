@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: is the guest protected, since when, by whom, and if not, why?
+ *
+ * Both sides, under the BQL.
+ *
+ * The guest is protected while the session is in a state in which the other
+ * side could take over, or be taken over from, and while nothing of the guest
+ * is left out (problems.h).  The state tells of each change.  Nobody tells of
+ * problems that come and go, so they are looked for when the session begins, in
+ * each query, and after checkpoints, but not more often than PROBLEMS_NS: many
+ * checkpoints a second must not pay for that.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/sockets.h"
+#include "qemu/timer.h"
+#include "qapi/error.h"
+#include "qapi/qapi-events-colo.h"
+#include "io/channel-socket.h"
+#include "io/channel-tls.h"
+#include "system/runstate.h"
+#include "internal.h"
+#include "problems.h"
+#include "status.h"
+#include "migration/options.h"
+
+#define PROBLEMS_NS NANOSECONDS_PER_SECOND
+
+/* BQL */
+static bool protected;
+static int64_t since_s;         /* Unix time of the last change; 0: none */
+static char *message;
+static char *peer;              /* of the running or the last session */
+static bool was_ready;          /* at the last change of a state */
+static int64_t problems_ns;     /* when problems were looked for */
+
+/*
+ * Whoever accepts a connection by a socket with a path learns no address of
+ * the other end; both ends have the same path then.
+ */
+static char *address_of_peer(QIOChannel *ioc)
+{
+    g_autoptr(SocketAddress) addr = NULL;
+    QIOChannelSocket *socket;
+
+    if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS)) {
+        ioc = QIO_CHANNEL_TLS(ioc)->master;
+    }
+    socket = (QIOChannelSocket *)object_dynamic_cast(OBJECT(ioc),
+                                                     TYPE_QIO_CHANNEL_SOCKET);
+    if (!socket) {
+        return NULL;
+    }
+    addr = qio_channel_socket_get_remote_address(socket, NULL);
+    if (addr && addr->type == SOCKET_ADDRESS_TYPE_UNIX &&
+        !addr->u.q_unix.path[0]) {
+        qapi_free_SocketAddress(addr);
+        addr = qio_channel_socket_get_local_address(socket, NULL);
+    }
+    return addr ? socket_uri(addr) : NULL;
+}
+
+void colo_status_begin(QIOChannel *ioc)
+{
+    g_clear_pointer(&message, g_free);
+    g_free(peer);
+    peer = address_of_peer(ioc);
+}
+
+void colo_status_say(const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    g_free(message);
+    message = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+}
+
+void colo_status_add(const char *text)
+{
+    char *before = message;
+
+    message = before ? g_strdup_printf("%s; %s", before, text)
+                     : g_strdup(text);
+    g_free(before);
+}
+
+static bool session_is_on(ColoSession *s)
+{
+    return s && !s->thread_done;
+}
+
+/* Could the secondary take over, as far as this side knows? */
+static bool secondary_is_ready(ColoSession *s)
+{
+    if (!session_is_on(s)) {
+        return false;
+    }
+    if (s->side == COLO_MODE_PRIMARY) {
+        return s->primary >= COLO_PRIMARY_STATE_RUNNING &&
+               s->primary <= COLO_PRIMARY_STATE_LOADING;
+    }
+    return s->secondary >= COLO_SECONDARY_STATE_STANDING &&
+           s->secondary <= COLO_SECONDARY_STATE_LOADING;
+}
+
+/* No guest stands still for a checkpoint now */
+static bool is_between_checkpoints(ColoSession *s)
+{
+    return s->side == COLO_MODE_PRIMARY
+           ? s->primary == COLO_PRIMARY_STATE_RUNNING
+           : s->secondary == COLO_SECONDARY_STATE_STANDING ||
+             s->secondary == COLO_SECONDARY_STATE_RUNNING;
+}
+
+/*
+ * Of this side, in the session or in one that would begin now.  A secondary
+ * that has not heard from the primary does not know the mode: in periodic mode
+ * its network needs nothing.
+ */
+static ColoProblemList *find_problems(void)
+{
+    ColoSession *s = colo_session();
+
+    problems_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    if (secondary_is_ready(s) ||
+        (session_is_on(s) && s->side == COLO_MODE_PRIMARY)) {
+        return colo_problems(s->side, s->mode);
+    }
+    if (!session_is_on(s) && !migrate_colo()) {
+        return NULL;
+    }
+    if (session_is_on(s) || runstate_check(RUN_STATE_INMIGRATE)) {
+        return colo_problems(COLO_MODE_SECONDARY, COLO_SYNC_MODE_PERIODIC);
+    }
+    return colo_problems(COLO_MODE_PRIMARY, migrate_colo_mode());
+}
+
+/* @why: what is told to the user, or NULL */
+static void set_protected(bool now, const char *why)
+{
+    if (now == protected) {
+        return;
+    }
+    protected = now;
+    since_s = g_get_real_time() / G_USEC_PER_SEC;
+    qapi_event_send_colo_protection(now, COLOMode_str(colo_session()->side),
+                                    why);
+}
+
+static void evaluate(const ColoProblemList *problems)
+{
+    if (!secondary_is_ready(colo_session())) {
+        set_protected(false, message);
+    } else if (problems) {
+        set_protected(false, problems->value->message);
+    } else {
+        set_protected(true, NULL);
+    }
+}
+
+void colo_status_update(void)
+{
+    ColoSession *s = colo_session();
+    bool ready = secondary_is_ready(s);
+    bool look = ready && (!was_ready ||
+                          (is_between_checkpoints(s) &&
+                           qemu_clock_get_ns(QEMU_CLOCK_REALTIME) >=
+                           problems_ns + PROBLEMS_NS));
+
+    was_ready = ready;
+    if (!ready) {
+        set_protected(false, message);
+    } else if (look) {
+        g_autoptr(ColoProblemList) problems = find_problems();
+
+        evaluate(problems);
+    }
+}
+
+void colo_status_fill(COLOStatus *status)
+{
+    status->problems = find_problems();
+    evaluate(status->problems);
+    status->q_protected = protected;
+    status->has_since = since_s;
+    status->since = since_s;
+    status->message = g_strdup(message);
+    if (session_is_on(colo_session())) {
+        status->peer = g_strdup(peer);
+    }
+}

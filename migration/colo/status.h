@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: is the guest protected?  What query-colo-status and COLO_PROTECTION
+ * tell about it.  Not for base code.
+ */
+
+#ifndef QEMU_MIGRATION_COLO_STATUS_H
+#define QEMU_MIGRATION_COLO_STATUS_H
+
+#include "qapi/qapi-types-migration.h"
+#include "io/channel.h"
+
+/*
+ * colo_status_begin: a session begins with the peer at the other end of @ioc
+ *
+ * The message of the session before is forgotten.  BQL.
+ */
+void colo_status_begin(QIOChannel *ioc);
+
+/*
+ * colo_status_say: why the session has ended, ends, or does not begin
+ *
+ * query-colo-status shows it until the next session begins.  BQL.
+ */
+void colo_status_say(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
+
+/* The same, after what has been said already.  BQL. */
+void colo_status_add(const char *text);
+
+/*
+ * colo_status_update: the state of the session has changed
+ *
+ * Emits COLO_PROTECTION if the guest is protected now and was not before, or
+ * the other way round.  BQL.
+ */
+void colo_status_update(void);
+
+/* Fill in what @status has about protection.  BQL. */
+void colo_status_fill(COLOStatus *status);
+
+#endif

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO qtests: what a session does not cover, and disks without a name.
+ *
+ * Proves: each writable disk that is not replicated is a problem on both sides,
+ * also those of -blockdev; so is a NIC without filters, in each mode, and a
+ * stream that nobody is connected to, for as long as that lasts; with a problem
+ * the guest is not said to be protected.  The comparison of disks finds those of
+ * -blockdev.  An NBD client beside the local disk, without replication, is
+ * refused.
+ */
+
+#include "qemu/osdep.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#include "colo-disk-rig.h"
+#include "colo-net.h"
+
+#define SLOT    "6"
+
+/* How many problems of that kind, with @name and @text in them */
+static int count_problems(QTestState *qts, const char *kind, const char *name,
+                          const char *text)
+{
+    QDict *status = colo_status(qts);
+    const QListEntry *e;
+    int n = 0;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(status, "problems"), e) {
+        QDict *p = qobject_to(QDict, qlist_entry_obj(e));
+
+        g_test_message("%s", qdict_get_str(p, "message"));
+        n += !strcmp(qdict_get_str(p, "kind"), kind) &&
+             strstr(qdict_get_str(p, "name"), name) &&
+             strstr(qdict_get_str(p, "message"), text);
+    }
+    qobject_unref(status);
+    return n;
+}
+
+static bool is_protected(QTestState *qts)
+{
+    QDict *status = colo_status(qts);
+    bool yes = qdict_get_bool(status, "protected");
+
+    /* There is a session: nothing else says no */
+    g_assert_cmpint(yes, ==, qlist_empty(qdict_get_qlist(status, "problems")));
+    qobject_unref(status);
+    return yes;
+}
+
+static void expect_event(QTestState *qts, bool yes)
+{
+    QDict *event = colo_wait_event(qts, "COLO_PROTECTION");
+
+    g_assert_cmpint(qdict_get_bool(qdict_get_qdict(event, "data"),
+                                   "protected"), ==, yes);
+    qobject_unref(event);
+}
+
+static void begin_session(ColoPair *p)
+{
+    colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
+    colo_wait_state(p->secondary, colo_state_ready(p));
+    colo_wait_state(p->primary, "running");
+}
+
+static void test_disks(const void *mode)
+{
+    ColoPair *p = colo_pair_new_with(mode, "tcg",
+        "-blockdev null-co,node-name=rw,size=1048576 "
+        "-blockdev null-co,node-name=ro,size=1048576,read-only=on "
+        "-blockdev null-co,node-name=flash,size=1048576 "
+        "-drive if=none,id=named,driver=null-co,size=1048576 "
+        "-machine pflash0=flash "
+        "-device virtio-blk-pci,drive=rw,id=first "
+        "-device virtio-blk-pci,drive=ro,id=second "
+        "-device virtio-blk-pci,drive=named,id=third");
+    QTestState *sides[] = { p->primary, p->secondary };
+
+    begin_session(p);
+    for (int i = 0; i < G_N_ELEMENTS(sides); i++) {
+        g_autofree char *info = qtest_hmp(sides[i], "info colo");
+
+        g_assert_cmpint(count_problems(sides[i], "disk", "", ""), ==, 2);
+        g_assert_cmpint(count_problems(sides[i], "disk", "first",
+                                       "disk 'first' is"), ==, 1);
+        g_assert_cmpint(count_problems(sides[i], "disk", "named",
+                                       "not replicated"), ==, 1);
+        g_assert_false(is_protected(sides[i]));
+        g_assert_nonnull(strstr(info, "problem: disk 'named' is writable"));
+    }
+    colo_pair_free(p);
+}
+
+static void test_nics(const void *mode)
+{
+    ColoPair *p = colo_pair_new(mode);
+    bool hybrid = colo_is_hybrid(p);
+
+    del_object(p->primary, "oc0");
+    del_object(p->secondary, "oc0");
+    begin_session(p);
+    g_assert_cmpint(count_problems(p->primary, "nic", "virtio-net-pci", hybrid
+                                   ? "filter-compare" : "filter-output-commit"),
+                    ==, 1);
+    g_assert_cmpint(count_problems(p->primary, "nic", "virtio-net-pci",
+                                   "filter-mirror"), ==, hybrid);
+    g_assert_cmpint(count_problems(p->secondary, "nic", "virtio-net-pci",
+                                   "with indev"), ==, hybrid);
+    g_assert_cmpint(count_problems(p->secondary, "nic", "virtio-net-pci",
+                                   "with outdev"), ==, hybrid);
+    g_assert_cmpint(count_problems(p->secondary, "nic", "virtio-net-pci",
+                                   "filter-rewriter"), ==, hybrid);
+    g_assert_false(is_protected(p->primary));
+    g_assert_cmpint(is_protected(p->secondary), ==, !hybrid);
+    colo_pair_free(p);
+}
+
+static void test_streams(void)
+{
+    ColoPair *p = colo_pair_new("hybrid");
+    Net n = { .qts = p->primary, .dir = p->dir };
+    int mirror, compare;
+
+    del_object(p->primary, "oc0");
+    add_chardev(&n, "c0");
+    add_chardev(&n, "c1");
+    qtest_qmp_assert_success(p->primary,
+        "{'execute': 'object-add', 'arguments': {'qom-type': 'filter-mirror',"
+        "'id': 'm0', 'netdev': 'hn0', 'queue': 'tx', 'outdev': 'c0'}}");
+    qtest_qmp_assert_success(p->primary,
+        "{'execute': 'object-add', 'arguments': {"
+        "'qom-type': 'filter-compare', 'id': 'comp0', 'netdev': 'hn0',"
+        "'queue': 'rx', 'secondary-in': 'c1'}}");
+    begin_session(p);
+    g_assert_cmpint(count_problems(p->primary, "stream", "c0",
+                                   "outdev of filter-mirror 'm0'"), ==, 1);
+    g_assert_cmpint(count_problems(p->primary, "stream", "c1",
+                                   "secondary-in of filter-compare 'comp0'"),
+                    ==, 1);
+    g_assert_cmpint(count_problems(p->primary, "nic", "", ""), ==, 0);
+    g_assert_false(is_protected(p->primary));
+
+    mirror = open_chardev(&n, "c0");
+    g_assert_false(is_protected(p->primary));
+    compare = open_chardev(&n, "c1");
+    g_assert_true(is_protected(p->primary));
+    expect_event(p->primary, true);
+    close_chardev(&n, "c0", mirror);
+    g_assert_false(is_protected(p->primary));
+    expect_event(p->primary, false);
+    close(compare);
+    colo_pair_free(p);
+}
+
+/* The guest's disk, in a slot that both sides know */
+static void add_disk(QTestState *qts)
+{
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'device_add', 'arguments': {'driver': 'virtio-blk-pci',"
+        "'id': 'disk9', 'drive': 'disk0', 'addr': '" SLOT "'}}");
+}
+
+/* Replicated, to nowhere; all zero */
+static void add_primary_disk(QTestState *qts)
+{
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
+        "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
+        "'children': [{'driver': 'null-co', 'size': %d, 'read-zeroes': true},"
+        "{'driver': 'replication', 'mode': 'primary', 'file': {"
+        "'driver': 'null-co', 'size': %d}}]}}", (int)DISK, (int)DISK);
+    add_disk(qts);
+}
+
+static void add_secondary_disk(QTestState *qts, const char *image,
+                               const char *active, const char *hidden)
+{
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'raw',"
+        "'node-name': 'image0', 'file': {'driver': 'file', 'filename': %s}}}",
+        image);
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
+        "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
+        "'children': [{'driver': 'replication', 'mode': 'secondary',"
+        "'top-id': 'disk0', 'file': {'driver': 'qcow2', 'file': {"
+        "'driver': 'file', 'filename': %s}, 'backing': {'driver': 'qcow2',"
+        "'file': {'driver': 'file', 'filename': %s},"
+        "'backing': 'image0'}}}]}}", active, hidden);
+    add_disk(qts);
+}
+
+/* @equal: the disks of both sides are, else a byte is not */
+static void compare_disks(const void *mode, bool equal)
+{
+    ColoPair *p = colo_pair_new_with(mode, "qtest", "");
+    char *image = disk_new_file(p->dir, "image", false);
+    char *active = disk_new_file(p->dir, "active", true);
+    char *hidden = disk_new_file(p->dir, "hidden", true);
+
+    if (!equal) {
+        int fd = open(image, O_RDWR);
+
+        g_assert_cmpint(pwrite(fd, "x", 1, DISK / 2), ==, 1);
+        close(fd);
+    }
+    add_primary_disk(p->primary);
+    add_secondary_disk(p->secondary, image, active, hidden);
+    colo_pair_protect(p);
+    colo_wait_statistic(p->secondary, "checkpoints-verified", 3);
+    if (equal) {
+        g_assert_cmpint(colo_statistic(p->secondary, "disk-mismatches"), ==,
+                        0);
+    } else {
+        colo_wait_statistic(p->secondary, "disk-mismatches", 3);
+    }
+    g_assert_true(is_protected(p->primary));
+    g_assert_true(is_protected(p->secondary));
+    colo_pair_free(p);
+    g_free(image);
+    g_free(active);
+    g_free(hidden);
+}
+
+static void test_equal(const void *mode)
+{
+    compare_disks(mode, true);
+}
+
+static void test_different(const void *mode)
+{
+    compare_disks(mode, false);
+}
+
+static void test_nbd(const void *mode)
+{
+    ColoPair *p = colo_pair_new(mode);
+    g_autofree char *path = g_build_filename(p->dir, "nbd", NULL);
+    QDict *status;
+    const char *message;
+
+    qtest_qmp_assert_success(p->secondary,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'null-co',"
+        "'node-name': 'disk0', 'size': %d, 'read-zeroes': true}}", (int)DISK);
+    disk_serve(p->secondary, path);
+    disk_export(p->secondary, "disk0", "t", true);
+    add_disk(p->secondary);
+    disk_add_client(p->primary, "client0", path, "t", "");
+    qtest_qmp_assert_success(p->primary,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
+        "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
+        "'children': [{'driver': 'null-co', 'size': %d, 'read-zeroes': true},"
+        "{'driver': 'raw', 'node-name': 'peer0', 'file': 'client0'}]}}",
+        (int)DISK);
+    add_disk(p->primary);
+
+    colo_pair_migrate(p, "mig", "mig", 10, 600000);
+    colo_wait_migrate(p->primary, "failed");
+    colo_wait_state(p->secondary, "ended");
+    status = colo_status(p->primary);
+    message = qdict_get_str(status, "message");
+    g_test_message("%s", message);
+    g_assert_nonnull(strstr(message, "'disk0'"));
+    g_assert_nonnull(strstr(message, "'client0'"));
+    g_assert_nonnull(strstr(message, "driver 'replication'"));
+    g_assert_nonnull(strstr(message, "x-blockdev-change"));
+    qobject_unref(status);
+
+    /* It is what the message says */
+    disk_del_child(p->primary, "disk0", "children.1");
+    colo_quit(&p->secondary);
+    colo_pair_new_secondary(p);
+    qtest_qmp_assert_success(p->secondary,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'null-co',"
+        "'node-name': 'disk0', 'size': %d, 'read-zeroes': true}}", (int)DISK);
+    add_disk(p->secondary);
+    colo_pair_protect(p);
+    g_assert_cmpint(count_problems(p->primary, "disk", "disk9",
+                                   "disk 'disk9' is"), ==, 1);
+    colo_pair_free(p);
+}
+
+int main(int argc, char **argv)
+{
+    static const char *const modes[] = { "hybrid", "periodic" };
+
+    g_test_init(&argc, &argv, NULL);
+    for (int i = 0; i < G_N_ELEMENTS(modes); i++) {
+        static const struct {
+            const char *name;
+            void (*fn)(const void *mode);
+        } tests[] = {
+            { "disks", test_disks },
+            { "nics", test_nics },
+            { "equal", test_equal },
+            { "different", test_different },
+            { "nbd", test_nbd },
+        };
+
+        for (int j = 0; j < G_N_ELEMENTS(tests); j++) {
+            g_autofree char *path = g_strdup_printf("/colo/problems/%s/%s",
+                                                    tests[j].name, modes[i]);
+
+            qtest_add_data_func(path, modes[i], tests[j].fn);
+        }
+    }
+    qtest_add_func("/colo/problems/streams/hybrid", test_streams);
+    return g_test_run();
+}
