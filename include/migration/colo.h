@@ -154,13 +154,6 @@ void migration_incoming_disable_colo(void);
 /* x-checkpoint-delay was changed.  BQL held. */
 void colo_checkpoint_delay_set(void);
 
-/*
- * colo_effective_checkpoint_delay: longest time between two checkpoints, ms
- *
- * Resolves the value 0 of x-checkpoint-delay to the default of the mode.
- */
-uint32_t colo_effective_checkpoint_delay(void);
-
 /* QEMU exits: end the session in order, within a deadline.  BQL held. */
 void colo_shutdown(void);
 
@@ -242,7 +235,8 @@ void colo_section_saved(const char *name, uint32_t instance, uint32_t version,
  * colo_command_refused: may a monitor command that changes the run of the
  * guest be carried out now?
  *
- * Returns true, with @errp set, on a secondary that belongs to a pair.
+ * Returns true, with @errp set, on a secondary that belongs to a pair, and on
+ * one that did and has not become the service.
  */
 bool colo_command_refused(const char *command, Error **errp);
 
@@ -259,6 +253,21 @@ bool colo_secondary_follows(void);
  * followed at the end of the cut, or refused with @errp set.  BQL held.
  */
 bool colo_cont(Error **errp);
+
+/*
+ * colo_starts_guest: does protection start a guest in that run state?
+ *
+ * True with x-colo for one that was started with -S and has never been told to
+ * go on.  A guest that somebody stopped, and then maybe reset, stays so.  BQL
+ * held.
+ */
+bool colo_starts_guest(RunState state);
+
+/*
+ * colo_cut_is_silent: true while this thread stops or starts the guest for a
+ * checkpoint of which no events STOP and RESUME are sent.  Any thread.
+ */
+bool colo_cut_is_silent(void);
 
 /*
  * colo_vm_start: vm_start(), and no cut begins in the middle of it

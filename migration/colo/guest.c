@@ -39,6 +39,7 @@
 #include "system/replay.h"
 #include "system/runstate.h"
 #include "internal.h"
+#include "migration/options.h"
 
 /* How often disks that are not quiet are looked at, and the most seldom */
 #define DRAIN_LOOK_MIN_NS   (50 * SCALE_US)
@@ -63,9 +64,26 @@ static QemuCond change_cond;            /* it ended, or the main loop was met */
 /* This thread makes the change */
 static __thread bool change_is_mine;
 
+/* This thread stops or starts the guest, and no event tells that */
+static __thread bool cut_is_silent;
+
+/* BQL: the guest has run in this QEMU */
+static bool has_run;
+
+static void note_run(void *opaque, bool running, RunState state)
+{
+    has_run |= running;
+}
+
 static void __attribute__((constructor)) guest_init(void)
 {
     qemu_cond_init(&change_cond);
+    qemu_add_vm_change_state_handler(note_run, NULL);
+}
+
+bool colo_starts_guest(RunState state)
+{
+    return migrate_colo() && state == RUN_STATE_PRELAUNCH && !has_run;
 }
 
 /* Wait until no other thread changes the run state.  BQL, dropped meanwhile. */
@@ -210,8 +228,13 @@ static bool drain_disks(int64_t end_ns, Error **errp)
     return true;
 }
 
+static bool has_silent_cuts(ColoSession *s)
+{
+    return s->mode == COLO_SYNC_MODE_PERIODIC && !s->cut_events;
+}
+
 /* A guest that runs stops, unless its disks are not quiet in time */
-static bool stop_live(int64_t end_ns, Error **errp)
+static bool stop_live(ColoSession *s, int64_t end_ns, Error **errp)
 {
     if (runstate_is_running()) {
         pause_all_vcpus();
@@ -222,7 +245,9 @@ static bool stop_live(int64_t end_ns, Error **errp)
     }
     if (runstate_is_live(runstate_get())) {
         /* That may wait for a cont, and then the user's stop came first */
+        cut_is_silent = has_silent_cuts(s);
         vm_stop(RUN_STATE_COLO);
+        cut_is_silent = false;
     }
     return true;
 }
@@ -237,6 +262,11 @@ bool colo_guest_stands(void)
         }
     }
     return change == RUN_STATE_CHANGE_NONE && !runstate_is_live(runstate_get());
+}
+
+bool colo_cut_is_silent(void)
+{
+    return cut_is_silent;
 }
 
 /*
@@ -254,7 +284,7 @@ bool colo_stop_guest(ColoSession *s, int64_t end_ns, bool *stopped,
 {
     do {
         if (runstate_is_live(runstate_get())) {
-            if (!stop_live(end_ns, errp)) {
+            if (!stop_live(s, end_ns, errp)) {
                 return false;
             }
             *stopped |= runstate_check(RUN_STATE_COLO);
@@ -290,6 +320,13 @@ static void start(void)
 void colo_start_guest(void)
 {
     start();
+}
+
+void colo_end_cut(ColoSession *s)
+{
+    cut_is_silent = has_silent_cuts(s);
+    start();
+    cut_is_silent = false;
 }
 
 void colo_vm_start(void)

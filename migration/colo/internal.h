@@ -45,6 +45,7 @@ typedef struct ColoSession {
     uint32_t timeout_ms;
     uint32_t max_pause_ms;
     bool verify_ram;
+    bool cut_events;            /* periodic mode: STOP and RESUME for a cut */
     uint64_t generation;        /* secondary: of its disks, 0 for none */
     QIOChannelBuffer *device_state;     /* contents: the session's thread */
 
@@ -180,6 +181,13 @@ bool colo_stop_guest(ColoSession *s, int64_t end_ns, bool *stopped,
 void colo_start_guest(void);
 
 /*
+ * colo_end_cut: let the guest go on that colo_stop_guest() has stopped
+ *
+ * As colo_start_guest(), and as silently as that.
+ */
+void colo_end_cut(ColoSession *s);
+
+/*
  * colo_guest_stands: true while no CPU runs and no change of the run state is
  * in progress.  The state of the guest can be saved then, as long as the BQL is
  * not dropped.  BQL.
@@ -283,6 +291,14 @@ void colo_await_decision(ColoSession *s, const Error *err);
 
 /* Emits COLO_EXIT.  BQL. */
 void colo_report_exit(ColoSession *s, COLOExitReason reason);
+
+/*
+ * colo_effective_checkpoint_delay: longest time between two checkpoints, ms
+ *
+ * The value 0 of x-checkpoint-delay is the default of the mode.  BQL for
+ * writing it.
+ */
+uint32_t colo_effective_checkpoint_delay(void);
 
 /* Parameters of migration, see qapi/migration.json.  BQL. */
 ColoSyncMode migrate_colo_mode(void);

@@ -313,7 +313,7 @@ static void primary_resume(ColoSession *s)
         stop = s->deferred_stop;
     }
     s->deferred_stop = RUN_STATE__MAX;
-    colo_start_guest();
+    colo_end_cut(s);
     if (stop != RUN_STATE__MAX) {
         qemu_system_vmstop_request_prepare();
         qemu_system_vmstop_request(stop);
@@ -887,6 +887,8 @@ void migrate_start_colo_process(MigrationState *ms)
 {
     ColoSession *s;
     g_autoptr(Error) err = NULL;
+    bool live = runstate_is_live(ms->vm_old_state) ||
+                colo_starts_guest(ms->vm_old_state);
     bool ok;
 
     assert(bql_locked());
@@ -913,13 +915,13 @@ void migrate_start_colo_process(MigrationState *ms)
         ok = colo_disks_start(s, &err);
     }
     s->last_cut_ns = now_ns();
-    s->paused = !runstate_is_live(ms->vm_old_state);
+    s->paused = !live;
     if (s->mode == COLO_SYNC_MODE_HYBRID) {
         s->vm_state = qemu_add_vm_change_state_handler(primary_vm_state, s);
         s->wakeup.notify = primary_wakeup;
         qemu_register_wakeup_notifier(&s->wakeup);
     }
-    if (runstate_is_live(ms->vm_old_state)) {
+    if (live) {
         colo_start_guest();
     } else if (runstate_check(RUN_STATE_FINISH_MIGRATE)) {
         runstate_set(ms->vm_old_state);

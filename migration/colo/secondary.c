@@ -35,6 +35,7 @@
 #include "system/runstate.h"
 #include "migration/colo.h"
 #include "migration/global_state.h"
+#include "migration/blocker.h"
 #include "migration/misc.h"
 #include "disks.h"
 #include "internal.h"
@@ -783,6 +784,24 @@ static void secondary_finish(ColoSession *s, Error *err)
                        failover ? "failover" : "QEMU exits");
 }
 
+/*
+ * Main loop, after the session's thread: the service was never here.  Leave the
+ * guest so that nobody starts it, here or where it would be migrated to.
+ */
+static void secondary_retire(void)
+{
+    Error *reason = NULL;
+
+    if (runstate_is_live(runstate_get())) {
+        vm_stop(RUN_STATE_COLO);
+    }
+    secondary_forget_stop();
+    runstate_set(RUN_STATE_SHUTDOWN);
+    error_setg(&reason, "this was a COLO secondary and has ended: its guest "
+               "is out of date");
+    migrate_add_blocker_internal(&reason, &error_abort);
+}
+
 /* Main loop, after the session's thread: become the service */
 static void secondary_go_live(ColoSession *s, MigrationIncomingState *mis)
 {
@@ -832,18 +851,14 @@ static void secondary_end_bh(void *opaque)
     if (live) {
         colo_participants_open();
         secondary_go_live(s, mis);
-    } else {
-        if (runstate_is_live(runstate_get())) {
-            vm_stop(RUN_STATE_COLO);
-        }
-        /* The service was never here; leave it so that nobody starts it */
-        secondary_forget_stop();
-        runstate_set(RUN_STATE_SHUTDOWN);
     }
     migrate_set_state(&mis->state, MIGRATION_STATUS_COLO,
                       live ? MIGRATION_STATUS_COMPLETED :
                       in_order ? MIGRATION_STATUS_CANCELLED
                                : MIGRATION_STATUS_FAILED);
+    if (!live) {
+        secondary_retire();
+    }
     colo_report_exit(s, asked ? COLO_EXIT_REASON_REQUEST
                               : COLO_EXIT_REASON_ERROR);
     migration_incoming_disable_colo();

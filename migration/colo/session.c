@@ -59,6 +59,7 @@ ColoSession *colo_session_new(COLOMode side, QIOChannel *ioc)
     s->side = side;
     s->timeout_ms = migrate_colo_timeout();
     s->max_pause_ms = migrate_colo_max_pause();
+    s->cut_events = migrate_get_current()->parameters.x_colo_cut_events;
     s->verify_ram = migrate_get_current()->colo_verify_ram;
     s->device_state = qio_channel_buffer_new(1024 * 1024);
     qio_channel_set_name(QIO_CHANNEL(s->device_state), "colo-device-state");
@@ -99,16 +100,16 @@ bool colo_supported(void)
 }
 
 /*
- * Postcopy and snapshots need the guest to be in one place, return-path and
- * switchover-ack occupy the channel that the session uses afterwards,
- * release-ram gives away what the primary goes on with, mapped-ram is for files,
- * x-ignore-shared leaves RAM out that a load needs, and dirty-limit would slow
- * the guest down as long as the session lasts.
+ * Postcopy and snapshots need the guest to be in one place, switchover-ack
+ * occupies the channel that the session uses afterwards, release-ram gives away
+ * what the primary goes on with, mapped-ram is for files, x-ignore-shared leaves
+ * RAM out that a load needs, and dirty-limit would slow the guest down as long as
+ * the session lasts.  return-path means nothing beside x-colo: the session opens
+ * that direction itself.
  */
 static const MigrationCapability incompatible_caps[] = {
     MIGRATION_CAPABILITY_POSTCOPY_RAM,
     MIGRATION_CAPABILITY_BACKGROUND_SNAPSHOT,
-    MIGRATION_CAPABILITY_RETURN_PATH,
     MIGRATION_CAPABILITY_SWITCHOVER_ACK,
     MIGRATION_CAPABILITY_RELEASE_RAM,
     MIGRATION_CAPABILITY_MAPPED_RAM,
@@ -196,14 +197,26 @@ bool colo_secondary_follows(void)
            colo_wish(current) != COLO_WISH_FAILOVER;
 }
 
+/* Did this side end as a secondary that never went live?  For good then. */
+static bool secondary_has_ended(void)
+{
+    return current && current->side == COLO_MODE_SECONDARY &&
+           current->secondary == COLO_SECONDARY_STATE_ENDED;
+}
+
 bool colo_command_refused(const char *command, Error **errp)
 {
-    if (!colo_session_active(COLO_MODE_SECONDARY)) {
-        return false;
+    if (secondary_has_ended()) {
+        error_setg(errp, "'%s' is not possible on a COLO secondary that has "
+                   "ended: its guest is out of date", command);
+        return true;
     }
-    error_setg(errp, "'%s' is not possible on the secondary of a COLO pair: "
-               "it follows the primary", command);
-    return true;
+    if (colo_session_active(COLO_MODE_SECONDARY)) {
+        error_setg(errp, "'%s' is not possible on the secondary of a COLO "
+                   "pair: it follows the primary", command);
+        return true;
+    }
+    return false;
 }
 
 bool colo_lost_refused(const char *command, Error **errp)

@@ -103,11 +103,6 @@ void colo_checkpoint_delay_set(void)
 {
 }
 
-uint32_t colo_effective_checkpoint_delay(void)
-{
-    return 0;
-}
-
 void colo_shutdown(void)
 {
 }
@@ -152,6 +147,16 @@ bool colo_loading(void)
 }
 
 bool colo_command_refused(const char *command, Error **errp)
+{
+    return false;
+}
+
+bool colo_starts_guest(RunState state)
+{
+    return false;
+}
+
+bool colo_cut_is_silent(void)
 {
     return false;
 }

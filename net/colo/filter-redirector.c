@@ -100,6 +100,7 @@ struct FilterRedirector {
     /* BQL */
     RedirectorState state;
     bool armed;                 /* primary: a session is under way */
+    bool off_when_live;         /* secondary: switched off by a failover */
     uint64_t loaded;            /* secondary: epoch that its guest executes */
 
     /* BQL: indev */
@@ -259,11 +260,13 @@ static KeptPacket *kept_next(FilterRedirector *r)
         kept_drop_before(r, r->loaded);
     }
     p = QSIMPLEQ_FIRST(&r->kept);
-    if (!p || !NETFILTER(r)->on || !runstate_is_running()) {
+    if (!p || !runstate_is_running()) {
         return NULL;
     }
+    /* The guest that goes on has what was kept, even if that is switched off */
     return r->state == REDIRECTOR_LIVE ||
-           (r->state == REDIRECTOR_SECONDARY && p->epoch == r->loaded)
+           (r->state == REDIRECTOR_SECONDARY && NETFILTER(r)->on &&
+            p->epoch == r->loaded)
            ? p : NULL;
 }
 
@@ -613,6 +616,9 @@ static void redirector_open(ColoParticipant *p)
         kept_drop_before(r, UINT64_MAX);
     }
     r->state = REDIRECTOR_LIVE;
+    if (r->off_when_live) {
+        NETFILTER(r)->on = false;
+    }
     redirector_wake(r);
     redirector_feed(r);
 }
@@ -650,6 +656,10 @@ static void redirector_vm_state(void *opaque, bool running, RunState state)
     redirector_feed(r);
 }
 
+/*
+ * A manager switches the secondary's filters off and then lets it take over.  In
+ * between its guest would be seen, so they stay on until it has.
+ */
 static void redirector_status_changed(NetFilterState *nf, Error **errp)
 {
     FilterRedirector *r = FILTER_REDIRECTOR(nf);
@@ -658,8 +668,7 @@ static void redirector_status_changed(NetFilterState *nf, Error **errp)
         redirector_feed(r);
     } else if (r->state == REDIRECTOR_SECONDARY && colo_secondary_follows()) {
         nf->on = true;
-        error_setg(errp, "filter-redirector of a secondary cannot be switched "
-                   "off: its guest would be seen");
+        r->off_when_live = true;
     } else {
         redirector_wake(r);
     }

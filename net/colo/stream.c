@@ -15,6 +15,7 @@
 #include "qemu/bswap.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
+#include "chardev/char-socket.h"
 #include "net/net.h"
 #include "net/queue.h"
 #include "stream.h"
@@ -235,6 +236,20 @@ bool colo_stream_take_chardev(CharBackend *be, const char *object,
     return true;
 }
 
+/*
+ * Small records must not wait for the acknowledgement of earlier ones, whoever
+ * made the socket.
+ */
+static void writer_set_no_delay(ColoStreamWriter *w)
+{
+    Object *chr = object_dynamic_cast(OBJECT(w->chr->chr),
+                                      TYPE_CHARDEV_SOCKET);
+
+    if (chr && SOCKET_CHARDEV(chr)->ioc) {
+        qio_channel_set_delay(SOCKET_CHARDEV(chr)->ioc, false);
+    }
+}
+
 ColoStreamWriter *colo_stream_writer_new(CharBackend *chr,
                                          GMainContext *context, bool vnet_hdr,
                                          uint64_t max_bytes,
@@ -252,6 +267,7 @@ ColoStreamWriter *colo_stream_writer_new(CharBackend *chr,
     w->opaque = opaque;
     w->queue = g_byte_array_new();
     w->open = qemu_chr_fe_backend_open(chr);
+    writer_set_no_delay(w);
     return w;
 }
 
@@ -329,6 +345,7 @@ void colo_stream_writer_opened(ColoStreamWriter *w)
     writer_unwatch(w);
     writer_clear(w);
     w->open = true;
+    writer_set_no_delay(w);
     if (w->has_epoch) {
         writer_append_cut(w);
     }

@@ -49,7 +49,7 @@ OPTIONS = f"""
 WITHOUT = """
 af-xdp blkio brlapi canokey capstone curl curses dbus-display gettext
 glusterfs gtk guest-agent l2tpv3 libcbor libdw libiscsi libnfs libssh libudev
-libusb mpath multiprocess netmap opengl plugins rbd rdma rutabaga-gfx sdl
+libusb mpath multiprocess netmap numa opengl plugins rbd rdma rutabaga-gfx sdl
 sdl-image smartcard spice spice-protocol u2f usb-redir user vde
 virglrenderer vnc vte xen
 """.split()

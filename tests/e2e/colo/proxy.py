@@ -46,8 +46,6 @@ def _socket(vm: Vm, name: str, address: dict[str, Any], server: bool) -> None:
     data: dict[str, Any] = {'addr': address, 'server': server}
     if server:
         data['wait'] = False
-    if address['type'] == 'inet':
-        data['nodelay'] = True
     vm.monitor.execute('chardev-add', {
         'id': name, 'backend': {'type': 'socket', 'data': data}})
 

@@ -602,6 +602,16 @@ static void test_session_primary(void)
     net_gone(n);
 }
 
+static void expect_status(QTestState *qts, const char *path,
+                          const char *status)
+{
+    QDict *answer = qtest_qmp(qts, "{'execute': 'qom-get', 'arguments': {"
+                              "'path': %s, 'property': 'status'}}", path);
+
+    g_assert_cmpstr(qdict_get_str(answer, "return"), ==, status);
+    qobject_unref(answer);
+}
+
 static uint64_t stale(Net *n)
 {
     return counter(n->qts, "in", "dropped-packets-stale");
@@ -678,6 +688,54 @@ static void test_session_secondary(void)
     wait_for(stale(n) == 5);
     g_assert_true(nothing_to_read(d));
     g_assert_true(nothing_to_read(n->guest));
+    close(c);
+    close(d);
+    colo_pair_free(p);
+    net_gone(n);
+}
+
+/*
+ * A manager switches the filters of the secondary off and then tells it to go
+ * on: what its guest says in between is not seen.
+ */
+static void test_session_switched_off(void)
+{
+    ColoPair *p = colo_pair_new("hybrid");
+    Net *n = net_on(p->secondary);
+    int c, d;
+
+    add_redirector(n, "in", "tx", "indev", "c0");
+    add_redirector(n, "out", "rx", "outdev", "c1");
+    c = open_chardev(n, "c0");
+    d = open_chardev(n, "c1");
+    begin_session(p);
+    write_cut(c, 0);
+    expect_cut(d, 0);
+    set_status(n->qts, "/objects/out", "off");
+    set_status(n->qts, "/objects/in", "off");
+    write_str(n->guest, "a secret");
+    expect_str(d, "a secret");
+    write_str(n->net, "outside");
+    wait_for(counter(n->qts, "in", "dropped-packets-network") == 1);
+    write_str(c, "input");
+    expect_str(n->guest, "input");
+    write_cut(c, 1);
+    write_str(c, "kept");
+    wait_for(kept(n) == strlen("kept"));
+
+    colo_kill(&p->primary);
+    colo_wait_state(p->secondary, "lost");
+    write_str(n->guest, "a secret still");
+    expect_str(d, "a secret still");
+    g_assert_true(nothing_to_read(n->net));
+    colo_failover(p->secondary);
+    expect_str(n->guest, "kept");
+    write_str(n->guest, "to all");
+    expect_str(n->net, "to all");
+    write_str(n->net, "outside");
+    expect_str(n->guest, "outside");
+    expect_status(n->qts, "/objects/in", "off");
+    expect_status(n->qts, "/objects/out", "off");
     close(c);
     close(d);
     colo_pair_free(p);
@@ -912,6 +970,8 @@ int main(int argc, char **argv)
     }
     qtest_add_func("/colo/filter/session/primary", test_session_primary);
     qtest_add_func("/colo/filter/session/secondary", test_session_secondary);
+    qtest_add_func("/colo/filter/session/switched-off",
+                   test_session_switched_off);
     qtest_add_func("/colo/filter/session/periodic", test_session_periodic);
     qtest_add_func("/colo/filter/session/nic-queue", test_session_nic_queue);
     qtest_add_func("/colo/filter/session/nic-behind", test_session_nic_behind);

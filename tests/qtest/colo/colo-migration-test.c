@@ -91,8 +91,7 @@ static void test_parameters(const void *mode)
         "'x-colo-mode': %s}}", p->mode);
     params = qtest_qmp_assert_success_ref(p->primary,
         "{'execute': 'query-migrate-parameters'}");
-    g_assert_cmpint(qdict_get_int(params, "x-checkpoint-delay"), ==,
-                    colo_is_hybrid(p) ? 20000 : 25);
+    g_assert_cmpint(qdict_get_int(params, "x-checkpoint-delay"), ==, 0);
     g_assert_cmpint(qdict_get_int(params, "x-colo-timeout"), ==, 5000);
     g_assert_cmpint(qdict_get_int(params, "x-colo-staging-limit"), ==, 0);
     g_assert_cmpstr(qdict_get_str(params, "x-colo-mode"), ==, mode);
@@ -112,7 +111,7 @@ static void test_parameters(const void *mode)
 static void test_capabilities(const void *mode)
 {
     static const char *const others[] = {
-        "return-path", "switchover-ack", "postcopy-ram", "release-ram",
+        "switchover-ack", "postcopy-ram", "release-ram",
         "background-snapshot", "mapped-ram", "x-ignore-shared", "dirty-limit",
     };
     ColoPair *p = colo_pair_new(mode);
