@@ -92,7 +92,7 @@ typedef struct Proxy {
     int primary;                /* connections */
     int secondary;
     bool framed;                /* the secondary has spoken */
-    unsigned left_alone;            /* frames of that type to be left alone */
+    unsigned left_alone;        /* so many of that type come before it */
     bool done;                  /* the fault was injected */
 } Proxy;
 
