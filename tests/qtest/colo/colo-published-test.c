@@ -208,7 +208,8 @@ static void test_written_back(const void *mode)
     for (int i = 0; i < G_N_ELEMENTS(delays); i++) {
         qtest_qmp_assert_success(p->primary,
             "{'execute': 'migrate-set-parameters', 'arguments': {"
-            "'x-checkpoint-delay': %i, 'x-colo-mode': %s}}", delays[i], mode);
+            "'x-checkpoint-delay': %i, 'x-colo-mode': %s}}", delays[i],
+            (const char *)mode);
         check_delay(p->primary, delays[i]);
         before = parameters(p->primary);
         qtest_qmp_assert_success(p->primary,
