@@ -434,7 +434,8 @@ static void check_secondary_stands(ColoPair *p)
 }
 
 /* The reader is the primary: its guest runs, and can be let go */
-static void primary_survives(ColoPair *p, bool protected, Fault fault)
+static void primary_survives(ColoPair *p, bool protected, Fault fault,
+                             const char *migrated)
 {
     if (protected && fault != FAULT_IMPATIENCE) {
         colo_wait_state(p->primary, "lost");
@@ -445,7 +446,7 @@ static void primary_survives(ColoPair *p, bool protected, Fault fault)
         colo_failover(p->primary);
     }
     colo_wait_state(p->primary, "alone");
-    colo_wait_migrate(p->primary, protected ? "completed" : "failed");
+    colo_wait_migrate(p->primary, migrated);
     colo_wait_status(p->primary, "running");
     check_secondary_stands(p);
 }
@@ -506,9 +507,14 @@ static void test_case(const void *opaque)
     if (from_primary(c->type)) {
         secondary_survives(p, proxy, c->fault);
     } else {
-        /* Protection begins when checkpoint-ready has come as it should */
-        primary_survives(p, c->type != COLO_FRAME_CHECKPOINT_READY ||
-                            c->fault == FAULT_REPEAT, c->fault);
+        /*
+         * Protection begins when checkpoint-ready and the first pong have come
+         * as they should; between the two nobody knows whether it has.
+         */
+        bool ready = c->type != COLO_FRAME_CHECKPOINT_READY;
+
+        primary_survives(p, ready || c->fault == FAULT_REPEAT, c->fault,
+                         ready ? "completed" : "failed");
     }
     proxy_stop(proxy);
     colo_pair_free(p);

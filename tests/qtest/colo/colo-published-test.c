@@ -82,7 +82,7 @@ static void test_never_told_failed(const void *mode)
 
     colo_pair_migrate(p, NULL, NULL, NEVER_MS, COLO_TIMEOUT_MS);
     qtest_qmp_assert_success(p->primary,
-        "{'execute': 'migrate', 'arguments': {'uri': 'exec:false'}}");
+        "{'execute': 'migrate', 'arguments': {'uri': 'unix:/nowhere'}}");
     colo_wait_migrate(p->primary, "failed");
     colo_wait_status(p->primary, "prelaunch");
     colo_pair_free(p);
