@@ -208,7 +208,7 @@ static void test_written_back(const void *mode)
     for (int i = 0; i < G_N_ELEMENTS(delays); i++) {
         qtest_qmp_assert_success(p->primary,
             "{'execute': 'migrate-set-parameters', 'arguments': {"
-            "'x-checkpoint-delay': %i, 'x-colo-mode': %s}}", delays[i],
+            "'x-checkpoint-delay': %d, 'x-colo-mode': %s}}", delays[i],
             (const char *)mode);
         check_delay(p->primary, delays[i]);
         before = parameters(p->primary);
@@ -248,26 +248,47 @@ static void test_snapshot(const void *mode)
 
 /* Events of the run state */
 
-/* Take those that have arrived */
+static struct RunEvents {
+    QTestState *qts;
+    unsigned stops;
+    unsigned resumes;
+} run_events[2];
+
+static bool count_event(QTestState *qts, const char *name, QDict *event,
+                        void *opaque)
+{
+    struct RunEvents *e = opaque;
+
+    e->stops += g_str_equal(name, "STOP");
+    e->resumes += g_str_equal(name, "RESUME");
+    return true;
+}
+
+/* Those that have arrived since it was called last */
 static unsigned take_events(QTestState *qts, const char *name)
 {
-    unsigned n = 0;
-    QDict *event;
+    struct RunEvents *e = &run_events[qts == run_events[0].qts ? 0 : 1];
+    unsigned *n = g_str_equal(name, "STOP") ? &e->stops : &e->resumes;
+    unsigned taken;
 
+    g_assert_true(e->qts == qts);
     /* They arrive along with answers */
     qtest_qmp_assert_success(qts, "{'execute': 'query-name'}");
-    while ((event = qtest_qmp_event_ref(qts, name))) {
-        qobject_unref(event);
-        n++;
-    }
-    return n;
+    taken = *n;
+    *n = 0;
+    return taken;
 }
 
 /* Those of the start of QEMU are over */
 static ColoPair *quiet_pair(const char *mode)
 {
     ColoPair *p = colo_pair_new(mode);
+    QTestState *both[] = { p->primary, p->secondary };
 
+    for (int i = 0; i < G_N_ELEMENTS(both); i++) {
+        run_events[i] = (struct RunEvents) { .qts = both[i] };
+        qtest_qmp_set_event_callback(both[i], count_event, &run_events[i]);
+    }
     colo_wait_status(p->primary, "running");
     take_events(p->primary, "RESUME");
     return p;
@@ -327,7 +348,7 @@ static void test_events_periodic(void)
 
 static void test_events_wanted(void)
 {
-    ColoPair *p = colo_pair_new("periodic");
+    ColoPair *p = quiet_pair("periodic");
 
     qtest_qmp_assert_success(p->primary,
         "{'execute': 'migrate-set-parameters', 'arguments': {"
