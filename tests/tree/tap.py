@@ -74,7 +74,7 @@ class Project:
     BASE: Dict[str, str] = {
         'VERSION': '10.0.99\n',
         'net/keep.c': 'int keep;\n',
-        'net/colo/colo.c': 'int old;\n',
+        'net/colo.c': 'int old;\n',
         'migration/ram.c':
             'int a;\n\n/* Says hello. */\nstatic int\nhello(int b,\n'
             '      int c)\n{\n    if (b) {\n        return c;\n    }\n'
