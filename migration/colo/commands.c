@@ -61,7 +61,7 @@ static ColoStatistics *session_statistics(ColoSession *s)
     st->bytes_sent = s->bytes_sent;
     st->bytes_received = s->bytes_received;
     st->staging_bytes = s->thread_done ? 0 : s->staging_bytes;
-    st->staging_peak = s->staging_bytes;
+    st->staging_peak = s->staging_peak;
     st->staging_overflows = s->staging_overflows;
     st->checkpoints_verified = s->verified;
     st->ram_mismatches = s->mismatches;

@@ -152,8 +152,8 @@ static bool encode(ColoDirty *d, uint32_t block, Gaps *gaps, GByteArray *out)
 }
 
 /*
- * With all gaps of this length and shorter ones closed runs are few enough: two of
- * a block are further apart, and each block begins one.
+ * With all gaps of this length and shorter ones closed runs are few enough: two
+ * of a block are further apart, and each block begins one.
  */
 static uint64_t longest_gap(uint64_t npages)
 {

@@ -38,11 +38,11 @@ uint64_t colo_dirty_next(ColoDirty *d, uint64_t from);
 void colo_dirty_clear(ColoDirty *d);
 
 /*
- * colo_dirty_runs: append the runs of the sets of all blocks to @out, encoded for
- * 'checkpoint-reply'; the block of a run is its index in @sets
+ * colo_dirty_runs: append the runs of the sets of all blocks to @out, encoded
+ * for 'checkpoint-reply'; the block of a run is its index in @sets
  *
- * At most COLO_RUNS_MAX.  Where there are more, runs of a block with the shortest
- * gaps between them count as one, and no more of them than it takes.
+ * At most COLO_RUNS_MAX.  Where there are more, runs of a block with the
+ * shortest gaps between them count as one, and no more of them than it takes.
  */
 void colo_dirty_runs(ColoDirty *sets, uint32_t nblocks, GByteArray *out);
 

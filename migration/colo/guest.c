@@ -14,12 +14,12 @@
  * begins another one waits until it is over.  The wait is short: what it waits
  * for does not depend on the peer.
  *
- * A cut needs the disks to be quiet, and a local disk may hang.  The monitor has
- * to answer all the same, so nobody polls for requests in flight with the BQL
- * held: the session's thread begins a drained section and sleeps, and a timer in
- * the main loop ends that section when the disks are quiet, or at the deadline.
- * It has to be the main loop, for that may itself be waiting in the block layer,
- * with the BQL held, for a request that the section holds back.
+ * A cut needs the disks to be quiet, and a local disk may hang.  The monitor
+ * has to answer all the same, so nobody polls for requests in flight with the
+ * BQL held: the session's thread begins a drained section and sleeps, and a
+ * timer in the main loop ends that section when the disks are quiet, or at the
+ * deadline.  It has to be the main loop, for that may itself be waiting in the
+ * block layer, with the BQL held, for a request that the section holds back.
  *
  * The disks are waited for twice: with only the CPUs paused, as some devices
  * drain their disks with the BQL held when they are told that the VM stops; and

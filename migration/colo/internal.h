@@ -21,6 +21,9 @@
 #include "keepalive.h"
 #include "progress.h"
 
+/* Pages that may be staged twice: written while the BQL was not held */
+#define COLO_STAGING_SLACK_PAGES 65536
+
 /* What somebody outside of the session's thread wants of it */
 typedef enum ColoWish {
     COLO_WISH_NONE,
@@ -83,6 +86,7 @@ typedef struct ColoSession {
     uint64_t bytes_sent;
     uint64_t bytes_received;
     uint64_t staging_bytes;
+    uint64_t staging_peak;
     uint64_t staging_overflows;
     uint64_t verified;
     uint64_t mismatches;

@@ -37,8 +37,7 @@ static uint32_t batch_size(ColoSession *s, uint64_t first)
 static bool encode_entry(ColoSession *s, uint64_t i, uint8_t *out)
 {
     ColoStagedPage *p = colo_staging_page(s->staging, i);
-    bool is_zero = buffer_is_zero(colo_staging_data(s->staging, i),
-                                  colo_staging_page_size(s->staging));
+    bool is_zero = p->slot == COLO_STAGED_ZERO;
 
     colo_page_entry_encode(&(ColoPageEntry) {
         .block = p->block,
@@ -187,18 +186,18 @@ bool colo_pages_send_differing(ColoSession *s, uint64_t cut,
     return true;
 }
 
-/* Secondary: room for @n more pages */
-static bool make_room(ColoSession *s, uint32_t n, Error **errp)
+/* Secondary: room for @n more pages, of which @nslots have data */
+static bool make_room(ColoSession *s, uint32_t n, uint32_t nslots,
+                      Error **errp)
 {
-    if (!colo_staging_reserve(s->staging, colo_staging_count(s->staging) + n,
-                              errp)) {
-        s->cause = COLO_CAUSE_LOCAL;
-        return false;
-    }
-    if (colo_staging_room(s->staging) < n) {
+    if (colo_staging_room_max(s->staging) < n) {
         s->cause = COLO_CAUSE_LOCAL;
         error_setg(errp, "a checkpoint of more than %" PRIu64 " pages is more "
-                   "than the guest has", colo_staging_limit(s->staging));
+                   "than the guest has", colo_staging_count(s->staging));
+        return false;
+    }
+    if (!colo_staging_reserve(s->staging, n, nslots, errp)) {
+        s->cause = COLO_CAUSE_LOCAL;
         return false;
     }
     return true;
@@ -265,10 +264,11 @@ bool colo_pages_receive(ColoSession *s, const ColoFrame *f,
 {
     size_t size = colo_staging_page_size(s->staging);
     uint8_t buf[COLO_PAGES_PER_FRAME * COLO_PAGE_ENTRY_LEN];
+    ColoPageEntry entries[COLO_PAGES_PER_FRAME];
     struct iovec iov[COLO_PAGES_PER_FRAME];
     size_t niov = 0;
+    uint32_t n, nslots = 0;
     uint64_t data_len;
-    uint32_t n;
 
     if (f->length < COLO_PAGES_HDR_LEN) {
         error_setg(errp, "'pages' of %" PRIu64 " bytes is cut short",
@@ -280,34 +280,38 @@ bool colo_pages_receive(ColoSession *s, const ColoFrame *f,
     }
     n = colo_pages_count(buf, f->length, errp);
     if (!n ||
-        !colo_wire_recv_buf(s->wire, buf, n * COLO_PAGE_ENTRY_LEN, errp) ||
-        !make_room(s, n, errp)) {
+        !colo_wire_recv_buf(s->wire, buf, n * COLO_PAGE_ENTRY_LEN, errp)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        if (!decode_entry(s, "pages", buf + i * COLO_PAGE_ENTRY_LEN,
+                          &entries[i], errp) ||
+            !is_expected(s, &entries[i], errp)) {
+            return false;
+        }
+        nslots += !(entries[i].flags & COLO_PAGE_ZERO);
+    }
+    data_len = f->length - COLO_PAGES_HDR_LEN - n * COLO_PAGE_ENTRY_LEN;
+    if (data_len != nslots * (uint64_t)size) {
+        error_setg(errp, "'pages' carries %" PRIu64 " bytes of data for "
+                   "%" PRIu32 " pages", data_len, nslots);
+        return false;
+    }
+    if (!make_room(s, n, nslots, errp)) {
         return false;
     }
 
-    data_len = f->length - COLO_PAGES_HDR_LEN - n * COLO_PAGE_ENTRY_LEN;
     for (uint32_t i = 0; i < n; i++) {
-        ColoPageEntry e;
-        uint64_t slot;
+        uint64_t index = colo_staging_append(s->staging, entries[i].block,
+                                             entries[i].page);
 
-        if (!decode_entry(s, "pages", buf + i * COLO_PAGE_ENTRY_LEN, &e,
-                          errp) ||
-            !is_expected(s, &e, errp)) {
-            return false;
-        }
-        slot = colo_staging_append(s->staging, e.block, e.page,
-                                   e.flags & COLO_PAGE_ZERO);
-        if (e.flags & COLO_PAGE_ZERO) {
+        if (entries[i].flags & COLO_PAGE_ZERO) {
             count->zero++;
             continue;
         }
-        iov[niov++] = (struct iovec) { colo_staging_data(s->staging, slot),
-                                       size };
-    }
-    if (data_len != niov * size) {
-        error_setg(errp, "'pages' carries %" PRIu64 " bytes of data for %zu "
-                   "pages", data_len, niov);
-        return false;
+        iov[niov++] = (struct iovec) {
+            colo_staging_add_data(s->staging, index), size
+        };
     }
     count->sent += niov;
     return niov == 0 || colo_wire_recv_iov(s->wire, iov, niov, errp);
@@ -334,7 +338,7 @@ bool colo_pages_compare(ColoSession *s, const ColoFrame *f,
     }
     s->hashes_came = true;
     n = colo_hashes_count(buf, f->length, errp);
-    if (!n || !make_room(s, n, errp)) {
+    if (!n || !make_room(s, n, 0, errp)) {
         return false;
     }
 
@@ -345,7 +349,7 @@ bool colo_pages_compare(ColoSession *s, const ColoFrame *f,
             return false;
         }
         if (e.flags & COLO_PAGE_ZERO) {
-            colo_staging_append(s->staging, e.block, e.page, true);
+            colo_staging_append(s->staging, e.block, e.page);
             count->zero++;
             continue;
         }

@@ -14,14 +14,14 @@
  *   wait until the secondary has loaded         state loading
  *
  * The VM stands still only while memory is copied.  If more is dirty than the
- * staging area may hold, the rest is streamed while the VM stands still.  Neither
- * is done with the BQL held, as the monitor has to answer.  So the cut is the end
- * of that: device state is saved and the last pages are copied in one go under the
- * BQL, after whatever wrote to RAM meanwhile (a reset from the monitor, say) was
- * collected too.
+ * staging area may hold, the rest is streamed while the VM stands still.
+ * Neither is done with the BQL held, as the monitor has to answer.  So the cut
+ * is the end of that: device state is saved and the last pages are copied in
+ * one go under the BQL, after whatever wrote to RAM meanwhile (a reset from the
+ * monitor, say) was collected too.
  *
- * A guest does not stand for longer than max_pause_ms: its clients would give up.
- * It goes on without the checkpoint then, and the session ends in order.
+ * A guest does not stand for longer than max_pause_ms: its clients would give
+ * up.  It goes on without the checkpoint then, and the session ends in order.
  *
  * A failure before the commit costs nothing: P is lost with the session, and
  * output stays held until it is known who goes on.
@@ -459,8 +459,9 @@ static bool primary_stream_excess(ColoSession *s, Cut *c, Error **errp)
 /* Memory for the pages that are known to be dirty.  No lock. */
 static bool primary_reserve(ColoSession *s, Error **errp)
 {
-    if (!colo_staging_reserve(s->staging, colo_staging_count(s->staging) +
-                              colo_ram_dirty_pages(s->ram), errp)) {
+    uint64_t dirty = colo_ram_dirty_pages(s->ram);
+
+    if (!colo_staging_reserve(s->staging, dirty, dirty, errp)) {
         s->cause = COLO_CAUSE_LOCAL;
         return false;
     }
@@ -500,8 +501,8 @@ static bool primary_copy_round(ColoSession *s, Cut *c, Error **errp)
 }
 
 /*
- * Stop the guest and copy pages until what is left is little enough to be copied
- * with the BQL held.  BQL held, dropped meanwhile.
+ * Stop the guest and copy pages until what is left is little enough to be
+ * copied with the BQL held.  BQL held, dropped meanwhile.
  */
 static bool primary_copy_most(ColoSession *s, Cut *c, Error **errp)
 {
@@ -513,8 +514,7 @@ static bool primary_copy_most(ColoSession *s, Cut *c, Error **errp)
         }
         room = colo_staging_room(s->staging);
         dirty = colo_ram_dirty_pages(s->ram);
-        if (dirty > room && colo_staging_count(s->staging) + room <
-                            colo_staging_limit(s->staging)) {
+        if (dirty > room && room < colo_staging_room_max(s->staging)) {
             if (!primary_reserve_more(s, errp)) {
                 return false;
             }
@@ -529,7 +529,9 @@ static bool primary_copy_most(ColoSession *s, Cut *c, Error **errp)
                 return false;
             }
         }
-        if (dirty > room && !primary_stream_excess(s, c, errp)) {
+        if (colo_ram_dirty_pages(s->ram) &&
+            !colo_staging_room_max(s->staging) &&
+            !primary_stream_excess(s, c, errp)) {
             return false;
         }
     }
@@ -595,13 +597,14 @@ static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
     s->last_cut_ns = c->begin_ns;
     s->staging_overflows += c->overflowed;
     s->staging_bytes = colo_staging_bytes(s->staging);
+    s->staging_peak = MAX(s->staging_peak, s->staging_bytes);
     bql_unlock();
     return ok;
 }
 
 /*
- * The secondary compares hashes with its RAM, not with what was streamed or copied
- * before, and that may have changed once more.
+ * The secondary compares hashes with its RAM, not with what was streamed or
+ * copied before, and that may have changed once more.
  */
 static bool primary_send_pages(ColoSession *s, Cut *c, Error **errp)
 {
@@ -678,6 +681,7 @@ static bool primary_checkpoint(ColoSession *s, ColoCheckpointReason reason,
     }
     colo_disks_allow(c.number);
     set_state(s, COLO_PRIMARY_STATE_RUNNING, "loaded");
+    colo_staging_shrink(s->staging);
     s->not_before_ns = now_ns() + REST_FACTOR * (now_ns() - c.asked_ns);
     return true;
 }
@@ -902,6 +906,9 @@ void migrate_start_colo_process(MigrationState *ms)
                          qemu_file_get_ioc(ms->to_dst_file));
     s->ram = colo_ram_new();
     s->staging = colo_staging_new(qemu_target_page_size(),
+                                  colo_ram_total(s->ram) /
+                                  qemu_target_page_size() +
+                                  COLO_STAGING_SLACK_PAGES,
                                   staging_limit_pages(s));
     s->device_file = qemu_file_new_output(QIO_CHANNEL(s->device_state));
     colo_set_primary(s, COLO_PRIMARY_STATE_STARTING, "first migration done");

@@ -9,11 +9,11 @@
  * differs, or may differ, from what the peer has.  Only the bits matter here,
  * the counters that migration/ram.c keeps beside them do not.
  *
- * Nobody walks over the bitmaps of all memory: base code notes the parts of RAM in
- * which a page became dirty (ram_dirty_parts), those alone are collected, cleared
- * in the log of the accelerator, and searched later (dirty.h).  So the cost
- * follows what the guest wrote and not its size, but for what KVM itself does to
- * read its log.
+ * Nobody walks over the bitmaps of all memory: base code notes the parts of RAM
+ * in which a page became dirty (ram_dirty_parts), those alone are collected,
+ * cleared in the log of the accelerator, and searched later (dirty.h).  So the
+ * cost follows what the guest wrote and not its size, but for what KVM itself
+ * does to read its log.
  *
  * While the VM runs, colo_ram_sync() may be called early to learn how much
  * there will be to copy.  A vCPU may go on writing to a page whose dirty bit
@@ -52,7 +52,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-/* Parts of RAM are collected as so many ranges at most, with clean ones between */
+/* Parts of RAM are collected as so many ranges at most, with clean ones */
 #define RANGES_MAX              1024
 
 /* Copying less than this is not worth waking another thread: 1 MiB */
@@ -138,7 +138,7 @@ static uint64_t block_pages(RAMBlock *rb)
     return rb->used_length >> qemu_target_page_bits();
 }
 
-/* From now on parts that become dirty are noted; which are so far is not known */
+/* From now on parts that become dirty are noted; which are so far is unknown */
 static void watch_parts(ColoRam *ram)
 {
     DirtyParts *parts;
@@ -329,24 +329,24 @@ static void take_parts(ColoRam *ram)
 }
 
 /*
- * Move bits of @npages pages of the block, from @first on, from the dirty memory to
- * the dirty set.  Adds the new ones to @added.  Returns whether there was any bit.
- * RCU critical section.
+ * Move bits of @npages pages of the block, from @first on, from the dirty
+ * memory to the dirty set.  Adds the new ones to @added.  Returns whether there
+ * was any bit.  RCU critical section.
  */
 static bool collect(ColoBlock *b, uint64_t first, uint64_t npages,
                     uint64_t *added)
 {
     uint64_t page = (b->rb->offset >> qemu_target_page_bits()) + first;
-    unsigned long **blocks =
-        qatomic_rcu_read(&ram_list.dirty_memory[DIRTY_MEMORY_MIGRATION])->blocks;
+    DirtyMemoryBlocks *memory =
+        qatomic_rcu_read(&ram_list.dirty_memory[DIRTY_MEMORY_MIGRATION]);
     bool seen = false;
 
     /* RAM blocks begin with a word of the bitmap */
     assert(page % BITS_PER_LONG == 0 && first % BITS_PER_LONG == 0);
     for (uint64_t i = 0; i < npages; i += BITS_PER_LONG) {
-        unsigned long *src = &blocks[(page + i) / DIRTY_MEMORY_BLOCK_SIZE]
-                                    [BIT_WORD((page + i) %
-                                              DIRTY_MEMORY_BLOCK_SIZE)];
+        uint64_t word = BIT_WORD((page + i) % DIRTY_MEMORY_BLOCK_SIZE);
+        unsigned long *src =
+            &memory->blocks[(page + i) / DIRTY_MEMORY_BLOCK_SIZE][word];
         unsigned long *dest = &b->dirty.bits[BIT_WORD(first + i)];
         unsigned long bits;
 
@@ -485,7 +485,10 @@ static int copy_worker(void *opaque)
                 break;
             }
         }
-        memcpy(colo_staging_data(job->st, i), host + p->page * size, size);
+        host += p->page * size;
+        if (!buffer_is_zero(host, size)) {
+            memcpy(colo_staging_add_data(job->st, i), host, size);
+        }
     }
     return 0;
 }
@@ -532,7 +535,7 @@ bool colo_ram_stage(ColoRam *ram, ColoStaging *st, uint64_t max,
         uint64_t page = colo_dirty_next(d, 0);
 
         while (page < d->npages && colo_staging_count(st) < end) {
-            colo_staging_append(st, i, page, false);
+            colo_staging_append(st, i, page);
             clear_bit(page, d->bits);
             page = colo_dirty_next(d, page + 1);
         }
@@ -573,11 +576,12 @@ void colo_ram_apply(ColoRam *ram, ColoStaging *st)
     for (uint64_t i = 0; i < colo_staging_count(st); i++) {
         ColoStagedPage *p = colo_staging_page(st, i);
         uint8_t *host = ram->blocks[p->block].rb->host + p->page * size;
+        const void *data = colo_staging_data(st, i);
 
-        if (p->zero) {
-            ram_handle_zero(host, size);
+        if (data) {
+            memcpy(host, data, size);
         } else {
-            memcpy(host, colo_staging_data(st, i), size);
+            ram_handle_zero(host, size);
         }
         if (tcg_enabled()) {
             /* Instead of a flush of all code, see cpu_common_post_load() */

@@ -49,9 +49,6 @@
 #include "migration/savevm.h"
 #include "trace.h"
 
-/* Beside guest RAM, what streaming may send twice; in staged pages */
-#define STAGING_SLACK_PAGES 65536
-
 /*
  * What a load replaces, the views of guest memory above all, the RCU thread
  * frees.  Where checkpoints follow each other closely, or the machine is busy,
@@ -375,6 +372,7 @@ static bool secondary_collect(ColoSession *s, GByteArray *runs, Error **errp)
     return true;
 }
 
+/* Tell the primary */
 static bool secondary_reply(ColoSession *s, uint64_t cut, Error **errp)
 {
     g_autoptr(GByteArray) runs = g_byte_array_new();
@@ -551,8 +549,9 @@ static void load_freed(LoadMark *mark)
  * Let the RCU thread keep up with the loads.  BQL (dropped meanwhile).
  *
  * While the guest stands: it waits for CPUs that run, and those may run on
- * without end.  If it waits for something else for a timeout the session goes on:
- * then a timeout leaves what one load does, which takes a while to fill memory.
+ * without end.  If it waits for something else for a timeout the session goes
+ * on: then a timeout leaves what one load does, which takes a while to fill
+ * memory.
  */
 static void secondary_reclaim(ColoSession *s)
 {
@@ -604,6 +603,7 @@ static bool secondary_load_and_count(ColoSession *s, Arrival *a, Error **errp)
     s->bytes_sent = colo_wire_bytes_sent(s->wire);
     s->bytes_received = colo_wire_bytes_received(s->wire);
     s->staging_bytes = colo_staging_bytes(s->staging);
+    s->staging_peak = MAX(s->staging_peak, s->staging_bytes);
     trace_colo_loaded(a->cut, a->tail.npages, a->pages.zero, a->pages.equal,
                       a->tail.device_len, load_ns / SCALE_US);
     secondary_reclaim(s);
@@ -650,8 +650,12 @@ static bool secondary_commit_and_load(ColoSession *s, Arrival *a,
         error_propagate(errp, g_steal_pointer(&send_err));
         return false;
     }
-    return colo_wire_send_buf(s->wire, COLO_FRAME_VMSTATE_LOADED, a->cut,
-                              NULL, 0, errp);
+    if (!colo_wire_send_buf(s->wire, COLO_FRAME_VMSTATE_LOADED, a->cut, NULL, 0,
+                            errp)) {
+        return false;
+    }
+    colo_staging_shrink(s->staging);
+    return true;
 }
 
 static bool secondary_checkpoint(ColoSession *s, Error **errp)
@@ -888,6 +892,7 @@ void colo_incoming_start(void)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
     ColoSession *s;
+    uint64_t max_pages;
     QemuThread thread;
 
     assert(bql_locked());
@@ -899,10 +904,10 @@ void colo_incoming_start(void)
     s = colo_session_new(COLO_MODE_SECONDARY,
                          qemu_file_get_ioc(mis->from_src_file));
     s->ram = colo_ram_new();
-    s->staging = colo_staging_new(qemu_target_page_size(),
-                                  (colo_ram_total(s->ram) /
-                                   qemu_target_page_size()) +
-                                  STAGING_SLACK_PAGES);
+    max_pages = colo_ram_total(s->ram) / qemu_target_page_size() +
+                COLO_STAGING_SLACK_PAGES;
+    s->staging = colo_staging_new(qemu_target_page_size(), max_pages,
+                                  max_pages);
     s->sections = g_byte_array_new();
     /* Without global state in the stream it is not known: assume it runs */
     s->run_state = !global_state_received() ||

@@ -2,45 +2,73 @@
 /*
  * COLO staging area: copies of pages between a cut and their use.
  *
- * Memory comes in chunks that are mapped and populated before they are
- * needed, so that neither the cut nor the receipt of a checkpoint meets a
- * page fault, and running out of memory is an error, not a signal.  Chunks
- * are kept from one checkpoint to the next: a guest dirties about as much in
- * this epoch as in the last one.
+ * Memory comes in chunks that are mapped and populated before they are needed,
+ * so that neither the cut nor the receipt of a checkpoint meets a page fault,
+ * and running out of memory is an error, not a signal.  Chunks are kept from
+ * one checkpoint to the next: a guest dirties about as much in this epoch as in
+ * the last one.  Those that were not needed for a while are given back.  A page
+ * that is zero is in the list only.
  */
 
 #include "qemu/osdep.h"
+#include "qemu/atomic.h"
 #include "qemu/madvise.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "fault.h"
+#include "headroom.h"
 #include "progress.h"
 #include "staging.h"
 
 #define CHUNK_SIZE  (2 * MiB)
 
+/* So many chunks are populated between two looks at the limits of cgroups */
+#define LOOK_CHUNKS 16
+
+/* What the rest of QEMU may need meanwhile, and lists */
+#define SPARE_BYTES (16 * MiB)
+
+/* In each checkpoint that needs less, this part of the rest is given back */
+#define SHRINK_PART 8
+
 struct ColoStaging {
     /* Set once */
     size_t page_size;
     uint64_t chunk_pages;
-    uint64_t limit;
+    uint64_t max_pages;
+    uint64_t max_slots;
 
     GPtrArray *chunks;          /* of CHUNK_SIZE bytes each */
     ColoStagedPage *pages;      /* room for capacity */
     uint64_t capacity;          /* pages */
+    uint64_t slots_used;        /* atomic while several threads add data */
     uint64_t count;
+
+    uint64_t slots_peak;        /* since the last shrink */
+    uint64_t slots_kept;        /* worth to be kept */
 };
 
-ColoStaging *colo_staging_new(size_t page_size, uint64_t limit)
+ColoStaging *colo_staging_new(size_t page_size, uint64_t max_pages,
+                              uint64_t max_slots)
 {
     ColoStaging *st = g_new0(ColoStaging, 1);
 
-    assert(page_size && page_size <= CHUNK_SIZE && limit);
+    assert(page_size && page_size <= CHUNK_SIZE && max_pages && max_slots);
     st->page_size = page_size;
     st->chunk_pages = CHUNK_SIZE / page_size;
-    st->limit = limit;
+    st->max_pages = max_pages;
+    st->max_slots = MIN(max_slots, COLO_STAGED_ZERO);
     st->chunks = g_ptr_array_new();
     return st;
+}
+
+static void free_chunks(ColoStaging *st, guint from)
+{
+    for (guint i = from; i < st->chunks->len; i++) {
+        munmap(g_ptr_array_index(st->chunks, i), CHUNK_SIZE);
+        colo_progress();
+    }
+    g_ptr_array_set_size(st->chunks, MIN(from, st->chunks->len));
 }
 
 void colo_staging_free(ColoStaging *st)
@@ -48,9 +76,7 @@ void colo_staging_free(ColoStaging *st)
     if (!st) {
         return;
     }
-    for (guint i = 0; i < st->chunks->len; i++) {
-        munmap(g_ptr_array_index(st->chunks, i), CHUNK_SIZE);
-    }
+    free_chunks(st, 0);
     g_ptr_array_free(st->chunks, true);
     g_free(st->pages);
     g_free(st);
@@ -70,52 +96,106 @@ static bool populate(void *chunk)
     return true;
 }
 
-bool colo_staging_reserve(ColoStaging *st, uint64_t npages, Error **errp)
+static uint64_t slots_there(ColoStaging *st)
 {
-    uint64_t want = MIN(npages, st->limit);
+    return MIN(st->chunks->len * st->chunk_pages, st->max_slots);
+}
 
-    while (st->capacity < want) {
-        uint64_t capacity = MIN(st->capacity + st->chunk_pages, st->limit);
-        ColoStagedPage *pages;
-        void *chunk;
+static bool reserve_list(ColoStaging *st, uint64_t npages, Error **errp)
+{
+    uint64_t want = MIN(npages, st->max_pages), capacity;
+    ColoStagedPage *pages;
 
-        if (!colo_fault_alloc(errp)) {
-            return false;
-        }
-        pages = g_try_renew(ColoStagedPage, st->pages, capacity);
-        if (!pages) {
-            error_setg(errp, "no memory to list %" PRIu64 " pages", capacity);
-            return false;
-        }
-        st->pages = pages;
+    if (want <= st->capacity) {
+        return true;
+    }
+    /* It grows by half at least, or it would be copied again and again */
+    capacity = MIN(MAX(want, st->capacity + st->capacity / 2), st->max_pages);
+    pages = g_try_renew(ColoStagedPage, st->pages, capacity);
+    if (!pages) {
+        error_setg(errp, "no memory to list %" PRIu64 " pages", capacity);
+        return false;
+    }
+    st->pages = pages;
+    st->capacity = capacity;
+    return true;
+}
 
-        chunk = mmap(NULL, CHUNK_SIZE, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (chunk == MAP_FAILED || !populate(chunk)) {
-            error_setg_errno(errp, errno, "no memory to stage more than "
-                             "%" PRIu64 " pages", st->capacity);
-            if (chunk != MAP_FAILED) {
-                munmap(chunk, CHUNK_SIZE);
-            }
-            return false;
-        }
-        g_ptr_array_add(st->chunks, chunk);
-        colo_progress();
-        st->capacity = capacity;
+/* Over the limit of a cgroup the kernel kills: look before that */
+static bool limits_allow(ColoStaging *st, uint64_t chunks, Error **errp)
+{
+    uint64_t bytes = MIN(chunks, LOOK_CHUNKS) * CHUNK_SIZE;
+    uint64_t headroom = colo_headroom();
+
+    if (headroom < bytes + SPARE_BYTES) {
+        error_setg(errp, "the memory cgroup leaves %" PRIu64 " MiB, too little "
+                   "to stage more than %" PRIu64 " pages", headroom / MiB,
+                   slots_there(st));
+        return false;
     }
     return true;
 }
 
-uint64_t colo_staging_append(ColoStaging *st, uint32_t block, uint64_t page,
-                             bool zero)
+static bool add_chunk(ColoStaging *st, Error **errp)
+{
+    void *chunk;
+
+    if (!colo_fault_alloc(errp)) {
+        return false;
+    }
+    chunk = mmap(NULL, CHUNK_SIZE, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (chunk == MAP_FAILED || !populate(chunk)) {
+        error_setg_errno(errp, errno, "no memory to stage more than "
+                         "%" PRIu64 " pages", slots_there(st));
+        if (chunk != MAP_FAILED) {
+            munmap(chunk, CHUNK_SIZE);
+        }
+        return false;
+    }
+    g_ptr_array_add(st->chunks, chunk);
+    colo_progress();
+    return true;
+}
+
+bool colo_staging_reserve(ColoStaging *st, uint64_t npages, uint64_t nslots,
+                          Error **errp)
+{
+    uint64_t want = DIV_ROUND_UP(MIN(st->slots_used + nslots, st->max_slots),
+                                 st->chunk_pages);
+    uint64_t begin = st->chunks->len;
+
+    if (!reserve_list(st, st->count + npages, errp)) {
+        return false;
+    }
+    for (uint64_t i = begin; i < want; i++) {
+        if (((i - begin) % LOOK_CHUNKS == 0 &&
+             !limits_allow(st, want - i, errp)) ||
+            !add_chunk(st, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+uint64_t colo_staging_append(ColoStaging *st, uint32_t block, uint64_t page)
 {
     assert(st->count < st->capacity);
     st->pages[st->count] = (ColoStagedPage) {
         .page = page,
         .block = block,
-        .zero = zero,
+        .slot = COLO_STAGED_ZERO,
     };
     return st->count++;
+}
+
+void *colo_staging_add_data(ColoStaging *st, uint64_t index)
+{
+    uint64_t slot = qatomic_fetch_inc(&st->slots_used);
+
+    assert(slot < slots_there(st));
+    colo_staging_page(st, index)->slot = slot;
+    return colo_staging_data(st, index);
 }
 
 ColoStagedPage *colo_staging_page(ColoStaging *st, uint64_t index)
@@ -126,9 +206,14 @@ ColoStagedPage *colo_staging_page(ColoStaging *st, uint64_t index)
 
 void *colo_staging_data(ColoStaging *st, uint64_t index)
 {
-    uint8_t *chunk = g_ptr_array_index(st->chunks, index / st->chunk_pages);
+    uint32_t slot = colo_staging_page(st, index)->slot;
+    uint8_t *chunk;
 
-    return chunk + index % st->chunk_pages * st->page_size;
+    if (slot == COLO_STAGED_ZERO) {
+        return NULL;
+    }
+    chunk = g_ptr_array_index(st->chunks, slot / st->chunk_pages);
+    return chunk + slot % st->chunk_pages * st->page_size;
 }
 
 uint64_t colo_staging_count(ColoStaging *st)
@@ -138,12 +223,12 @@ uint64_t colo_staging_count(ColoStaging *st)
 
 uint64_t colo_staging_room(ColoStaging *st)
 {
-    return st->capacity - st->count;
+    return MIN(st->capacity - st->count, slots_there(st) - st->slots_used);
 }
 
-uint64_t colo_staging_limit(ColoStaging *st)
+uint64_t colo_staging_room_max(ColoStaging *st)
 {
-    return st->limit;
+    return MIN(st->max_pages - st->count, st->max_slots - st->slots_used);
 }
 
 size_t colo_staging_page_size(ColoStaging *st)
@@ -153,7 +238,27 @@ size_t colo_staging_page_size(ColoStaging *st)
 
 void colo_staging_reset(ColoStaging *st)
 {
+    st->slots_peak = MAX(st->slots_peak, st->slots_used);
+    st->slots_used = 0;
     st->count = 0;
+}
+
+void colo_staging_shrink(ColoStaging *st)
+{
+    assert(!st->count);
+    if (st->slots_peak >= st->slots_kept) {
+        st->slots_kept = st->slots_peak;
+    } else {
+        st->slots_kept -= DIV_ROUND_UP(st->slots_kept - st->slots_peak,
+                                       SHRINK_PART);
+    }
+    st->slots_peak = 0;
+    free_chunks(st, DIV_ROUND_UP(st->slots_kept, st->chunk_pages));
+    if (st->capacity > 2 * st->slots_kept + st->chunk_pages) {
+        /* It is filled again as it is needed */
+        g_clear_pointer(&st->pages, g_free);
+        st->capacity = 0;
+    }
 }
 
 uint64_t colo_staging_bytes(ColoStaging *st)

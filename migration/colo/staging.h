@@ -16,47 +16,73 @@ typedef struct ColoStaging ColoStaging;
 typedef struct ColoStagedPage {
     uint64_t page;              /* index within the block */
     uint32_t block;             /* index of the block */
-    bool zero;                  /* the data is not there, it is all zeroes */
+    uint32_t slot;              /* where its data are, or COLO_STAGED_ZERO */
 } ColoStagedPage;
+
+/* The data are not there, they are all zeroes */
+#define COLO_STAGED_ZERO UINT32_MAX
 
 /*
  * colo_staging_new: an empty area
  *
  * @page_size: bytes
- * @limit: how many pages it may hold at most
+ * @max_pages: how many pages it may list at most
+ * @max_slots: how many of them may have data
  */
-ColoStaging *colo_staging_new(size_t page_size, uint64_t limit);
+ColoStaging *colo_staging_new(size_t page_size, uint64_t max_pages,
+                              uint64_t max_slots);
 void colo_staging_free(ColoStaging *st);
 
 /*
- * colo_staging_reserve: have memory for @npages in all, touched already
+ * colo_staging_reserve: have memory for @npages more pages, of which @nslots
+ * have data; it is touched already
  *
- * More than the limit is not an error: the limit is what is reserved then.
- * Returns false with @errp set when memory runs out.
+ * More than the limits is not an error: then they are what is reserved.
+ * Returns false with @errp set when memory runs out, or would by a limit of a
+ * cgroup.
  */
-bool colo_staging_reserve(ColoStaging *st, uint64_t npages, Error **errp);
+bool colo_staging_reserve(ColoStaging *st, uint64_t npages, uint64_t nslots,
+                          Error **errp);
 
 /*
- * colo_staging_append: take one more page in
+ * colo_staging_append: take one more page in, zero so far
  *
  * Returns its index.  There must be room: colo_staging_room() > 0.
  */
-uint64_t colo_staging_append(ColoStaging *st, uint32_t block, uint64_t page,
-                             bool zero);
+uint64_t colo_staging_append(ColoStaging *st, uint32_t block, uint64_t page);
+
+/*
+ * colo_staging_add_data: where to put the data of page @index
+ *
+ * There must be room for it.  Any thread, for different pages.
+ */
+void *colo_staging_add_data(ColoStaging *st, uint64_t index);
 
 ColoStagedPage *colo_staging_page(ColoStaging *st, uint64_t index);
+/* NULL: zero */
 void *colo_staging_data(ColoStaging *st, uint64_t index);
 
 uint64_t colo_staging_count(ColoStaging *st);
-/* Pages that fit in without another reserve */
+/* Pages that fit in without another reserve, whatever is in them */
 uint64_t colo_staging_room(ColoStaging *st);
-uint64_t colo_staging_limit(ColoStaging *st);
+/* The same after as much has been reserved as the limits allow */
+uint64_t colo_staging_room_max(ColoStaging *st);
 size_t colo_staging_page_size(ColoStaging *st);
 
 /* Forget the pages, keep the memory */
 void colo_staging_reset(ColoStaging *st);
 
-/* Bytes of memory held, lists included.  It never shrinks. */
+/*
+ * colo_staging_shrink: give memory back that was not used for a while
+ *
+ * Once a checkpoint, with nothing staged, where time does not matter.  What is
+ * kept is the most that was used of late; that counts less with each call, so
+ * that a checkpoint now and then that is large does not get its memory anew
+ * each time.
+ */
+void colo_staging_shrink(ColoStaging *st);
+
+/* Bytes of memory held, lists included */
 uint64_t colo_staging_bytes(ColoStaging *st);
 
 #endif

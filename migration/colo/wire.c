@@ -21,8 +21,9 @@
  * of an 'alive' is kept and goes ahead of the next frame, unchanged, since TLS
  * wants to be called again with what it was called with.
  *
- * While a guest waits for what is sent there is an alarm: it rings in the middle
- * of a frame, too, since that may take a peer that reads slowly very long.
+ * While a guest waits for what is sent there is an alarm: it rings in the
+ * middle of a frame, too, since that may take a peer that reads slowly very
+ * long.
  *
  * A cancelled wire stays cancelled.  A wake-up is a hint to look around and
  * is remembered by GLib until the owner waits.
@@ -105,6 +106,7 @@ ColoWire *colo_wire_new(QIOChannel *ioc, COLOMode side, uint32_t timeout_ms)
     w->side = side;
     w->timeout_ms = timeout_ms;
     w->end_ns = INT64_MAX;
+    w->stall_begin_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     w->ctx = g_main_context_new();
     w->timer = g_source_new(&wire_timer_funcs, sizeof(GSource));
     g_source_attach(w->timer, w->ctx);

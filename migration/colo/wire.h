@@ -56,8 +56,8 @@ bool colo_wire_cancelled(ColoWire *w);
 ColoWaitResult colo_wire_wait(ColoWire *w, int64_t deadline_ns);
 
 /*
- * colo_wire_set_alarm: call @ring(@opaque) when @at_ns (QEMU_CLOCK_REALTIME) has
- * passed while frames are sent.  Owner.
+ * colo_wire_set_alarm: call @ring(@opaque) when @at_ns (QEMU_CLOCK_REALTIME)
+ * has passed while frames are sent.  Owner.
  *
  * A frame that is half written then is completed afterwards, no other one is
  * begun before colo_wire_clear_alarm(), and one timeout is left for all that is
@@ -68,7 +68,7 @@ void colo_wire_set_alarm(ColoWire *w, int64_t at_ns,
                          void (*ring)(void *opaque), void *opaque);
 void colo_wire_clear_alarm(ColoWire *w);
 
-/* Owner.  Is every frame complete that was begun?  Then another one may come. */
+/* Owner.  Is every frame complete that was begun?  Then others may come. */
 bool colo_wire_is_whole(ColoWire *w);
 
 /*

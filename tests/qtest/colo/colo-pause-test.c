@@ -3,11 +3,12 @@
  * COLO, and a checkpoint that takes too long.
  *
  * Proves: past x-colo-max-pause the primary's guest goes on, whatever the
- * checkpoint waits for: a peer that does not read what is streamed, in the middle
- * of a frame; a disk of this side that hangs; a copy of much memory.  Protection
- * ends in order: the secondary hears of it and never goes live.  A disk of the
- * secondary that hangs ends protection, too.  The monitor answers meanwhile.  A
- * guest that the user has paused waits for nothing, so nothing ends.
+ * checkpoint waits for: a peer that does not read what is streamed, in the
+ * middle of a frame; a disk of this side that hangs; a copy of much memory.
+ * Protection ends in order: the secondary hears of it and never goes live.  A
+ * disk of the secondary that hangs ends protection, too.  The monitor answers
+ * meanwhile.  A guest that the user has paused waits for nothing, so nothing
+ * ends.
  */
 
 #include "qemu/osdep.h"

@@ -4,8 +4,8 @@
  *
  * Proves: the set is what a plain bitmap is, for random additions, walks and
  * removals.  All pages of a set are named by its runs, and no others, unless
- * there are more than a frame may carry; then as few others as it takes, however
- * large the guest is.
+ * there are more than a frame may carry; then as few others as it takes,
+ * however large the guest is.
  */
 
 #include "qemu/osdep.h"

@@ -2,10 +2,10 @@
 /*
  * COLO wire protocol, frames over a socket.
  *
- * Proves: frames arrive whole however they are cut up, silence ends in an
- * error after the timeout and not before, a peer that takes nothing or drips does
- * too, and another thread can wake and cancel every wait.  An alarm rings in time
- * also in the middle of a frame; that frame gets complete, but no other.
+ * Proves: frames arrive whole however they are cut up, silence ends in an error
+ * after the timeout and not before, a peer that takes nothing or drips does
+ * too, and another thread can wake and cancel every wait.  An alarm rings in
+ * time also in the middle of a frame; that frame gets complete, but no other.
  */
 
 #include "qemu/osdep.h"
