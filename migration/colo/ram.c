@@ -34,6 +34,8 @@
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
+#include "cpu.h"
+#include "exec/address-spaces.h"
 #include "exec/cputlb.h"
 #include "exec/exec-all.h"
 #include "exec/memory.h"
@@ -42,6 +44,7 @@
 #include "exec/target_page.h"
 #include "block/thread-pool.h"
 #include "migration/misc.h"
+#include "system/kvm.h"
 #include "system/tcg.h"
 #include "migration/ram.h"
 #include "dirty.h"
@@ -63,6 +66,11 @@
 #define PAGES_PER_LOOK          256
 /* What is hashed at a time to verify RAM, bytes */
 #define HASH_CHUNK              (64 * MiB)
+
+/* pvclock_wall_clock, pvclock_vcpu_time_info, kvm_steal_time of the kernel */
+#define WALL_CLOCK_BYTES        12
+#define SYSTEM_TIME_BYTES       32
+#define STEAL_TIME_BYTES        64
 
 typedef struct ColoBlock {
     RAMBlock *rb;
@@ -594,20 +602,113 @@ void colo_ram_apply(ColoRam *ram, ColoStaging *st)
     }
 }
 
+/*
+ * What KVM writes into guest RAM when it is told where to: the clocks, and the
+ * time that was stolen from each CPU.  So each load makes them different on the
+ * secondary.  They are void as soon as a CPU runs, and the guest's own address
+ * for the time of its start is told once more before it is read.
+ */
+typedef struct Hole {
+    uint8_t *begin;
+    uint8_t *end;
+} Hole;
+
+#ifdef TARGET_I386
+static void add_hole(GArray *holes, hwaddr addr, hwaddr size)
+{
+    hwaddr len = size, xlat;
+    MemoryRegion *mr;
+
+    RCU_READ_LOCK_GUARD();
+    mr = address_space_translate(&address_space_memory, addr, &xlat, &len,
+                                 true, MEMTXATTRS_UNSPECIFIED);
+    if (len == size && memory_region_is_ram(mr)) {
+        uint8_t *host = memory_region_get_ram_ptr(mr);
+        Hole hole = { host + xlat, host + xlat + size };
+
+        g_array_append_val(holes, hole);
+    }
+}
+#endif
+
+static gint compare_holes(gconstpointer a, gconstpointer b)
+{
+    uint8_t *left = ((const Hole *)a)->begin, *right = ((const Hole *)b)->begin;
+
+    return (left > right) - (left < right);
+}
+
+/* In the order in which they are in this process' memory */
+static GArray *find_holes(void)
+{
+    GArray *holes = g_array_new(false, false, sizeof(Hole));
+
+#ifdef TARGET_I386
+    if (kvm_enabled()) {
+        CPUState *cpu;
+
+        CPU_FOREACH(cpu) {
+            CPUX86State *env = &X86_CPU(cpu)->env;
+
+            if (env->wall_clock_msr && cpu == first_cpu) {
+                add_hole(holes, env->wall_clock_msr, WALL_CLOCK_BYTES);
+            }
+            if (env->system_time_msr & KVM_MSR_ENABLED) {
+                add_hole(holes, env->system_time_msr & ~KVM_MSR_ENABLED,
+                         SYSTEM_TIME_BYTES);
+            }
+            if (env->steal_time_msr & KVM_MSR_ENABLED) {
+                add_hole(holes, env->steal_time_msr & ~KVM_MSR_ENABLED,
+                         STEAL_TIME_BYTES);
+            }
+        }
+    }
+#endif
+    g_array_sort(holes, compare_holes);
+    return holes;
+}
+
+static void hash_more(XXH3_state_t *state, uint8_t *begin, uint8_t *end)
+{
+    while (begin < end) {
+        size_t n = MIN(HASH_CHUNK, end - begin);
+
+        XXH3_64bits_update(state, begin, n);
+        colo_progress();
+        begin += n;
+    }
+}
+
+static uint64_t hash_block(XXH3_state_t *state, RAMBlock *rb, GArray *holes,
+                           uint64_t seed)
+{
+    uint8_t *begin = rb->host, *end = rb->host + rb->used_length;
+
+    XXH3_64bits_reset_withSeed(state, seed);
+    for (guint i = 0; i < holes->len; i++) {
+        Hole *hole = &g_array_index(holes, Hole, i);
+
+        if (hole->begin >= begin && hole->end <= end) {
+            hash_more(state, begin, hole->begin);
+            begin = hole->end;
+        }
+    }
+    hash_more(state, begin, end);
+    return XXH3_64bits_digest(state);
+}
+
 uint64_t colo_ram_hash(ColoRam *ram)
 {
+    g_autoptr(GArray) holes = find_holes();
+    XXH3_state_t *state = XXH3_createState();
     uint64_t hash = 0;
 
     for (uint32_t i = 0; i < ram->nblocks; i++) {
         RAMBlock *rb = ram->blocks[i].rb;
 
-        for (uint64_t pos = 0; pos < rb->used_length; pos += HASH_CHUNK) {
-            hash = XXH3_64bits_withSeed(rb->host + pos,
-                                        MIN(HASH_CHUNK, rb->used_length - pos),
-                                        hash);
-            colo_progress();
-        }
+        hash = hash_block(state, rb, holes, hash);
         trace_colo_ram_hash(rb->idstr, hash);
     }
+    XXH3_freeState(state);
     return hash;
 }

@@ -93,7 +93,10 @@ void colo_page_hash(const void *data, size_t size,
 /* Write staged pages to RAM; the VM stands still.  All pages are valid. */
 void colo_ram_apply(ColoRam *ram, ColoStaging *st);
 
-/* Hash over the contents of all blocks; the VM stands still */
+/*
+ * Hash over the contents of all blocks; the VM stands still, and the state of
+ * its CPUs has been read or loaded.
+ */
 uint64_t colo_ram_hash(ColoRam *ram);
 
 #endif

@@ -3,7 +3,7 @@
  * COLO and a guest that writes to its memory without end.
  *
  * The guest is a firmware of some instructions: it adds to a word anywhere in
- * 8 MiB of RAM, counts that, and does it again.  So wherever it is looked at,
+ * 8 MiB of RAM, counts that, and does it again.  It has KVM's clocks in RAM, too.  So wherever it is looked at,
  * it is in the middle of something.  It needs no devices and runs under KVM
  * where others do not.
  *
@@ -49,6 +49,13 @@ static const uint8_t real_mode[] = {
 static const uint8_t protected_mode[] = {
     0xb8, 0x10, 0x00, 0x00, 0x00,               /* movl $16, %eax */
     0x8e, 0xd8,                                 /* movl %eax, %ds */
+    0x31, 0xd2,                                 /* xorl %edx, %edx */
+    0xb9, 0x00, 0x4d, 0x56, 0x4b,               /* movl $WALL_CLOCK, %ecx */
+    0xb8, 0x00, 0xa0, 0x00, 0x00,               /* movl $0xa000, %eax */
+    0x0f, 0x30,                                 /* wrmsr */
+    0x41,                                       /* incl %ecx: SYSTEM_TIME */
+    0xb8, 0x01, 0xb0, 0x00, 0x00,               /* movl $0xb001, %eax */
+    0x0f, 0x30,                                 /* wrmsr */
     0x31, 0xdb,                                 /* xorl %ebx, %ebx */
     0x69, 0xdb, 0x0d, 0x66, 0x19, 0x00,     /* 1: imull $1664525, %ebx, %ebx */
     0x81, 0xc3, 0x5f, 0xf3, 0x6e, 0x3c,         /* addl $1013904223, %ebx */
