@@ -3,9 +3,9 @@
  * COLO and a guest that writes to its memory without end.
  *
  * The guest is a firmware of some instructions: it adds to a word anywhere in
- * 8 MiB of RAM, counts that, and does it again.  It has KVM's clocks in RAM, too.  So wherever it is looked at,
- * it is in the middle of something.  It needs no devices and runs under KVM
- * where others do not.
+ * 8 MiB of RAM, counts that, and does it again.  It has KVM's clocks in RAM,
+ * too.  So wherever it is looked at, it is in the middle of something.  It
+ * needs no devices and runs under KVM where others do not.
  *
  * Proves: RAM is equal on both sides after each load, byte for byte, whatever
  * the user does to the guest at the time of the cut: stops it, lets it go on,
