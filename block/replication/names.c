@@ -15,12 +15,11 @@ static bool is_made_up(const char *node_name)
     return *node_name == '#';
 }
 
-/* The name that the user gave to the node or to its disk, or "" */
+/* The name that the user gave to the node, or to its disk, or "" */
 static const char *GRAPH_RDLOCK own_name(BlockDriverState *bs)
 {
-    const char *disk = bdrv_get_device_name(bs);
-
-    return *disk || is_made_up(bs->node_name) ? disk : bs->node_name;
+    return is_made_up(bs->node_name) ? bdrv_get_device_name(bs)
+                                     : bs->node_name;
 }
 
 /* The first one above that the user gave, or "" */
