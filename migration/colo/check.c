@@ -9,6 +9,8 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/qapi-types-migration.h"
+#include "hw/pci/pci_bridge.h"
+#include "hw/pci/pci_device.h"
 #include "hw/qdev-core.h"
 #include "io/channel-socket.h"
 #include "migration/colo.h"
@@ -30,10 +32,35 @@ static void refuse_channel(Error **errp)
                "vsock:, or fd: with a socket");
 }
 
+/*
+ * True if the guest reaches @dev, or what is behind it, at addresses that a
+ * load takes away: they are part of a state that is not migrated.
+ */
+static bool loses_addresses(DeviceState *dev)
+{
+    PCIDevice *pci = PCI_DEVICE(dev);
+    g_autofree char *path = qdev_get_dev_path(dev);
+    bool addressed = object_dynamic_cast(OBJECT(dev), TYPE_PCI_BRIDGE);
+
+    for (int i = 0; i < PCI_NUM_REGIONS; i++) {
+        addressed |= pci->io_regions[i].size != 0;
+    }
+    return addressed && path && !qemu_savevm_has_section(path);
+}
+
 static int check_model(Object *obj, void *opaque)
 {
     Error **errp = opaque;
 
+    if (object_dynamic_cast(obj, TYPE_PCI_DEVICE) && DEVICE(obj)->realized &&
+        loses_addresses(DEVICE(obj))) {
+        g_autofree char *name = qdev_get_human_name(DEVICE(obj));
+
+        error_setg(errp, "x-colo cannot protect a guest with the %s device "
+                   "'%s': it has no state that is migrated",
+                   object_get_typename(obj), name);
+        return -1;
+    }
     for (int i = 0; i < ARRAY_SIZE(models); i++) {
         if (object_dynamic_cast(obj, models[i].type)) {
             DeviceState *dev = DEVICE(obj);
