@@ -10,8 +10,8 @@
 
 #define ROM_BYTES 65536
 #define NEVER_MS 600000         /* no checkpoint but those of the test */
-#define WARM_UP 60              /* checkpoints until memory is settled */
-#define LOOKS 3                 /* what leaks grows at each */
+#define WARM_UP 30              /* checkpoints until memory is settled */
+#define LOOKS 2                 /* what leaks grows at each */
 
 /* At the reset vector: cli, hlt, and again if something wakes it */
 static const uint8_t halt[] = { 0xfa, 0xf4, 0xeb, 0xfd };

@@ -332,7 +332,7 @@ static void test_refused(void)
 {
     Sink *k = sink_new("");
 
-    colo_refused(k->qts, "'batch' cannot be used with 'disk': it is no "
+    colo_refused(k->qts, "'batch' cannot be used with 'image': it is no "
                  "'replication-sink'",
                  "{'execute': 'blockdev-add', 'arguments': {'driver': "
                  "'replication', 'node-name': 'r', 'mode': 'primary', "
