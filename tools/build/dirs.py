@@ -41,17 +41,21 @@ OPTIONS = f"""
 --target-list=x86_64-softmmu --firmwarepath={':'.join(FIRMWARE)}
 --disable-download --disable-install-blobs --disable-docs
 --enable-replication --enable-colo-proxy --enable-slirp --enable-tools
---enable-linux-aio --audio-drv-list=
+--enable-linux-aio --enable-gnutls --enable-vnc --enable-vnc-jpeg
+--enable-vnc-sasl --enable-png --enable-seccomp --enable-numa --enable-zstd
+--enable-l2tpv3 --audio-drv-list=
 """.split()
 
-# What COLO does not need, whether or not its library is installed: the
+# What neither COLO nor published command lines need, or what costs a library
+# that Debian's own QEMU comes without, whether or not it is installed: the
 # build is the same everywhere, and shorter.
 WITHOUT = """
-af-xdp blkio brlapi canokey capstone curl curses dbus-display gettext
-glusterfs gtk guest-agent l2tpv3 libcbor libdw libiscsi libnfs libssh libudev
-libusb mpath multiprocess netmap numa opengl plugins rbd rdma rutabaga-gfx sdl
-sdl-image smartcard spice spice-protocol u2f usb-redir user vde
-virglrenderer vnc vte xen
+af-xdp auth-pam blkio bpf brlapi bzip2 canokey cap-ng capstone curl curses
+dbus-display fuse gcrypt gettext glusterfs gtk guest-agent libcbor libdaxctl
+libdw libiscsi libkeyutils libnfs libpmem libssh libudev libusb
+linux-io-uring lzfse lzo mpath multiprocess netmap nettle opengl plugins
+qatzip qpl rbd rdma rutabaga-gfx sdl sdl-image selinux smartcard snappy
+spice spice-protocol u2f uadk usb-redir user vde virglrenderer vte xen
 """.split()
 
 
