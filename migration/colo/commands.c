@@ -30,8 +30,8 @@ void qmp_x_colo_checkpoint(Error **errp)
     ColoSession *s = colo_session();
 
     if (!colo_session_active(COLO_MODE_PRIMARY) || !s->wire ||
-        s->primary < COLO_PRIMARY_STATE_RUNNING ||
-        s->primary > COLO_PRIMARY_STATE_LOADING) {
+        s->primary.state < COLO_PRIMARY_STATE_RUNNING ||
+        s->primary.state > COLO_PRIMARY_STATE_LOADING) {
         error_setg(errp, "this is not the primary of a running COLO pair");
         return;
     }
@@ -44,28 +44,28 @@ static ColoStatistics *session_statistics(ColoSession *s)
     ColoReasonCountList **tail = &st->reasons;
 
     st->sync_mode = s->mode;
-    st->checkpoints = s->checkpoints;
+    st->checkpoints = s->stats.checkpoints;
     for (int i = 0; i < COLO_CHECKPOINT_REASON__MAX; i++) {
         ColoReasonCount *r = g_new0(ColoReasonCount, 1);
 
         r->reason = i;
-        r->count = s->reasons[i];
+        r->count = s->stats.reasons[i];
         QAPI_LIST_APPEND(tail, r);
     }
-    st->pause = colo_history_summary(&s->pause);
-    st->commit = colo_history_summary(&s->commit);
-    st->load = colo_history_summary(&s->load);
-    st->pages = s->pages;
-    st->zero_pages = s->zero_pages;
-    st->equal_pages = s->equal_pages;
-    st->bytes_sent = s->bytes_sent;
-    st->bytes_received = s->bytes_received;
-    st->staging_bytes = s->thread_done ? 0 : s->staging_bytes;
-    st->staging_peak = s->staging_peak;
-    st->staging_overflows = s->staging_overflows;
-    st->checkpoints_verified = s->verified;
-    st->ram_mismatches = s->mismatches;
-    st->disk_mismatches = s->disk_mismatches;
+    st->pause = colo_history_summary(&s->stats.pause);
+    st->commit = colo_history_summary(&s->stats.commit);
+    st->load = colo_history_summary(&s->stats.load);
+    st->pages = s->stats.pages;
+    st->zero_pages = s->stats.zero_pages;
+    st->equal_pages = s->stats.equal_pages;
+    st->bytes_sent = s->stats.bytes_sent;
+    st->bytes_received = s->stats.bytes_received;
+    st->staging_bytes = s->thread_done ? 0 : s->stats.staging_bytes;
+    st->staging_peak = s->stats.staging_peak;
+    st->staging_overflows = s->stats.staging_overflows;
+    st->checkpoints_verified = s->stats.verified;
+    st->ram_mismatches = s->stats.mismatches;
+    st->disk_mismatches = s->stats.disk_mismatches;
     return st;
 }
 

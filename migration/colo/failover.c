@@ -41,10 +41,11 @@
 void colo_set_primary(ColoSession *s, ColoPrimaryState to, const char *why)
 {
     assert(bql_locked() && s->side == COLO_MODE_PRIMARY);
-    assert(colo_primary_transition_ok(s->primary, to));
-    trace_colo_state(s->epoch, "primary", ColoPrimaryState_str(s->primary),
+    assert(colo_primary_transition_ok(s->primary.state, to));
+    trace_colo_state(s->epoch, "primary",
+                     ColoPrimaryState_str(s->primary.state),
                      ColoPrimaryState_str(to), why);
-    s->primary = to;
+    s->primary.state = to;
     colo_status_update();
     colo_fault_state(COLO_MODE_PRIMARY, ColoPrimaryState_str(to));
 }
@@ -53,19 +54,20 @@ void colo_set_secondary(ColoSession *s, ColoSecondaryState to,
                         const char *why)
 {
     assert(bql_locked() && s->side == COLO_MODE_SECONDARY);
-    assert(colo_secondary_transition_ok(s->secondary, to));
+    assert(colo_secondary_transition_ok(s->secondary.state, to));
     trace_colo_state(s->epoch, "secondary",
-                     ColoSecondaryState_str(s->secondary),
+                     ColoSecondaryState_str(s->secondary.state),
                      ColoSecondaryState_str(to), why);
-    s->secondary = to;
+    s->secondary.state = to;
     colo_status_update();
     colo_fault_state(COLO_MODE_SECONDARY, ColoSecondaryState_str(to));
 }
 
 const char *colo_state_str(ColoSession *s)
 {
-    return s->side == COLO_MODE_PRIMARY ? ColoPrimaryState_str(s->primary)
-                                        : ColoSecondaryState_str(s->secondary);
+    return s->side == COLO_MODE_PRIMARY
+           ? ColoPrimaryState_str(s->primary.state)
+           : ColoSecondaryState_str(s->secondary.state);
 }
 
 void colo_ask_failover(ColoSession *s)

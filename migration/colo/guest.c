@@ -363,7 +363,7 @@ bool colo_cont(Error **errp)
     if (colo_session_active(COLO_MODE_PRIMARY) &&
         runstate_check(RUN_STATE_COLO)) {
         /* The guest goes on anyway once the cut is done */
-        colo_session()->deferred_stop = RUN_STATE__MAX;
+        colo_session()->primary.deferred_stop = RUN_STATE__MAX;
         return true;
     }
     return false;
@@ -372,7 +372,7 @@ bool colo_cont(Error **errp)
 void colo_vm_stop_deferred(RunState state)
 {
     if (colo_session_active(COLO_MODE_PRIMARY) && state != RUN_STATE_COLO) {
-        colo_session()->deferred_stop = state;
+        colo_session()->primary.deferred_stop = state;
     }
 }
 
@@ -382,7 +382,7 @@ bool colo_guest_shutdown_deferred(ShutdownCause cause)
         !shutdown_caused_by_guest(cause)) {
         return false;
     }
-    colo_session()->deferred_shutdown = cause;
+    colo_session()->secondary.deferred_shutdown = cause;
     qemu_system_vmstop_request_prepare();
     qemu_system_vmstop_request(RUN_STATE_COLO);
     return true;
@@ -394,6 +394,6 @@ bool colo_guest_reset_deferred(ShutdownCause cause)
         runstate_is_live(runstate_get())) {
         return false;
     }
-    colo_session()->deferred_reset = cause;
+    colo_session()->secondary.deferred_reset = cause;
     return true;
 }

@@ -41,40 +41,45 @@ typedef enum ColoCause {
     COLO_CAUSE_PAUSE,       /* primary: its guest stood for max_pause_ms */
 } ColoCause;
 
-typedef struct ColoSession {
-    /* Set once, before the thread starts */
-    COLOMode side;
-    ColoSyncMode mode;                  /* secondary: the handshake says */
-    uint32_t timeout_ms;
-    uint32_t max_pause_ms;
-    bool verify_ram;
-    bool cut_events;            /* periodic mode: STOP and RESUME for a cut */
-    uint64_t generation;        /* secondary: of its disks, 0 for none */
-    QIOChannelBuffer *device_state;     /* contents: the session's thread */
+/* The primary's part of a session */
+typedef struct ColoPrimary {
+    /* BQL for writing; the session's thread reads it without */
+    ColoPrimaryState state;
 
-    /* BQL for writing; the session's thread reads as it likes */
-    ColoWire *wire;                     /* NULL when the session is over */
-    ColoKeepalive *keepalive;           /* while the peer may hear of us */
-    uint64_t epoch;                     /* number of the last cut */
-    uint64_t committed;                 /* number of the last commit */
-    union {
-        int state;
-        ColoPrimaryState primary;
-        ColoSecondaryState secondary;
-    };
-    COLOExitReason exit_reason;
+    /* BQL */
     RunState deferred_stop;             /* RUN_STATE__MAX: none */
-    ShutdownCause deferred_shutdown;    /* secondary, hybrid mode */
-    ShutdownCause deferred_reset;       /* the same */
-    VMChangeStateEntry *vm_state;       /* primary, hybrid mode */
-    Notifier wakeup;                    /* the same */
-    bool paused;                        /* primary: not for a cut */
-    ColoRunState run_state;             /* secondary: of the guest */
-    ColoByeReason end_reason;
-    QemuCond cond;                      /* with the BQL: wish, end */
-    bool thread_done;
+    bool paused;                        /* the guest stands, not for a cut */
+    VMChangeStateEntry *vm_state;       /* hybrid mode */
+    Notifier wakeup;                    /* hybrid mode */
 
-    /* BQL: statistics */
+    /* The session's thread only, which is the migration thread */
+    QEMUFile *device_file;              /* writes ColoSession.device_state */
+    unsigned pings;                     /* of an epoch, no pong yet */
+    int64_t last_cut_ns;
+    int64_t not_before_ns;              /* for a checkpoint on demand */
+    bool peer_may_be_ready;             /* 'start' has been sent */
+} ColoPrimary;
+
+/* The secondary's part of a session */
+typedef struct ColoSecondary {
+    /* BQL for writing; the session's thread reads it without */
+    ColoSecondaryState state;
+
+    /* BQL */
+    ColoRunState run_state;             /* of the primary's guest at its cut */
+    ShutdownCause deferred_shutdown;    /* hybrid mode */
+    ShutdownCause deferred_reset;       /* hybrid mode */
+
+    /* The session's thread only, as long as it runs */
+    uint64_t generation;                /* of the disks; 0 for none */
+    GArray *wanted;                     /* ColoPageEntry: pages asked for */
+    size_t wanted_next;                 /* index of the next one to arrive */
+    bool hashes_came;                   /* in this checkpoint */
+    GByteArray *sections;               /* what device_state consists of */
+} ColoSecondary;
+
+/* What query-colo-status counts */
+typedef struct ColoCounts {
     ColoHistory pause;
     ColoHistory commit;
     ColoHistory load;
@@ -91,24 +96,49 @@ typedef struct ColoSession {
     uint64_t verified;
     uint64_t mismatches;
     uint64_t disk_mismatches;
+} ColoCounts;
 
-    /* Atomic */
+/*
+ * A session; the last one stays until the next begins, for query-colo-status.
+ *
+ * What belongs to "the session's thread only" may be set up before that thread
+ * starts, and is read and freed after its end under the BQL.
+ */
+typedef struct ColoSession {
+    /* Set once, before the thread starts */
+    COLOMode side;
+    uint32_t max_pause_ms;
+    bool cut_events;            /* periodic mode: STOP and RESUME for a cut */
+
+    /* BQL for writing; the session's thread reads these without */
+    ColoSyncMode mode;                  /* secondary: from the handshake on */
+    uint32_t timeout_ms;                /* the same */
+    bool verify_ram;                    /* the same */
+    ColoWire *wire;                     /* NULL when the session is over */
+    ColoKeepalive *keepalive;           /* while the peer may hear of us */
+    uint64_t epoch;                     /* number of the last cut */
+    uint64_t committed;                 /* number of the last commit */
+    bool was_ready;                     /* protection was complete once */
+    ColoByeReason end_reason;
+
+    /* BQL */
+    QemuCond cond;                      /* wish or thread_done has changed */
+    COLOExitReason exit_reason;
+    bool thread_done;
+    ColoCounts stats;
+
+    /* Atomic; BQL for writing */
     ColoWish wish;
 
     /* The session's thread only */
     ColoCause cause;
     ColoRam *ram;
     ColoStaging *staging;
-    GArray *wanted;                     /* secondary: ColoPageEntry asked for */
-    size_t wanted_next;                 /* of them, the next to arrive */
-    GByteArray *sections;               /* secondary: of device_state */
-    bool hashes_came;                   /* in this checkpoint */
-    QEMUFile *device_file;              /* primary: writes device_state */
-    unsigned pings;                     /* primary: of an epoch, no pong yet */
-    int64_t last_cut_ns;
-    int64_t not_before_ns;              /* for a checkpoint on demand */
-    bool was_ready;                     /* protection was complete once */
-    bool peer_may_be_ready;             /* primary: 'start' is on its way */
+    QIOChannelBuffer *device_state;
+
+    /* One of them is in use, as side says.  Each has rules of its own. */
+    ColoPrimary primary;
+    ColoSecondary secondary;
 } ColoSession;
 
 /*

@@ -219,42 +219,48 @@ static bool decode_entry(ColoSession *s, const char *frame, const uint8_t *in,
 
 void colo_pages_begin(ColoSession *s)
 {
-    if (!s->wanted) {
-        s->wanted = g_array_new(false, false, sizeof(ColoPageEntry));
+    ColoSecondary *sec = &s->secondary;
+
+    if (!sec->wanted) {
+        sec->wanted = g_array_new(false, false, sizeof(ColoPageEntry));
     }
-    g_array_set_size(s->wanted, 0);
-    s->wanted_next = 0;
-    s->hashes_came = false;
+    g_array_set_size(sec->wanted, 0);
+    sec->wanted_next = 0;
+    sec->hashes_came = false;
 }
 
 bool colo_pages_complete(ColoSession *s, Error **errp)
 {
-    if (s->wanted_next != s->wanted->len) {
-        error_setg(errp, "'vmstate-size' came, but not %zu of the pages that this "
-                   "side asked for",
-                   s->wanted->len - s->wanted_next);
+    ColoSecondary *sec = &s->secondary;
+
+    if (sec->wanted_next != sec->wanted->len) {
+        error_setg(errp, "'vmstate-size' came, but not %zu of the pages that "
+                   "this side asked for",
+                   sec->wanted->len - sec->wanted_next);
         return false;
     }
     return true;
 }
 
-/* After the first hashes pages come because, and as, this side asked for them */
+/* After the first hashes pages come only as this side has asked for them */
 static bool is_expected(ColoSession *s, const ColoPageEntry *e, Error **errp)
 {
+    ColoSecondary *sec = &s->secondary;
     ColoPageEntry *next;
 
-    if (!s->hashes_came) {
+    if (!sec->hashes_came) {
         return true;
     }
-    next = s->wanted_next < s->wanted->len
-           ? &g_array_index(s->wanted, ColoPageEntry, s->wanted_next) : NULL;
+    next = sec->wanted_next < sec->wanted->len
+           ? &g_array_index(sec->wanted, ColoPageEntry, sec->wanted_next)
+           : NULL;
     if (!next || e->block != next->block || e->page != next->page) {
         error_setg(errp, "'pages' names page %" PRIu64 " of RAM block "
                    "%" PRIu32 ", which this side did not ask for", e->page,
                    e->block);
         return false;
     }
-    s->wanted_next++;
+    sec->wanted_next++;
     return true;
 }
 
@@ -336,7 +342,7 @@ bool colo_pages_compare(ColoSession *s, const ColoFrame *f,
     if (!colo_wire_recv_buf(s->wire, buf, f->length, errp)) {
         return false;
     }
-    s->hashes_came = true;
+    s->secondary.hashes_came = true;
     n = colo_hashes_count(buf, f->length, errp);
     if (!n || !make_room(s, n, 0, errp)) {
         return false;
@@ -356,7 +362,7 @@ bool colo_pages_compare(ColoSession *s, const ColoFrame *f,
         colo_page_hash(colo_ram_page(s->ram, e.block, e.page), size, hash);
         if (memcmp(hash, entry + COLO_PAGE_ENTRY_LEN, COLO_HASH_LEN)) {
             wanted[i / 8] |= 1 << i % 8;
-            g_array_append_val(s->wanted, e);
+            g_array_append_val(s->secondary.wanted, e);
         } else {
             count->equal++;
         }

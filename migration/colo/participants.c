@@ -17,7 +17,7 @@ void colo_participant_register(ColoParticipant *p)
 
     QTAILQ_INSERT_TAIL(&participants, p, next);
     if (colo_session_active(COLO_MODE_PRIMARY) &&
-        s->primary != COLO_PRIMARY_STATE_ALONE) {
+        s->primary.state != COLO_PRIMARY_STATE_ALONE) {
         if (p->prepare) {
             p->prepare(p);
         }

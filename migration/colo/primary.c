@@ -77,11 +77,11 @@ static bool primary_take_pong(ColoSession *s, const char *stage,
                               const ColoFrame *f, Error **errp)
 {
     if (f->type == COLO_FRAME_PONG) {
-        if (!s->pings) {
+        if (!s->primary.pings) {
             colo_read_end(s, f, stage, errp);
             return false;
         }
-        s->pings--;
+        s->primary.pings--;
     }
     return true;
 }
@@ -169,7 +169,7 @@ static bool primary_handshake(ColoSession *s, Error **errp)
         .generation = generation,
     }, start);
     /* Whether or not it arrives: it can make the secondary ready */
-    s->peer_may_be_ready = true;
+    s->primary.peer_may_be_ready = true;
     return colo_wire_send_buf(s->wire, COLO_FRAME_START, 0, start,
                               sizeof(start), errp) &&
            primary_await_ready(s, errp);
@@ -181,7 +181,7 @@ static bool primary_handshake(ColoSession *s, Error **errp)
  */
 static int64_t primary_next_due(ColoSession *s, ColoCheckpointReason *reason)
 {
-    int64_t due_ns = s->last_cut_ns +
+    int64_t due_ns = s->primary.last_cut_ns +
                      colo_effective_checkpoint_delay() * (int64_t)SCALE_MS;
     int64_t now = now_ns();
     int asked = colo_take_request();
@@ -191,12 +191,12 @@ static int64_t primary_next_due(ColoSession *s, ColoCheckpointReason *reason)
                       s->mode == COLO_SYNC_MODE_HYBRID));
 
     if (asked >= 0) {
-        if (!can_wait || now >= s->not_before_ns) {
+        if (!can_wait || now >= s->primary.not_before_ns) {
             *reason = asked;
             return 0;
         }
         colo_leave_request(asked);
-        due_ns = MIN(due_ns, s->not_before_ns);
+        due_ns = MIN(due_ns, s->primary.not_before_ns);
     }
     if (now >= due_ns) {
         *reason = asked >= 0 ? asked : COLO_CHECKPOINT_REASON_TIMER;
@@ -264,7 +264,7 @@ static bool primary_run_epoch(ColoSession *s, ColoCheckpointReason *reason,
                                     0, errp)) {
                 return false;
             }
-            s->pings++;
+            s->primary.pings++;
             colo_progress();
             next_ping_ns = now_ns() + ping_ns;
             break;
@@ -310,9 +310,9 @@ static void primary_resume(ColoSession *s)
     RunState stop;
 
     if (!qemu_vmstop_requested(&stop)) {
-        stop = s->deferred_stop;
+        stop = s->primary.deferred_stop;
     }
-    s->deferred_stop = RUN_STATE__MAX;
+    s->primary.deferred_stop = RUN_STATE__MAX;
     colo_end_cut(s);
     if (stop != RUN_STATE__MAX) {
         qemu_system_vmstop_request_prepare();
@@ -326,10 +326,10 @@ static bool save_devices(ColoSession *s, Error **errp)
 
     s->device_state->offset = 0;
     s->device_state->usage = 0;
-    colo_sections_begin(qemu_file_transferred(s->device_file));
-    ret = qemu_save_device_state(s->device_file);
+    colo_sections_begin(qemu_file_transferred(s->primary.device_file));
+    ret = qemu_save_device_state(s->primary.device_file);
     if (ret == 0) {
-        ret = qemu_fflush(s->device_file);
+        ret = qemu_fflush(s->primary.device_file);
     }
     if (ret < 0) {
         error_setg_errno(errp, -ret, "cannot save the state of devices");
@@ -369,7 +369,7 @@ static void primary_end_pause(ColoSession *s, Cut *c)
         c->pause_ns = now_ns() - c->begin_ns;
         if (c->live) {
             primary_resume(s);
-            colo_history_add(&s->pause, c->pause_ns);
+            colo_history_add(&s->stats.pause, c->pause_ns);
         }
     }
 }
@@ -594,10 +594,10 @@ static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
         colo_set_primary(s, COLO_PRIMARY_STATE_SENDING, "copied");
     }
     primary_end_pause(s, c);
-    s->last_cut_ns = c->begin_ns;
-    s->staging_overflows += c->overflowed;
-    s->staging_bytes = colo_staging_bytes(s->staging);
-    s->staging_peak = MAX(s->staging_peak, s->staging_bytes);
+    s->primary.last_cut_ns = c->begin_ns;
+    s->stats.staging_overflows += c->overflowed;
+    s->stats.staging_bytes = colo_staging_bytes(s->staging);
+    s->stats.staging_peak = MAX(s->stats.staging_peak, s->stats.staging_bytes);
     bql_unlock();
     return ok;
 }
@@ -642,14 +642,14 @@ static void primary_committed(ColoSession *s, Cut *c,
     s->committed = c->number;
     colo_set_primary(s, COLO_PRIMARY_STATE_LOADING, "committed");
     colo_participants_commit(c->number);
-    colo_history_add(&s->commit, now_ns() - c->begin_ns);
-    s->checkpoints++;
-    s->reasons[reason]++;
-    s->pages += c->tail.npages;
-    s->zero_pages += c->pages.zero;
-    s->equal_pages += c->pages.equal;
-    s->bytes_sent = colo_wire_bytes_sent(s->wire);
-    s->bytes_received = colo_wire_bytes_received(s->wire);
+    colo_history_add(&s->stats.commit, now_ns() - c->begin_ns);
+    s->stats.checkpoints++;
+    s->stats.reasons[reason]++;
+    s->stats.pages += c->tail.npages;
+    s->stats.zero_pages += c->pages.zero;
+    s->stats.equal_pages += c->pages.equal;
+    s->stats.bytes_sent = colo_wire_bytes_sent(s->wire);
+    s->stats.bytes_received = colo_wire_bytes_received(s->wire);
     trace_colo_checkpoint(c->number, ColoCheckpointReason_str(reason),
                           c->tail.npages, c->pages.zero, c->pages.equal,
                           c->tail.device_len, c->pause_ns / SCALE_US);
@@ -682,7 +682,7 @@ static bool primary_checkpoint(ColoSession *s, ColoCheckpointReason reason,
     colo_disks_allow(c.number);
     set_state(s, COLO_PRIMARY_STATE_RUNNING, "loaded");
     colo_staging_shrink(s->staging);
-    s->not_before_ns = now_ns() + REST_FACTOR * (now_ns() - c.asked_ns);
+    s->primary.not_before_ns = now_ns() + REST_FACTOR * (now_ns() - c.asked_ns);
     return true;
 }
 
@@ -694,8 +694,10 @@ static void primary_protect(ColoSession *s, Error **errp)
     if (!primary_handshake(s, errp)) {
         return;
     }
+    bql_lock();
     s->was_ready = true;
-    set_state(s, COLO_PRIMARY_STATE_RUNNING, "secondary is ready");
+    colo_set_primary(s, COLO_PRIMARY_STATE_RUNNING, "secondary is ready");
+    bql_unlock();
     while (primary_run_epoch(s, &reason, errp) &&
            primary_checkpoint(s, reason, errp)) {
         continue;
@@ -793,7 +795,8 @@ static void primary_finish(ColoSession *s, Error *err)
     g_autoptr(Error) bye_err = NULL;
     bool failover = colo_wish(s) == COLO_WISH_FAILOVER;
 
-    if (!failover && s->cause == COLO_CAUSE_LOCAL && !s->peer_may_be_ready) {
+    if (!failover && s->cause == COLO_CAUSE_LOCAL &&
+        !s->primary.peer_may_be_ready) {
         primary_refuse(s, err);
         return;
     }
@@ -818,7 +821,7 @@ static void primary_finish(ColoSession *s, Error *err)
         return;
     }
     colo_status_say("%s", error_get_pretty(err));
-    if (colo_peer_is_out(s) || !s->peer_may_be_ready) {
+    if (colo_peer_is_out(s) || !s->primary.peer_may_be_ready) {
         primary_go_on(s, err);
         return;
     }
@@ -854,8 +857,8 @@ static void primary_vm_state(void *opaque, bool running, RunState state)
 {
     ColoSession *s = opaque;
 
-    if (running == s->paused && state != RUN_STATE_COLO) {
-        s->paused = !running;
+    if (running == s->primary.paused && state != RUN_STATE_COLO) {
+        s->primary.paused = !running;
         colo_request_checkpoint_run_state();
     }
 }
@@ -910,7 +913,7 @@ void migrate_start_colo_process(MigrationState *ms)
                                   qemu_target_page_size() +
                                   COLO_STAGING_SLACK_PAGES,
                                   staging_limit_pages(s));
-    s->device_file = qemu_file_new_output(QIO_CHANNEL(s->device_state));
+    s->primary.device_file = qemu_file_new_output(QIO_CHANNEL(s->device_state));
     colo_set_primary(s, COLO_PRIMARY_STATE_STARTING, "first migration done");
 
     ok = colo_disks_check(s->side, &err);
@@ -921,12 +924,13 @@ void migrate_start_colo_process(MigrationState *ms)
         colo_participants_arm(0);
         ok = colo_disks_start(s, &err);
     }
-    s->last_cut_ns = now_ns();
-    s->paused = !live;
+    s->primary.last_cut_ns = now_ns();
+    s->primary.paused = !live;
     if (s->mode == COLO_SYNC_MODE_HYBRID) {
-        s->vm_state = qemu_add_vm_change_state_handler(primary_vm_state, s);
-        s->wakeup.notify = primary_wakeup;
-        qemu_register_wakeup_notifier(&s->wakeup);
+        s->primary.vm_state =
+            qemu_add_vm_change_state_handler(primary_vm_state, s);
+        s->primary.wakeup.notify = primary_wakeup;
+        qemu_register_wakeup_notifier(&s->primary.wakeup);
     }
     if (live) {
         colo_start_guest();
@@ -944,10 +948,10 @@ void migrate_start_colo_process(MigrationState *ms)
 
     bql_lock();
     if (s->mode == COLO_SYNC_MODE_HYBRID) {
-        notifier_remove(&s->wakeup);
+        notifier_remove(&s->primary.wakeup);
     }
     primary_close_migration(s, ms, err);
-    g_clear_pointer(&s->device_file, qemu_fclose);
+    g_clear_pointer(&s->primary.device_file, qemu_fclose);
     colo_disks_stop(false);
     colo_session_over(s);
 }

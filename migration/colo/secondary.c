@@ -225,10 +225,12 @@ static bool secondary_handshake(ColoSession *s, Error **errp)
                    "does not know", start.mode);
         return false;
     }
+    bql_lock();
     s->mode = start.mode;
     s->timeout_ms = start.timeout_ms;
     s->verify_ram = start.flags & COLO_START_VERIFY_RAM;
-    s->generation = start.generation;
+    bql_unlock();
+    s->secondary.generation = start.generation;
     colo_wire_set_timeout(s->wire, s->timeout_ms);
     return true;
 }
@@ -242,10 +244,10 @@ static void secondary_run_guest(ColoSession *s)
     RunState stop;
 
     colo_participants_load(s->epoch);
-    s->deferred_shutdown = SHUTDOWN_CAUSE_NONE;
-    s->deferred_reset = SHUTDOWN_CAUSE_NONE;
+    s->secondary.deferred_shutdown = SHUTDOWN_CAUSE_NONE;
+    s->secondary.deferred_reset = SHUTDOWN_CAUSE_NONE;
     qemu_vmstop_requested(&stop);
-    if (s->run_state == COLO_RUN_RUNNING) {
+    if (s->secondary.run_state == COLO_RUN_RUNNING) {
         colo_start_guest();
     }
 }
@@ -281,7 +283,7 @@ static bool secondary_prepare_disks(ColoSession *s, Error **errp)
         return false;
     }
     return colo_disks_start(s, errp) &&
-           colo_disks_join_generation(s->generation, errp);
+           colo_disks_join_generation(s->secondary.generation, errp);
 }
 
 /*
@@ -434,7 +436,7 @@ static bool secondary_receive(ColoSession *s, uint64_t cut, ColoTail *tail,
     }
     set_state(s, COLO_SECONDARY_STATE_RECEIVING, "the primary sends");
     colo_pages_begin(s);
-    g_byte_array_set_size(s->sections, 0);
+    g_byte_array_set_size(s->secondary.sections, 0);
     for (;;) {
         if (!secondary_recv(s, stage, &f, errp)) {
             return false;
@@ -449,10 +451,10 @@ static bool secondary_receive(ColoSession *s, uint64_t cut, ColoTail *tail,
                 return false;
             }
         } else if (f.epoch == cut && f.type == COLO_FRAME_SECTIONS &&
-                   s->sections->len == 0) {
-            g_byte_array_set_size(s->sections, f.length);
-            if (!colo_wire_recv_buf(s->wire, s->sections->data, f.length,
-                                    errp)) {
+                   s->secondary.sections->len == 0) {
+            g_byte_array_set_size(s->secondary.sections, f.length);
+            if (!colo_wire_recv_buf(s->wire, s->secondary.sections->data,
+                                    f.length, errp)) {
                 return false;
             }
         } else if (f.epoch == cut && f.type == COLO_FRAME_VMSTATE_SIZE) {
@@ -468,9 +470,9 @@ static void verify_ram(ColoSession *s, uint64_t cut, const ColoTail *tail)
 {
     uint64_t hash = colo_ram_hash(s->ram);
 
-    s->verified++;
+    s->stats.verified++;
     if (hash != tail->ram_hash) {
-        s->mismatches++;
+        s->stats.mismatches++;
         error_report("COLO secondary: RAM differs after checkpoint %" PRIu64
                      ": hash %016" PRIx64 ", the primary had %016" PRIx64,
                      cut, hash, tail->ram_hash);
@@ -483,7 +485,7 @@ static void verify_disks(ColoSession *s, uint64_t cut, const ColoTail *tail)
     uint32_t hash = colo_disks_hash();
 
     if (hash != tail->disk_hash) {
-        s->disk_mismatches++;
+        s->stats.disk_mismatches++;
         error_report("COLO secondary: disks differ after checkpoint %" PRIu64
                      ": hash %08" PRIx32 ", the primary had %08" PRIx32,
                      cut, hash, tail->disk_hash);
@@ -531,7 +533,7 @@ static bool secondary_load(ColoSession *s, const ColoTail *tail, Error **errp)
     if (!ok) {
         return false;
     }
-    s->run_state = tail->run_state;
+    s->secondary.run_state = tail->run_state;
     /* The section of the global state says how it was at the first migration */
     vm_set_suspended(tail->flags & COLO_TAIL_SUSPENDED);
     return true;
@@ -583,7 +585,7 @@ static bool secondary_load_and_count(ColoSession *s, Arrival *a, Error **errp)
 
     BQL_LOCK_GUARD();
     load_ns = now_ns();
-    colo_history_add(&s->commit, load_ns - a->begin_ns);
+    colo_history_add(&s->stats.commit, load_ns - a->begin_ns);
     colo_set_secondary(s, COLO_SECONDARY_STATE_LOADING, "committed");
     if (!secondary_load(s, &a->tail, errp)) {
         s->cause = COLO_CAUSE_LOCAL;
@@ -594,16 +596,16 @@ static bool secondary_load_and_count(ColoSession *s, Arrival *a, Error **errp)
         verify_disks(s, a->cut, &a->tail);
     }
     load_ns = now_ns() - load_ns;
-    colo_history_add(&s->load, load_ns);
+    colo_history_add(&s->stats.load, load_ns);
     s->epoch = a->cut;
-    s->checkpoints++;
-    s->pages += a->tail.npages;
-    s->zero_pages += a->pages.zero;
-    s->equal_pages += a->pages.equal;
-    s->bytes_sent = colo_wire_bytes_sent(s->wire);
-    s->bytes_received = colo_wire_bytes_received(s->wire);
-    s->staging_bytes = colo_staging_bytes(s->staging);
-    s->staging_peak = MAX(s->staging_peak, s->staging_bytes);
+    s->stats.checkpoints++;
+    s->stats.pages += a->tail.npages;
+    s->stats.zero_pages += a->pages.zero;
+    s->stats.equal_pages += a->pages.equal;
+    s->stats.bytes_sent = colo_wire_bytes_sent(s->wire);
+    s->stats.bytes_received = colo_wire_bytes_received(s->wire);
+    s->stats.staging_bytes = colo_staging_bytes(s->staging);
+    s->stats.staging_peak = MAX(s->stats.staging_peak, s->stats.staging_bytes);
     trace_colo_loaded(a->cut, a->tail.npages, a->pages.zero, a->pages.equal,
                       a->tail.device_len, load_ns / SCALE_US);
     secondary_reclaim(s);
@@ -615,7 +617,8 @@ static bool secondary_commit(ColoSession *s, uint64_t cut, Error **errp)
 {
     BQL_LOCK_GUARD();
 
-    if (!colo_sections_fit(s->sections->data, s->sections->len,
+    if (!colo_sections_fit(s->secondary.sections->data,
+                           s->secondary.sections->len,
                            s->device_state->data, s->device_state->usage,
                            errp) ||
         !colo_disks_prepare(errp)) {
@@ -689,9 +692,9 @@ static void secondary_follow(ColoSession *s, Error **errp)
 /* The guest goes on where it stood; maybe it was about to be reset.  BQL. */
 static void secondary_resume(ColoSession *s)
 {
-    if (s->deferred_reset) {
-        qemu_system_reset_request(s->deferred_reset);
-        s->deferred_reset = SHUTDOWN_CAUSE_NONE;
+    if (s->secondary.deferred_reset) {
+        qemu_system_reset_request(s->secondary.deferred_reset);
+        s->secondary.deferred_reset = SHUTDOWN_CAUSE_NONE;
     }
     colo_start_guest();
 }
@@ -701,7 +704,8 @@ static void secondary_lose(ColoSession *s, const Error *err)
 {
     colo_set_secondary(s, COLO_SECONDARY_STATE_LOST, error_get_pretty(err));
     if (s->mode == COLO_SYNC_MODE_HYBRID && s->was_ready &&
-        s->run_state == COLO_RUN_RUNNING && !s->deferred_shutdown &&
+        s->secondary.run_state == COLO_RUN_RUNNING &&
+        !s->secondary.deferred_shutdown &&
         runstate_check(RUN_STATE_COLO)) {
         /* It stood for a checkpoint that will not come */
         secondary_resume(s);
@@ -718,7 +722,7 @@ static bool secondary_decide(ColoSession *s, const Error *err, bool asked)
 
     while (true) {
         if (!asked) {
-            if (s->secondary != COLO_SECONDARY_STATE_LOST) {
+            if (s->secondary.state != COLO_SECONDARY_STATE_LOST) {
                 secondary_lose(s, refused ? refused : err);
             }
             colo_await_decision(s, refused ? refused : err);
@@ -811,21 +815,21 @@ static void secondary_go_live(ColoSession *s, MigrationIncomingState *mis)
 {
     Error *err = NULL;
 
-    if (s->deferred_shutdown) {
+    if (s->secondary.deferred_shutdown) {
         /* Maybe just now: then it is about to be stopped */
         if (runstate_check(RUN_STATE_COLO)) {
             runstate_set(RUN_STATE_SHUTDOWN);
         }
-        qemu_system_shutdown_request(s->deferred_shutdown);
+        qemu_system_shutdown_request(s->secondary.deferred_shutdown);
     } else if (!runstate_check(RUN_STATE_COLO)) {
         /* Hybrid mode: it runs, or stopped in a way of its own */
         qemu_announce_self(&mis->announce_timer, migrate_announce_params());
-    } else if (s->run_state == COLO_RUN_SHUTDOWN) {
+    } else if (s->secondary.run_state == COLO_RUN_SHUTDOWN) {
         runstate_set(RUN_STATE_SHUTDOWN);
     } else if (!migration_block_activate(&err)) {
         error_reportf_err(err, "COLO secondary: cannot take over the disks: ");
         runstate_set(RUN_STATE_PAUSED);
-    } else if (s->run_state == COLO_RUN_RUNNING) {
+    } else if (s->secondary.run_state == COLO_RUN_RUNNING) {
         secondary_resume(s);
         qemu_announce_self(&mis->announce_timer, migrate_announce_params());
     } else {
@@ -838,7 +842,7 @@ static void secondary_end_bh(void *opaque)
 {
     ColoSession *s = opaque;
     MigrationIncomingState *mis = migration_incoming_get_current();
-    bool live = s->secondary == COLO_SECONDARY_STATE_LIVE;
+    bool live = s->secondary.state == COLO_SECONDARY_STATE_LIVE;
     bool in_order = s->cause == COLO_CAUSE_WISH ||
                     s->cause == COLO_CAUSE_PEER_BYE;
     bool asked = in_order || live; /* nobody goes live unasked */
@@ -908,9 +912,9 @@ void colo_incoming_start(void)
                 COLO_STAGING_SLACK_PAGES;
     s->staging = colo_staging_new(qemu_target_page_size(), max_pages,
                                   max_pages);
-    s->sections = g_byte_array_new();
+    s->secondary.sections = g_byte_array_new();
     /* Without global state in the stream it is not known: assume it runs */
-    s->run_state = !global_state_received() ||
+    s->secondary.run_state = !global_state_received() ||
                    runstate_is_live(global_state_get_runstate())
                    ? COLO_RUN_RUNNING : COLO_RUN_PAUSED;
     migrate_set_state(&mis->state, MIGRATION_STATUS_ACTIVE,

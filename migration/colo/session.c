@@ -65,7 +65,7 @@ ColoSession *colo_session_new(COLOMode side, QIOChannel *ioc)
     qio_channel_set_name(QIO_CHANNEL(s->device_state), "colo-device-state");
     s->wire = colo_wire_new(ioc, side, s->timeout_ms);
     s->mode = migrate_colo_mode();
-    s->deferred_stop = RUN_STATE__MAX;
+    s->primary.deferred_stop = RUN_STATE__MAX;
     qemu_cond_init(&s->cond);
     if (side == COLO_MODE_PRIMARY) {
         colo_request_set_wire(s->wire);
@@ -78,13 +78,13 @@ ColoSession *colo_session_new(COLOMode side, QIOChannel *ioc)
 void colo_session_over(ColoSession *s)
 {
     colo_request_set_wire(NULL);
-    g_clear_pointer(&s->vm_state, qemu_del_vm_change_state_handler);
+    g_clear_pointer(&s->primary.vm_state, qemu_del_vm_change_state_handler);
     g_clear_pointer(&s->keepalive, colo_keepalive_stop);
     g_clear_pointer(&s->wire, colo_wire_free);
     g_clear_pointer(&s->ram, colo_ram_free);
     g_clear_pointer(&s->staging, colo_staging_free);
-    g_clear_pointer(&s->wanted, g_array_unref);
-    g_clear_pointer(&s->sections, g_byte_array_unref);
+    g_clear_pointer(&s->secondary.wanted, g_array_unref);
+    g_clear_pointer(&s->secondary.sections, g_byte_array_unref);
     object_unref(OBJECT(s->device_state));
     s->device_state = NULL;
     s->thread_done = true;
@@ -201,7 +201,7 @@ bool colo_secondary_follows(void)
 static bool secondary_has_ended(void)
 {
     return current && current->side == COLO_MODE_SECONDARY &&
-           current->secondary == COLO_SECONDARY_STATE_ENDED;
+           current->secondary.state == COLO_SECONDARY_STATE_ENDED;
 }
 
 bool colo_command_refused(const char *command, Error **errp)
@@ -223,8 +223,8 @@ bool colo_lost_refused(const char *command, Error **errp)
 {
     if (!current || current->thread_done ||
         (current->side == COLO_MODE_PRIMARY
-         ? current->primary != COLO_PRIMARY_STATE_LOST
-         : current->secondary != COLO_SECONDARY_STATE_LOST)) {
+         ? current->primary.state != COLO_PRIMARY_STATE_LOST
+         : current->secondary.state != COLO_SECONDARY_STATE_LOST)) {
         return false;
     }
     error_setg(errp, "'%s' is not possible while the other side of the COLO "

@@ -61,8 +61,8 @@ static bool session_settled(ColoSession *s)
 {
     return s->thread_done ||
            (s->side == COLO_MODE_SECONDARY &&
-            (s->secondary == COLO_SECONDARY_STATE_LIVE ||
-             s->secondary == COLO_SECONDARY_STATE_ENDED));
+            (s->secondary.state == COLO_SECONDARY_STATE_LIVE ||
+             s->secondary.state == COLO_SECONDARY_STATE_ENDED));
 }
 
 static void end_session(void)

@@ -99,20 +99,20 @@ static bool secondary_is_ready(ColoSession *s)
         return false;
     }
     if (s->side == COLO_MODE_PRIMARY) {
-        return s->primary >= COLO_PRIMARY_STATE_RUNNING &&
-               s->primary <= COLO_PRIMARY_STATE_LOADING;
+        return s->primary.state >= COLO_PRIMARY_STATE_RUNNING &&
+               s->primary.state <= COLO_PRIMARY_STATE_LOADING;
     }
-    return s->secondary >= COLO_SECONDARY_STATE_STANDING &&
-           s->secondary <= COLO_SECONDARY_STATE_LOADING;
+    return s->secondary.state >= COLO_SECONDARY_STATE_STANDING &&
+           s->secondary.state <= COLO_SECONDARY_STATE_LOADING;
 }
 
 /* No guest stands still for a checkpoint now */
 static bool is_between_checkpoints(ColoSession *s)
 {
     return s->side == COLO_MODE_PRIMARY
-           ? s->primary == COLO_PRIMARY_STATE_RUNNING
-           : s->secondary == COLO_SECONDARY_STATE_STANDING ||
-             s->secondary == COLO_SECONDARY_STATE_RUNNING;
+           ? s->primary.state == COLO_PRIMARY_STATE_RUNNING
+           : s->secondary.state == COLO_SECONDARY_STATE_STANDING ||
+             s->secondary.state == COLO_SECONDARY_STATE_RUNNING;
 }
 
 /*
