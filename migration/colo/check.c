@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * COLO: channels and devices that cannot be part of a session.
+ * COLO: capabilities, channels and devices that cannot be part of a session.
  *
  * Both sides, main loop, BQL.  They are found when the migration begins, so
  * that nothing has to be migrated to learn that it was for nothing.
@@ -9,6 +9,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/qapi-types-migration.h"
+#include "qapi/util.h"
 #include "hw/pci/pci_bridge.h"
 #include "hw/pci/pci_device.h"
 #include "hw/qdev-core.h"
@@ -16,6 +17,25 @@
 #include "migration/colo.h"
 #include "migration/options.h"
 #include "migration/savevm.h"
+#include "net/colo.h"
+
+/*
+ * Postcopy and snapshots need the guest to be in one place, switchover-ack
+ * occupies the channel that the session uses afterwards, release-ram gives away
+ * what the primary goes on with, mapped-ram is for files, x-ignore-shared leaves
+ * RAM out that a load needs, and dirty-limit would slow the guest down as long as
+ * the session lasts.  return-path means nothing beside x-colo: the session opens
+ * that direction itself.
+ */
+static const MigrationCapability incompatible_caps[] = {
+    MIGRATION_CAPABILITY_POSTCOPY_RAM,
+    MIGRATION_CAPABILITY_BACKGROUND_SNAPSHOT,
+    MIGRATION_CAPABILITY_SWITCHOVER_ACK,
+    MIGRATION_CAPABILITY_RELEASE_RAM,
+    MIGRATION_CAPABILITY_MAPPED_RAM,
+    MIGRATION_CAPABILITY_X_IGNORE_SHARED,
+    MIGRATION_CAPABILITY_DIRTY_LIMIT,
+};
 
 /* Models that cannot be reset and loaded while the session is under way */
 static const struct Model {
@@ -25,6 +45,28 @@ static const struct Model {
     { "virtio-mem", "a reset, which each checkpoint begins with, gives the "
                     "memory back that the guest uses" },
 };
+
+bool colo_supported(void)
+{
+    return colo_net_supported();
+}
+
+bool colo_caps_check(const bool *caps, Error **errp)
+{
+    if (!colo_supported()) {
+        error_setg(errp, "this QEMU was built without --enable-colo-proxy, "
+                   "which x-colo needs");
+        return false;
+    }
+    for (int i = 0; i < ARRAY_SIZE(incompatible_caps); i++) {
+        if (caps[incompatible_caps[i]]) {
+            error_setg(errp, "x-colo is not compatible with %s",
+                       MigrationCapability_str(incompatible_caps[i]));
+            return false;
+        }
+    }
+    return true;
+}
 
 static void refuse_channel(Error **errp)
 {

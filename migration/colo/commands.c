@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * COLO: monitor commands.  Main loop, BQL; none of them waits for the peer.
+ * COLO: commands of the monitor, its own and what others mean for a pair.
+ *
+ * Main loop, BQL; none of them waits for the peer.
  */
 
 #include "qemu/osdep.h"
@@ -10,7 +12,9 @@
 #include "qapi/util.h"
 #include "block/replication.h"
 #include "net/colo.h"
-#include "internal.h"
+#include "system/runstate.h"
+#include "requests.h"
+#include "session.h"
 #include "status.h"
 
 void qmp_x_colo_lost_heartbeat(Error **errp)
@@ -112,10 +116,85 @@ COLOStatus *qmp_query_colo_status(Error **errp)
         status->epoch = s->epoch;
         status->statistics = session_statistics(s);
     }
-    colo_status_fill(status);
+    colo_status_fill(s, status);
     status->compare = colo_net_compare_statistics();
     status->has_compare = status->compare != NULL;
     status->disks = query_disks();
     status->has_disks = status->disks != NULL;
     return status;
+}
+
+/* What commands of the base mean for a pair */
+
+/* Did this side end as a secondary that never went live?  For good then. */
+static bool secondary_has_ended(void)
+{
+    ColoSession *s = colo_session();
+
+    return s && s->side == COLO_MODE_SECONDARY &&
+           s->secondary.state == COLO_SECONDARY_STATE_ENDED;
+}
+
+bool colo_command_refused(const char *command, Error **errp)
+{
+    if (secondary_has_ended()) {
+        error_setg(errp, "'%s' is not possible on a COLO secondary that has "
+                   "ended: its guest is out of date", command);
+        return true;
+    }
+    if (colo_session_active(COLO_MODE_SECONDARY)) {
+        error_setg(errp, "'%s' is not possible on the secondary of a COLO "
+                   "pair: it follows the primary", command);
+        return true;
+    }
+    return false;
+}
+
+bool colo_lost_refused(const char *command, Error **errp)
+{
+    ColoSession *s = colo_session();
+
+    if (!s || s->thread_done ||
+        (s->side == COLO_MODE_PRIMARY
+         ? s->primary.state != COLO_PRIMARY_STATE_LOST
+         : s->secondary.state != COLO_SECONDARY_STATE_LOST)) {
+        return false;
+    }
+    error_setg(errp, "'%s' is not possible while the other side of the COLO "
+               "pair is lost: x-colo-lost-heartbeat tells this side to go on",
+               command);
+    return true;
+}
+
+bool colo_cont(Error **errp)
+{
+    if (colo_command_refused("cont", errp)) {
+        return true;
+    }
+    if (colo_session_active(COLO_MODE_PRIMARY) &&
+        runstate_check(RUN_STATE_COLO)) {
+        /* The guest goes on anyway once the cut is done */
+        colo_session()->primary.deferred_stop = RUN_STATE__MAX;
+        return true;
+    }
+    return false;
+}
+
+bool colo_migration_cancel(void)
+{
+    if (colo_session_active(COLO_MODE_SECONDARY)) {
+        return true;
+    }
+    if (!colo_session_active(COLO_MODE_PRIMARY)) {
+        return false;
+    }
+    colo_ask_end(colo_session(), COLO_BYE_CANCEL);
+    return true;
+}
+
+void colo_checkpoint_delay_set(void)
+{
+    if (colo_session_active(COLO_MODE_PRIMARY) && colo_session()->wire) {
+        colo_wire_wake(colo_session()->wire);
+    }
 }

@@ -31,7 +31,7 @@
 #include "io/channel-socket.h"
 #include "io/dns-resolver.h"
 #include "migration/colo.h"
-#include "internal.h"
+#include "params.h"
 #include "migration/options.h"
 
 typedef struct Attempt {

@@ -25,6 +25,7 @@
 #include "hw/qdev-core.h"
 #include "system/block-backend.h"
 #include "disks.h"
+#include "progress.h"
 
 /* While waiting for disks, speak this often within the timeout */
 #define SLICES_PER_TIMEOUT  3

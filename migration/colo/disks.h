@@ -6,7 +6,7 @@
 #ifndef QEMU_MIGRATION_COLO_DISKS_H
 #define QEMU_MIGRATION_COLO_DISKS_H
 
-#include "internal.h"
+#include "session.h"
 
 /*
  * colo_disk_next: the disk after @blk, or the first, that is a device of the

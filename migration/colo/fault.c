@@ -13,7 +13,6 @@
 #include "qapi/qapi-commands-colo.h"
 #include "qapi/util.h"
 #include "fault.h"
-#include "internal.h"
 #include "trace.h"
 
 /* Who sends which frame; the other side receives it */

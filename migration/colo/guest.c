@@ -38,7 +38,7 @@
 #include "system/kvm.h"
 #include "system/replay.h"
 #include "system/runstate.h"
-#include "internal.h"
+#include "guest.h"
 #include "migration/options.h"
 
 /* How often disks that are not quiet are looked at, and the most seldom */
@@ -114,15 +114,10 @@ static void main_loop_met(void *opaque)
     qemu_cond_broadcast(&change_cond);
 }
 
-static int64_t now_ns(void)
-{
-    return qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-}
-
 /* Wait for change_cond.  False if @end_ns is over.  BQL, dropped meanwhile. */
 static bool wait_until(int64_t end_ns)
 {
-    int64_t left_ns = end_ns - now_ns();
+    int64_t left_ns = end_ns - colo_now_ns();
 
     if (left_ns <= 0) {
         return false;
@@ -179,11 +174,11 @@ static void drain_look(void *opaque)
 
     if (!bdrv_drain_all_poll()) {
         drain_end(d, DRAIN_QUIET);
-    } else if (now_ns() >= d->end_ns) {
+    } else if (colo_now_ns() >= d->end_ns) {
         drain_end(d, DRAIN_LATE);
     } else {
         d->look_ns = MIN(2 * d->look_ns, DRAIN_LOOK_MAX_NS);
-        timer_mod(d->timer, now_ns() + d->look_ns);
+        timer_mod(d->timer, colo_now_ns() + d->look_ns);
     }
 }
 
@@ -195,7 +190,7 @@ static bool drain_disks(int64_t end_ns, Error **errp)
 {
     Drain d = { .look_ns = DRAIN_LOOK_MIN_NS, .end_ns = end_ns };
     AioContext *ctx = qemu_get_aio_context();
-    int64_t poll_end_ns = now_ns() + DRAIN_POLL_NS;
+    int64_t poll_end_ns = colo_now_ns() + DRAIN_POLL_NS;
 
     if (replay_events_enabled()) {
         /* Nothing is drained then */
@@ -203,10 +198,10 @@ static bool drain_disks(int64_t end_ns, Error **errp)
     }
     bdrv_drain_all_begin_nopoll();
     while (bdrv_drain_all_poll()) {
-        if (!aio_poll(ctx, false) || now_ns() > poll_end_ns) {
+        if (!aio_poll(ctx, false) || colo_now_ns() > poll_end_ns) {
             d.timer = aio_timer_new(ctx, QEMU_CLOCK_REALTIME, SCALE_NS,
                                     drain_look, &d);
-            timer_mod(d.timer, now_ns() + d.look_ns);
+            timer_mod(d.timer, colo_now_ns() + d.look_ns);
             break;
         }
     }
@@ -354,20 +349,6 @@ void colo_reset_end(void)
 }
 
 /* What somebody asks for at a time when it cannot be done, and is done later */
-
-bool colo_cont(Error **errp)
-{
-    if (colo_command_refused("cont", errp)) {
-        return true;
-    }
-    if (colo_session_active(COLO_MODE_PRIMARY) &&
-        runstate_check(RUN_STATE_COLO)) {
-        /* The guest goes on anyway once the cut is done */
-        colo_session()->primary.deferred_stop = RUN_STATE__MAX;
-        return true;
-    }
-    return false;
-}
 
 void colo_vm_stop_deferred(RunState state)
 {

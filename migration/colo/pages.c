@@ -24,6 +24,7 @@
 #include "qemu/cutils.h"
 #include "qapi/error.h"
 #include "pages.h"
+#include "peer.h"
 
 /* Frames of hashes sent ahead: 64 MiB of guest RAM */
 #define WINDOW  64

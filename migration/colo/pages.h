@@ -8,7 +8,7 @@
 #ifndef QEMU_MIGRATION_COLO_PAGES_H
 #define QEMU_MIGRATION_COLO_PAGES_H
 
-#include "internal.h"
+#include "session.h"
 
 /* What became of the pages of one checkpoint */
 typedef struct ColoPageCount {

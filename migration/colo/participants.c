@@ -6,7 +6,8 @@
  */
 
 #include "qemu/osdep.h"
-#include "internal.h"
+#include "participants.h"
+#include "session.h"
 
 static QTAILQ_HEAD(, ColoParticipant) participants =
     QTAILQ_HEAD_INITIALIZER(participants);

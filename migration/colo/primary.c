@@ -34,14 +34,19 @@
 #include "qemu/rcu.h"
 #include "qemu/timer.h"
 #include "qapi/error.h"
-#include "exec/target_page.h"
 #include "system/runstate.h"
 #include "migration/colo.h"
 #include "net/colo.h"
 #include "disks.h"
-#include "internal.h"
+#include "failover.h"
+#include "guest.h"
 #include "pages.h"
+#include "params.h"
+#include "participants.h"
+#include "peer.h"
 #include "problems.h"
+#include "progress.h"
+#include "requests.h"
 #include "sections.h"
 #include "status.h"
 #include "migration/migration.h"
@@ -60,17 +65,6 @@
  * them, whatever a checkpoint costs on these hosts, with this guest.
  */
 #define REST_FACTOR         2
-
-static int64_t now_ns(void)
-{
-    return qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-}
-
-static void set_state(ColoSession *s, ColoPrimaryState to, const char *why)
-{
-    BQL_LOCK_GUARD();
-    colo_set_primary(s, to, why);
-}
 
 /* Is it a pong that nobody asked for?  Then the session ends. */
 static bool primary_take_pong(ColoSession *s, const char *stage,
@@ -181,9 +175,9 @@ static bool primary_handshake(ColoSession *s, Error **errp)
  */
 static int64_t primary_next_due(ColoSession *s, ColoCheckpointReason *reason)
 {
-    int64_t due_ns = s->primary.last_cut_ns +
-                     colo_effective_checkpoint_delay() * (int64_t)SCALE_MS;
-    int64_t now = now_ns();
+    uint32_t delay_ms = colo_effective_checkpoint_delay(s->mode);
+    int64_t due_ns = s->primary.last_cut_ns + delay_ms * (int64_t)SCALE_MS;
+    int64_t now = colo_now_ns();
     int asked = colo_take_request();
     bool can_wait = asked >= 0 &&
                     (colo_reason_can_wait(asked) ||
@@ -216,8 +210,8 @@ static bool primary_run_epoch(ColoSession *s, ColoCheckpointReason *reason,
                               Error **errp)
 {
     const char *stage = "the next checkpoint";
-    int64_t ping_ns = s->timeout_ms * (int64_t)SCALE_MS / PINGS_PER_TIMEOUT;
-    int64_t heard_ns = now_ns();
+    int64_t ping_ns = colo_timeout_ns(s) / PINGS_PER_TIMEOUT;
+    int64_t heard_ns = colo_now_ns();
     int64_t next_ping_ns = heard_ns + ping_ns;
 
     colo_wire_begin_wait(s->wire);
@@ -245,17 +239,17 @@ static bool primary_run_epoch(ColoSession *s, ColoCheckpointReason *reason,
                 return false;
             }
             if (f.type == COLO_FRAME_PONG) {
-                heard_ns = now_ns();
+                heard_ns = colo_now_ns();
             } else if (f.type != COLO_FRAME_ALIVE) {
                 colo_read_end(s, &f, stage, errp);
                 return false;
             }
             break;
         case COLO_WAIT_DEADLINE:
-            if (now_ns() < next_ping_ns) {
+            if (colo_now_ns() < next_ping_ns) {
                 break;
             }
-            if (now_ns() - heard_ns > s->timeout_ms * (int64_t)SCALE_MS) {
+            if (colo_now_ns() - heard_ns > colo_timeout_ns(s)) {
                 error_setg(errp, "waiting for 'pong': the peer was silent for "
                            "%u ms", s->timeout_ms);
                 return false;
@@ -266,7 +260,7 @@ static bool primary_run_epoch(ColoSession *s, ColoCheckpointReason *reason,
             }
             s->primary.pings++;
             colo_progress();
-            next_ping_ns = now_ns() + ping_ns;
+            next_ping_ns = colo_now_ns() + ping_ns;
             break;
         case COLO_WAIT_WOKEN:
             break;
@@ -280,7 +274,7 @@ static bool primary_request(ColoSession *s, uint64_t cut, Error **errp)
     g_autofree uint8_t *buf = NULL;
     ColoFrame f;
 
-    set_state(s, COLO_PRIMARY_STATE_REQUESTING, "checkpoint due");
+    colo_set_primary(s, COLO_PRIMARY_STATE_REQUESTING, "checkpoint due");
     if (!colo_wire_send_buf(s->wire, COLO_FRAME_CHECKPOINT_REQUEST, cut, NULL,
                             0, errp) ||
         !primary_expect(s, COLO_FRAME_CHECKPOINT_REPLY, cut, &f, errp)) {
@@ -366,7 +360,7 @@ typedef struct Cut {
 static void primary_end_pause(ColoSession *s, Cut *c)
 {
     if (!c->pause_ns) {
-        c->pause_ns = now_ns() - c->begin_ns;
+        c->pause_ns = colo_now_ns() - c->begin_ns;
         if (c->live) {
             primary_resume(s);
             colo_history_add(&s->stats.pause, c->pause_ns);
@@ -400,12 +394,12 @@ static bool primary_collect(ColoSession *s, Cut *c, Error **errp)
         bool stopped = false, ok;
 
         if (runstate_is_live(runstate_get())) {
-            c->end_ns = MIN(c->end_ns, now_ns() +
+            c->end_ns = MIN(c->end_ns, colo_now_ns() +
                             s->max_pause_ms * (int64_t)SCALE_MS);
         }
         ok = colo_stop_guest(s, c->end_ns, &stopped, errp);
         c->live |= stopped;
-        if (!ok || now_ns() >= c->end_ns) {
+        if (!ok || colo_now_ns() >= c->end_ns) {
             return primary_too_long(s, errp);
         }
         if (!colo_ram_unchanged(s->ram, errp)) {
@@ -450,7 +444,7 @@ static bool primary_stream_excess(ColoSession *s, Cut *c, Error **errp)
     ok = colo_pages_send(s, c->number, &c->pages, errp);
     colo_wire_clear_alarm(s->wire);
     bql_lock();
-    if (now_ns() >= c->end_ns && colo_wire_is_whole(s->wire)) {
+    if (colo_now_ns() >= c->end_ns && colo_wire_is_whole(s->wire)) {
         return primary_too_long(s, errp);
     }
     return ok;
@@ -580,7 +574,7 @@ static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
     }
 
     bql_lock();
-    c->begin_ns = now_ns();
+    c->begin_ns = colo_now_ns();
     /* A guest that is paused waits for nothing */
     c->end_ns = colo_patience_end(s);
     ok = primary_copy_state(s, c, errp);
@@ -642,7 +636,7 @@ static void primary_committed(ColoSession *s, Cut *c,
     s->committed = c->number;
     colo_set_primary(s, COLO_PRIMARY_STATE_LOADING, "committed");
     colo_participants_commit(c->number);
-    colo_history_add(&s->stats.commit, now_ns() - c->begin_ns);
+    colo_history_add(&s->stats.commit, colo_now_ns() - c->begin_ns);
     s->stats.checkpoints++;
     s->stats.reasons[reason]++;
     s->stats.pages += c->tail.npages;
@@ -658,7 +652,7 @@ static void primary_committed(ColoSession *s, Cut *c,
 static bool primary_checkpoint(ColoSession *s, ColoCheckpointReason reason,
                                Error **errp)
 {
-    Cut c = { .number = s->epoch + 1, .asked_ns = now_ns() };
+    Cut c = { .number = s->epoch + 1, .asked_ns = colo_now_ns() };
     ColoFrame f;
 
     if (!primary_request(s, c.number, errp) || !primary_cut(s, &c, errp)) {
@@ -670,7 +664,7 @@ static bool primary_checkpoint(ColoSession *s, ColoCheckpointReason reason,
         return false;
     }
 
-    set_state(s, COLO_PRIMARY_STATE_COMMITTING, "sent");
+    colo_set_primary(s, COLO_PRIMARY_STATE_COMMITTING, "sent");
     if (!primary_expect(s, COLO_FRAME_VMSTATE_RECEIVED, c.number, &f, errp)) {
         return false;
     }
@@ -680,9 +674,10 @@ static bool primary_checkpoint(ColoSession *s, ColoCheckpointReason reason,
         return false;
     }
     colo_disks_allow(c.number);
-    set_state(s, COLO_PRIMARY_STATE_RUNNING, "loaded");
+    colo_set_primary(s, COLO_PRIMARY_STATE_RUNNING, "loaded");
     colo_staging_shrink(s->staging);
-    s->primary.not_before_ns = now_ns() + REST_FACTOR * (now_ns() - c.asked_ns);
+    s->primary.not_before_ns = colo_now_ns() +
+                               REST_FACTOR * (colo_now_ns() - c.asked_ns);
     return true;
 }
 
@@ -719,7 +714,7 @@ static bool primary_end(ColoSession *s, ColoByeReason reason, Error **errp)
 {
     bool ok;
 
-    set_state(s, COLO_PRIMARY_STATE_ENDING, colo_bye_reason_str(reason));
+    colo_set_primary(s, COLO_PRIMARY_STATE_ENDING, colo_bye_reason_str(reason));
     ok = colo_say_bye(s, reason, errp);
     if (ok) {
         BQL_LOCK_GUARD();
@@ -869,17 +864,6 @@ static void primary_wakeup(Notifier *n, void *reason)
     colo_request_checkpoint_run_state();
 }
 
-/* Limits that depend on the size of the guest */
-static uint64_t staging_limit_pages(ColoSession *s)
-{
-    uint64_t limit = migrate_colo_staging_limit();
-
-    if (!limit) {
-        limit = colo_ram_total(s->ram) / 2;
-    }
-    return MAX(limit / qemu_target_page_size(), COLO_PAGES_PER_FRAME);
-}
-
 /* What is not covered: say so instead of losing it in silence.  BQL. */
 static void warn_of_problems(ColoSession *s)
 {
@@ -907,12 +891,6 @@ void migrate_start_colo_process(MigrationState *ms)
     }
     s = colo_session_new(COLO_MODE_PRIMARY,
                          qemu_file_get_ioc(ms->to_dst_file));
-    s->ram = colo_ram_new();
-    s->staging = colo_staging_new(qemu_target_page_size(),
-                                  colo_ram_total(s->ram) /
-                                  qemu_target_page_size() +
-                                  COLO_STAGING_SLACK_PAGES,
-                                  staging_limit_pages(s));
     s->primary.device_file = qemu_file_new_output(QIO_CHANNEL(s->device_state));
     colo_set_primary(s, COLO_PRIMARY_STATE_STARTING, "first migration done");
 
@@ -924,7 +902,7 @@ void migrate_start_colo_process(MigrationState *ms)
         colo_participants_arm(0);
         ok = colo_disks_start(s, &err);
     }
-    s->primary.last_cut_ns = now_ns();
+    s->primary.last_cut_ns = colo_now_ns();
     s->primary.paused = !live;
     if (s->mode == COLO_SYNC_MODE_HYBRID) {
         s->primary.vm_state =
@@ -949,6 +927,7 @@ void migrate_start_colo_process(MigrationState *ms)
     bql_lock();
     if (s->mode == COLO_SYNC_MODE_HYBRID) {
         notifier_remove(&s->primary.wakeup);
+        qemu_del_vm_change_state_handler(s->primary.vm_state);
     }
     primary_close_migration(s, ms, err);
     g_clear_pointer(&s->primary.device_file, qemu_fclose);

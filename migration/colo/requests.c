@@ -8,7 +8,9 @@
 
 #include "qemu/osdep.h"
 #include "qemu/lockable.h"
-#include "internal.h"
+#include "qemu/thread.h"
+#include "migration/colo.h"
+#include "requests.h"
 
 /*
  * Requests for checkpoints come from any thread.  The lock keeps the wire

@@ -26,7 +26,6 @@
 #include "qemu/timer.h"
 #include "qapi/error.h"
 #include "exec/memory.h"
-#include "exec/target_page.h"
 #include "io/channel-socket.h"
 #include "io/channel-tls.h"
 #include "net/announce.h"
@@ -38,8 +37,12 @@
 #include "migration/blocker.h"
 #include "migration/misc.h"
 #include "disks.h"
-#include "internal.h"
+#include "failover.h"
+#include "guest.h"
 #include "pages.h"
+#include "params.h"
+#include "participants.h"
+#include "peer.h"
 #include "sections.h"
 #include "status.h"
 #include "migration/migration.h"
@@ -70,25 +73,14 @@ typedef struct LoadMark {
     struct rcu_head rcu;
 } LoadMark;
 
-static void __attribute__((constructor)) secondary_init(void)
-{
-    qemu_cond_init(&load_freed_cond);
-}
-
-bool colo_secondary_loading(void)
+bool colo_loading(void)
 {
     return loading;
 }
 
-static int64_t now_ns(void)
+static void __attribute__((constructor)) secondary_init(void)
 {
-    return qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-}
-
-static void set_state(ColoSession *s, ColoSecondaryState to, const char *why)
-{
-    BQL_LOCK_GUARD();
-    colo_set_secondary(s, to, why);
+    qemu_cond_init(&load_freed_cond);
 }
 
 /* The TCP socket below the first migration, or NULL */
@@ -265,7 +257,7 @@ static bool secondary_stop_guest(ColoSession *s, Error **errp)
 {
     bool stopped = false;
 
-    if (!colo_stop_guest(s, now_ns() + s->max_pause_ms * (int64_t)SCALE_MS,
+    if (!colo_stop_guest(s, colo_now_ns() + s->max_pause_ms * (int64_t)SCALE_MS,
                          &stopped, errp)) {
         s->cause = COLO_CAUSE_LOCAL;
         return false;
@@ -324,8 +316,8 @@ static bool secondary_await_request(ColoSession *s, uint64_t cut, Error **errp)
         if (!colo_disks_ok(s, errp)) {
             return false;
         }
-        switch (colo_wire_wait(s->wire, now_ns() +
-                               s->timeout_ms * (int64_t)SCALE_MS)) {
+        switch (colo_wire_wait(s->wire, colo_now_ns() +
+                               colo_timeout_ns(s))) {
         case COLO_WAIT_WOKEN:
             continue;
         case COLO_WAIT_DEADLINE:
@@ -434,7 +426,7 @@ static bool secondary_receive(ColoSession *s, uint64_t cut, ColoTail *tail,
     if (!secondary_expect(s, COLO_FRAME_VMSTATE_SEND, cut, stage, &f, errp)) {
         return false;
     }
-    set_state(s, COLO_SECONDARY_STATE_RECEIVING, "the primary sends");
+    colo_set_secondary(s, COLO_SECONDARY_STATE_RECEIVING, "the primary sends");
     colo_pages_begin(s);
     g_byte_array_set_size(s->secondary.sections, 0);
     for (;;) {
@@ -558,13 +550,13 @@ static void load_freed(LoadMark *mark)
 static void secondary_reclaim(ColoSession *s)
 {
     LoadMark *mark = g_new(LoadMark, 1);
-    int64_t end_ns = now_ns() + s->timeout_ms * (int64_t)SCALE_MS;
+    int64_t end_ns = colo_now_ns() + colo_timeout_ns(s);
     int64_t left_ns;
 
     loads_unfreed++;
     call_rcu(mark, load_freed, rcu);
     while (loads_unfreed > LOADS_UNFREED_MAX &&
-           (left_ns = end_ns - now_ns()) > 0) {
+           (left_ns = end_ns - colo_now_ns()) > 0) {
         qemu_cond_timedwait_bql(&load_freed_cond,
                                 DIV_ROUND_UP(left_ns, SCALE_MS));
     }
@@ -584,7 +576,7 @@ static bool secondary_load_and_count(ColoSession *s, Arrival *a, Error **errp)
     int64_t load_ns;
 
     BQL_LOCK_GUARD();
-    load_ns = now_ns();
+    load_ns = colo_now_ns();
     colo_history_add(&s->stats.commit, load_ns - a->begin_ns);
     colo_set_secondary(s, COLO_SECONDARY_STATE_LOADING, "committed");
     if (!secondary_load(s, &a->tail, errp)) {
@@ -595,7 +587,7 @@ static bool secondary_load_and_count(ColoSession *s, Arrival *a, Error **errp)
         verify_ram(s, a->cut, &a->tail);
         verify_disks(s, a->cut, &a->tail);
     }
-    load_ns = now_ns() - load_ns;
+    load_ns = colo_now_ns() - load_ns;
     colo_history_add(&s->stats.load, load_ns);
     s->epoch = a->cut;
     s->stats.checkpoints++;
@@ -668,7 +660,7 @@ static bool secondary_checkpoint(ColoSession *s, Error **errp)
     if (!secondary_await_request(s, a.cut, errp)) {
         return false;
     }
-    a.begin_ns = now_ns();
+    a.begin_ns = colo_now_ns();
     if (!secondary_reply(s, a.cut, errp) ||
         !secondary_receive(s, a.cut, &a.tail, &a.pages, errp) ||
         !secondary_commit_and_load(s, &a, errp)) {
@@ -751,17 +743,19 @@ static void secondary_finish(ColoSession *s, Error *err)
         /* Half a checkpoint may be in place: this side must not go live */
         error_report("COLO secondary: %s", error_get_pretty(err));
         colo_finish_begin(s, err);
-        set_state(s, COLO_SECONDARY_STATE_ENDING, error_get_pretty(err));
+        colo_set_secondary(s, COLO_SECONDARY_STATE_ENDING,
+                           error_get_pretty(err));
         colo_say_error(s, err);
-        set_state(s, COLO_SECONDARY_STATE_ENDED, "cannot go on");
+        colo_set_secondary(s, COLO_SECONDARY_STATE_ENDED, "cannot go on");
         return;
     }
     if (!failover && s->cause == COLO_CAUSE_WISH) {
         colo_finish_begin(s, err);
-        set_state(s, COLO_SECONDARY_STATE_ENDING,
+        colo_set_secondary(s, COLO_SECONDARY_STATE_ENDING,
                   colo_bye_reason_str(s->end_reason));
         if (colo_say_bye(s, s->end_reason, &bye_err)) {
-            set_state(s, COLO_SECONDARY_STATE_ENDED, "the peer agreed");
+            colo_set_secondary(s, COLO_SECONDARY_STATE_ENDED,
+                               "the peer agreed");
             return;
         }
         err = bye_err;
@@ -896,7 +890,6 @@ void colo_incoming_start(void)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
     ColoSession *s;
-    uint64_t max_pages;
     QemuThread thread;
 
     assert(bql_locked());
@@ -907,11 +900,6 @@ void colo_incoming_start(void)
     watch_no_more();
     s = colo_session_new(COLO_MODE_SECONDARY,
                          qemu_file_get_ioc(mis->from_src_file));
-    s->ram = colo_ram_new();
-    max_pages = colo_ram_total(s->ram) / qemu_target_page_size() +
-                COLO_STAGING_SLACK_PAGES;
-    s->staging = colo_staging_new(qemu_target_page_size(), max_pages,
-                                  max_pages);
     s->secondary.sections = g_byte_array_new();
     /* Without global state in the stream it is not known: assume it runs */
     s->secondary.run_state = !global_state_received() ||

@@ -13,7 +13,8 @@
 #include "block/aio.h"
 #include "system/cpus.h"
 #include "system/runstate.h"
-#include "internal.h"
+#include "participants.h"
+#include "session.h"
 
 /* How long QEMU's exit waits for an orderly end, in times of the timeout */
 #define SHUTDOWN_TIMEOUTS   3
@@ -30,27 +31,19 @@
  */
 #define DRAIN_ROUNDS        3
 
-/* BQL */
-static Notifier shutdown_notifier;
+/* BQL: why QEMU ends */
 static ShutdownCause shutdown_cause;
-static bool exiting;
 
 static void note_shutdown_cause(Notifier *n, void *opaque)
 {
     shutdown_cause = *(ShutdownCause *)opaque;
 }
 
-void colo_shutdown_watch(void)
-{
-    if (!shutdown_notifier.notify) {
-        shutdown_notifier.notify = note_shutdown_cause;
-        qemu_register_shutdown_notifier(&shutdown_notifier);
-    }
-}
+static Notifier shutdown_notifier = { .notify = note_shutdown_cause };
 
-bool colo_exiting(void)
+static void __attribute__((constructor)) shutdown_init(void)
 {
-    return exiting;
+    qemu_register_shutdown_notifier(&shutdown_notifier);
 }
 
 /*
@@ -137,7 +130,7 @@ static void drain_output(void)
 
 void colo_shutdown(void)
 {
-    exiting = true;
+    colo_set_exiting();
     end_session();
     drain_output();
 }

@@ -20,7 +20,7 @@
 #include "io/channel-socket.h"
 #include "io/channel-tls.h"
 #include "system/runstate.h"
-#include "internal.h"
+#include "params.h"
 #include "problems.h"
 #include "status.h"
 #include "migration/options.h"
@@ -120,10 +120,8 @@ static bool is_between_checkpoints(ColoSession *s)
  * that has not heard from the primary does not know the mode: in periodic mode
  * its network needs nothing.
  */
-static ColoProblemList *find_problems(void)
+static ColoProblemList *find_problems(ColoSession *s)
 {
-    ColoSession *s = colo_session();
-
     problems_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     if (secondary_is_ready(s) ||
         (session_is_on(s) && s->side == COLO_MODE_PRIMARY)) {
@@ -139,31 +137,29 @@ static ColoProblemList *find_problems(void)
 }
 
 /* @why: what is told to the user, or NULL */
-static void set_protected(bool now, const char *why)
+static void set_protected(ColoSession *s, bool now, const char *why)
 {
     if (now == protected) {
         return;
     }
     protected = now;
     since_s = g_get_real_time() / G_USEC_PER_SEC;
-    qapi_event_send_colo_protection(now, COLOMode_str(colo_session()->side),
-                                    why);
+    qapi_event_send_colo_protection(now, COLOMode_str(s->side), why);
 }
 
-static void evaluate(const ColoProblemList *problems)
+static void evaluate(ColoSession *s, const ColoProblemList *problems)
 {
-    if (!secondary_is_ready(colo_session())) {
-        set_protected(false, message);
+    if (!secondary_is_ready(s)) {
+        set_protected(s, false, message);
     } else if (problems) {
-        set_protected(false, problems->value->message);
+        set_protected(s, false, problems->value->message);
     } else {
-        set_protected(true, NULL);
+        set_protected(s, true, NULL);
     }
 }
 
-void colo_status_update(void)
+void colo_status_update(ColoSession *s)
 {
-    ColoSession *s = colo_session();
     bool ready = secondary_is_ready(s);
     bool look = ready && (!was_ready ||
                           (is_between_checkpoints(s) &&
@@ -172,23 +168,23 @@ void colo_status_update(void)
 
     was_ready = ready;
     if (!ready) {
-        set_protected(false, message);
+        set_protected(s, false, message);
     } else if (look) {
-        g_autoptr(ColoProblemList) problems = find_problems();
+        g_autoptr(ColoProblemList) problems = find_problems(s);
 
-        evaluate(problems);
+        evaluate(s, problems);
     }
 }
 
-void colo_status_fill(COLOStatus *status)
+void colo_status_fill(ColoSession *s, COLOStatus *status)
 {
-    status->problems = find_problems();
-    evaluate(status->problems);
+    status->problems = find_problems(s);
+    evaluate(s, status->problems);
     status->q_protected = protected;
     status->has_since = since_s;
     status->since = since_s;
     status->message = g_strdup(message);
-    if (session_is_on(colo_session())) {
+    if (session_is_on(s)) {
         status->peer = g_strdup(peer);
     }
 }

@@ -9,6 +9,7 @@
 
 #include "qapi/qapi-types-migration.h"
 #include "io/channel.h"
+#include "session.h"
 
 /*
  * colo_status_begin: a session begins with the peer at the other end of @ioc
@@ -28,14 +29,18 @@ void colo_status_say(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 void colo_status_add(const char *text);
 
 /*
- * colo_status_update: the state of the session has changed
+ * colo_status_update: the state of session @s has changed
  *
  * Emits COLO_PROTECTION if the guest is protected now and was not before, or
  * the other way round.  BQL.
  */
-void colo_status_update(void);
+void colo_status_update(ColoSession *s);
 
-/* Fill in what @status has about protection.  BQL. */
-void colo_status_fill(COLOStatus *status);
+/*
+ * Fill in what @status has about protection.
+ *
+ * @s: the running or the last session, or NULL.  BQL.
+ */
+void colo_status_fill(ColoSession *s, COLOStatus *status);
 
 #endif

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: the ways a session ends.  Not for base code.
+ */
+
+#ifndef QEMU_MIGRATION_COLO_FAILOVER_H
+#define QEMU_MIGRATION_COLO_FAILOVER_H
+
+#include "session.h"
+
+/*
+ * colo_finish_begin: this side ends the session in order, for the reason in
+ * s->cause and @err, which query-colo-status shows from now on.  No BQL.
+ */
+void colo_finish_begin(ColoSession *s, const Error *err);
+
+/*
+ * colo_await_decision: the peer is lost
+ *
+ * Reports it, then waits for the operator's word or the end of QEMU.
+ * Session's thread, BQL held (dropped meanwhile).
+ */
+void colo_await_decision(ColoSession *s, const Error *err);
+
+/* Emits COLO_EXIT.  BQL. */
+void colo_report_exit(ColoSession *s, COLOExitReason reason);
+
+#endif

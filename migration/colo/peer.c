@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: what the two sides say to each other beside the checkpoints: that they
+ * are there, that they end the session, and why.
+ *
+ * Both sides, in the session's thread, without the BQL.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "peer.h"
+
+void colo_read_end(ColoSession *s, const ColoFrame *f, const char *stage,
+                   Error **errp)
+{
+    uint8_t buf[COLO_TEXT_MAX + 1];
+    ColoByeReason reason;
+
+    QEMU_BUILD_BUG_ON(COLO_BYE_LEN > COLO_TEXT_MAX);
+
+    switch (f->type) {
+    case COLO_FRAME_BYE:
+        if (!colo_wire_recv_buf(s->wire, buf, f->length, errp) ||
+            !colo_bye_decode(buf, f->length, &reason, errp)) {
+            return;
+        }
+        s->cause = COLO_CAUSE_PEER_BYE;
+        /* If this gets lost the peer finds out by itself */
+        colo_wire_send_buf(s->wire, COLO_FRAME_BYE_ACK, s->epoch, NULL, 0,
+                           NULL);
+        error_setg(errp, "the peer ended the session: %s",
+                   colo_bye_reason_str(reason));
+        return;
+    case COLO_FRAME_ERROR:
+        if (!colo_wire_recv_buf(s->wire, buf, f->length, errp)) {
+            return;
+        }
+        buf[f->length] = '\0';
+        for (uint64_t i = 0; i < f->length; i++) {
+            buf[i] = g_ascii_isprint(buf[i]) ? buf[i] : '?';
+        }
+        s->cause = COLO_CAUSE_PEER_ERROR;
+        colo_wire_send_buf(s->wire, COLO_FRAME_BYE_ACK, s->epoch, NULL, 0,
+                           NULL);
+        error_setg(errp, "the peer reports: %s", buf);
+        return;
+    default:
+        error_setg(errp, "waiting for %s: unexpected '%s' of checkpoint "
+                   "%" PRIu64, stage, colo_frame_name(f->type), f->epoch);
+        return;
+    }
+}
+
+int64_t colo_patience_end(ColoSession *s)
+{
+    return colo_now_ns() + COLO_STALL_TIMEOUTS * colo_timeout_ns(s);
+}
+
+bool colo_patience_over(ColoSession *s, int64_t end_ns, const char *stage,
+                        Error **errp)
+{
+    if (colo_now_ns() < end_ns) {
+        return false;
+    }
+    error_setg(errp, "waiting for %s: the peer spoke of something else for "
+               "%u ms", stage, COLO_STALL_TIMEOUTS * s->timeout_ms);
+    return true;
+}
+
+/*
+ * Wait until the peer has understood, passing over whatever it was about to
+ * say.  Without that, closing a socket with unread data would reset the
+ * connection, and the peer might never see our last word.
+ */
+static bool await_bye_ack(ColoSession *s, Error **errp)
+{
+    int64_t end_ns = colo_patience_end(s);
+    ColoFrame f;
+
+    do {
+        if (colo_patience_over(s, end_ns, "'bye-ack'", errp) ||
+            !colo_wire_recv(s->wire, "'bye-ack'", &f, errp) ||
+            !colo_wire_skip(s->wire, f.length, errp)) {
+            return false;
+        }
+        /* BYE: both sides had the same idea */
+    } while (f.type != COLO_FRAME_BYE_ACK && f.type != COLO_FRAME_BYE);
+    return true;
+}
+
+bool colo_say_bye(ColoSession *s, ColoByeReason reason, Error **errp)
+{
+    uint8_t buf[COLO_BYE_LEN];
+
+    colo_bye_encode(reason, buf);
+    return colo_wire_send_buf(s->wire, COLO_FRAME_BYE, s->epoch, buf,
+                              sizeof(buf), errp) &&
+           await_bye_ack(s, errp);
+}
+
+void colo_say_error(ColoSession *s, const Error *err)
+{
+    const char *text = error_get_pretty(err);
+
+    /* If the peer does not hear it, it finds out by itself */
+    if (colo_wire_send_buf(s->wire, COLO_FRAME_ERROR, s->epoch, text,
+                           MIN(strlen(text), COLO_TEXT_MAX), NULL)) {
+        await_bye_ack(s, NULL);
+    }
+}
+
+void colo_begin_alive(ColoSession *s)
+{
+    BQL_LOCK_GUARD();
+    s->keepalive = colo_keepalive_start(s->wire);
+}
