@@ -20,12 +20,12 @@
 #include "net/colo.h"
 
 /*
- * Postcopy and snapshots need the guest to be in one place, switchover-ack
- * occupies the channel that the session uses afterwards, release-ram gives away
- * what the primary goes on with, mapped-ram is for files, x-ignore-shared leaves
- * RAM out that a load needs, and dirty-limit would slow the guest down as long as
- * the session lasts.  return-path means nothing beside x-colo: the session opens
- * that direction itself.
+ * Postcopy and snapshots need the guest to be in one place.  switchover-ack
+ * occupies the channel that the session uses afterwards.  release-ram gives
+ * away what the primary goes on with.  mapped-ram is for files.
+ * x-ignore-shared leaves RAM out that a load needs.  dirty-limit would slow the
+ * guest down as long as the session lasts.  return-path may be set or not: the
+ * session opens that direction itself.
  */
 static const MigrationCapability incompatible_caps[] = {
     MIGRATION_CAPABILITY_POSTCOPY_RAM,

@@ -31,9 +31,20 @@
 #include "qapi/error.h"
 #include "qapi/qapi-events-colo.h"
 #include "qapi/qapi-events-migration.h"
+#include "disks.h"
 #include "failover.h"
 #include "status.h"
 #include "trace.h"
+
+bool colo_has_to_end(ColoSession *s, Error **errp)
+{
+    if (colo_wish(s) != COLO_WISH_NONE) {
+        s->cause = COLO_CAUSE_WISH;
+        error_setg(errp, "asked to end the session");
+        return true;
+    }
+    return !colo_disks_ok(s, errp);
+}
 
 void colo_finish_begin(ColoSession *s, const Error *err)
 {
@@ -42,6 +53,8 @@ void colo_finish_begin(ColoSession *s, const Error *err)
         colo_status_say("ended on this side: %s",
                         colo_bye_reason_str(s->end_reason));
     } else {
+        error_report("COLO %s: %s", COLOMode_str(s->side),
+                     error_get_pretty(err));
         colo_status_say("%s", error_get_pretty(err));
     }
 }

@@ -9,8 +9,17 @@
 #include "session.h"
 
 /*
+ * colo_has_to_end: true between two checkpoints if somebody on this side has
+ * asked for the end of the session, or a disk failed
+ *
+ * Sets s->cause and @errp then.  Session's thread.
+ */
+bool colo_has_to_end(ColoSession *s, Error **errp);
+
+/*
  * colo_finish_begin: this side ends the session in order, for the reason in
- * s->cause and @err, which query-colo-status shows from now on.  No BQL.
+ * s->cause and @err, which query-colo-status shows from now on.  A fault is
+ * reported to the user.  No BQL.
  */
 void colo_finish_begin(ColoSession *s, const Error *err);
 

@@ -348,6 +348,13 @@ void colo_reset_end(void)
     change_end();
 }
 
+void colo_forget_stop(void)
+{
+    if (!runstate_check(RUN_STATE_COLO)) {
+        runstate_set(RUN_STATE_COLO);
+    }
+}
+
 /* What somebody asks for at a time when it cannot be done, and is done later */
 
 void colo_vm_stop_deferred(RunState state)

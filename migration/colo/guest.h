@@ -45,4 +45,10 @@ void colo_end_cut(ColoSession *s);
  */
 bool colo_guest_stands(void);
 
+/*
+ * colo_forget_stop: the guest stands, and nobody asks why any more: it may have
+ * stopped for an I/O error.  Its run state is that of a checkpoint.  BQL.
+ */
+void colo_forget_stop(void);
+
 #endif

@@ -131,18 +131,12 @@ static bool send_hashes(ColoSession *s, uint64_t cut, uint64_t first,
 static bool answer_wanted(ColoSession *s, uint64_t cut, uint64_t first,
                           ColoPageCount *count, Error **errp)
 {
-    g_autofree char *stage = g_strdup_printf("'wanted' of checkpoint %" PRIu64,
-                                             cut);
     uint32_t n = batch_size(s, first);
     uint8_t wanted[COLO_WANTED_LEN];
     ColoPageCount c = { 0 };
     ColoFrame f;
 
-    if (!colo_wire_recv(s->wire, stage, &f, errp)) {
-        return false;
-    }
-    if (f.type != COLO_FRAME_WANTED || f.epoch != cut) {
-        colo_read_end(s, &f, stage, errp);
+    if (!colo_expect(s, COLO_FRAME_WANTED, cut, NULL, &f, errp)) {
         return false;
     }
     if (f.length != DIV_ROUND_UP(n, 8)) {

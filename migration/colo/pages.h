@@ -10,13 +10,6 @@
 
 #include "session.h"
 
-/* What became of the pages of one checkpoint */
-typedef struct ColoPageCount {
-    uint64_t sent;              /* their data travelled */
-    uint64_t zero;              /* a flag was enough */
-    uint64_t equal;             /* the secondary had them already */
-} ColoPageCount;
-
 /*
  * colo_pages_send: primary, send all that is staged and empty the area
  *

@@ -56,14 +56,59 @@ int64_t colo_patience_end(ColoSession *s)
     return colo_now_ns() + COLO_STALL_TIMEOUTS * colo_timeout_ns(s);
 }
 
-bool colo_patience_over(ColoSession *s, int64_t end_ns, const char *stage,
-                        Error **errp)
+/* True, with @errp set, if it is time to give up */
+static bool patience_over(ColoSession *s, int64_t end_ns, const char *stage,
+                          Error **errp)
 {
     if (colo_now_ns() < end_ns) {
         return false;
     }
     error_setg(errp, "waiting for %s: the peer spoke of something else for "
                "%u ms", stage, COLO_STALL_TIMEOUTS * s->timeout_ms);
+    return true;
+}
+
+bool colo_take_sign_of_life(ColoSession *s, const ColoFrame *f)
+{
+    if (s->side == COLO_MODE_SECONDARY) {
+        return f->type == COLO_FRAME_PING;
+    }
+    if (f->type != COLO_FRAME_PONG || !s->primary.pings) {
+        return false;
+    }
+    s->primary.pings--;
+    return true;
+}
+
+bool colo_recv(ColoSession *s, const char *stage, ColoFrame *f, Error **errp)
+{
+    int64_t end_ns = colo_patience_end(s);
+
+    do {
+        if (patience_over(s, end_ns, stage, errp) ||
+            !colo_wire_recv(s->wire, stage, f, errp)) {
+            return false;
+        }
+    } while (colo_take_sign_of_life(s, f));
+    return true;
+}
+
+bool colo_expect(ColoSession *s, ColoFrameType type, uint64_t cut,
+                 const char *stage, ColoFrame *f, Error **errp)
+{
+    g_autofree char *name = g_strdup_printf("'%s' of checkpoint %" PRIu64,
+                                            colo_frame_name(type), cut);
+
+    if (!stage) {
+        stage = name;
+    }
+    if (!colo_recv(s, stage, f, errp)) {
+        return false;
+    }
+    if (f->type != type || f->epoch != cut) {
+        colo_read_end(s, f, stage, errp);
+        return false;
+    }
     return true;
 }
 
@@ -78,7 +123,7 @@ static bool await_bye_ack(ColoSession *s, Error **errp)
     ColoFrame f;
 
     do {
-        if (colo_patience_over(s, end_ns, "'bye-ack'", errp) ||
+        if (patience_over(s, end_ns, "'bye-ack'", errp) ||
             !colo_wire_recv(s->wire, "'bye-ack'", &f, errp) ||
             !colo_wire_skip(s->wire, f.length, errp)) {
             return false;

@@ -20,12 +20,30 @@ void colo_read_end(ColoSession *s, const ColoFrame *f, const char *stage,
                    Error **errp);
 
 /*
+ * colo_take_sign_of_life: true if the frame says only that the peer is there
+ *
+ * On the secondary that is a ping, since a primary that waits for its disks
+ * sends some; on the primary the pong that answers one.  Session's thread.
+ */
+bool colo_take_sign_of_life(ColoSession *s, const ColoFrame *f);
+
+/*
+ * colo_recv: the header of the next frame that is no sign of life
+ * colo_expect: the same; it has to be @type of checkpoint @cut
+ *
+ * @stage: what is waited for, in messages; with colo_expect() NULL for the name
+ *     of the frame
+ * False with @errp set, and s->cause too if the peer ended the session.
+ * Session's thread, no BQL.
+ */
+bool colo_recv(ColoSession *s, const char *stage, ColoFrame *f, Error **errp);
+bool colo_expect(ColoSession *s, ColoFrameType type, uint64_t cut,
+                 const char *stage, ColoFrame *f, Error **errp);
+
+/*
  * colo_patience_end: when to give up, from now on (QEMU_CLOCK_REALTIME, ns)
- * colo_patience_over: is it time, with @errp set?  Session's thread.
  */
 int64_t colo_patience_end(ColoSession *s);
-bool colo_patience_over(ColoSession *s, int64_t end_ns, const char *stage,
-                        Error **errp);
 
 /*
  * colo_say_bye: tell the peer that this side ends the session, and wait for

@@ -8,29 +8,19 @@
  * runs beside the primary's from the end of one load to the next request, and
  * stands in between.
  *
- * A checkpoint arrives in pieces that are staged; nothing is applied until all
- * of it is here and confirmed (the commit).  Then, under the BQL: reset the
- * devices, write the pages, load the devices.  A failure before the commit
- * drops what is staged and leaves the VM as it was; a failure after it does
- * not keep the load from being finished.
+ * The thread waits for a checkpoint, takes it in (secondary-checkpoint.c) and
+ * commits it, until the session has to end.
  *
  * When the primary is lost the thread waits for a decision.  Going live is
  * left to the main loop, where the rest of migration expects it.
  */
 
 #include "qemu/osdep.h"
-#include <netinet/tcp.h>
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
-#include "qemu/timer.h"
 #include "qapi/error.h"
-#include "exec/memory.h"
-#include "io/channel-socket.h"
-#include "io/channel-tls.h"
 #include "net/announce.h"
-#include "system/cpus.h"
-#include "system/hw_accel.h"
 #include "system/runstate.h"
 #include "migration/colo.h"
 #include "migration/global_state.h"
@@ -39,142 +29,16 @@
 #include "disks.h"
 #include "failover.h"
 #include "guest.h"
-#include "pages.h"
-#include "params.h"
+#include "incoming.h"
 #include "participants.h"
 #include "peer.h"
-#include "sections.h"
+#include "secondary-checkpoint.h"
 #include "status.h"
 #include "migration/migration.h"
 #include "migration/multifd.h"
 #include "migration/options.h"
 #include "migration/qemu-file.h"
-#include "migration/savevm.h"
 #include "trace.h"
-
-/*
- * What a load replaces, the views of guest memory above all, the RCU thread
- * frees.  Where checkpoints follow each other closely, or the machine is busy,
- * it falls behind; by no more than these loads.
- */
-#define LOADS_UNFREED_MAX 2
-
-/* In the first migration: that often a silent host is asked */
-#define SILENCE_PROBES 3
-
-/* BQL: guest RAM and devices are between two checkpoints */
-static bool loading;
-
-/* BQL: loads whose leavings have not been freed, of all sessions */
-static unsigned loads_unfreed;
-static QemuCond load_freed_cond;
-
-typedef struct LoadMark {
-    struct rcu_head rcu;
-} LoadMark;
-
-bool colo_loading(void)
-{
-    return loading;
-}
-
-static void __attribute__((constructor)) secondary_init(void)
-{
-    qemu_cond_init(&load_freed_cond);
-}
-
-/* The TCP socket below the first migration, or NULL */
-static QIOChannelSocket *incoming_socket(void)
-{
-    MigrationIncomingState *mis = migration_incoming_get_current();
-    QIOChannel *ioc = qemu_file_get_ioc(mis->from_src_file);
-    QIOChannelSocket *socket;
-
-    if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS)) {
-        ioc = QIO_CHANNEL_TLS(ioc)->master;
-    }
-    socket = (QIOChannelSocket *)object_dynamic_cast(OBJECT(ioc),
-                                                     TYPE_QIO_CHANNEL_SOCKET);
-    return socket && (socket->localAddr.ss_family == AF_INET ||
-                      socket->localAddr.ss_family == AF_INET6) ? socket : NULL;
-}
-
-/*
- * During the first migration: a host that is cut off or has lost its power says
- * nothing, and who receives would wait for it without end.  Half of the timeout
- * may pass without a word, then half of it without an answer.
- */
-static void watch_for_silence(uint32_t timeout_ms)
-{
-    const int on = 1, idle = DIV_ROUND_UP(timeout_ms, 2000);
-    const int interval = DIV_ROUND_UP(idle, SILENCE_PROBES);
-    const int probes = SILENCE_PROBES;
-    QIOChannelSocket *socket = incoming_socket();
-
-    if (socket &&
-        (setsockopt(socket->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on)) ||
-         setsockopt(socket->fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle,
-                    sizeof(idle)) ||
-         setsockopt(socket->fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval,
-                    sizeof(interval)) ||
-         setsockopt(socket->fd, IPPROTO_TCP, TCP_KEEPCNT, &probes,
-                    sizeof(probes)))) {
-        warn_report("COLO secondary: a primary that falls silent in the first "
-                    "migration is not noticed: %s", strerror(errno));
-    }
-}
-
-/* A session has deadlines of its own, which may be longer */
-static void watch_no_more(void)
-{
-    const int off = 0;
-    QIOChannelSocket *socket = incoming_socket();
-
-    if (socket) {
-        setsockopt(socket->fd, SOL_SOCKET, SO_KEEPALIVE, &off, sizeof(off));
-    }
-}
-
-/* Runs before the first migration loads anything.  BQL. */
-int colo_incoming_prepare(void)
-{
-    Error *err = NULL;
-
-    if (!colo_ram_dirty_log_begin(&err)) {
-        error_reportf_err(err, "COLO secondary: ");
-        return -EINVAL;
-    }
-    watch_for_silence(migrate_colo_timeout());
-    return 0;
-}
-
-/* A primary that waits for the disks says meanwhile that it is well */
-static bool secondary_recv(ColoSession *s, const char *stage, ColoFrame *f,
-                           Error **errp)
-{
-    int64_t end_ns = colo_patience_end(s);
-
-    do {
-        if (colo_patience_over(s, end_ns, stage, errp) ||
-            !colo_wire_recv(s->wire, stage, f, errp)) {
-            return false;
-        }
-    } while (f->type == COLO_FRAME_PING);
-    return true;
-}
-
-static bool secondary_expect(ColoSession *s, ColoFrameType type, uint64_t cut,
-                             const char *stage, ColoFrame *f, Error **errp)
-{
-    if (!secondary_recv(s, stage, f, errp)) {
-        return false;
-    }
-    if (f->type != type || f->epoch != cut) {
-        colo_read_end(s, f, stage, errp);
-        return false;
-    }
-    return true;
-}
 
 /*
  * Session start: say what RAM there is, take the primary's parameters.  The
@@ -204,7 +68,7 @@ static bool secondary_handshake(ColoSession *s, Error **errp)
 
     if (!colo_wire_send_buf(s->wire, COLO_FRAME_CHECKPOINT_READY, 0,
                             buf->data, buf->len, errp) ||
-        !secondary_expect(s, COLO_FRAME_START, 0, "'start'", &f, errp) ||
+        !colo_expect(s, COLO_FRAME_START, 0, "'start'", &f, errp) ||
         !colo_wire_recv_buf(s->wire, start_buf, MIN(f.length,
                                                     sizeof(start_buf)),
                             errp) ||
@@ -242,28 +106,6 @@ static void secondary_run_guest(ColoSession *s)
     if (s->secondary.run_state == COLO_RUN_RUNNING) {
         colo_start_guest();
     }
-}
-
-/* The guest stands; maybe it stopped by itself: for an I/O error, say.  BQL. */
-static void secondary_forget_stop(void)
-{
-    if (!runstate_check(RUN_STATE_COLO)) {
-        runstate_set(RUN_STATE_COLO);
-    }
-}
-
-/* Hybrid mode: the guest stands, for the checkpoint that replaces it.  BQL. */
-static bool secondary_stop_guest(ColoSession *s, Error **errp)
-{
-    bool stopped = false;
-
-    if (!colo_stop_guest(s, colo_now_ns() + s->max_pause_ms * (int64_t)SCALE_MS,
-                         &stopped, errp)) {
-        s->cause = COLO_CAUSE_LOCAL;
-        return false;
-    }
-    secondary_forget_stop();
-    return true;
 }
 
 /* For the first time: what only a secondary that is ready needs.  BQL. */
@@ -308,12 +150,7 @@ static bool secondary_await_request(ColoSession *s, uint64_t cut, Error **errp)
 
     colo_wire_begin_wait(s->wire);
     for (;;) {
-        if (colo_wish(s) != COLO_WISH_NONE) {
-            s->cause = COLO_CAUSE_WISH;
-            error_setg(errp, "asked to end the session");
-            return false;
-        }
-        if (!colo_disks_ok(s, errp)) {
+        if (colo_has_to_end(s, errp)) {
             return false;
         }
         switch (colo_wire_wait(s->wire, colo_now_ns() +
@@ -347,294 +184,19 @@ static bool secondary_await_request(ColoSession *s, uint64_t cut, Error **errp)
     }
 }
 
-/* The guest stands; @runs: the pages that this side wrote since the last cut */
-static bool secondary_collect(ColoSession *s, GByteArray *runs, Error **errp)
-{
-    BQL_LOCK_GUARD();
-
-    colo_set_secondary(s, COLO_SECONDARY_STATE_REPLIED, "asked");
-    if (s->mode == COLO_SYNC_MODE_HYBRID && !secondary_stop_guest(s, errp)) {
-        return false;
-    }
-    /* A guest that ejects a DIMM by itself lacks what the primary sends */
-    if (!colo_ram_unchanged(s->ram, errp)) {
-        s->cause = COLO_CAUSE_LOCAL;
-        return false;
-    }
-    colo_ram_sync(s->ram, true);
-    colo_ram_take_runs(s->ram, runs);
-    return true;
-}
-
-/* Tell the primary */
-static bool secondary_reply(ColoSession *s, uint64_t cut, Error **errp)
-{
-    g_autoptr(GByteArray) runs = g_byte_array_new();
-
-    return secondary_collect(s, runs, errp) &&
-           colo_wire_send_buf(s->wire, COLO_FRAME_CHECKPOINT_REPLY, cut,
-                              runs->data, runs->len, errp);
-}
-
-/* The last frame of a checkpoint */
-static bool secondary_receive_tail(ColoSession *s, const ColoFrame *f,
-                                   ColoTail *tail, Error **errp)
-{
-    uint8_t buf[COLO_TAIL_LEN];
-    QIOChannelBuffer *dev = s->device_state;
-
-    if (f->length < COLO_TAIL_LEN) {
-        error_setg(errp, "'vmstate-size' of %" PRIu64 " bytes is cut short",
-                   f->length);
-        return false;
-    }
-    if (!colo_wire_recv_buf(s->wire, buf, sizeof(buf), errp) ||
-        !colo_tail_decode(buf, f->length, tail, errp) ||
-        !colo_pages_complete(s, errp)) {
-        return false;
-    }
-    if (tail->npages != colo_staging_count(s->staging)) {
-        error_setg(errp, "'vmstate-size' announces %" PRIu64 " pages, "
-                   "%" PRIu64 " have arrived", tail->npages,
-                   colo_staging_count(s->staging));
-        return false;
-    }
-    if (dev->capacity < tail->device_len) {
-        uint8_t *data = g_try_realloc(dev->data, tail->device_len);
-
-        if (!data) {
-            s->cause = COLO_CAUSE_LOCAL;
-            error_setg(errp, "no memory for %" PRIu32 " bytes of device state",
-                       tail->device_len);
-            return false;
-        }
-        dev->data = data;
-        dev->capacity = tail->device_len;
-    }
-    dev->usage = tail->device_len;
-    dev->offset = 0;
-    return colo_wire_recv_buf(s->wire, dev->data, tail->device_len, errp);
-}
-
-/* Everything up to the commit.  On failure nothing has changed. */
-static bool secondary_receive(ColoSession *s, uint64_t cut, ColoTail *tail,
-                              ColoPageCount *count, Error **errp)
-{
-    g_autofree char *stage = g_strdup_printf("checkpoint %" PRIu64, cut);
-    ColoFrame f;
-
-    if (!secondary_expect(s, COLO_FRAME_VMSTATE_SEND, cut, stage, &f, errp)) {
-        return false;
-    }
-    colo_set_secondary(s, COLO_SECONDARY_STATE_RECEIVING, "the primary sends");
-    colo_pages_begin(s);
-    g_byte_array_set_size(s->secondary.sections, 0);
-    for (;;) {
-        if (!secondary_recv(s, stage, &f, errp)) {
-            return false;
-        }
-        if (f.epoch == cut && f.type == COLO_FRAME_PAGES) {
-            if (!colo_pages_receive(s, &f, count, errp)) {
-                return false;
-            }
-        } else if (f.epoch == cut && f.type == COLO_FRAME_HASHES &&
-                   s->mode == COLO_SYNC_MODE_HYBRID) {
-            if (!colo_pages_compare(s, &f, count, errp)) {
-                return false;
-            }
-        } else if (f.epoch == cut && f.type == COLO_FRAME_SECTIONS &&
-                   s->secondary.sections->len == 0) {
-            g_byte_array_set_size(s->secondary.sections, f.length);
-            if (!colo_wire_recv_buf(s->wire, s->secondary.sections->data,
-                                    f.length, errp)) {
-                return false;
-            }
-        } else if (f.epoch == cut && f.type == COLO_FRAME_VMSTATE_SIZE) {
-            return secondary_receive_tail(s, &f, tail, errp);
-        } else {
-            colo_read_end(s, &f, stage, errp);
-            return false;
-        }
-    }
-}
-
-static void verify_ram(ColoSession *s, uint64_t cut, const ColoTail *tail)
-{
-    uint64_t hash = colo_ram_hash(s->ram);
-
-    s->stats.verified++;
-    if (hash != tail->ram_hash) {
-        s->stats.mismatches++;
-        error_report("COLO secondary: RAM differs after checkpoint %" PRIu64
-                     ": hash %016" PRIx64 ", the primary had %016" PRIx64,
-                     cut, hash, tail->ram_hash);
-    }
-}
-
-/* What the primary's guest saw at the cut, this one has to see now.  BQL. */
-static void verify_disks(ColoSession *s, uint64_t cut, const ColoTail *tail)
-{
-    uint32_t hash = colo_disks_hash();
-
-    if (hash != tail->disk_hash) {
-        s->stats.disk_mismatches++;
-        error_report("COLO secondary: disks differ after checkpoint %" PRIu64
-                     ": hash %08" PRIx32 ", the primary had %08" PRIx32,
-                     cut, hash, tail->disk_hash);
-    }
-}
-
-/* Reset, pages, devices: between two checkpoints.  BQL. */
-static bool secondary_replace_guest(ColoSession *s, Error **errp)
-{
-    QEMUFile *f;
-    int ret;
-
-    /* One new view of memory for the reset as a whole, not one a device. */
-    memory_region_transaction_begin();
-    qemu_system_reset(SHUTDOWN_CAUSE_SNAPSHOT_LOAD);
-    memory_region_transaction_commit();
-    if (!colo_disks_load(errp)) {
-        return false;
-    }
-    colo_ram_apply(s->ram, s->staging);
-
-    f = qemu_file_new_input(QIO_CHANNEL(s->device_state));
-    cpu_synchronize_all_pre_loadvm();
-    ret = qemu_load_device_state(f);
-    qemu_fclose(f);
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "cannot load the state of devices");
-        return false;
-    }
-    return true;
-}
-
-/* Put the staged checkpoint into place.  BQL. */
-static bool secondary_load(ColoSession *s, const ColoTail *tail, Error **errp)
-{
-    bool ok;
-
-    loading = true;
-    ok = secondary_replace_guest(s, errp);
-    loading = false;
-
-    /* To listeners of the memory map this was one change, of nothing as a rule */
-    memory_region_transaction_begin();
-    memory_region_transaction_commit();
-    if (!ok) {
-        return false;
-    }
-    s->secondary.run_state = tail->run_state;
-    /* The section of the global state says how it was at the first migration */
-    vm_set_suspended(tail->flags & COLO_TAIL_SUSPENDED);
-    return true;
-}
-
-/* The RCU thread is here, so it has freed what that load left.  BQL. */
-static void load_freed(LoadMark *mark)
-{
-    loads_unfreed--;
-    qemu_cond_broadcast(&load_freed_cond);
-    g_free(mark);
-}
-
-/*
- * Let the RCU thread keep up with the loads.  BQL (dropped meanwhile).
- *
- * While the guest stands: it waits for CPUs that run, and those may run on
- * without end.  If it waits for something else for a timeout the session goes
- * on: then a timeout leaves what one load does, which takes a while to fill
- * memory.
- */
-static void secondary_reclaim(ColoSession *s)
-{
-    LoadMark *mark = g_new(LoadMark, 1);
-    int64_t end_ns = colo_now_ns() + colo_timeout_ns(s);
-    int64_t left_ns;
-
-    loads_unfreed++;
-    call_rcu(mark, load_freed, rcu);
-    while (loads_unfreed > LOADS_UNFREED_MAX &&
-           (left_ns = end_ns - colo_now_ns()) > 0) {
-        qemu_cond_timedwait_bql(&load_freed_cond,
-                                DIV_ROUND_UP(left_ns, SCALE_MS));
-    }
-}
-
-/* A checkpoint on its way from the request to the load */
-typedef struct Arrival {
-    uint64_t cut;
-    ColoTail tail;
-    ColoPageCount pages;
-    int64_t begin_ns;
-} Arrival;
-
-/* The commit has been sent: load, and take the figures down */
-static bool secondary_load_and_count(ColoSession *s, Arrival *a, Error **errp)
-{
-    int64_t load_ns;
-
-    BQL_LOCK_GUARD();
-    load_ns = colo_now_ns();
-    colo_history_add(&s->stats.commit, load_ns - a->begin_ns);
-    colo_set_secondary(s, COLO_SECONDARY_STATE_LOADING, "committed");
-    if (!secondary_load(s, &a->tail, errp)) {
-        s->cause = COLO_CAUSE_LOCAL;
-        return false;
-    }
-    if (s->verify_ram && a->tail.flags & COLO_TAIL_HASHES) {
-        verify_ram(s, a->cut, &a->tail);
-        verify_disks(s, a->cut, &a->tail);
-    }
-    load_ns = colo_now_ns() - load_ns;
-    colo_history_add(&s->stats.load, load_ns);
-    s->epoch = a->cut;
-    s->stats.checkpoints++;
-    s->stats.pages += a->tail.npages;
-    s->stats.zero_pages += a->pages.zero;
-    s->stats.equal_pages += a->pages.equal;
-    s->stats.bytes_sent = colo_wire_bytes_sent(s->wire);
-    s->stats.bytes_received = colo_wire_bytes_received(s->wire);
-    s->stats.staging_bytes = colo_staging_bytes(s->staging);
-    s->stats.staging_peak = MAX(s->stats.staging_peak, s->stats.staging_bytes);
-    trace_colo_loaded(a->cut, a->tail.npages, a->pages.zero, a->pages.equal,
-                      a->tail.device_len, load_ns / SCALE_US);
-    secondary_reclaim(s);
-    return true;
-}
-
-/* All of it is here.  False with @errp set if it could not be loaded. */
-static bool secondary_commit(ColoSession *s, uint64_t cut, Error **errp)
-{
-    BQL_LOCK_GUARD();
-
-    if (!colo_sections_fit(s->secondary.sections->data,
-                           s->secondary.sections->len,
-                           s->device_state->data, s->device_state->usage,
-                           errp) ||
-        !colo_disks_prepare(errp)) {
-        s->cause = COLO_CAUSE_LOCAL;
-        return false;
-    }
-    s->committed = cut;
-    colo_set_secondary(s, COLO_SECONDARY_STATE_COMMITTED, "complete");
-    return true;
-}
-
-static bool secondary_commit_and_load(ColoSession *s, Arrival *a,
+static bool secondary_commit_and_load(ColoSession *s, ColoArrival *a,
                                       Error **errp)
 {
     g_autoptr(Error) send_err = NULL;
 
-    if (!secondary_commit(s, a->cut, errp)) {
+    if (!colo_secondary_commit(s, a, errp)) {
         return false;
     }
 
     /* Whether or not the primary hears of it: this side has it */
     colo_wire_send_buf(s->wire, COLO_FRAME_VMSTATE_RECEIVED, a->cut, NULL, 0,
                        &send_err);
-    if (!secondary_load_and_count(s, a, errp)) {
+    if (!colo_secondary_load(s, a, errp)) {
         return false;
     }
     colo_staging_reset(s->staging);
@@ -655,18 +217,15 @@ static bool secondary_commit_and_load(ColoSession *s, Arrival *a,
 
 static bool secondary_checkpoint(ColoSession *s, Error **errp)
 {
-    Arrival a = { .cut = s->epoch + 1 };
+    ColoArrival a = { .cut = s->epoch + 1 };
 
     if (!secondary_await_request(s, a.cut, errp)) {
         return false;
     }
     a.begin_ns = colo_now_ns();
-    if (!secondary_reply(s, a.cut, errp) ||
-        !secondary_receive(s, a.cut, &a.tail, &a.pages, errp) ||
-        !secondary_commit_and_load(s, &a, errp)) {
-        return false;
-    }
-    return true;
+    return colo_secondary_reply(s, a.cut, errp) &&
+           colo_secondary_receive(s, &a, errp) &&
+           secondary_commit_and_load(s, &a, errp);
 }
 
 static void secondary_follow(ColoSession *s, Error **errp)
@@ -741,7 +300,6 @@ static void secondary_finish(ColoSession *s, Error *err)
 
     if (s->cause == COLO_CAUSE_LOCAL) {
         /* Half a checkpoint may be in place: this side must not go live */
-        error_report("COLO secondary: %s", error_get_pretty(err));
         colo_finish_begin(s, err);
         colo_set_secondary(s, COLO_SECONDARY_STATE_ENDING,
                            error_get_pretty(err));
@@ -797,7 +355,7 @@ static void secondary_retire(void)
     if (runstate_is_live(runstate_get())) {
         vm_stop(RUN_STATE_COLO);
     }
-    secondary_forget_stop();
+    colo_forget_stop();
     runstate_set(RUN_STATE_SHUTDOWN);
     error_setg(&reason, "this was a COLO secondary and has ended: its guest "
                "is out of date");
@@ -897,7 +455,7 @@ void colo_incoming_start(void)
         /* The primary was never told that this side is there, and goes on */
         return;
     }
-    watch_no_more();
+    colo_incoming_watch_end();
     s = colo_session_new(COLO_MODE_SECONDARY,
                          qemu_file_get_ioc(mis->from_src_file));
     s->secondary.sections = g_byte_array_new();

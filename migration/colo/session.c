@@ -117,6 +117,23 @@ void colo_session_over(ColoSession *s)
     qemu_cond_broadcast(&s->cond);
 }
 
+void colo_count_checkpoint(ColoSession *s, uint64_t npages,
+                           const ColoPageCount *pages)
+{
+    s->stats.checkpoints++;
+    s->stats.pages += npages;
+    s->stats.zero_pages += pages->zero;
+    s->stats.equal_pages += pages->equal;
+    s->stats.bytes_sent = colo_wire_bytes_sent(s->wire);
+    s->stats.bytes_received = colo_wire_bytes_received(s->wire);
+}
+
+void colo_count_staging(ColoSession *s)
+{
+    s->stats.staging_bytes = colo_staging_bytes(s->staging);
+    s->stats.staging_peak = MAX(s->stats.staging_peak, s->stats.staging_bytes);
+}
+
 void colo_set_primary(ColoSession *s, ColoPrimaryState to, const char *why)
 {
     BQL_LOCK_GUARD();

@@ -76,6 +76,13 @@ typedef struct ColoSecondary {
     GByteArray *sections;               /* what device_state consists of */
 } ColoSecondary;
 
+/* What became of the pages of one checkpoint */
+typedef struct ColoPageCount {
+    uint64_t sent;              /* their data travelled */
+    uint64_t zero;              /* a flag was enough */
+    uint64_t equal;             /* the secondary had them already */
+} ColoPageCount;
+
 /* What query-colo-status counts */
 typedef struct ColoCounts {
     ColoHistory pause;
@@ -158,6 +165,16 @@ bool colo_session_active(COLOMode side);
  * Frees what belongs to it; statistics stay.  Wakes colo_shutdown().
  */
 void colo_session_over(ColoSession *s);
+
+/*
+ * colo_count_checkpoint: one more, of @npages pages, is done
+ * colo_count_staging: the staging area may have grown
+ *
+ * BQL, session's thread.
+ */
+void colo_count_checkpoint(ColoSession *s, uint64_t npages,
+                           const ColoPageCount *pages);
+void colo_count_staging(ColoSession *s);
 
 /*
  * colo_exiting: true once QEMU is on its way out and has no main loop

@@ -17,8 +17,6 @@
 #include "qemu/timer.h"
 #include "qapi/error.h"
 #include "qapi/qapi-events-colo.h"
-#include "io/channel-socket.h"
-#include "io/channel-tls.h"
 #include "system/runstate.h"
 #include "params.h"
 #include "problems.h"
@@ -42,13 +40,8 @@ static int64_t problems_ns;     /* when problems were looked for */
 static char *address_of_peer(QIOChannel *ioc)
 {
     g_autoptr(SocketAddress) addr = NULL;
-    QIOChannelSocket *socket;
+    QIOChannelSocket *socket = colo_channel_socket(ioc);
 
-    if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS)) {
-        ioc = QIO_CHANNEL_TLS(ioc)->master;
-    }
-    socket = (QIOChannelSocket *)object_dynamic_cast(OBJECT(ioc),
-                                                     TYPE_QIO_CHANNEL_SOCKET);
     if (!socket) {
         return NULL;
     }

@@ -35,6 +35,7 @@
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
+#include "io/channel-tls.h"
 #include "wire.h"
 #include "fault.h"
 #include "progress.h"
@@ -573,4 +574,13 @@ bool colo_wire_skip(ColoWire *w, uint64_t len, Error **errp)
         len -= n;
     }
     return true;
+}
+
+QIOChannelSocket *colo_channel_socket(QIOChannel *ioc)
+{
+    if (object_dynamic_cast(OBJECT(ioc), TYPE_QIO_CHANNEL_TLS)) {
+        ioc = QIO_CHANNEL_TLS(ioc)->master;
+    }
+    return (QIOChannelSocket *)object_dynamic_cast(OBJECT(ioc),
+                                                   TYPE_QIO_CHANNEL_SOCKET);
 }

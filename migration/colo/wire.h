@@ -10,7 +10,7 @@
 #ifndef QEMU_MIGRATION_COLO_WIRE_H
 #define QEMU_MIGRATION_COLO_WIRE_H
 
-#include "io/channel.h"
+#include "io/channel-socket.h"
 #include "qapi/qapi-types-migration.h"
 #include "frame.h"
 
@@ -122,5 +122,8 @@ bool colo_wire_skip(ColoWire *w, uint64_t len, Error **errp);
 /* Owner.  Bytes since colo_wire_new(), headers included */
 uint64_t colo_wire_bytes_sent(ColoWire *w);
 uint64_t colo_wire_bytes_received(ColoWire *w);
+
+/* The socket at the lower end of @ioc, or NULL if it has none.  Any thread. */
+QIOChannelSocket *colo_channel_socket(QIOChannel *ioc);
 
 #endif
