@@ -121,8 +121,9 @@ bool colo_caps_check(const bool *caps, Error **errp);
  * there are?
  * colo_fd_check: may it begin over @ioc, which was made of a file descriptor?
  *
- * Both sides, main loop, BQL.  Without x-colo they return true, otherwise false
- * with @errp set when it may not.
+ * Both sides, main loop, BQL.  They return false with @errp set when it may
+ * not.  Without x-colo they return true; but while the peer of a pair is lost
+ * colo_migrate_check() refuses every migration.
  */
 bool colo_migrate_check(const MigrationAddress *addr, Error **errp);
 bool colo_fd_check(QIOChannel *ioc, Error **errp);
@@ -180,7 +181,7 @@ bool colo_connect(SocketAddress *to, QIOTaskFunc fn, void *opaque,
 bool colo_connect_cancel(void);
 
 /*
- * colo_lost_refused: a command for migration, while the peer is lost
+ * colo_lost_refused: a command about a migration, while the peer is lost
  *
  * Returns true, with @errp set to what to type instead.  BQL held.
  */

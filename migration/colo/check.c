@@ -134,6 +134,9 @@ static bool check_devices(Error **errp)
 
 bool colo_migrate_check(const MigrationAddress *addr, Error **errp)
 {
+    if (colo_lost_refused("migrate", errp)) {
+        return false;
+    }
     if (!migrate_colo()) {
         return true;
     }
