@@ -32,6 +32,8 @@ static const struct {
     { COLO_FRAME_VMSTATE_LOADED },
 };
 
+#define APPLY "apply-pages"
+
 static struct {
     QemuMutex lock;
     QemuCond injected;          /* the next fault is asked for */
@@ -129,6 +131,11 @@ bool colo_fault_alloc(Error **errp)
     return fault_pass("staging-alloc", errp);
 }
 
+void colo_fault_apply(void)
+{
+    fault_pass(APPLY, NULL);
+}
+
 static ColoFaultPoint *new_point(char *name)
 {
     ColoFaultPoint *p = g_new0(ColoFaultPoint, 1);
@@ -159,6 +166,7 @@ ColoFaultPointList *qmp_query_colo_fault_points(Error **errp)
             g_strdup_printf("secondary-state-%s", ColoSecondaryState_str(i))));
     }
     QAPI_LIST_APPEND(tail, new_point(g_strdup("staging-alloc")));
+    QAPI_LIST_APPEND(tail, new_point(g_strdup(APPLY)));
     return head;
 }
 
@@ -180,6 +188,11 @@ void qmp_x_colo_fault_inject(const char *point, ColoFaultAction action,
          action == COLO_FAULT_ACTION_HANG) && strstr(point, "-state-")) {
         error_setg(errp, "fault point '%s' is a state: it can kill or stall, "
                    "not fail or hang", point);
+        return;
+    }
+
+    if (action == COLO_FAULT_ACTION_ERROR && g_str_equal(point, APPLY)) {
+        error_setg(errp, "fault point '%s' cannot fail", point);
         return;
     }
 

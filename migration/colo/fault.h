@@ -30,6 +30,9 @@ void colo_fault_state(COLOMode side, const char *state);
 /* Shall the allocation of staging memory fail? */
 bool colo_fault_alloc(Error **errp);
 
+/* Many pages were written to RAM, without the BQL; cannot fail */
+void colo_fault_apply(void);
+
 #else
 
 static inline bool colo_fault_frame(COLOMode side, bool send,
@@ -45,6 +48,10 @@ static inline void colo_fault_state(COLOMode side, const char *state)
 static inline bool colo_fault_alloc(Error **errp)
 {
     return true;
+}
+
+static inline void colo_fault_apply(void)
+{
 }
 
 #endif

@@ -577,26 +577,44 @@ void colo_page_hash(const void *data, size_t size,
     memcpy(hash, &out, sizeof(out));
 }
 
+static void apply_page(ColoRam *ram, const ColoStagedPage *p, const void *data,
+                       size_t size)
+{
+    uint8_t *host = colo_ram_page(ram, p->block, p->page);
+
+    if (data) {
+        memcpy(host, data, size);
+    } else {
+        ram_handle_zero(host, size);
+    }
+    if (tcg_enabled()) {
+        /* Instead of a flush of all code, see cpu_common_post_load() */
+        ram_addr_t addr = ram->blocks[p->block].rb->offset + p->page * size;
+
+        tb_invalidate_phys_range(addr, addr + size - 1);
+    }
+}
+
 void colo_ram_apply(ColoRam *ram, ColoStaging *st)
 {
     size_t size = colo_staging_page_size(st);
 
     for (uint64_t i = 0; i < colo_staging_count(st); i++) {
+        apply_page(ram, colo_staging_page(st, i), colo_staging_data(st, i),
+                   size);
+        tell_progress(i);
+    }
+}
+
+void colo_ram_apply_dirty(ColoRam *ram, ColoStaging *st)
+{
+    size_t size = colo_staging_page_size(st);
+
+    for (uint64_t i = 0; i < colo_staging_count(st); i++) {
         ColoStagedPage *p = colo_staging_page(st, i);
-        uint8_t *host = ram->blocks[p->block].rb->host + p->page * size;
-        const void *data = colo_staging_data(st, i);
 
-        if (data) {
-            memcpy(host, data, size);
-        } else {
-            ram_handle_zero(host, size);
-        }
-        if (tcg_enabled()) {
-            /* Instead of a flush of all code, see cpu_common_post_load() */
-            ram_addr_t addr = ram->blocks[p->block].rb->offset +
-                              p->page * size;
-
-            tb_invalidate_phys_range(addr, addr + size - 1);
+        if (test_bit(p->page, ram->blocks[p->block].dirty.bits)) {
+            apply_page(ram, p, colo_staging_data(st, i), size);
         }
         tell_progress(i);
     }

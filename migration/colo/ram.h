@@ -90,8 +90,15 @@ void *colo_ram_page(ColoRam *ram, uint32_t block, uint64_t page);
 void colo_page_hash(const void *data, size_t size,
                     uint8_t hash[COLO_HASH_LEN]);
 
-/* Write staged pages to RAM; the VM stands still.  All pages are valid. */
+/*
+ * colo_ram_apply: write staged pages to RAM; the VM stands still
+ * colo_ram_apply_dirty: those of them that are in the dirty set
+ *
+ * All pages are valid, and RAM blocks stay.  No lock; without the BQL somebody
+ * else may write to pages, which makes them dirty.
+ */
 void colo_ram_apply(ColoRam *ram, ColoStaging *st);
+void colo_ram_apply_dirty(ColoRam *ram, ColoStaging *st);
 
 /*
  * Hash over the contents of all blocks; the VM stands still, and the state of

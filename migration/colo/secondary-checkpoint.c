@@ -6,7 +6,8 @@
  *
  * A checkpoint arrives in pieces that are staged; nothing is applied until all
  * of it is here and confirmed (the commit).  Then, under the BQL: reset the
- * devices, write the pages, load the devices.  A failure before the commit
+ * devices, write the pages, load the devices; many pages are written before
+ * that, without the BQL.  A failure before the commit
  * drops what is staged and leaves the VM as it was; a failure after it does
  * not keep the load from being finished.
  */
@@ -20,6 +21,7 @@
 #include "system/hw_accel.h"
 #include "system/runstate.h"
 #include "disks.h"
+#include "fault.h"
 #include "guest.h"
 #include "pages.h"
 #include "peer.h"
@@ -35,6 +37,9 @@
  * it falls behind; by no more than these loads.
  */
 #define LOADS_UNFREED_MAX 2
+
+/* So many pages are written to RAM with the BQL held */
+#define APPLY_PAGES_MAX 8192
 
 /* BQL: guest RAM and devices are between two checkpoints */
 static bool loading;
@@ -223,8 +228,26 @@ static void verify_disks(ColoSession *s, uint64_t cut, const ColoTail *tail)
     }
 }
 
-/* Reset, pages, devices: between two checkpoints.  BQL. */
-static bool secondary_replace_guest(ColoSession *s, Error **errp)
+/*
+ * Many pages take a while, in which the monitor has to answer: write them to RAM
+ * before the rest.  The guest stands, its devices are those of before.  BQL held,
+ * dropped meanwhile.
+ */
+static bool secondary_apply_early(ColoSession *s, Error **errp)
+{
+    bql_unlock();
+    colo_ram_apply(s->ram, s->staging);
+    colo_fault_apply();
+    bql_lock();
+    return colo_ram_unchanged(s->ram, errp);
+}
+
+/*
+ * Reset, pages, devices: between two checkpoints.  BQL.
+ *
+ * @early: pages are there, but for what somebody has written meanwhile
+ */
+static bool secondary_replace_guest(ColoSession *s, bool early, Error **errp)
 {
     QEMUFile *f;
     int ret;
@@ -236,7 +259,12 @@ static bool secondary_replace_guest(ColoSession *s, Error **errp)
     if (!colo_disks_load(errp)) {
         return false;
     }
-    colo_ram_apply(s->ram, s->staging);
+    if (early) {
+        colo_ram_sync(s->ram, true);
+        colo_ram_apply_dirty(s->ram, s->staging);
+    } else {
+        colo_ram_apply(s->ram, s->staging);
+    }
 
     f = qemu_file_new_input(QIO_CHANNEL(s->device_state));
     cpu_synchronize_all_pre_loadvm();
@@ -249,13 +277,17 @@ static bool secondary_replace_guest(ColoSession *s, Error **errp)
     return true;
 }
 
-/* Put the staged checkpoint into place.  BQL. */
+/* Put the staged checkpoint into place.  BQL held, dropped meanwhile. */
 static bool secondary_load(ColoSession *s, const ColoTail *tail, Error **errp)
 {
+    bool early = colo_staging_count(s->staging) > APPLY_PAGES_MAX;
     bool ok;
 
+    if (early && !secondary_apply_early(s, errp)) {
+        return false;
+    }
     loading = true;
-    ok = secondary_replace_guest(s, errp);
+    ok = secondary_replace_guest(s, early, errp);
     loading = false;
 
     /* To listeners of the memory map this was one change, mostly of nothing */

@@ -305,6 +305,13 @@ QDict *colo_wait_event(QTestState *qts, const char *name)
     return event;
 }
 
+void colo_fault(QTestState *qts, const char *point, const char *action)
+{
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'x-colo-fault-inject', 'arguments': {"
+        "'point': %s, 'action': %s}}", point, action);
+}
+
 void colo_refused(QTestState *qts, const char *text, const char *fmt, ...)
 {
     QDict *error;

@@ -95,6 +95,12 @@ void colo_wait_statistic(QTestState *qts, const char *name, int64_t at_least);
 /* Wait for an event; the caller unrefs it */
 QDict *colo_wait_event(QTestState *qts, const char *name);
 
+/*
+ * Arm a fault point, see query-colo-fault-points.  A thread that hangs at the
+ * last one goes on.
+ */
+void colo_fault(QTestState *qts, const char *point, const char *action);
+
 /* Run a command that has to be refused with a text that contains @text */
 void colo_refused(QTestState *qts, const char *text, const char *fmt, ...)
     G_GNUC_PRINTF(3, 4);

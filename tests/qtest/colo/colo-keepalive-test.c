@@ -17,13 +17,6 @@
 /* Longer than a timeout, much shorter than COLO_STALL_TIMEOUTS */
 #define WORK_TIMEOUTS   4
 
-static void inject(QTestState *qts, const char *point, const char *action)
-{
-    qtest_qmp_assert_success(qts,
-        "{'execute': 'x-colo-fault-inject', 'arguments': {"
-        "'point': %s, 'action': %s}}", point, action);
-}
-
 /* One point of each side, between the cut and the load */
 static const struct Place {
     const char *name;
@@ -47,8 +40,8 @@ static ColoPair *hang(const Case *c)
     colo_pair_migrate(p, "mig", "mig", 600000, TIMEOUT_MS);
     colo_wait_state(p->secondary, colo_state_ready(p));
     colo_wait_state(p->primary, "running");
-    inject(c->place->primary ? p->primary : p->secondary, c->place->point,
-           "hang");
+    colo_fault(c->place->primary ? p->primary : p->secondary, c->place->point,
+               "hang");
     qtest_qmp_assert_success(p->primary, "{'execute': 'x-colo-checkpoint'}");
     return p;
 }
@@ -68,8 +61,8 @@ static void test_work(const void *opaque)
         g_usleep(10 * 1000);
     }
     /* Any other fault lets it go on */
-    inject(c->place->primary ? p->primary : p->secondary, "staging-alloc",
-           "error");
+    colo_fault(c->place->primary ? p->primary : p->secondary, "staging-alloc",
+               "error");
     colo_wait_statistic(p->secondary, "checkpoints", 1);
     colo_wait_state(p->primary, "running");
     g_assert_cmpint(colo_statistic(p->secondary, "ram-mismatches"), ==, 0);
@@ -91,8 +84,8 @@ static void test_stall(const void *opaque)
     g_assert_nonnull(strstr(qdict_get_str(qdict_get_qdict(lost, "data"),
                                           "message"), "has not got on"));
     qobject_unref(lost);
-    inject(c->place->primary ? p->primary : p->secondary, "staging-alloc",
-           "error");
+    colo_fault(c->place->primary ? p->primary : p->secondary, "staging-alloc",
+               "error");
     colo_pair_free(p);
 }
 

@@ -166,6 +166,48 @@ static void test_disk_slow(const void *mode)
     colo_pair_free(p);
 }
 
+#ifdef CONFIG_COLO_FAULTS
+static void wait_byte(QTestState *qts, uint64_t addr, uint8_t value)
+{
+    int64_t end = g_get_monotonic_time() + COLO_DEADLINE_MS * 1000LL;
+
+    while (qtest_readb(qts, addr) != value) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        g_usleep(2000);
+    }
+}
+
+/*
+ * The secondary waits in the middle of a load, in which somebody writes to two
+ * pages: what came with the checkpoint is there in the end.
+ */
+static void test_apply(const void *mode)
+{
+    const uint64_t first = 16 * MiB, size = 64 * MiB, last = first + size - 1;
+    ColoPair *p = colo_pair_new_with(mode, "tcg", "-m 128");
+    int64_t done;
+
+    colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
+    colo_wait_state(p->primary, "running");
+    colo_wait_state(p->secondary, colo_state_ready(p));
+    done = colo_statistic(p->secondary, "checkpoints");
+    qtest_memset(p->primary, first, 0x5a, size);
+    colo_fault(p->secondary, "apply-pages", "hang");
+    ask_checkpoint(p);
+    wait_state_and_answers(p->secondary, "loading");
+    wait_byte(p->secondary, first, 0x5a);
+    wait_byte(p->secondary, last, 0x5a);
+    qtest_writeb(p->secondary, first, 0xa5);
+    qtest_writeb(p->secondary, last, 0xa5);
+    colo_fault(p->secondary, "staging-alloc", "error");
+    colo_wait_statistic(p->secondary, "checkpoints", done + 1);
+    g_assert_cmphex(qtest_readb(p->secondary, first), ==, 0x5a);
+    g_assert_cmphex(qtest_readb(p->secondary, last), ==, 0x5a);
+    colo_pair_free(p);
+}
+
+#endif
+
 /* All of it fits into the staging area, but it is not copied in 10 ms */
 static void test_copy(const void *mode)
 {
@@ -199,6 +241,9 @@ int main(int argc, char **argv)
         add("excess", modes[m], test_excess);
         add("disk/primary", modes[m], test_disk_primary);
         add("disk/slow", modes[m], test_disk_slow);
+#ifdef CONFIG_COLO_FAULTS
+        add("apply", modes[m], test_apply);
+#endif
     }
     add("paused", "periodic", test_paused);
     add("copy", "periodic", test_copy);
