@@ -410,7 +410,8 @@ def fold(ctx: Context) -> None:
         ctx.protected(pair)
         secondary = pair.vm('secondary')
         # In the place of its guest: nobody else has said anything yet
-        disks.io(secondary, f'write -P 5 {BAD_SECTOR * 512} 512')
+        disks.io(secondary, f'write -P 5 {BAD_SECTOR * 512} 512',
+                 'active0')
         pair.fence('primary')
         pair.failover('secondary')
         event = secondary.monitor.wait_event(EVENT_JOB, NOTICE_SECONDS)

@@ -319,7 +319,8 @@ def arguments(machine: Machine, run: Path, host: str,
                  disks.node('parent', disk),
                  '-drive', f'if=none,id=childs{n},driver=replication,'
                  f'{options},' +
-                 disks.node('active', active, 'file.') + ',' +
+                 disks.node('active', active, 'file.') +
+                 f',file.node-name=active{n},' +
                  disks.node('hidden', hidden, 'file.backing.') +
                  f',file.backing.backing=parent{n}',
                  '-drive', f'if=none,id=disk{n},{QUORUM},'
