@@ -198,6 +198,18 @@ static bool make_room(ColoSession *s, uint32_t n, uint32_t nslots,
     return true;
 }
 
+/* Pages, and pages with data, that this entry adds */
+static void count_new(ColoSession *s, const ColoPageEntry *e, uint32_t *n,
+                      uint32_t *nslots)
+{
+    int64_t index = colo_staging_find(s->staging, e->block, e->page);
+
+    *n += index < 0;
+    if (!(e->flags & COLO_PAGE_ZERO)) {
+        *nslots += index < 0 || !colo_staging_data(s->staging, index);
+    }
+}
+
 static bool decode_entry(ColoSession *s, const char *frame, const uint8_t *in,
                          ColoPageEntry *e, Error **errp)
 {
@@ -268,7 +280,7 @@ bool colo_pages_receive(ColoSession *s, const ColoFrame *f,
     ColoPageEntry entries[COLO_PAGES_PER_FRAME];
     struct iovec iov[COLO_PAGES_PER_FRAME];
     size_t niov = 0;
-    uint32_t n, nslots = 0;
+    uint32_t n, npages = 0, new_pages = 0, new_slots = 0;
     uint64_t data_len;
 
     if (f->length < COLO_PAGES_HDR_LEN) {
@@ -290,15 +302,16 @@ bool colo_pages_receive(ColoSession *s, const ColoFrame *f,
             !is_expected(s, &entries[i], errp)) {
             return false;
         }
-        nslots += !(entries[i].flags & COLO_PAGE_ZERO);
+        npages += !(entries[i].flags & COLO_PAGE_ZERO);
+        count_new(s, &entries[i], &new_pages, &new_slots);
     }
     data_len = f->length - COLO_PAGES_HDR_LEN - n * COLO_PAGE_ENTRY_LEN;
-    if (data_len != nslots * (uint64_t)size) {
+    if (data_len != npages * (uint64_t)size) {
         error_setg(errp, "'pages' carries %" PRIu64 " bytes of data for "
-                   "%" PRIu32 " pages", data_len, nslots);
+                   "%" PRIu32 " pages", data_len, npages);
         return false;
     }
-    if (!make_room(s, n, nslots, errp)) {
+    if (!make_room(s, new_pages, new_slots, errp)) {
         return false;
     }
 
@@ -307,6 +320,7 @@ bool colo_pages_receive(ColoSession *s, const ColoFrame *f,
                                              entries[i].page);
 
         if (entries[i].flags & COLO_PAGE_ZERO) {
+            colo_staging_set_zero(s->staging, index);
             count->zero++;
             continue;
         }
@@ -350,7 +364,8 @@ bool colo_pages_compare(ColoSession *s, const ColoFrame *f,
             return false;
         }
         if (e.flags & COLO_PAGE_ZERO) {
-            colo_staging_append(s->staging, e.block, e.page);
+            colo_staging_set_zero(s->staging, colo_staging_append(
+                s->staging, e.block, e.page));
             count->zero++;
             continue;
         }

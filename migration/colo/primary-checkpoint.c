@@ -11,11 +11,11 @@
  *   wait until the secondary has loaded         state loading
  *
  * The VM stands still only while memory is copied.  If more is dirty than the
- * staging area may hold, the rest is streamed while the VM stands still.
- * Neither is done with the BQL held, as the monitor has to answer.  So the cut
- * is the end of that: device state is saved and the last pages are copied in
- * one go under the BQL, after whatever wrote to RAM meanwhile (a reset from the
- * monitor, say) was collected too.
+ * staging area may hold, it is streamed while the VM runs, and what that dirties
+ * again too fast while it stands still.  Neither is done with the BQL held, as
+ * the monitor has to answer.  So the cut is the end of that: device state is
+ * saved and the last pages are copied in one go under the BQL, after whatever
+ * wrote to RAM meanwhile (a reset from the monitor, say) was collected too.
  *
  * A guest does not stand for longer than max_pause_ms: its clients would give
  * up.  It goes on without the checkpoint then, and the session ends in order.
@@ -25,6 +25,7 @@
 #include "qemu/cutils.h"
 #include "qemu/rcu.h"
 #include "qapi/error.h"
+#include "exec/memory.h"
 #include "system/runstate.h"
 #include "disks.h"
 #include "guest.h"
@@ -338,6 +339,69 @@ static bool primary_copy_state(ColoSession *s, Cut *c, Error **errp)
     return true;
 }
 
+/* Copy up to @max pages while the VM runs.  No lock. */
+static bool primary_copy_running(ColoSession *s, uint64_t max, Error **errp)
+{
+    bql_lock();
+    if (!colo_ram_unchanged(s->ram, errp)) {
+        bql_unlock();
+        s->cause = COLO_CAUSE_LOCAL;
+        return false;
+    }
+    /* What is unplugged meanwhile stays until then */
+    rcu_read_lock();
+    bql_unlock();
+    colo_ram_stage(s->ram, s->staging, max, INT64_MAX);
+    rcu_read_unlock();
+    return true;
+}
+
+/* Copy what is in the dirty set while the VM runs, and send it.  No lock. */
+static bool primary_stream_round(ColoSession *s, Cut *c, Error **errp)
+{
+    /* No CPU is in the middle of a write any more that is known already */
+    bql_lock();
+    memory_global_after_dirty_log_sync();
+    bql_unlock();
+    while (colo_ram_dirty_pages(s->ram)) {
+        uint64_t max = MIN(colo_ram_dirty_pages(s->ram), COPY_ROUND_PAGES);
+
+        if (!colo_staging_reserve(s->staging, max, max, errp)) {
+            s->cause = COLO_CAUSE_LOCAL;
+            return false;
+        }
+        if (!primary_copy_running(s, max, errp) ||
+            !colo_pages_send(s, c->number, &c->pages, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/*
+ * The VM would stand for as long as it takes to send what the staging area does
+ * not hold.  So pages are sent while it runs first, again and again as long as
+ * each round leaves half at most: what it writes meanwhile is copied once more.
+ */
+static bool primary_stream_running(ColoSession *s, Cut *c, Error **errp)
+{
+    uint64_t dirty = colo_ram_dirty_pages(s->ram), before = UINT64_MAX;
+
+    while (dirty > colo_staging_room_max(s->staging) && dirty <= before / 2) {
+        c->overflowed = true;
+        if (!primary_stream_round(s, c, errp)) {
+            return false;
+        }
+        bql_lock();
+        colo_ram_sync(s->ram, false);
+        bql_unlock();
+        before = dirty;
+        dirty = colo_ram_dirty_pages(s->ram);
+        trace_colo_streamed(c->number, before, dirty);
+    }
+    return true;
+}
+
 /* The cut itself: stop, copy, go on */
 static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
 {
@@ -348,9 +412,10 @@ static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
     colo_set_primary(s, COLO_PRIMARY_STATE_CUTTING, "secondary replied");
     colo_ram_sync(s->ram, false);
     bql_unlock();
-    if (!primary_reserve(s, errp) ||
-        !colo_wire_send_buf(s->wire, COLO_FRAME_VMSTATE_SEND, c->number, NULL,
-                            0, errp)) {
+    if (!colo_wire_send_buf(s->wire, COLO_FRAME_VMSTATE_SEND, c->number, NULL,
+                            0, errp) ||
+        !primary_stream_running(s, c, errp) ||
+        !primary_reserve(s, errp)) {
         return false;
     }
 

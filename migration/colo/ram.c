@@ -577,6 +577,13 @@ void colo_page_hash(const void *data, size_t size,
     memcpy(hash, &out, sizeof(out));
 }
 
+void colo_ram_index_staging(ColoRam *ram, ColoStaging *st)
+{
+    for (uint32_t i = 0; i < ram->nblocks; i++) {
+        colo_staging_index_block(st, ram->blocks[i].dirty.npages);
+    }
+}
+
 static void apply_page(ColoRam *ram, const ColoStagedPage *p, const void *data,
                        size_t size)
 {

@@ -90,6 +90,9 @@ void *colo_ram_page(ColoRam *ram, uint32_t block, uint64_t page);
 void colo_page_hash(const void *data, size_t size,
                     uint8_t hash[COLO_HASH_LEN]);
 
+/* An index for a staging area that is empty.  BQL. */
+void colo_ram_index_staging(ColoRam *ram, ColoStaging *st);
+
 /*
  * colo_ram_apply: write staged pages to RAM; the VM stands still
  * colo_ram_apply_dirty: those of them that are in the dirty set

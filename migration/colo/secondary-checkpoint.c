@@ -106,6 +106,7 @@ bool colo_secondary_reply(ColoSession *s, uint64_t cut, Error **errp)
 
 /* The last frame of a checkpoint */
 static bool secondary_receive_tail(ColoSession *s, const ColoFrame *f,
+                                   const ColoPageCount *count,
                                    ColoTail *tail, Error **errp)
 {
     uint8_t buf[COLO_TAIL_LEN];
@@ -121,10 +122,10 @@ static bool secondary_receive_tail(ColoSession *s, const ColoFrame *f,
         !colo_pages_complete(s, errp)) {
         return false;
     }
-    if (tail->npages != colo_staging_count(s->staging)) {
+    if (tail->npages != count->sent + count->zero) {
         error_setg(errp, "'vmstate-size' announces %" PRIu64 " pages, "
                    "%" PRIu64 " have arrived", tail->npages,
-                   colo_staging_count(s->staging));
+                   count->sent + count->zero);
         return false;
     }
     if (dev->capacity < tail->device_len) {
@@ -177,7 +178,7 @@ bool colo_secondary_receive(ColoSession *s, ColoArrival *a, Error **errp)
                 return false;
             }
         } else if (f.epoch == cut && f.type == COLO_FRAME_VMSTATE_SIZE) {
-            return secondary_receive_tail(s, &f, &a->tail, errp);
+            return secondary_receive_tail(s, &f, &a->pages, &a->tail, errp);
         } else {
             colo_read_end(s, &f, stage, errp);
             return false;

@@ -64,7 +64,10 @@ static ColoStaging *new_staging(COLOMode side, ColoRam *ram)
     uint64_t limit = migrate_colo_staging_limit();
 
     if (side == COLO_MODE_SECONDARY) {
-        return colo_staging_new(page_size, max_pages, max_pages);
+        ColoStaging *st = colo_staging_new(page_size, max_pages, max_pages);
+
+        colo_ram_index_staging(ram, st);
+        return st;
     }
     if (!limit) {
         limit = colo_ram_total(ram) / 2;

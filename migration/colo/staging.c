@@ -43,6 +43,7 @@ struct ColoStaging {
     uint64_t capacity;          /* pages */
     uint64_t slots_used;        /* atomic while several threads add data */
     uint64_t count;
+    GPtrArray *blocks;          /* of uint32_t *: index of each page, plus 1 */
 
     uint64_t slots_peak;        /* since the last shrink */
     uint64_t slots_kept;        /* worth to be kept */
@@ -59,7 +60,14 @@ ColoStaging *colo_staging_new(size_t page_size, uint64_t max_pages,
     st->max_pages = max_pages;
     st->max_slots = MIN(max_slots, COLO_STAGED_ZERO);
     st->chunks = g_ptr_array_new();
+    st->blocks = g_ptr_array_new_with_free_func(g_free);
     return st;
+}
+
+void colo_staging_index_block(ColoStaging *st, uint64_t npages)
+{
+    assert(!st->count && st->max_pages < UINT32_MAX);
+    g_ptr_array_add(st->blocks, g_new0(uint32_t, npages));
 }
 
 static void free_chunks(ColoStaging *st, guint from)
@@ -78,6 +86,7 @@ void colo_staging_free(ColoStaging *st)
     }
     free_chunks(st, 0);
     g_ptr_array_free(st->chunks, true);
+    g_ptr_array_free(st->blocks, true);
     g_free(st->pages);
     g_free(st);
 }
@@ -178,8 +187,30 @@ bool colo_staging_reserve(ColoStaging *st, uint64_t npages, uint64_t nslots,
     return true;
 }
 
+/* Where the index of the page is, plus 1; NULL if it is not kept */
+static uint32_t *entry_of(ColoStaging *st, uint32_t block, uint64_t page)
+{
+    return st->blocks->len
+           ? (uint32_t *)g_ptr_array_index(st->blocks, block) + page : NULL;
+}
+
+int64_t colo_staging_find(ColoStaging *st, uint32_t block, uint64_t page)
+{
+    uint32_t *entry = entry_of(st, block, page);
+
+    return entry ? (int64_t)*entry - 1 : -1;
+}
+
 uint64_t colo_staging_append(ColoStaging *st, uint32_t block, uint64_t page)
 {
+    uint32_t *entry = entry_of(st, block, page);
+
+    if (entry) {
+        if (*entry) {
+            return *entry - 1;
+        }
+        *entry = st->count + 1;
+    }
     assert(st->count < st->capacity);
     st->pages[st->count] = (ColoStagedPage) {
         .page = page,
@@ -191,11 +222,26 @@ uint64_t colo_staging_append(ColoStaging *st, uint32_t block, uint64_t page)
 
 void *colo_staging_add_data(ColoStaging *st, uint64_t index)
 {
-    uint64_t slot = qatomic_fetch_inc(&st->slots_used);
+    void *data = colo_staging_data(st, index);
+    uint64_t slot;
 
+    if (data) {
+        return data;
+    }
+    slot = qatomic_fetch_inc(&st->slots_used);
     assert(slot < slots_there(st));
     colo_staging_page(st, index)->slot = slot;
     return colo_staging_data(st, index);
+}
+
+void colo_staging_set_zero(ColoStaging *st, uint64_t index)
+{
+    void *data = colo_staging_data(st, index);
+
+    /* It keeps its place, or a peer that changes its mind would use up all */
+    if (data) {
+        memset(data, 0, st->page_size);
+    }
 }
 
 ColoStagedPage *colo_staging_page(ColoStaging *st, uint64_t index)
@@ -238,6 +284,9 @@ size_t colo_staging_page_size(ColoStaging *st)
 
 void colo_staging_reset(ColoStaging *st)
 {
+    for (uint64_t i = 0; st->blocks->len && i < st->count; i++) {
+        *entry_of(st, st->pages[i].block, st->pages[i].page) = 0;
+    }
     st->slots_peak = MAX(st->slots_peak, st->slots_used);
     st->slots_used = 0;
     st->count = 0;

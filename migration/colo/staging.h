@@ -34,6 +34,15 @@ ColoStaging *colo_staging_new(size_t page_size, uint64_t max_pages,
 void colo_staging_free(ColoStaging *st);
 
 /*
+ * colo_staging_index_block: there is one more block, of @npages pages
+ *
+ * For an area that takes the same page in more than once: what comes later
+ * replaces what came before.  Call it for all blocks, while it is empty.  Costs
+ * 4 bytes for each page of a part that is used.
+ */
+void colo_staging_index_block(ColoStaging *st, uint64_t npages);
+
+/*
  * colo_staging_reserve: have memory for @npages more pages, of which @nslots
  * have data; it is touched already
  *
@@ -45,18 +54,27 @@ bool colo_staging_reserve(ColoStaging *st, uint64_t npages, uint64_t nslots,
                           Error **errp);
 
 /*
+ * colo_staging_find: the index of a page, -1 if it is not there or if there is
+ * no index of blocks
+ */
+int64_t colo_staging_find(ColoStaging *st, uint32_t block, uint64_t page);
+
+/*
  * colo_staging_append: take one more page in, zero so far
  *
- * Returns its index.  There must be room: colo_staging_room() > 0.
+ * Returns its index.  There must be room: colo_staging_room() > 0.  One that is
+ * there already is as it was.
  */
 uint64_t colo_staging_append(ColoStaging *st, uint32_t block, uint64_t page);
 
 /*
  * colo_staging_add_data: where to put the data of page @index
+ * colo_staging_set_zero: it has none
  *
- * There must be room for it.  Any thread, for different pages.
+ * There must be room for data.  Any thread, for different pages.
  */
 void *colo_staging_add_data(ColoStaging *st, uint64_t index);
+void colo_staging_set_zero(ColoStaging *st, uint64_t index);
 
 ColoStagedPage *colo_staging_page(ColoStaging *st, uint64_t index);
 /* NULL: zero */

@@ -25,6 +25,7 @@ struct ColoHold {
     QemuCond cond;
     /* lock */
     bool armed;
+    bool next;                  /* let one go and hold the next */
     bool holds;
     bool over;
 };
@@ -44,9 +45,10 @@ static void hold(ColoHold *h)
     qemu_mutex_lock(&h->lock);
     h->holds = h->armed;
     qemu_cond_broadcast(&h->cond);
-    while (h->armed && !h->over) {
+    while (h->armed && !h->next && !h->over) {
         qemu_cond_wait(&h->cond, &h->lock);
     }
+    h->next = false;
     h->holds = false;
     qemu_mutex_unlock(&h->lock);
 }
@@ -132,6 +134,16 @@ ColoHold *colo_hold_new(const char *dir)
 void colo_hold_arm(ColoHold *h)
 {
     set(h, true, false);
+}
+
+void colo_hold_next(ColoHold *h)
+{
+    qemu_mutex_lock(&h->lock);
+    h->next = true;
+    h->holds = false;
+    qemu_cond_broadcast(&h->cond);
+    qemu_mutex_unlock(&h->lock);
+    colo_hold_await(h);
 }
 
 void colo_hold_await(ColoHold *h)

@@ -2,13 +2,14 @@
 /*
  * COLO, and a checkpoint that takes too long.
  *
- * Proves: past x-colo-max-pause the primary's guest goes on, whatever the
- * checkpoint waits for: a peer that does not read what is streamed, in the
- * middle of a frame; a disk of this side that hangs; a copy of much memory.
- * Protection ends in order: the secondary hears of it and never goes live.  A
- * disk of the secondary that hangs ends protection, too.  The monitor answers
- * meanwhile.  A guest that the user has paused waits for nothing, so nothing
- * ends.
+ * Proves: more than the staging area holds is sent while the guest runs,
+ * however long that takes.  Past x-colo-max-pause the primary's guest goes on,
+ * whatever the checkpoint waits for: a peer that does not read what is
+ * streamed, in the middle of a frame; a disk of this side that hangs; a copy of
+ * much memory.  Protection ends in order: the secondary hears of it and never
+ * goes live.  The monitor answers meanwhile, also that of a secondary that puts
+ * many pages in place.  A guest that the user has paused waits for nothing, so
+ * nothing ends.
  */
 
 #include "qemu/osdep.h"
@@ -68,8 +69,18 @@ static void check_alone(ColoPair *p)
     colo_wait_state(p->secondary, "ended");
 }
 
-/* The first frame of the excess is half written */
-static ColoHold *begin_excess(ColoPair *p)
+static bool is_running(QTestState *qts)
+{
+    QDict *answer = qtest_qmp(qts, "{'execute': 'query-status'}");
+    QDict *status = qdict_get_qdict(answer, "return");
+    bool running = g_str_equal(qdict_get_str(status, "status"), "running");
+
+    qobject_unref(answer);
+    return running;
+}
+
+/* The first frame of what the staging area does not hold is half written */
+static ColoHold *begin_stream(ColoPair *p)
 {
     ColoHold *h = colo_hold_protect(p);
 
@@ -78,6 +89,50 @@ static ColoHold *begin_excess(ColoPair *p)
     ask_checkpoint(p);
     colo_hold_await(h);
     return h;
+}
+
+/*
+ * The same while the guest stands: it runs at first, but as much as was sent is
+ * dirty again
+ */
+static ColoHold *begin_excess(ColoPair *p)
+{
+    ColoHold *h = begin_stream(p);
+
+    g_assert_true(is_running(p->primary));
+    qtest_memset(p->primary, 16 * MiB, 0xa5, 4 * MiB);
+    while (is_running(p->primary)) {
+        colo_hold_next(h);
+    }
+    return h;
+}
+
+/* The guest runs while it is sent, and what it writes meanwhile is not lost */
+static void test_stream(const void *mode)
+{
+    ColoPair *p = colo_pair_new(mode);
+    int64_t done;
+    ColoHold *h;
+
+    p->primary_max_pause_ms = MAX_PAUSE_MS;
+    h = begin_stream(p);
+    done = colo_statistic(p->secondary, "checkpoints");
+    wait_state_and_answers(p->primary, "cutting");
+    g_assert_true(is_running(p->primary));
+    /* Longer than a guest may stand */
+    g_usleep(2 * MAX_PAUSE_MS * 1000);
+    g_assert_true(is_running(p->primary));
+    qtest_writeb(p->primary, 16 * MiB, 0xa5);
+    qtest_writeb(p->primary, 20 * MiB, 0xa5);
+    colo_hold_release(h);
+    colo_wait_statistic(p->secondary, "checkpoints", done + 1);
+    g_assert_cmphex(qtest_readb(p->secondary, 16 * MiB), ==, 0xa5);
+    g_assert_cmphex(qtest_readb(p->secondary, 16 * MiB + 1), ==, 0x5a);
+    g_assert_cmphex(qtest_readb(p->secondary, 20 * MiB - 1), ==, 0x5a);
+    g_assert_cmphex(qtest_readb(p->secondary, 20 * MiB), ==, 0xa5);
+    g_assert_cmpint(colo_statistic(p->secondary, "ram-mismatches"), ==, 0);
+    colo_pair_free(p);
+    colo_hold_free(h);
 }
 
 static void test_excess(const void *mode)
@@ -103,7 +158,7 @@ static void test_paused(const void *mode)
 
     p->primary_max_pause_ms = 10;
     qtest_qmp_assert_success(p->primary, "{'execute': 'stop'}");
-    h = begin_excess(p);
+    h = begin_stream(p);
     done = colo_statistic(p->primary, "checkpoints");
     colo_wait_state(p->primary, "cutting");
     /* Longer than a guest may stand that is not paused */
@@ -238,6 +293,7 @@ int main(int argc, char **argv)
 
     g_test_init(&argc, &argv, NULL);
     for (int m = 0; m < G_N_ELEMENTS(modes); m++) {
+        add("stream", modes[m], test_stream);
         add("excess", modes[m], test_excess);
         add("disk/primary", modes[m], test_disk_primary);
         add("disk/slow", modes[m], test_disk_slow);
