@@ -126,7 +126,7 @@ COLOStatus *qmp_query_colo_status(Error **errp)
 
 /* What commands of the base mean for a pair */
 
-/* Did this side end as a secondary that never went live?  For good then. */
+/* True if this side was a secondary and has ended, which is for good */
 static bool secondary_has_ended(void)
 {
     ColoSession *s = colo_session();

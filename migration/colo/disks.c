@@ -120,7 +120,7 @@ bool colo_disks_generation(uint64_t *number, Error **errp)
     return replication_generation_all(&kept, number, errp);
 }
 
-/* May disks of generation @peer follow ours of @number? */
+/* False with @errp set if disks of generation @peer may not follow ours */
 static bool check_generation(uint64_t peer, uint64_t number, Error **errp)
 {
     if (peer > number) {
@@ -375,7 +375,7 @@ void colo_disks_forget_failure(void)
     g_clear_pointer(&failure, g_free);
 }
 
-/* Say what failed, if anything did: the user has to mend it */
+/* Emit what failed, if anything did: the user has to mend it */
 static void report_failure(void)
 {
     QEMU_LOCK_GUARD(&lock);

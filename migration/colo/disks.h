@@ -20,9 +20,10 @@ BlockBackend *colo_disk_next(BlockBackend *blk);
 char *colo_disk_name(BlockBackend *blk);
 
 /*
- * colo_disks_check: could a session of @side begin with these disks?
+ * colo_disks_check: false with @errp set if no session of @side can begin with
+ * these disks
  *
- * Nothing changes; a reason why not is reported to the user.  BQL.
+ * Nothing changes; the reason is reported to the user.  BQL.
  */
 bool colo_disks_check(COLOMode side, Error **errp);
 
@@ -55,10 +56,13 @@ bool colo_disks_new_generation(uint64_t peer, uint64_t *number, Error **errp);
 /* Secondary: record the session's generation; 0 is none.  BQL. */
 bool colo_disks_join_generation(uint64_t number, Error **errp);
 
-/* Has this QEMU disks that are replicated?  BQL. */
+/* True if this QEMU has disks that are replicated.  BQL. */
 bool colo_disks_exist(void);
 
-/* Did the disks of this side fail since?  Session's thread. */
+/*
+ * False, with @errp and s->cause set, if a disk of this side has failed since
+ * the session began.  Session's thread.
+ */
 bool colo_disks_ok(ColoSession *s, Error **errp);
 
 /*
@@ -77,7 +81,10 @@ bool colo_disks_settle(ColoSession *s, uint64_t cut, Error **errp);
 /* Primary: the secondary has loaded @cut.  Any thread. */
 void colo_disks_allow(uint64_t cut);
 
-/* Secondary, before the commit: could colo_disks_load() fail?  BQL. */
+/*
+ * Secondary, before the commit: false with @errp set if colo_disks_load() would
+ * fail.  BQL.
+ */
 bool colo_disks_prepare(Error **errp);
 
 /* Secondary: a checkpoint is loaded, its guest has written nothing.  BQL. */
@@ -95,8 +102,8 @@ uint32_t colo_disks_hash(void);
 void colo_disks_abandon(void);
 
 /*
- * Secondary, before it goes live: may it, with these disks?  If not it must
- * not, and @errp is set; later it may.  BQL.
+ * Secondary, before it goes live: false with @errp set if its disks do not
+ * allow that now.  It may be tried again.  BQL.
  */
 bool colo_disks_take_over(Error **errp);
 

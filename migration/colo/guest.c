@@ -9,10 +9,10 @@
  * The session's thread stops and starts the guest, and so do the main loop (a
  * reset, "stop") and the monitor ("cont").  Under KVM, and while CPUs are being
  * stopped, each of them drops the BQL half-way.  So a change of the run state
- * is a critical section of its own, longer than one stay under the BQL: 'change'
- * says which is in progress and 'change_is_mine' which thread makes it.  Who
- * begins another one waits until it is over.  The wait is short: what it waits
- * for does not depend on the peer.
+ * is a critical section of its own, longer than one stay under the BQL:
+ * 'change' says which is in progress and 'change_is_mine' which thread makes
+ * it.  Who begins another one waits until it is over.  The wait is short: what
+ * it waits for does not depend on the peer.
  *
  * A cut needs the disks to be quiet, and a local disk may hang.  The monitor
  * has to answer all the same, so nobody polls for requests in flight with the
@@ -265,8 +265,8 @@ bool colo_cut_is_silent(void)
 }
 
 /*
- * True while the primary's guest has asked for a reset that the main loop has not
- * begun.  No device state tells of it, so a cut has to come after it.  BQL.
+ * True while the primary's guest has asked for a reset that the main loop has
+ * not begun.  No device state tells of it, so a cut has to come after it.  BQL.
  */
 static bool reset_is_pending(ColoSession *s)
 {
@@ -288,9 +288,9 @@ bool colo_stop_guest(ColoSession *s, int64_t end_ns, bool *stopped,
         if ((!*stopped || s->side == COLO_MODE_SECONDARY ||
              reset_is_pending(s)) &&
             /*
-             * It is being stopped, perhaps, and its CPUs still run.  On the
-             * secondary what its devices want of the main loop (a reset, say)
-             * has to be over, too, before a checkpoint comes in between.
+             * The main loop may be stopping it, and its CPUs still run.  On the
+             * secondary whatever its devices have asked of the main loop (a
+             * reset, say) has to be over, too, before a checkpoint comes.
              */
             !meet_main_loop(end_ns, errp)) {
             return false;

@@ -101,7 +101,7 @@ static uint64_t headroom_of_path(const Version *v, const char *root,
     return headroom;
 }
 
-/* Is "memory" among the controllers of a line "id:controllers:path"? */
+/* True if "memory" is a controller of a line "id:controllers:path" */
 static bool has_memory(const char *controllers)
 {
     g_auto(GStrv) names = g_strsplit(controllers, ",", -1);

@@ -40,14 +40,14 @@
 #include "trace.h"
 
 /*
- * Guests that keep on saying different things must not live in checkpoints: a
- * checkpoint for that reason waits until this many times the duration of the
- * last one have passed since its end.  So at most a third of the time goes into
- * them, whatever a checkpoint costs on these hosts, with this guest.
+ * Guests whose output keeps on differing must not spend their time in
+ * checkpoints: one for that reason waits until this many times the duration of
+ * the last one have passed since its end.  So checkpoints take at most a third
+ * of the time, whatever one costs on these hosts, with this guest.
  */
 #define REST_FACTOR         2
 
-/* Ask for S and add it to the dirty set */
+/* Ask the secondary for the pages it wrote, which are dirty too */
 static bool primary_request(ColoSession *s, uint64_t cut, Error **errp)
 {
     g_autofree uint8_t *buf = NULL;
@@ -242,7 +242,7 @@ static bool primary_reserve(ColoSession *s, Error **errp)
     return true;
 }
 
-/* The same while the guest stands.  BQL held, dropped meanwhile. */
+/* primary_reserve() while the guest stands.  BQL held, dropped meanwhile. */
 static bool primary_reserve_more(ColoSession *s, Error **errp)
 {
     bool ok;
@@ -407,7 +407,7 @@ static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
 {
     bool ok;
 
-    /* How much will there be?  Have the memory before the VM stands still */
+    /* Have the memory for what is dirty by now before the VM stands still */
     bql_lock();
     colo_set_primary(s, COLO_PRIMARY_STATE_CUTTING, "secondary replied");
     colo_ram_sync(s->ram, false);

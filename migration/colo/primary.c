@@ -102,8 +102,8 @@ static bool primary_handshake(ColoSession *s, Error **errp)
 }
 
 /*
- * Is a checkpoint due?  Returns the time until which there is nothing to do, 0
- * if it is due now (@reason says why).
+ * The time at which the next checkpoint is due if nobody asks for one, or 0 if
+ * one is due now (@reason says why).
  */
 static int64_t primary_next_due(ColoSession *s, ColoCheckpointReason *reason)
 {

@@ -98,7 +98,7 @@ typedef struct CopyJob {
     bool late;
 } CopyJob;
 
-/* Is the dirty log of the secondary on?  BQL. */
+/* BQL: the dirty log of the secondary is on */
 static bool dirty_log_on;
 
 void colo_ram_dirty_log_end(void)

@@ -77,7 +77,7 @@ bool colo_ram_add_runs(ColoRam *ram, const uint8_t *buf, size_t len,
 bool colo_ram_stage(ColoRam *ram, ColoStaging *st, uint64_t max,
                     int64_t end_ns);
 
-/* Is this page one of ours?  It comes from the peer.  No lock. */
+/* True if there is such a page: the peer has named it.  No lock. */
 bool colo_ram_page_valid(ColoRam *ram, uint32_t block, uint64_t page);
 
 /*

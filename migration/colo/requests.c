@@ -36,7 +36,7 @@ void colo_request_set_wire(ColoWire *wire)
     memset(requests, 0, sizeof(requests));
 }
 
-/* Is it for output that waits?  Then each cut answers it. */
+/* True if output waits for it, so that each cut answers it */
 static bool is_of_output(int reason)
 {
     return reason == COLO_CHECKPOINT_REASON_QUEUE_FULL ||

@@ -32,25 +32,26 @@
 #include "trace.h"
 
 /*
- * What a load replaces, the views of guest memory above all, the RCU thread
- * frees.  Where checkpoints follow each other closely, or the machine is busy,
- * it falls behind; by no more than these loads.
+ * A load replaces the views of guest memory, and the RCU thread frees the old
+ * ones.  It falls behind if checkpoints follow each other closely or the
+ * machine is busy, but by no more than this number of loads.
  */
 #define LOADS_UNFREED_MAX 2
 
 /* So many pages are written to RAM with the BQL held */
 #define APPLY_PAGES_MAX 8192
 
-/* BQL: guest RAM and devices are between two checkpoints */
+/* BQL: a load is in progress, guest RAM and devices do not fit each other */
 static bool loading;
 
-/* BQL: loads whose leavings have not been freed, of all sessions */
+/* BQL: loads of all sessions of which the RCU thread has more to free */
 static unsigned loads_unfreed;
 static QemuCond load_freed_cond;
 
-typedef struct LoadMark {
+/* Queued behind what a load leaves to the RCU thread */
+typedef struct LoadEnd {
     struct rcu_head rcu;
-} LoadMark;
+} LoadEnd;
 
 bool colo_loading(void)
 {
@@ -216,7 +217,7 @@ static void verify_ram(ColoSession *s, uint64_t cut, const ColoTail *tail)
     }
 }
 
-/* What the primary's guest saw at the cut, this one has to see now.  BQL. */
+/* This guest has to see the disks that the primary's saw at the cut.  BQL. */
 static void verify_disks(ColoSession *s, uint64_t cut, const ColoTail *tail)
 {
     uint32_t hash = colo_disks_hash();
@@ -303,30 +304,30 @@ static bool secondary_load(ColoSession *s, const ColoTail *tail, Error **errp)
     return true;
 }
 
-/* The RCU thread is here, so it has freed what that load left.  BQL. */
-static void load_freed(LoadMark *mark)
+/* Called by the RCU thread, which has freed what was queued before.  BQL. */
+static void load_freed(LoadEnd *end)
 {
     loads_unfreed--;
     qemu_cond_broadcast(&load_freed_cond);
-    g_free(mark);
+    g_free(end);
 }
 
 /*
  * Let the RCU thread keep up with the loads.  BQL (dropped meanwhile).
  *
- * While the guest stands: it waits for CPUs that run, and those may run on
- * without end.  If it waits for something else for a timeout the session goes
- * on: then a timeout leaves what one load does, which takes a while to fill
- * memory.
+ * The guest has to stand meanwhile: the RCU thread waits for CPUs that run, and
+ * those may run on without end.  If the RCU thread waits for something else the
+ * session goes on after a timeout: what one load leaves in that time takes long
+ * to fill memory.
  */
 static void secondary_reclaim(ColoSession *s)
 {
-    LoadMark *mark = g_new(LoadMark, 1);
+    LoadEnd *end = g_new(LoadEnd, 1);
     int64_t end_ns = colo_now_ns() + colo_timeout_ns(s);
     int64_t left_ns;
 
     loads_unfreed++;
-    call_rcu(mark, load_freed, rcu);
+    call_rcu(end, load_freed, rcu);
     while (loads_unfreed > LOADS_UNFREED_MAX &&
            (left_ns = end_ns - colo_now_ns()) > 0) {
         qemu_cond_timedwait_bql(&load_freed_cond,

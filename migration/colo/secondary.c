@@ -240,7 +240,7 @@ static void secondary_follow(ColoSession *s, Error **errp)
     }
 }
 
-/* The guest goes on where it stood; maybe it was about to be reset.  BQL. */
+/* The guest goes on where it stood, or is reset if it was about to be.  BQL. */
 static void secondary_resume(ColoSession *s)
 {
     if (s->secondary.deferred_reset) {
@@ -368,7 +368,7 @@ static void secondary_go_live(ColoSession *s, MigrationIncomingState *mis)
     Error *err = NULL;
 
     if (s->secondary.deferred_shutdown) {
-        /* Maybe just now: then it is about to be stopped */
+        /* If it asked just now it has not been stopped yet */
         if (runstate_check(RUN_STATE_COLO)) {
             runstate_set(RUN_STATE_SHUTDOWN);
         }

@@ -108,7 +108,7 @@ static size_t section_decode(const uint8_t *in, size_t len, Section *s,
     return COLO_SECTION_LEN + 1 + name_len;
 }
 
-/* Does @at begin and end as the section that the list names? */
+/* True if @at begins and ends as the section that the list names */
 static bool section_is(const Section *s, const uint8_t *at, size_t left)
 {
     bool has_foot = migrate_get_current()->send_section_footer;

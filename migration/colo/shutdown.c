@@ -22,7 +22,7 @@
 /* How often it looks meanwhile what the primary wants from our disks */
 #define SHUTDOWN_LOOK_MS    1
 
-/* How long it waits for output to leave, and between two looks if it does not */
+/* How long it waits for output to leave, and how often it looks meanwhile */
 #define DRAIN_MS            1000
 #define DRAIN_LOOK_MS       5
 /*

@@ -8,7 +8,7 @@
 
 #include "qapi/qapi-types-colo.h"
 
-/* May the primary or the secondary go from one state to the other? */
+/* True if the primary or the secondary may go from @from to @to */
 bool colo_primary_transition_ok(ColoPrimaryState from, ColoPrimaryState to);
 bool colo_secondary_transition_ok(ColoSecondaryState from,
                                   ColoSecondaryState to);

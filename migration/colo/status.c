@@ -85,7 +85,7 @@ static bool session_is_on(ColoSession *s)
     return s && !s->thread_done;
 }
 
-/* Could the secondary take over, as far as this side knows? */
+/* True if the secondary could take over, as far as this side knows */
 static bool secondary_is_ready(ColoSession *s)
 {
     if (!session_is_on(s)) {

@@ -256,7 +256,7 @@ bool colo_wire_is_whole(ColoWire *w)
     return !w->torn;
 }
 
-/* Is it time?  Returns whether it rang now; then @step ends with the rest. */
+/* True if it rings now; then @step ends with the rest of the frame */
 static bool wire_ring(ColoWire *w, WireStep *step)
 {
     int64_t now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
