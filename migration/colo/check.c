@@ -84,6 +84,10 @@ static bool loses_addresses(DeviceState *dev)
     g_autofree char *path = qdev_get_dev_path(dev);
     bool addressed = object_dynamic_cast(OBJECT(dev), TYPE_PCI_BRIDGE);
 
+    /* A function that its physical one has not switched on */
+    if (pci_is_vf(pci) && !pci->enabled) {
+        return false;
+    }
     for (int i = 0; i < PCI_NUM_REGIONS; i++) {
         addressed |= pci->io_regions[i].size != 0;
     }
