@@ -15,8 +15,8 @@ from typing import Iterable
 
 from catalog import Model
 
-MEMORY = '64M'
-IDE_PORTS = 4
+MEMORY = '16M'          # all of it is compared at each load
+NULL_DISK = 'null-co,size=67108864,read-zeroes=on,'
 
 # SeaBIOS says there what it does
 FIRMWARE_LOG = ['-chardev', 'file,id=firmware,path=firmware',
@@ -47,12 +47,21 @@ PROVIDERS = {
     'vmbus': ('-device', 'vmbus-bridge'),
 }
 
+# The first bus of its own that a machine has may be another one of the type
+BUSES = {
+    'usb-bus': 'usb0.0',
+    'SCSI': 'scsi0.0',
+    'virtio-serial-bus': 'vser0.0',
+    'HDA': 'hda0.0',
+}
+
 # What is put on a bus that a device provides
 CHILDREN = {
-    'SCSI': ('-blockdev', 'null-co,node-name=cb{n},size=67108864,read-zeroes=on',
+    'SCSI': ('-blockdev', NULL_DISK + 'node-name=cb{n}',
              '-device', 'scsi-hd,drive=cb{n},bus={bus}'),
-    'IDE': ('-blockdev', 'null-co,node-name=cb{n},size=67108864,read-zeroes=on',
-            '-device', 'ide-hd,drive=cb{n},bus={bus}'),
+    # SeaBIOS before 1.16.3 waits for a disk on AHCI for 32 s
+    'IDE': ('-blockdev', NULL_DISK + 'node-name=cb{n}',
+            '-device', 'ide-cd,drive=cb{n},bus={bus}'),
     'usb-bus': ('-device', 'usb-tablet,bus={bus}'),
     'virtio-serial-bus': ('-chardev', 'null,id=cc{n}',
                           '-device', 'virtserialport,chardev=cc{n},bus={bus}'),
@@ -105,6 +114,11 @@ BACKENDS: dict[str, tuple[str, ...]] = {
     'cxl-type3': ('-object', 'memory-backend-ram,id=cxlm{n},size=256M'),
 }
 
+# Programs that a device's backend is a client of, each VM with its own.  They
+# listen on the socket {socket} in the directory of the VM.
+SWTPM = ('swtpm', 'socket', '--tpm2', '--tpmstate', 'dir=.', '--ctrl',
+         'type=unixio,path={socket}')
+
 # Devices of a Xen guest, which KVM can run
 XEN = 'kvm,xen-version=0x4000a,kernel-irqchip=split'
 XEN_BUSES = ('xen-bus', 'xen-sysbus')
@@ -114,9 +128,8 @@ HYPERV = ('vmbus-bridge', 'hv-balloon', 'hv-syndbg')
 
 # Never made here: by name, why.  Not to be in any pair:
 CANNOT = {
-    NO_FIRMWARE: 'it has no CPU, so no guest',
     'guest-loader': 'it needs a device tree, which no x86_64 machine has',
-    'uefi-vars-sysbus': 'no x86_64 machine takes it; uefi-vars-x64 is for these',
+    'uefi-vars-sysbus': 'no x86_64 machine takes it',
     'vfio-pci-igd-lpc-bridge': 'a part of vfio-pci',
     'vmmouse': 'a part of the machines that have an i8042',
 }
@@ -125,8 +138,6 @@ NOT_HERE = {
     'ivshmem-doorbell': 'needs an ivshmem server',
     'scsi-block': 'needs a SCSI device of the host',
     'scsi-generic': 'needs a SCSI device of the host',
-    'tpm-crb': 'needs a TPM emulator',
-    'tpm-tis': 'needs a TPM emulator',
     'u2f-passthru': 'needs a U2F key of the host',
     'vfio-pci': 'needs a PCI device of the host',
     'vfio-pci-nohotplug': 'needs a PCI device of the host',
@@ -156,6 +167,7 @@ class Setup:
     backends: tuple[str, ...] = ()      # its own, with {n}
     shared: tuple[str, ...] = ()        # what others may use, too
     children: tuple[tuple[str, str], ...] = ()  # (type, suffix of bus name)
+    program: tuple[str, ...] = ()       # that the backend is a client of
     memory: str = MEMORY
     accel: str = 'tcg'
     cpu: str = ''
@@ -181,6 +193,16 @@ class Setup:
         return args
 
 
+def programs(setups: list[Setup]) -> dict[str, list[str]]:
+    """The commands that a VM with all of them needs, by socket."""
+    found = {}
+    for number, setup in enumerate(setups, 1):
+        if setup.program:
+            found[f's{number}'] = [arg.replace('{socket}', f's{number}')
+                                   for arg in setup.program]
+    return found
+
+
 def pairs(args: Iterable[str]) -> list[tuple[str, str]]:
     items = list(args)
     return list(zip(items[::2], items[1::2]))
@@ -191,7 +213,7 @@ def arguments(setups: list[Setup]) -> list[str]:
     first = setups[0]
     args = ['-M', first.machine, '-accel', first.accel, '-m', first.memory]
     if first.cpu:
-        args += ['-cpu', first.cpu, '-smp', '1,maxcpus=2']
+        args += ['-cpu', first.cpu, '-smp', '1,sockets=2,maxcpus=2']
     if first.host != NO_FIRMWARE:
         args += FIRMWARE_LOG
     seen: set[tuple[str, str]] = set()
@@ -211,7 +233,7 @@ def _backends(properties: set[str]) -> tuple[list[str], list[str]]:
     options: list[str] = []
     if 'drive' in properties:
         backends += ['-blockdev',
-                     'null-co,node-name=b{n},size=67108864,read-zeroes=on']
+                     NULL_DISK + 'node-name=b{n}']
         options.append('drive=b{n}')
     if 'netdev' in properties:
         backends += ['-netdev', 'hubport,id=n{n},hubid={n}']
@@ -227,7 +249,7 @@ def _backends(properties: set[str]) -> tuple[list[str], list[str]]:
             backends += ['-object', f'can-bus,id={name}-{{n}}']
             options.append(f'{name}={name}-{{n}}')
     if 'memdev' in properties and 'lsa' not in properties:
-        backends += ['-object', 'memory-backend-ram,id=m{n},size=128M']
+        backends += ['-object', 'memory-backend-ram,id=m{n},size=32M']
         options.append('memdev=m{n}')
     if 'cryptodev' in properties:
         backends += ['-object', 'cryptodev-backend-builtin,id=k{n}']
@@ -235,6 +257,10 @@ def _backends(properties: set[str]) -> tuple[list[str], list[str]]:
     if 'fsdev' in properties:
         backends += ['-fsdev', 'synth,id=f{n}']
         options += ['fsdev=f{n}', 'mount_tag=t{n}']
+    if 'tpmdev' in properties:
+        backends += ['-chardev', 'socket,id=c{n},path=s{n}',
+                     '-tpmdev', 'emulator,id=t{n},chardev=c{n}']
+        options.append('tpmdev=t{n}')
     for name in ('chassis', 'chassis_nr'):
         if name in properties:
             options.append(f'{name}={{n}}')
@@ -254,6 +280,8 @@ def setups(model: Model, properties: set[str]) -> list[Setup]:
             f'{model.name},socket-id=1,core-id=0,thread-id=0'))
         return [setup, replace(setup, accel='kvm')]
     backends, options = _backends(properties)
+    if model.bus in BUSES:
+        options.append(f'bus={BUSES[model.bus]}')
     if model.name in OPTIONS:
         options.append(OPTIONS[model.name])
     device = ','.join([model.name, 'id=d{n}', *options])
@@ -269,5 +297,6 @@ def setups(model: Model, properties: set[str]) -> list[Setup]:
     if model.name in MACHINES:
         hosts = (MACHINES[model.name],)
     return [Setup(model, host, device, tuple(backends), shared,
-                  memory=memory, accel=accel, cpu=cpu)
+                  memory=memory, accel=accel, cpu=cpu,
+                  program=SWTPM if 'tpmdev' in properties else ())
             for host in hosts]

@@ -26,14 +26,18 @@ Each device, CPU and machine that ``qemu-system-x86_64`` of this tree lists with
 firmware and no operating system, under TCG where nothing else is said.
 
 works
-    RAM of both sides was equal after each of at least 300 loads, memory of
-    neither QEMU grew, and the survivor went on when the primary was killed.
+    RAM of both sides was equal after each of hundreds of loads, both guests
+    found their devices in the same places, memory of neither QEMU grew; when the
+    primary was killed the survivor went on, and its firmware came up again.
 refused
     ``migrate`` says the message, the guest goes on without protection.
 cannot work
     It cannot be in a pair, whatever the host has.
+fails
+    It cannot be in a pair today, and nobody refuses it.
 not tried
-    The host of the test lacked what it needs; the message is QEMU's.
+    The host of the test lacked what it needs; where no reason of ours stands
+    there the message is QEMU's.
 
 ``machine`` is where it was tried, with the backends of least effect: disks that
 read as zeroes, networks without a peer, serial ports that lead nowhere.
@@ -84,6 +88,8 @@ def _rows(verdicts: list[Verdict]) -> list[str]:
 
 
 def write(verdicts: list[Verdict], path: Path = PATH) -> None:
+    """The last verdict of each model."""
+    verdicts = list({v.model.key: v for v in verdicts}.values())
     lines = HEAD.splitlines()
     for kind, title in TITLES.items():
         mine = sorted((v for v in verdicts if v.model.kind == kind),
