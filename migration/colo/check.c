@@ -13,6 +13,7 @@
 #include "hw/pci/pci_bridge.h"
 #include "hw/pci/pci_device.h"
 #include "hw/qdev-core.h"
+#include "hw/virtio/virtio.h"
 #include "io/channel-socket.h"
 #include "migration/colo.h"
 #include "migration/options.h"
@@ -94,12 +95,23 @@ static bool loses_addresses(DeviceState *dev)
     return addressed && path && !qemu_savevm_has_section(path);
 }
 
+/* True if the guest's driver finds @obj reset after a load */
+static bool is_forgotten(Object *obj)
+{
+    if (object_dynamic_cast(obj, TYPE_PCI_DEVICE)) {
+        return DEVICE(obj)->realized && loses_addresses(DEVICE(obj));
+    }
+    if (object_dynamic_cast(obj, TYPE_VIRTIO_DEVICE)) {
+        return DEVICE(obj)->realized && !qdev_get_vmsd(DEVICE(obj));
+    }
+    return false;
+}
+
 static int check_model(Object *obj, void *opaque)
 {
     Error **errp = opaque;
 
-    if (object_dynamic_cast(obj, TYPE_PCI_DEVICE) && DEVICE(obj)->realized &&
-        loses_addresses(DEVICE(obj))) {
+    if (is_forgotten(obj)) {
         g_autofree char *name = qdev_get_human_name(DEVICE(obj));
 
         error_setg(errp, "x-colo cannot protect a guest with the %s device "
