@@ -45,6 +45,7 @@ static const struct Model {
 } models[] = {
     { "virtio-mem", "a reset, which each checkpoint begins with, gives the "
                     "memory back that the guest uses" },
+    { "adlib", "its registers are not migrated" },
 };
 
 bool colo_supported(void)
