@@ -292,4 +292,11 @@ void colo_vm_stop_begin(void);
  */
 void colo_vm_stop_deferred(RunState state);
 
+/*
+ * colo_problems_changed: something that may be a problem has come or gone
+ *
+ * They are looked for in a moment, in the main loop.  Any thread.
+ */
+void colo_problems_changed(void);
+
 #endif

@@ -4,7 +4,7 @@
  * streams that a session does not cover.
  *
  * Both sides, under the BQL.  Whatever is found is found anew each time: all of
- * it can be plugged and unplugged.
+ * it can be plugged and unplugged.  Streams tell when they change.
  */
 
 #include "qemu/osdep.h"

@@ -7,7 +7,10 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/main-loop.h"
+#include "block/aio.h"
 #include "exec/target_page.h"
+#include "migration/colo.h"
 #include "fault.h"
 #include "params.h"
 #include "requests.h"
@@ -23,6 +26,9 @@
 /* BQL */
 static ColoSession *current;    /* the running or the last session */
 static bool exiting;
+
+/* Atomic: look_again() is scheduled */
+static bool change_is_told;
 
 ColoSession *colo_session(void)
 {
@@ -225,4 +231,17 @@ bool colo_secondary_follows(void)
 {
     return colo_session_active(COLO_MODE_SECONDARY) &&
            colo_wish(current) != COLO_WISH_FAILOVER;
+}
+
+static void look_again(void *opaque)
+{
+    qatomic_set(&change_is_told, false);
+    colo_status_look(current);
+}
+
+void colo_problems_changed(void)
+{
+    if (!qatomic_xchg(&change_is_told, true)) {
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), look_again, NULL);
+    }
 }

@@ -6,10 +6,10 @@
  *
  * The guest is protected while the session is in a state in which the other
  * side could take over, or be taken over from, and while nothing of the guest
- * is left out (problems.h).  The state tells of each change.  Nobody tells of
- * problems that come and go, so they are looked for when the session begins, in
- * each query, and after checkpoints, but not more often than PROBLEMS_NS: many
- * checkpoints a second must not pay for that.
+ * is left out (problems.h).  The state tells of each change, and so do streams.
+ * Nobody tells of other problems that come and go, so they are looked for when
+ * the session begins, in each query, and after checkpoints, but not more often
+ * than PROBLEMS_NS: many checkpoints a second must not pay for that.
  */
 
 #include "qemu/osdep.h"
@@ -163,6 +163,15 @@ void colo_status_update(ColoSession *s)
     if (!ready) {
         set_protected(s, false, message);
     } else if (look) {
+        g_autoptr(ColoProblemList) problems = find_problems(s);
+
+        evaluate(s, problems);
+    }
+}
+
+void colo_status_look(ColoSession *s)
+{
+    if (secondary_is_ready(s)) {
         g_autoptr(ColoProblemList) problems = find_problems(s);
 
         evaluate(s, problems);

@@ -36,6 +36,9 @@ void colo_status_add(const char *text);
  */
 void colo_status_update(ColoSession *s);
 
+/* The same after problems have come or gone.  BQL. */
+void colo_status_look(ColoSession *s);
+
 /*
  * Fill in what @status has about protection.
  *

@@ -30,6 +30,10 @@ bool colo_fd_check(QIOChannel *ioc, Error **errp)
     return true;
 }
 
+void colo_problems_changed(void)
+{
+}
+
 void colo_participant_register(ColoParticipant *p)
 {
 }

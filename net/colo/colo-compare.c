@@ -50,6 +50,7 @@
 #include "net/colo.h"
 #include "match.h"
 #include "stream.h"
+#include "stream-end.h"
 #include "net/net.h"
 #include "qom/object.h"
 #include "qom/object_interfaces.h"
@@ -88,7 +89,7 @@ typedef struct Input {
     const char *name;
     CharBackend chr;
     ColoStreamReader *reader;
-    bool broken;                /* until it is closed */
+    ColoStreamEnd end;
 } Input;
 
 struct ColoCompare {
@@ -119,6 +120,7 @@ struct ColoCompare {
     Input secondary;
     Input notify;
     CharBackend out_chr;
+    ColoStreamEnd out_end;
     ColoStreamWriter *out;
     ColoStreamWriter *notify_out;
     ColoMatch *match;
@@ -220,6 +222,13 @@ static void compare_opened(ColoStreamWriter *w, CharBackend *chr)
     }
 }
 
+static void compare_set_in_session(ColoCompare *c, bool on)
+{
+    colo_stream_end_session(&c->primary.end, on);
+    colo_stream_end_session(&c->secondary.end, on);
+    colo_stream_end_session(&c->out_end, on);
+}
+
 static void compare_obey(ColoCompare *c)
 {
     QSIMPLEQ_HEAD(, Command) todo = QSIMPLEQ_HEAD_INITIALIZER(todo);
@@ -233,6 +242,7 @@ static void compare_obey(ColoCompare *c)
         switch (cmd->what) {
         case COMPARE_ARM:
             colo_match_arm(c->match);
+            compare_set_in_session(c, true);
             break;
         case COMPARE_HOLD:
             colo_match_primary_cut(c->match, cmd->cut, now_ms());
@@ -242,6 +252,7 @@ static void compare_obey(ColoCompare *c)
             break;
         case COMPARE_OPEN:
             colo_match_open(c->match);
+            compare_set_in_session(c, false);
             break;
         case COMPARE_OUT_OPENED:
             compare_opened(c->out, &c->out_chr);
@@ -384,6 +395,7 @@ static void primary_cut(void *opaque, uint64_t epoch)
 
     compare_obey(in->c);
     trace_colo_compare_cut(epoch, in->name);
+    colo_stream_end_sound(&in->end);
     colo_match_primary_cut(in->c->match, epoch, now_ms());
 }
 
@@ -403,6 +415,7 @@ static void secondary_cut(void *opaque, uint64_t epoch)
 
     compare_obey(in->c);
     trace_colo_compare_cut(epoch, in->name);
+    colo_stream_end_sound(&in->end);
     colo_match_secondary_cut(in->c->match, epoch, now_ms());
 }
 
@@ -478,14 +491,13 @@ static void input_read(void *opaque, const uint8_t *buf, int size)
     Error *err = NULL;
 
     c->moved |= in == &c->primary;
-    if (in->broken) {
+    if (in->end.broken) {
         return;
     }
     colo_stream_writer_cork(c->out);
     if (!colo_stream_reader_feed(in->reader, buf, size, &err)) {
-        in->broken = true;
         error_prepend(&err, "colo-compare: %s: ", in->name);
-        error_report_err(err);
+        colo_stream_end_broken(&in->end, err);
         if (in == &c->secondary) {
             colo_match_secondary_lost(c->match);
         }
@@ -508,7 +520,6 @@ static void input_event(void *opaque, QEMUChrEvent event)
         }
         break;
     case CHR_EVENT_CLOSED:
-        in->broken = false;
         colo_stream_reader_reset(in->reader);
         if (in == &c->secondary) {
             colo_match_secondary_lost(c->match);
@@ -520,6 +531,7 @@ static void input_event(void *opaque, QEMUChrEvent event)
     default:
         break;
     }
+    colo_stream_end_event(&in->end, event);
 }
 
 static int out_can_read(void *opaque)
@@ -542,6 +554,7 @@ static void out_event(void *opaque, QEMUChrEvent event)
         colo_stream_writer_closed(c->out);
         compare_drained(c);
     }
+    colo_stream_end_event(&c->out_end, event);
 }
 
 static void compare_tick(void *opaque)
@@ -564,6 +577,7 @@ static void input_begin(ColoCompare *c, Input *in, const char *name,
     in->c = c;
     in->name = name;
     in->reader = colo_stream_reader_new(vnet_hdr, ops, in);
+    colo_stream_end_init(&in->end, &in->chr, c->ctx);
     qemu_chr_fe_set_handlers(&in->chr, input_can_read, input_read, input_event,
                              NULL, in, iothread_get_g_main_context(c->iothread),
                              true);
@@ -571,6 +585,7 @@ static void input_begin(ColoCompare *c, Input *in, const char *name,
 
 static void input_end(Input *in)
 {
+    colo_stream_end_cleanup(&in->end);
     qemu_chr_fe_set_handlers(&in->chr, NULL, NULL, NULL, NULL, NULL, NULL,
                              true);
     g_clear_pointer(&in->reader, colo_stream_reader_free);
@@ -587,6 +602,7 @@ static void compare_begin(void *opaque)
                              compare_tick, c);
     c->out = colo_stream_writer_new(&c->out_chr, gctx, vnet_hdr, OUT_BYTES,
                                     compare_drained, c);
+    colo_stream_end_init(&c->out_end, &c->out_chr, c->ctx);
     qemu_chr_fe_set_handlers(&c->out_chr, out_can_read, out_read, out_event,
                              NULL, c, gctx, true);
     if (c->notify_dev) {
@@ -613,6 +629,7 @@ static void compare_end(void *opaque)
         input_end(&c->notify);
         g_clear_pointer(&c->notify_out, colo_stream_writer_free);
     }
+    colo_stream_end_cleanup(&c->out_end);
     qemu_chr_fe_set_handlers(&c->out_chr, NULL, NULL, NULL, NULL, NULL, NULL,
                              true);
     timer_free(c->timer);

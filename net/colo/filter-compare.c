@@ -47,6 +47,7 @@
 #include "compare-options.h"
 #include "match.h"
 #include "stream.h"
+#include "stream-end.h"
 #include "net/filter.h"
 #include "net/net.h"
 #include "net/queue.h"
@@ -90,7 +91,7 @@ struct FilterCompare {
 
     /* BQL: secondary-in */
     ColoStreamReader *reader;
-    bool in_broken;             /* until it is closed */
+    ColoStreamEnd in_end;
     bool in_stopped;            /* it was told not to read */
 
     /* BQL: released */
@@ -283,6 +284,7 @@ static void compare_arm(ColoParticipant *p, uint64_t epoch)
 
     trace_colo_compare_cut(epoch, "primary");
     fc->state = FILTER_COMPARE_ARMED;
+    colo_stream_end_session(&fc->in_end, true);
     colo_match_primary_cut(fc->match, epoch, now_ms());
     compare_fed(fc);
 }
@@ -299,6 +301,7 @@ static void compare_open(ColoParticipant *p)
 {
     FilterCompare *fc = from_participant(p);
 
+    colo_stream_end_session(&fc->in_end, false);
     if (fc->state == FILTER_COMPARE_ARMED) {
         fc->state = FILTER_COMPARE_DRAINING;
         colo_match_open(fc->match);
@@ -418,6 +421,7 @@ static void secondary_cut(void *opaque, uint64_t epoch)
     FilterCompare *fc = opaque;
 
     trace_colo_compare_cut(epoch, "secondary-in");
+    colo_stream_end_sound(&fc->in_end);
     colo_match_secondary_cut(fc->match, epoch, now_ms());
 }
 
@@ -439,14 +443,13 @@ static void secondary_read(void *opaque, const uint8_t *buf, int size)
     FilterCompare *fc = opaque;
     Error *err = NULL;
 
-    if (fc->in_broken) {
+    if (fc->in_end.broken) {
         return;
     }
     if (!colo_stream_reader_feed(fc->reader, buf, size, &err)) {
-        fc->in_broken = true;
         error_prepend(&err, "filter-compare: secondary-in '%s': ",
                       fc->secondary_in);
-        error_report_err(err);
+        colo_stream_end_broken(&fc->in_end, err);
         colo_match_secondary_lost(fc->match);
     }
     compare_fed(fc);
@@ -458,11 +461,11 @@ static void secondary_event(void *opaque, QEMUChrEvent event)
 
     trace_colo_stream_event(fc->secondary_in, event);
     if (event == CHR_EVENT_CLOSED) {
-        fc->in_broken = false;
         colo_stream_reader_reset(fc->reader);
         colo_match_secondary_lost(fc->match);
         compare_fed(fc);
     }
+    colo_stream_end_event(&fc->in_end, event);
 }
 
 /* Set-up */
@@ -495,6 +498,7 @@ static void compare_setup(NetFilterState *nf, Error **errp)
     fc->send_bh = qemu_bh_new(compare_send, fc);
     fc->reader = colo_stream_reader_new(fc->options.vnet_hdr, &secondary_ops,
                                         fc);
+    colo_stream_end_init(&fc->in_end, &fc->chr, qemu_get_aio_context());
     fc->participant = (ColoParticipant) {
         .prepare = compare_prepare,
         .arm = compare_arm,
@@ -515,6 +519,7 @@ static void compare_cleanup(NetFilterState *nf)
     FilterCompare *fc = FILTER_COMPARE(nf);
     ColoPacket *p;
 
+    colo_stream_end_cleanup(&fc->in_end);
     qemu_chr_fe_deinit(&fc->chr, false);
     if (!fc->vmstate) {
         return;

@@ -22,6 +22,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/iov.h"
+#include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
@@ -30,6 +31,7 @@
 #include "net/colo-begin.h"
 #include "filter-rewriter.h"
 #include "stream.h"
+#include "stream-end.h"
 #include "net/filter.h"
 #include "net/net.h"
 #include "net/queue.h"
@@ -61,6 +63,7 @@ struct FilterMirror {
 
     /* BQL */
     ColoStreamWriter *out;
+    ColoStreamEnd out_end;
     bool tells;                 /* and has said so in this stream */
     Told told[TOLD];            /* a ring */
     unsigned told_count;
@@ -152,6 +155,7 @@ static void mirror_arm(ColoParticipant *p, uint64_t epoch)
     FilterMirror *m = container_of(p, FilterMirror, participant);
     NetFilterState *nf = NETFILTER(m);
 
+    colo_stream_end_session(&m->out_end, true);
     colo_stream_writer_cork(m->out);
     colo_stream_writer_cut(m->out, epoch);
     if (nf->on && nf->direction != NET_FILTER_DIRECTION_RX &&
@@ -238,6 +242,7 @@ static void mirror_open(ColoParticipant *p)
     FilterMirror *m = container_of(p, FilterMirror, participant);
 
     colo_stream_writer_forget_epoch(m->out);
+    colo_stream_end_session(&m->out_end, false);
     m->tells = false;
 }
 
@@ -264,6 +269,7 @@ static void mirror_event(void *opaque, QEMUChrEvent event)
     } else if (event == CHR_EVENT_CLOSED) {
         colo_stream_writer_closed(m->out);
     }
+    colo_stream_end_event(&m->out_end, event);
 }
 
 static void mirror_setup(NetFilterState *nf, Error **errp)
@@ -280,6 +286,7 @@ static void mirror_setup(NetFilterState *nf, Error **errp)
     }
     m->out = colo_stream_writer_new(&m->chr, NULL, m->vnet_hdr, QUEUE_BYTES,
                                     NULL, NULL);
+    colo_stream_end_init(&m->out_end, &m->chr, qemu_get_aio_context());
     qemu_chr_fe_set_handlers(&m->chr, mirror_can_read, mirror_read,
                              mirror_event, NULL, m, NULL, true);
     m->participant = (ColoParticipant) {
@@ -297,6 +304,7 @@ static void mirror_cleanup(NetFilterState *nf)
     if (m->out) {
         colo_participant_unregister(&m->participant);
     }
+    colo_stream_end_cleanup(&m->out_end);
     qemu_chr_fe_deinit(&m->chr, false);
     g_clear_pointer(&m->out, colo_stream_writer_free);
 }

@@ -50,6 +50,7 @@
 #include "net/colo.h"
 #include "net/colo-begin.h"
 #include "stream.h"
+#include "stream-end.h"
 #include "net/filter.h"
 #include "net/net.h"
 #include "net/queue.h"
@@ -105,7 +106,7 @@ struct FilterRedirector {
 
     /* BQL: indev */
     ColoStreamReader *in;
-    bool in_broken;             /* until it is opened again */
+    ColoStreamEnd in_end;
     bool in_stopped;            /* it was told not to read */
     bool in_epoch_known;
     uint64_t in_epoch;          /* of what comes from there */
@@ -117,6 +118,7 @@ struct FilterRedirector {
 
     /* BQL: outdev */
     ColoStreamWriter *out;
+    ColoStreamEnd out_end;
     NetClientState *waiting;    /* NIC that was told to wait */
     NetPacketSent *waiting_cb;
     bool releasing;             /* nobody is told to wait */
@@ -370,6 +372,7 @@ static void in_cut(void *opaque, uint64_t epoch)
     FilterRedirector *r = opaque;
 
     trace_colo_stream_cut(epoch, r->indev);
+    colo_stream_end_sound(&r->in_end);
     r->in_epoch_known = true;
     r->in_epoch = epoch;
     if (r->state == REDIRECTOR_PLAIN) {
@@ -414,11 +417,10 @@ static void in_read(void *opaque, const uint8_t *buf, int size)
     Error *err = NULL;
 
     r->in_moved = true;
-    if (!r->in_broken &&
+    if (!r->in_end.broken &&
         !colo_stream_reader_feed(r->in, buf, size, &err)) {
-        r->in_broken = true;
         error_prepend(&err, "filter-redirector: indev '%s': ", r->indev);
-        error_report_err(err);
+        colo_stream_end_broken(&r->in_end, err);
     }
 }
 
@@ -429,12 +431,12 @@ static void in_event(void *opaque, QEMUChrEvent event)
     trace_colo_stream_event(r->indev, event);
     if (event == CHR_EVENT_OPENED || event == CHR_EVENT_CLOSED) {
         colo_stream_reader_reset(r->in);
-        r->in_broken = false;
         r->in_epoch_known = false;
         if (feeds_guest(r)) {
             colo_begin_untold(NETFILTER(r)->netdev);
         }
     }
+    colo_stream_end_event(&r->in_end, event);
 }
 
 /* Stream out */
@@ -487,6 +489,7 @@ static void out_event(void *opaque, QEMUChrEvent event)
     } else if (event == CHR_EVENT_CLOSED) {
         colo_stream_writer_closed(r->out);
     }
+    colo_stream_end_event(&r->out_end, event);
 }
 
 /* The guest has to wait until there is room; false if its NIC cannot */
@@ -571,6 +574,12 @@ static FilterRedirector *from_participant(ColoParticipant *p)
     return container_of(p, FilterRedirector, participant);
 }
 
+static void set_in_session(FilterRedirector *r, bool on)
+{
+    colo_stream_end_session(&r->in_end, on);
+    colo_stream_end_session(&r->out_end, on);
+}
+
 static void redirector_arm(ColoParticipant *p, uint64_t epoch)
 {
     FilterRedirector *r = from_participant(p);
@@ -580,6 +589,7 @@ static void redirector_arm(ColoParticipant *p, uint64_t epoch)
         return;
     }
     r->armed = true;
+    set_in_session(r, true);
     if (r->out) {
         colo_stream_writer_cut(r->out, epoch);
     }
@@ -591,6 +601,7 @@ static void redirector_load(ColoParticipant *p, uint64_t epoch)
 
     r->state = REDIRECTOR_SECONDARY;
     r->loaded = epoch;
+    set_in_session(r, true);
     if (feeds_guest(r)) {
         kept_drop_before(r, epoch);
         qemu_purge_queued_packets(NETFILTER(r)->netdev);
@@ -604,6 +615,7 @@ static void redirector_open(ColoParticipant *p)
 {
     FilterRedirector *r = from_participant(p);
 
+    set_in_session(r, false);
     if (r->out) {
         colo_stream_writer_forget_epoch(r->out);
     }
@@ -708,12 +720,14 @@ static void redirector_setup(NetFilterState *nf, Error **errp)
                                         OUT_BYTES, out_drained, r);
         colo_stream_writer_set_hard_limit(r->out,
                                           OUT_BYTES * HARD_LIMIT_FACTOR);
+        colo_stream_end_init(&r->out_end, &r->out_chr, qemu_get_aio_context());
         qemu_chr_fe_set_handlers(&r->out_chr, out_can_read, out_read,
                                  out_event, NULL, r, NULL, true);
     }
     if (r->indev) {
         r->feed_bh = qemu_bh_new(redirector_feed, r);
         r->in = colo_stream_reader_new(r->vnet_hdr, &in_ops, r);
+        colo_stream_end_init(&r->in_end, &r->in_chr, qemu_get_aio_context());
         qemu_chr_fe_set_handlers(&r->in_chr, in_can_read, in_read, in_event,
                                  NULL, r, NULL, true);
     }
@@ -738,6 +752,8 @@ static void redirector_cleanup(NetFilterState *nf)
         r->vmstate = NULL;
         redirector_release_sender(nf);
     }
+    colo_stream_end_cleanup(&r->in_end);
+    colo_stream_end_cleanup(&r->out_end);
     qemu_chr_fe_deinit(&r->in_chr, false);
     qemu_chr_fe_deinit(&r->out_chr, false);
     g_clear_pointer(&r->feed_bh, qemu_bh_delete);

@@ -11,6 +11,7 @@
 #include "net/filter.h"
 #include "net/net.h"
 #include "qom/object.h"
+#include "stream-end.h"
 
 typedef struct Search {
     COLOMode side;
@@ -135,6 +136,7 @@ static int look_at_object(Object *obj, void *opaque)
 
     for (int i = 0; i < ARRAY_SIZE(streams); i++) {
         g_autofree char *id = NULL;
+        g_autofree char *fault = NULL;
         Chardev *chr;
 
         if (streams[i].side != s->side ||
@@ -142,8 +144,14 @@ static int look_at_object(Object *obj, void *opaque)
             continue;
         }
         id = object_property_get_str(obj, streams[i].end, NULL);
-        chr = id ? qemu_chr_find(id) : NULL;
-        if (id && !(chr && chr->be_open)) {
+        if (!id) {
+            continue;
+        }
+        chr = qemu_chr_find(id);
+        fault = colo_stream_end_fault(id);
+        if (fault) {
+            report(s, COLO_PROBLEM_KIND_STREAM, id, "%s", fault);
+        } else if (!(chr && chr->be_open)) {
             report(s, COLO_PROBLEM_KIND_STREAM, id,
                    "chardev '%s', %s of %s '%s', is not connected", id,
                    streams[i].end, streams[i].type,

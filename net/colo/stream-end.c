@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO proxy: ends of streams: kept connected in a session, faults told.
+ *
+ * Both sides, in the thread of the chardev.  See stream-end.h.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "chardev/char.h"
+#include "chardev/char-socket.h"
+#include "migration/colo.h"
+#include "stream-end.h"
+
+/* Between attempts to connect, if the user has not said how long */
+#define RECONNECT_MS    1000
+
+static QemuMutex lock;
+static QTAILQ_HEAD(, ColoStreamEnd) ends = QTAILQ_HEAD_INITIALIZER(ends);
+
+static void __attribute__((constructor)) stream_end_init_lock(void)
+{
+    qemu_mutex_init(&lock);
+}
+
+static void disconnect(void *opaque)
+{
+    ColoStreamEnd *e = opaque;
+
+    if (e->broken && e->in_session) {
+        qemu_chr_fe_disconnect(e->be);
+    }
+}
+
+void colo_stream_end_init(ColoStreamEnd *e, CharBackend *be, AioContext *ctx)
+{
+    e->be = be;
+    e->disconnect_bh = aio_bh_new(ctx, disconnect, e);
+    WITH_QEMU_LOCK_GUARD(&lock) {
+        QTAILQ_INSERT_TAIL(&ends, e, next);
+    }
+}
+
+void colo_stream_end_cleanup(ColoStreamEnd *e)
+{
+    if (!e->be) {
+        return;
+    }
+    colo_stream_end_session(e, false);
+    g_clear_pointer(&e->disconnect_bh, qemu_bh_delete);
+    WITH_QEMU_LOCK_GUARD(&lock) {
+        QTAILQ_REMOVE(&ends, e, next);
+        g_clear_pointer(&e->fault, g_free);
+    }
+    e->be = NULL;
+}
+
+/* A socket that can be connected to its peer once more; or NULL */
+static SocketChardev *client_of(ColoStreamEnd *e)
+{
+    Object *obj = object_dynamic_cast(OBJECT(e->be->chr), TYPE_CHARDEV_SOCKET);
+    SocketChardev *s = obj ? SOCKET_CHARDEV(obj) : NULL;
+
+    return s && !s->is_listen && s->addr &&
+           s->addr->type != SOCKET_ADDRESS_TYPE_FD ? s : NULL;
+}
+
+static void set_reconnect(ColoStreamEnd *e, bool on)
+{
+    SocketChardev *s = client_of(e);
+
+    if (!s || on == e->made_to_reconnect || (on && s->reconnect_time_ms)) {
+        return;
+    }
+    e->made_to_reconnect = on;
+    qemu_chr_socket_set_reconnect(CHARDEV(s), on ? RECONNECT_MS : 0);
+}
+
+void colo_stream_end_session(ColoStreamEnd *e, bool on)
+{
+    if (!e->be || e->in_session == on) {
+        return;
+    }
+    e->in_session = on;
+    set_reconnect(e, on);
+    if (on && e->broken) {
+        qemu_bh_schedule(e->disconnect_bh);
+    }
+}
+
+void colo_stream_end_event(ColoStreamEnd *e, QEMUChrEvent event)
+{
+    if (event == CHR_EVENT_OPENED || event == CHR_EVENT_CLOSED) {
+        e->broken = false;
+        colo_problems_changed();
+    }
+}
+
+/* Takes @err over; it is told if it is new */
+static void set_fault(ColoStreamEnd *e, Error *err, bool ends_with_record)
+{
+    g_autofree char *before = NULL;
+    bool same;
+
+    WITH_QEMU_LOCK_GUARD(&lock) {
+        before = g_steal_pointer(&e->fault);
+        e->fault = err ? g_strdup(error_get_pretty(err)) : NULL;
+        e->fault_ends_with_record = ends_with_record;
+        same = !g_strcmp0(before, e->fault);
+    }
+    if (err && !same) {
+        error_report_err(err);
+    } else {
+        error_free(err);
+    }
+    if (!same) {
+        colo_problems_changed();
+    }
+}
+
+void colo_stream_end_broken(ColoStreamEnd *e, Error *err)
+{
+    e->broken = true;
+    set_fault(e, err, true);
+    if (e->in_session) {
+        qemu_bh_schedule(e->disconnect_bh);
+    }
+}
+
+void colo_stream_end_told(ColoStreamEnd *e, Error *err, bool fatal)
+{
+    e->broken |= fatal;
+    set_fault(e, err, false);
+}
+
+void colo_stream_end_sound(ColoStreamEnd *e)
+{
+    if (e->fault && e->fault_ends_with_record) {
+        set_fault(e, NULL, false);
+    }
+}
+
+char *colo_stream_end_fault(const char *chardev)
+{
+    ColoStreamEnd *e;
+
+    QEMU_LOCK_GUARD(&lock);
+    QTAILQ_FOREACH(e, &ends, next) {
+        if (e->fault && !strcmp(e->be->chr->label, chardev)) {
+            return g_strdup(e->fault);
+        }
+    }
+    return NULL;
+}

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO proxy: the end of a stream, as a session sees it.
+ *
+ * An object that reads or writes a stream has one for each of its chardevs.  In
+ * a session it keeps the stream connected, and tells (query-colo-status) what
+ * is wrong with it.
+ *
+ * Fields belong to the thread of the chardev, but for @fault.
+ */
+
+#ifndef QEMU_NET_COLO_STREAM_END_H
+#define QEMU_NET_COLO_STREAM_END_H
+
+#include "block/aio.h"
+#include "chardev/char-fe.h"
+#include "qemu/queue.h"
+
+typedef struct ColoStreamEnd ColoStreamEnd;
+struct ColoStreamEnd {
+    /* Set once */
+    CharBackend *be;            /* NULL: there is no stream */
+    QEMUBH *disconnect_bh;
+
+    bool in_session;
+    bool made_to_reconnect;     /* its user did not ask for that */
+    bool broken;                /* nothing is read until it is opened again */
+
+    /* lock of stream-end.c */
+    char *fault;                /* what is wrong with what comes; or NULL */
+    bool fault_ends_with_record;
+    QTAILQ_ENTRY(ColoStreamEnd) next;
+};
+
+/*
+ * @be: has its chardev, and outlives the end
+ * @ctx: in which the chardev works
+ */
+void colo_stream_end_init(ColoStreamEnd *e, CharBackend *be, AioContext *ctx);
+
+/* In the thread of the chardev; may be called twice, or without an init */
+void colo_stream_end_cleanup(ColoStreamEnd *e);
+
+/*
+ * colo_stream_end_session: a session begins, or goes on (@on), or is over
+ *
+ * Meanwhile a client socket connects again and again, whether or not it has
+ * "reconnect-ms".  A stream on which nothing could be read begins anew.
+ */
+void colo_stream_end_session(ColoStreamEnd *e, bool on);
+
+/* The chardev was opened or closed */
+void colo_stream_end_event(ColoStreamEnd *e, QEMUChrEvent event);
+
+/*
+ * colo_stream_end_broken: what comes is no stream, and is not read any more
+ *
+ * @err: why; taken over, and reported unless it has been already
+ *
+ * In a session the stream is closed, so that it begins anew.
+ */
+void colo_stream_end_broken(ColoStreamEnd *e, Error *err);
+
+/*
+ * colo_stream_end_told: the other end has said what it is
+ *
+ * @err: what does not fit; taken over, and reported; NULL: all fits
+ * @fatal: nothing more can be read from this stream
+ */
+void colo_stream_end_told(ColoStreamEnd *e, Error *err, bool fatal);
+
+/* A record came as it has to be */
+void colo_stream_end_sound(ColoStreamEnd *e);
+
+/* What is wrong with the stream of that chardev; the caller frees it.  BQL. */
+char *colo_stream_end_fault(const char *chardev);
+
+#endif

@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO qtests: streams that come and go while a session is under way.
+ *
+ * Proves: a stream that ends is told by COLO_PROTECTION, also without a
+ * checkpoint or a query; it is connected anew by QEMU alone, whoever listens and
+ * whether or not its socket has "reconnect-ms", after a peer that left, a yank,
+ * and also if it ended before the session; after the session a socket does what
+ * its user has said.  A stream that cannot be read is told and begins anew.
+ */
+
+#include "qemu/osdep.h"
+#include <poll.h>
+#include "qemu/sockets.h"
+#include "qapi/error.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#include "colo-net.h"
+
+typedef struct Rig {
+    ColoPair *p;
+    Net net;                    /* its chardevs only */
+    int listener;
+} Rig;
+
+static void expect_protection(QTestState *qts, bool yes, const char *text)
+{
+    QDict *event = colo_wait_event(qts, "COLO_PROTECTION");
+    QDict *data = qdict_get_qdict(event, "data");
+
+    g_assert_cmpint(qdict_get_bool(data, "protected"), ==, yes);
+    if (text) {
+        g_assert_nonnull(strstr(qdict_get_str(data, "message"), text));
+    }
+    qobject_unref(event);
+}
+
+static bool is_protected(QTestState *qts)
+{
+    QDict *status = colo_status(qts);
+    bool yes = qdict_get_bool(status, "protected");
+
+    qobject_unref(status);
+    return yes;
+}
+
+/* The message of the only problem, if there is one; the caller frees it */
+static char *problem(QTestState *qts)
+{
+    QDict *status = colo_status(qts);
+    QList *problems = qdict_get_qlist(status, "problems");
+    char *message = NULL;
+
+    g_assert_cmpint(qlist_size(problems), <=, 1);
+    if (!qlist_empty(problems)) {
+        QDict *first = qobject_to(QDict, qlist_peek(problems));
+
+        g_assert_cmpstr(qdict_get_str(first, "kind"), ==, "stream");
+        message = g_strdup(qdict_get_str(first, "message"));
+    }
+    qobject_unref(status);
+    return message;
+}
+
+static int accept_one(Rig *r)
+{
+    struct pollfd pfd = { .fd = r->listener, .events = POLLIN };
+    int fd;
+
+    g_assert_cmpint(poll(&pfd, 1, COLO_DEADLINE_MS), ==, 1);
+    fd = accept(r->listener, NULL, NULL);
+    g_assert_cmpint(fd, >=, 0);
+    set_deadline(fd);
+    return fd;
+}
+
+static bool is_closed(int fd)
+{
+    char byte;
+
+    return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
+static void begin_session(Rig *r)
+{
+    colo_pair_migrate(r->p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
+    colo_wait_state(r->p->secondary, colo_state_ready(r->p));
+    colo_wait_state(r->p->primary, "running");
+}
+
+/* The mirror connects to us, from c0, and nothing else has a stream yet */
+static int rig_begin(Rig *r)
+{
+    g_autofree char *path = NULL;
+
+    r->p = colo_pair_new("hybrid");
+    r->net = (Net) { .qts = r->p->primary, .dir = r->p->dir };
+    path = g_build_filename(r->p->dir, "listener", NULL);
+    r->listener = unix_listen(path, &error_abort);
+    qtest_qmp_assert_success(r->p->primary,
+        "{'execute': 'chardev-add', 'arguments': {'id': 'c0', 'backend': {"
+        "'type': 'socket', 'data': {'server': false,"
+        "'addr': {'type': 'unix', 'data': {'path': %s}}}}}}", path);
+    qtest_qmp_assert_success(r->p->primary,
+        "{'execute': 'object-add', 'arguments': {'qom-type': 'filter-mirror',"
+        "'id': 'm0', 'netdev': 'hn0', 'queue': 'tx', 'outdev': 'c0'}}");
+    return accept_one(r);
+}
+
+static void rig_end(Rig *r)
+{
+    close(r->listener);
+    colo_pair_free(r->p);
+}
+
+static void test_server(void)
+{
+    Rig r;
+    int mirror = rig_begin(&r), compare;
+
+    del_object(r.p->primary, "oc0");
+    add_chardev(&r.net, "c1");
+    qtest_qmp_assert_success(r.p->primary,
+        "{'execute': 'object-add', 'arguments': {"
+        "'qom-type': 'filter-compare', 'id': 'comp0', 'netdev': 'hn0',"
+        "'queue': 'rx', 'secondary-in': 'c1'}}");
+    compare = open_chardev(&r.net, "c1");
+    begin_session(&r);
+    expect_protection(r.p->primary, true, NULL);
+
+    close(compare);
+    expect_protection(r.p->primary, false, "secondary-in of filter-compare");
+    compare = open_chardev(&r.net, "c1");
+    expect_protection(r.p->primary, true, NULL);
+    close(compare);
+    close(mirror);
+    rig_end(&r);
+}
+
+static void test_client(void)
+{
+    Rig r;
+    int fd = rig_begin(&r);
+
+    begin_session(&r);
+    expect_cut(fd, 0);
+    expect_protection(r.p->primary, true, NULL);
+    close(fd);
+    expect_protection(r.p->primary, false, "outdev of filter-mirror 'm0'");
+    fd = accept_one(&r);
+    expect_cut(fd, 0);
+    expect_protection(r.p->primary, true, NULL);
+
+    qtest_qmp_assert_success(r.p->primary,
+        "{'execute': 'yank', 'arguments': {'instances': ["
+        "{'type': 'chardev', 'id': 'c0'}]}}");
+    wait_for(is_closed(fd));
+    close(fd);
+    expect_protection(r.p->primary, false, "outdev of filter-mirror 'm0'");
+    fd = accept_one(&r);
+    expect_cut(fd, 0);
+    expect_protection(r.p->primary, true, NULL);
+
+    colo_failover(r.p->primary);
+    colo_wait_mode(r.p->primary, "none");
+    close_chardev(&r.net, "c0", fd);
+    /* Longer than it takes to connect in a session */
+    g_assert_cmpint(poll(&(struct pollfd) { r.listener, POLLIN }, 1, 2000),
+                    ==, 0);
+    rig_end(&r);
+}
+
+static void test_closed_before(void)
+{
+    Rig r;
+    int fd = rig_begin(&r);
+
+    close_chardev(&r.net, "c0", fd);
+    begin_session(&r);
+    fd = accept_one(&r);
+    expect_cut(fd, 0);
+    wait_for(is_protected(r.p->primary));
+    close(fd);
+    rig_end(&r);
+}
+
+/* TLS, to an end that has none; at first while there is no session */
+static void test_garbage(void)
+{
+    static const uint8_t hello[] = { 22, 3, 1, 0, 200, 1, 0, 0, 196 };
+    g_autofree char *message = NULL;
+    g_autofree char *later = NULL;
+    Rig r;
+    int mirror = rig_begin(&r), compare;
+
+    add_chardev(&r.net, "c1");
+    qtest_qmp_assert_success(r.p->primary,
+        "{'execute': 'object-add', 'arguments': {"
+        "'qom-type': 'filter-compare', 'id': 'comp0', 'netdev': 'hn0',"
+        "'queue': 'rx', 'secondary-in': 'c1'}}");
+    compare = open_chardev(&r.net, "c1");
+    write_all(compare, hello, sizeof(hello));
+    begin_session(&r);
+    wait_for(is_closed(compare));
+    close(compare);
+    message = problem(r.p->primary);
+    g_assert_nonnull(strstr(message, "secondary-in 'c1': packet of "));
+
+    compare = open_chardev(&r.net, "c1");
+    write_cut(compare, 0);
+    expect_protection(r.p->primary, true, NULL);
+    write_all(compare, hello, sizeof(hello));
+    expect_protection(r.p->primary, false, "secondary-in 'c1': packet of ");
+    wait_for(is_closed(compare));
+    close(compare);
+    compare = open_chardev(&r.net, "c1");
+    write_cut(compare, 0);
+    expect_protection(r.p->primary, true, NULL);
+    later = problem(r.p->primary);
+    g_assert_null(later);
+    close(compare);
+    close(mirror);
+    rig_end(&r);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    qtest_add_func("/colo/stream/server", test_server);
+    qtest_add_func("/colo/stream/client", test_client);
+    qtest_add_func("/colo/stream/closed-before", test_closed_before);
+    qtest_add_func("/colo/stream/garbage", test_garbage);
+    return g_test_run();
+}
