@@ -90,6 +90,8 @@ typedef struct Input {
     CharBackend chr;
     ColoStreamReader *reader;
     ColoStreamEnd end;
+    bool told;                  /* in this connection: what follows */
+    bool has_header;
 } Input;
 
 struct ColoCompare {
@@ -453,14 +455,67 @@ static void notify_cut(void *opaque, uint64_t epoch)
     /* Xen knows no such record */
 }
 
+/* The two netdevs cannot be looked at here, but they can be compared */
+static void check_headers(Input *in, Input *other, Error **errp)
+{
+    if (in->told && other->told && in->has_header != other->has_header) {
+        error_setg(errp, "packets have %s vnet header, those of %s have %s: "
+                   "the netdevs of both sides, and their vnet_hdr, have to be "
+                   "alike", in->has_header ? "a" : "no", other->name,
+                   other->has_header ? "one" : "none");
+    }
+}
+
+static bool input_hello(Input *in, Input *other, ColoStreamKind kind,
+                        const ColoStreamHello *hello)
+{
+    const ColoStreamExpected expected = {
+        .kind = kind,
+        .vnet_hdr = in->c->options.vnet_hdr,
+        .parsed = true,
+    };
+    Error *err = NULL;
+    bool fatal;
+
+    in->told = true;
+    in->has_header = hello->vnet_hdr_len;
+    if (colo_stream_hello_check(hello, &expected, &fatal, &err)) {
+        fatal = false;
+        check_headers(in, other, &err);
+    }
+    if (err) {
+        error_prepend(&err, "colo-compare: %s: ", in->name);
+    }
+    colo_stream_end_told(&in->end, err, fatal);
+    return !fatal;
+}
+
+static bool primary_hello(void *opaque, const ColoStreamHello *hello)
+{
+    Input *in = opaque;
+
+    return input_hello(in, &in->c->secondary, COLO_STREAM_PRIMARY_OUTPUT,
+                       hello);
+}
+
+static bool secondary_hello(void *opaque, const ColoStreamHello *hello)
+{
+    Input *in = opaque;
+
+    return input_hello(in, &in->c->primary, COLO_STREAM_SECONDARY_OUTPUT,
+                       hello);
+}
+
 static const ColoStreamReaderOps primary_ops = {
     .packet = primary_packet,
     .cut = primary_cut,
+    .hello = primary_hello,
 };
 
 static const ColoStreamReaderOps secondary_ops = {
     .packet = secondary_packet,
     .cut = secondary_cut,
+    .hello = secondary_hello,
 };
 
 static const ColoStreamReaderOps notify_ops = {
@@ -521,6 +576,7 @@ static void input_event(void *opaque, QEMUChrEvent event)
         break;
     case CHR_EVENT_CLOSED:
         colo_stream_reader_reset(in->reader);
+        in->told = false;
         if (in == &c->secondary) {
             colo_match_secondary_lost(c->match);
         }

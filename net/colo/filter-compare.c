@@ -425,9 +425,31 @@ static void secondary_cut(void *opaque, uint64_t epoch)
     colo_match_secondary_cut(fc->match, epoch, now_ms());
 }
 
+static bool secondary_hello(void *opaque, const ColoStreamHello *hello)
+{
+    FilterCompare *fc = opaque;
+    const ColoStreamExpected expected = {
+        .kind = COLO_STREAM_SECONDARY_OUTPUT,
+        .vnet_hdr = fc->options.vnet_hdr,
+        .parsed = true,
+        .netdev = NETFILTER(fc)->netdev,
+    };
+    Error *err = NULL;
+    bool fatal, fits;
+
+    fits = colo_stream_hello_check(hello, &expected, &fatal, &err);
+    if (!fits) {
+        error_prepend(&err, "filter-compare: secondary-in '%s': ",
+                      fc->secondary_in);
+    }
+    colo_stream_end_told(&fc->in_end, err, !fits && fatal);
+    return fits || !fatal;
+}
+
 static const ColoStreamReaderOps secondary_ops = {
     .packet = secondary_packet,
     .cut = secondary_cut,
+    .hello = secondary_hello,
 };
 
 static int secondary_can_read(void *opaque)

@@ -387,10 +387,30 @@ static void in_cut(void *opaque, uint64_t epoch)
     }
 }
 
+static bool in_hello(void *opaque, const ColoStreamHello *hello)
+{
+    FilterRedirector *r = opaque;
+    const ColoStreamExpected expected = {
+        .kind = feeds_guest(r) ? COLO_STREAM_INPUT : COLO_STREAM_UNKNOWN,
+        .vnet_hdr = r->vnet_hdr,
+        .netdev = NETFILTER(r)->netdev,
+    };
+    Error *err = NULL;
+    bool fatal, fits;
+
+    fits = colo_stream_hello_check(hello, &expected, &fatal, &err);
+    if (!fits) {
+        error_prepend(&err, "filter-redirector: indev '%s': ", r->indev);
+    }
+    colo_stream_end_told(&r->in_end, err, !fits && fatal);
+    return fits || !fatal;
+}
+
 static const ColoStreamReaderOps in_ops = {
     .packet = in_packet,
     .cut = in_cut,
     .begin = in_begin,
+    .hello = in_hello,
 };
 
 /* The main loop asks again each time it goes round */
@@ -591,6 +611,8 @@ static void redirector_arm(ColoParticipant *p, uint64_t epoch)
     r->armed = true;
     set_in_session(r, true);
     if (r->out) {
+        colo_stream_writer_introduce(r->out, COLO_STREAM_PRIMARY_OUTPUT,
+                                     NETFILTER(r)->netdev);
         colo_stream_writer_cut(r->out, epoch);
     }
 }
@@ -607,6 +629,8 @@ static void redirector_load(ColoParticipant *p, uint64_t epoch)
         qemu_purge_queued_packets(NETFILTER(r)->netdev);
     }
     if (r->out) {
+        colo_stream_writer_introduce(r->out, COLO_STREAM_SECONDARY_OUTPUT,
+                                     NETFILTER(r)->netdev);
         colo_stream_writer_cut(r->out, epoch);
     }
 }

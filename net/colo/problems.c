@@ -32,23 +32,98 @@ static void G_GNUC_PRINTF(4, 5) report(Search *s, ColoProblemKind kind,
     s->found(s->opaque, kind, name, message);
 }
 
-/* A filter of that type works on @netdev, and has a stream @end if not NULL */
-static bool has_filter(NetClientState *netdev, const char *type,
-                       const char *end)
+/* The chardev that @end of @obj names, NULL if it names none */
+static char *chardev_of(Object *obj, const char *end)
+{
+    char *id = object_property_get_str(obj, end, NULL);
+
+    /* What is not set reads as empty */
+    if (id && !*id) {
+        g_clear_pointer(&id, g_free);
+    }
+    return id;
+}
+
+/*
+ * The first filter of that type that works on @netdev in @direction, with a
+ * stream @end if not NULL; or NULL
+ */
+static NetFilterState *find_filter(NetClientState *netdev, const char *type,
+                                   NetFilterDirection direction,
+                                   const char *end)
 {
     NetFilterState *nf;
 
     QTAILQ_FOREACH(nf, &netdev->filters, next) {
-        if (nf->on && object_dynamic_cast(OBJECT(nf), type)) {
-            g_autofree char *id =
-                end ? object_property_get_str(OBJECT(nf), end, NULL) : NULL;
+        g_autofree char *id = NULL;
 
-            if (!end || id) {
-                return true;
-            }
+        if (!nf->on || !object_dynamic_cast(OBJECT(nf), type) ||
+            (nf->direction != direction &&
+             nf->direction != NET_FILTER_DIRECTION_ALL)) {
+            continue;
+        }
+        id = end ? chardev_of(OBJECT(nf), end) : NULL;
+        if (!end || id) {
+            return nf;
         }
     }
-    return false;
+    return NULL;
+}
+
+static bool precedes(NetFilterState *nf, NetFilterState *other)
+{
+    while (nf && nf != other) {
+        nf = QTAILQ_NEXT(nf, next);
+    }
+    return nf;
+}
+
+static const char *id_of(NetFilterState *nf)
+{
+    return object_get_canonical_path_component(OBJECT(nf));
+}
+
+static int is_compare(Object *obj, void *opaque)
+{
+    return !!object_dynamic_cast(obj, "colo-compare");
+}
+
+static bool there_is_compare(void)
+{
+    return object_child_foreach(object_get_objects_root(), is_compare, NULL);
+}
+
+static void look_at_compare(Search *s, NetClientState *nc)
+{
+    NetClientState *netdev = nc->peer;
+    bool out, in;
+
+    if (find_filter(netdev, "filter-compare", NET_FILTER_DIRECTION_RX, NULL)) {
+        return;
+    }
+    out = find_filter(netdev, "filter-redirector", NET_FILTER_DIRECTION_RX,
+                      "outdev");
+    in = find_filter(netdev, "filter-redirector", NET_FILTER_DIRECTION_RX,
+                     "indev");
+    if (!out && !in) {
+        report(s, COLO_PROBLEM_KIND_NIC, nc->name,
+               "nothing compares the output of '%s' with the secondary's: "
+               "netdev '%s' needs filter-compare", nc->name, netdev->name);
+    } else if (!out) {
+        report(s, COLO_PROBLEM_KIND_NIC, nc->name,
+               "the output of '%s' does not go to colo-compare: netdev '%s' "
+               "needs a filter-redirector with queue=rx and outdev", nc->name,
+               netdev->name);
+    } else if (!in) {
+        report(s, COLO_PROBLEM_KIND_NIC, nc->name,
+               "the output of '%s' does not come back from colo-compare: "
+               "netdev '%s' needs a filter-redirector with queue=rx and indev",
+               nc->name, netdev->name);
+    } else if (!there_is_compare()) {
+        report(s, COLO_PROBLEM_KIND_NIC, nc->name,
+               "nothing compares the output of '%s' with the secondary's: "
+               "colo-compare is missing", nc->name);
+    }
 }
 
 static void look_at_primary_nic(Search *s, NetClientState *nc)
@@ -62,16 +137,39 @@ static void look_at_primary_nic(Search *s, NetClientState *nc)
                netdev->name);
         return;
     }
-    if (!has_filter(netdev, "filter-compare", NULL) &&
-        !has_filter(netdev, "filter-redirector", NULL)) {
-        report(s, COLO_PROBLEM_KIND_NIC, nc->name,
-               "nothing compares the output of '%s' with the secondary's: "
-               "netdev '%s' needs filter-compare", nc->name, netdev->name);
-    }
-    if (!has_filter(netdev, "filter-mirror", NULL)) {
+    look_at_compare(s, nc);
+    if (!find_filter(netdev, "filter-mirror", NET_FILTER_DIRECTION_TX, NULL)) {
         report(s, COLO_PROBLEM_KIND_NIC, nc->name,
                "the secondary's guest gets no input of '%s': netdev '%s' "
-               "needs filter-mirror", nc->name, netdev->name);
+               "needs filter-mirror with queue=tx", nc->name, netdev->name);
+    }
+}
+
+static void look_at_rewriter(Search *s, NetClientState *nc,
+                             NetFilterState *f1, NetFilterState *f2)
+{
+    NetClientState *netdev = nc->peer;
+    NetFilterState *rew = find_filter(netdev, "filter-rewriter",
+                                      NET_FILTER_DIRECTION_RX, NULL);
+    NetFilterState *behind = rew && f2 && precedes(rew, f2) ? f2 :
+                             rew && f1 && precedes(rew, f1) ? f1 : NULL;
+
+    if (!rew) {
+        report(s, COLO_PROBLEM_KIND_NIC, nc->name,
+               "connections of '%s' differ from the primary's: netdev '%s' "
+               "needs filter-rewriter", nc->name, netdev->name);
+    } else if (behind) {
+        report(s, COLO_PROBLEM_KIND_NIC, nc->name,
+               "connections of '%s' differ from the primary's: "
+               "filter-rewriter '%s' is before filter-redirector '%s', and has "
+               "to be behind it", nc->name, id_of(rew), id_of(behind));
+    } else if (netdev->vnet_hdr_len &&
+               !object_property_get_bool(OBJECT(rew), "vnet_hdr_support",
+                                         NULL)) {
+        report(s, COLO_PROBLEM_KIND_NIC, nc->name,
+               "connections of '%s' differ from the primary's: packets of '%s' "
+               "have a vnet header, filter-rewriter '%s' needs "
+               "vnet_hdr_support=on", nc->name, netdev->name, id_of(rew));
     }
 }
 
@@ -79,24 +177,24 @@ static void look_at_primary_nic(Search *s, NetClientState *nc)
 static void look_at_secondary_nic(Search *s, NetClientState *nc)
 {
     NetClientState *netdev = nc->peer;
+    NetFilterState *f1 = find_filter(netdev, "filter-redirector",
+                                     NET_FILTER_DIRECTION_TX, "indev");
+    NetFilterState *f2 = find_filter(netdev, "filter-redirector",
+                                     NET_FILTER_DIRECTION_RX, "outdev");
 
-    if (!has_filter(netdev, "filter-redirector", "indev")) {
+    if (!f1) {
         report(s, COLO_PROBLEM_KIND_NIC, nc->name,
                "'%s' does not get the input of the primary's guest: netdev "
-               "'%s' needs a filter-redirector with indev", nc->name,
-               netdev->name);
+               "'%s' needs a filter-redirector with indev and queue=tx",
+               nc->name, netdev->name);
     }
-    if (!has_filter(netdev, "filter-redirector", "outdev")) {
+    if (!f2) {
         report(s, COLO_PROBLEM_KIND_NIC, nc->name,
                "the output of '%s' does not go to the primary: netdev '%s' "
-               "needs a filter-redirector with outdev", nc->name,
+               "needs a filter-redirector with outdev and queue=rx", nc->name,
                netdev->name);
     }
-    if (!has_filter(netdev, "filter-rewriter", NULL)) {
-        report(s, COLO_PROBLEM_KIND_NIC, nc->name,
-               "connections of '%s' differ from the primary's: netdev '%s' "
-               "needs filter-rewriter", nc->name, netdev->name);
-    }
+    look_at_rewriter(s, nc, f1, f2);
 }
 
 static void look_at_nic(NICState *nic, void *opaque)
@@ -105,7 +203,8 @@ static void look_at_nic(NICState *nic, void *opaque)
     Search *s = opaque;
 
     /* A gate is enough in either mode, and on either side */
-    if (!nc->peer || has_filter(nc->peer, "filter-output-commit", NULL)) {
+    if (!nc->peer || find_filter(nc->peer, "filter-output-commit",
+                                 NET_FILTER_DIRECTION_RX, NULL)) {
         return;
     }
     if (s->side == COLO_MODE_PRIMARY) {
@@ -143,7 +242,7 @@ static int look_at_object(Object *obj, void *opaque)
             !object_dynamic_cast(obj, streams[i].type)) {
             continue;
         }
-        id = object_property_get_str(obj, streams[i].end, NULL);
+        id = chardev_of(obj, streams[i].end);
         if (!id) {
             continue;
         }

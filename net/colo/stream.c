@@ -23,11 +23,18 @@
 
 #define CUT_RECORD      0x80000001U
 #define BEGIN_RECORD    0x80000002U
+#define HELLO_RECORD    0x80000003U
 #define CONTROL_BIT     0x80000000U
 #define WORD            4
 #define CUT_LEN         12
 #define BEGIN_HDR_LEN   12
 #define PACKET_HDR_MAX  8
+#define HELLO_HDR_LEN   8
+/* Behind that: version (2), kind (1), flags (1), vnet header (4), name */
+#define HELLO_MIN       8
+#define HELLO_MAX       (HELLO_MIN + 255)
+#define HELLO_VERSION   1
+#define HELLO_VNET_HDR  0x01
 /* An empty queue does not keep more memory than this */
 #define IDLE_BYTES      (256 * KiB)
 
@@ -42,7 +49,8 @@ struct ColoStreamReader {
     uint32_t size;
     uint32_t filled;
     uint32_t vnet_hdr_len;
-    bool begins;                /* it is that of a begin record */
+    uint32_t record;            /* first word of a control record, or 0 */
+    bool refused;               /* by hello(), until the next reset */
     bool broken;                /* until the next reset */
     unsigned resets;
 };
@@ -64,6 +72,7 @@ void colo_stream_reader_reset(ColoStreamReader *r)
     g_clear_pointer(&r->packet, g_free);
     r->hdr_len = 0;
     r->broken = false;
+    r->refused = false;
     r->resets++;
 }
 
@@ -93,6 +102,9 @@ static size_t header_len(ColoStreamReader *r, Error **errp)
     if (word == BEGIN_RECORD && r->ops->begin) {
         return BEGIN_HDR_LEN;
     }
+    if (word == HELLO_RECORD && r->ops->hello) {
+        return HELLO_HDR_LEN;
+    }
     if (word & CONTROL_BIT) {
         error_setg(errp, "unknown control record 0x%08" PRIx32, word);
         return 0;
@@ -115,20 +127,29 @@ static bool read_header(ColoStreamReader *r, Error **errp)
         r->ops->cut(r->opaque, ldq_be_p(r->hdr + WORD));
         return true;
     }
-    r->begins = word == BEGIN_RECORD;
-    if (r->begins) {
+    r->record = word & CONTROL_BIT ? word : 0;
+    if (word == BEGIN_RECORD) {
         r->size = ldl_be_p(r->hdr + WORD);
         r->vnet_hdr_len = ldl_be_p(r->hdr + 2 * WORD);
+    } else if (word == HELLO_RECORD) {
+        r->size = ldl_be_p(r->hdr + WORD);
+        r->vnet_hdr_len = 0;
     } else {
         r->size = word;
         r->vnet_hdr_len = r->vnet_hdr ? ldl_be_p(r->hdr + WORD) : 0;
     }
-    if (r->begins && r->size > NET_BUFSIZE) {
+    if (word == HELLO_RECORD &&
+        (r->size < HELLO_MIN || r->size > HELLO_MAX)) {
+        error_setg(errp, "hello record of %" PRIu32 " bytes, %d to %d are "
+                   "allowed", r->size, HELLO_MIN, HELLO_MAX);
+        return false;
+    }
+    if (word == BEGIN_RECORD && r->size > NET_BUFSIZE) {
         error_setg(errp, "begin record of %" PRIu32 " bytes, at most %d are "
                    "allowed", r->size, NET_BUFSIZE);
         return false;
     }
-    if (r->begins && !r->size) {
+    if (word == BEGIN_RECORD && !r->size) {
         r->ops->begin(r->opaque, NULL, 0, 0);
         return true;
     }
@@ -142,17 +163,46 @@ static bool read_header(ColoStreamReader *r, Error **errp)
     return true;
 }
 
-/* Each returns how many bytes it took; feed_header 0 with @errp set */
-static size_t feed_packet(ColoStreamReader *r, const uint8_t *buf, size_t size)
+/* Its length was checked.  False with @errp set if it is of another version. */
+static bool read_hello(ColoStreamReader *r, const uint8_t *data, uint32_t size,
+                       Error **errp)
+{
+    ColoStreamHello hello = {
+        .kind = data[2] < COLO_STREAM__MAX ? data[2] : COLO_STREAM_UNKNOWN,
+        .vnet_hdr = data[3] & HELLO_VNET_HDR,
+        .vnet_hdr_len = ldl_be_p(data + 4),
+    };
+
+    if (lduw_be_p(data) != HELLO_VERSION) {
+        error_setg(errp, "streams of version %d, this is %d: the other end is "
+                   "a QEMU with another COLO", lduw_be_p(data), HELLO_VERSION);
+        return false;
+    }
+    for (uint32_t i = HELLO_MIN; i < size; i++) {
+        hello.netdev[i - HELLO_MIN] = g_ascii_isprint(data[i]) ? data[i] : '?';
+    }
+    r->refused = !r->ops->hello(r->opaque, &hello);
+    return true;
+}
+
+/* Each returns how many bytes it took; 0 with @errp set */
+static size_t feed_packet(ColoStreamReader *r, const uint8_t *buf, size_t size,
+                          Error **errp)
 {
     size_t n = MIN(r->size - r->filled, size);
 
     memcpy(r->packet + r->filled, buf, n);
     r->filled += n;
-    if (r->filled == r->size) {
-        (r->begins ? r->ops->begin : r->ops->packet)(
-            r->opaque, g_steal_pointer(&r->packet), r->size, r->vnet_hdr_len);
+    if (r->filled < r->size) {
+        return n;
     }
+    if (r->record == HELLO_RECORD) {
+        g_autofree uint8_t *hello = g_steal_pointer(&r->packet);
+
+        return read_hello(r, hello, r->size, errp) ? n : 0;
+    }
+    (r->record == BEGIN_RECORD ? r->ops->begin : r->ops->packet)(
+        r->opaque, g_steal_pointer(&r->packet), r->size, r->vnet_hdr_len);
     return n;
 }
 
@@ -180,8 +230,8 @@ bool colo_stream_reader_feed(ColoStreamReader *r, const uint8_t *buf,
         error_setg(errp, "nothing can be read after what was wrong");
         return false;
     }
-    while (size && r->resets == resets) {
-        size_t n = r->packet ? feed_packet(r, buf, size)
+    while (size && r->resets == resets && !r->refused) {
+        size_t n = r->packet ? feed_packet(r, buf, size, errp)
                              : feed_header(r, buf, size, errp);
 
         if (!n) {
@@ -190,6 +240,51 @@ bool colo_stream_reader_feed(ColoStreamReader *r, const uint8_t *buf,
         }
         buf += n;
         size -= n;
+    }
+    return true;
+}
+
+static const char *const kind_names[] = {
+    [COLO_STREAM_UNKNOWN] = "something unknown",
+    [COLO_STREAM_INPUT] = "the input of the primary's guest",
+    [COLO_STREAM_PRIMARY_OUTPUT] = "the output of the primary's guest",
+    [COLO_STREAM_SECONDARY_OUTPUT] = "the output of the secondary's guest",
+};
+QEMU_BUILD_BUG_ON(ARRAY_SIZE(kind_names) != COLO_STREAM__MAX);
+
+bool colo_stream_hello_check(const ColoStreamHello *hello,
+                             const ColoStreamExpected *expected, bool *fatal,
+                             Error **errp)
+{
+    *fatal = true;
+    if (expected->kind && hello->kind != expected->kind) {
+        error_setg(errp, "%s of netdev '%s' comes here, not %s: the streams "
+                   "are mixed up", kind_names[hello->kind], hello->netdev,
+                   kind_names[expected->kind]);
+        return false;
+    }
+    if (hello->vnet_hdr != expected->vnet_hdr) {
+        error_setg(errp, "vnet_hdr_support is %s at the other end, at netdev "
+                   "'%s', and %s here: it has to be the same",
+                   hello->vnet_hdr ? "on" : "off", hello->netdev,
+                   expected->vnet_hdr ? "on" : "off");
+        return false;
+    }
+    *fatal = false;
+    if (expected->parsed && hello->vnet_hdr_len && !hello->vnet_hdr) {
+        error_setg(errp, "packets of netdev '%s' have a vnet header of %"
+                   PRIu32 " bytes: vnet_hdr_support=on is needed at both ends",
+                   hello->netdev, hello->vnet_hdr_len);
+        return false;
+    }
+    if (expected->netdev &&
+        !hello->vnet_hdr_len != !expected->netdev->vnet_hdr_len) {
+        error_setg(errp, "packets of netdev '%s' have a vnet header of %"
+                   PRIu32 " bytes at the other end, those of '%s' one of %d "
+                   "here: the netdevs, and their vnet_hdr, have to be alike",
+                   hello->netdev, hello->vnet_hdr_len, expected->netdev->name,
+                   expected->netdev->vnet_hdr_len);
+        return false;
     }
     return true;
 }
@@ -214,6 +309,9 @@ struct ColoStreamWriter {
     bool was_full;
     bool has_epoch;
     uint64_t epoch;
+    ColoStreamKind kind;        /* UNKNOWN: no hello record is written */
+    const NetClientState *netdev;
+    bool introduced;            /* in this connection and session */
 };
 
 static void writer_flush(ColoStreamWriter *w);
@@ -300,6 +398,25 @@ void colo_stream_writer_set_hard_limit(ColoStreamWriter *w, uint64_t bytes)
     w->hard_limit = bytes;
 }
 
+static void writer_append_hello(ColoStreamWriter *w)
+{
+    const char *name = w->netdev->name;
+    size_t len = MIN(strlen(name), HELLO_MAX - HELLO_MIN);
+    uint8_t record[HELLO_HDR_LEN + HELLO_MIN];
+    uint8_t *body = record + HELLO_HDR_LEN;
+
+    stl_be_p(record, HELLO_RECORD);
+    stl_be_p(record + WORD, HELLO_MIN + len);
+    stw_be_p(body, HELLO_VERSION);
+    body[2] = w->kind;
+    body[3] = w->vnet_hdr ? HELLO_VNET_HDR : 0;
+    stl_be_p(body + 4, w->netdev->vnet_hdr_len);
+    g_byte_array_append(w->queue, record, sizeof(record));
+    g_byte_array_append(w->queue, (const uint8_t *)name, len);
+    w->ends_with_cut = false;
+    w->introduced = true;
+}
+
 /*
  * A cut right behind one that waits takes its place: however long the peer does
  * not read, the queue does not grow.
@@ -308,6 +425,9 @@ static void writer_append_cut(ColoStreamWriter *w)
 {
     uint8_t record[CUT_LEN];
 
+    if (w->kind && !w->introduced) {
+        writer_append_hello(w);
+    }
     stl_be_p(record, CUT_RECORD);
     stq_be_p(record + WORD, w->epoch);
     if (w->ends_with_cut) {
@@ -345,6 +465,7 @@ void colo_stream_writer_opened(ColoStreamWriter *w)
     writer_unwatch(w);
     writer_clear(w);
     w->open = true;
+    w->introduced = false;
     writer_set_no_delay(w);
     if (w->has_epoch) {
         writer_append_cut(w);
@@ -517,6 +638,14 @@ void colo_stream_writer_begin(ColoStreamWriter *w, const uint8_t *data,
 void colo_stream_writer_forget_epoch(ColoStreamWriter *w)
 {
     w->has_epoch = false;
+    w->introduced = false;
+}
+
+void colo_stream_writer_introduce(ColoStreamWriter *w, ColoStreamKind kind,
+                                  const NetClientState *netdev)
+{
+    w->kind = kind;
+    w->netdev = netdev;
 }
 
 void colo_stream_writer_cork(ColoStreamWriter *w)

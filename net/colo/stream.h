@@ -13,6 +13,9 @@
  *                then as many bytes as length says: a packet with which the
  *                sender's guest began a connection.  Length 0: each of them
  *                will be told.  Only in the stream of the guest's input.
+ *   hello record u32 0x80000003, u32 length, then so many bytes: who writes, see
+ *                ColoStreamHello.  Before the first cut record that a session
+ *                writes to a connection; never without a session.
  *
  * docs/interop/colo-wire.rst describes it for others.
  */
@@ -23,6 +26,41 @@
 #include "chardev/char-fe.h"
 #include "net/net.h"
 #include "qemu/iov.h"
+
+typedef enum ColoStreamKind {
+    COLO_STREAM_UNKNOWN,
+    COLO_STREAM_INPUT,              /* of the primary's guest */
+    COLO_STREAM_PRIMARY_OUTPUT,
+    COLO_STREAM_SECONDARY_OUTPUT,
+    COLO_STREAM__MAX,
+} ColoStreamKind;
+
+/* What the other end says of itself */
+typedef struct ColoStreamHello {
+    ColoStreamKind kind;
+    bool vnet_hdr;              /* packets come with the length of a header */
+    uint32_t vnet_hdr_len;      /* of the netdev, at that time */
+    char netdev[256];
+} ColoStreamHello;
+
+/* What this end has, to hold it against that */
+typedef struct ColoStreamExpected {
+    ColoStreamKind kind;        /* UNKNOWN: any */
+    bool vnet_hdr;
+    /* The packets are parsed, so the length of a header has to come along */
+    bool parsed;
+    const NetClientState *netdev;   /* that gets or sends the same; or NULL */
+} ColoStreamExpected;
+
+/*
+ * colo_stream_hello_check: does @hello fit?
+ *
+ * Returns false with @errp set if it does not.  @fatal: then the packets cannot
+ * be told from each other.
+ */
+bool colo_stream_hello_check(const ColoStreamHello *hello,
+                             const ColoStreamExpected *expected, bool *fatal,
+                             Error **errp);
 
 /*
  * Reader: takes bytes as they come, tells packets and cuts.  Pure, no I/O;
@@ -39,6 +77,9 @@ typedef struct ColoStreamReaderOps {
      * is NULL they are unknown. */
     void (*begin)(void *opaque, uint8_t *data, uint32_t size,
                   uint32_t vnet_hdr_len);
+    /* False: nothing more is read, and the feed was no failure.  If it is NULL
+     * hello records are unknown. */
+    bool (*hello)(void *opaque, const ColoStreamHello *hello);
 } ColoStreamReaderOps;
 
 ColoStreamReader *colo_stream_reader_new(bool vnet_hdr,
@@ -138,6 +179,15 @@ ColoStreamResult colo_stream_writer_netfilter(ColoStreamWriter *w,
                                               unsigned flags,
                                               const struct iovec *iov,
                                               int iovcnt);
+
+/*
+ * colo_stream_writer_introduce: from now on the first cut record in each
+ * connection has a hello record before it
+ *
+ * @netdev: outlives the writer
+ */
+void colo_stream_writer_introduce(ColoStreamWriter *w, ColoStreamKind kind,
+                                  const NetClientState *netdev);
 
 /*
  * Written even if the queue is full; replaces a cut that waits at its end.

@@ -14,6 +14,7 @@
 /* The first words of records; the largest packet */
 #define CUT             0x80000001U
 #define BEGIN           0x80000002U
+#define HELLO           0x80000003U
 #define MAX_FRAME       (4096 + 65536)
 
 #define wait_for(condition) do {                                            \
@@ -53,6 +54,7 @@ void write_cut(int fd, uint64_t epoch);
 char *read_packet(int fd, uint32_t *size);
 
 void expect_str(int fd, const char *text);
+/* Passes over a hello record before it */
 void expect_cut(int fd, uint64_t epoch);
 /* The record of a SYN of @size bytes without a vnet header; 0: that they come */
 void expect_begin(int fd, const void *data, size_t size);

@@ -117,6 +117,65 @@ static void test_nics(const void *mode)
     colo_pair_free(p);
 }
 
+static void add_filter(Net *n, const char *type, const char *id,
+                       const char *queue, const char *end)
+{
+    if (end) {
+        g_autofree char *chr = g_strdup_printf("chr-%s", id);
+
+        add_chardev(n, chr);
+        qtest_qmp_assert_success(n->qts, "{'execute': 'object-add',"
+            "'arguments': {'qom-type': %s, 'id': %s, 'netdev': 'hn0',"
+            "'queue': %s, %s: %s}}", type, id, queue, end, chr);
+        return;
+    }
+    qtest_qmp_assert_success(n->qts, "{'execute': 'object-add',"
+        "'arguments': {'qom-type': %s, 'id': %s, 'netdev': 'hn0',"
+        "'queue': %s}}", type, id, queue);
+}
+
+static bool has_nic_problem(QTestState *qts, const char *text)
+{
+    return count_problems(qts, "nic", "", text);
+}
+
+/* The published set-up, one object after the other, and mistakes in it */
+static void test_published(void)
+{
+    ColoPair *p = colo_pair_new("hybrid");
+    Net pri = { .qts = p->primary, .dir = p->dir };
+    Net sec = { .qts = p->secondary, .dir = p->dir };
+
+    del_object(p->primary, "oc0");
+    del_object(p->secondary, "oc0");
+    begin_session(p);
+    add_filter(&pri, "filter-mirror", "m0", "rx", "outdev");
+    g_assert_true(has_nic_problem(p->primary, "filter-mirror with queue=tx"));
+    del_object(p->primary, "m0");
+    qtest_qmp_assert_success(p->primary, "{'execute': 'chardev-remove',"
+                             "'arguments': {'id': 'chr-m0'}}");
+    add_filter(&pri, "filter-mirror", "m0", "tx", "outdev");
+    g_assert_false(has_nic_problem(p->primary, "filter-mirror"));
+    add_filter(&pri, "filter-redirector", "redire0", "rx", "indev");
+    g_assert_true(has_nic_problem(p->primary, "does not go to colo-compare"));
+    add_filter(&pri, "filter-redirector", "redire1", "rx", "outdev");
+    g_assert_true(has_nic_problem(p->primary, "colo-compare is missing"));
+    del_object(p->primary, "redire0");
+    g_assert_true(has_nic_problem(p->primary, "does not come back"));
+
+    add_filter(&sec, "filter-redirector", "f2", "rx", "outdev");
+    add_filter(&sec, "filter-rewriter", "rew0", "all", NULL);
+    add_filter(&sec, "filter-redirector", "f1", "tx", "indev");
+    g_assert_true(has_nic_problem(p->secondary,
+                                  "'rew0' is before filter-redirector 'f1'"));
+    del_object(p->secondary, "rew0");
+    add_filter(&sec, "filter-rewriter", "rew0", "all", NULL);
+    g_assert_false(has_nic_problem(p->secondary, ""));
+    /* Of f1 and f2, and of nothing that was not asked for */
+    g_assert_cmpint(count_problems(p->secondary, "stream", "", ""), ==, 2);
+    colo_pair_free(p);
+}
+
 static void test_streams(void)
 {
     ColoPair *p = colo_pair_new("hybrid");
@@ -307,5 +366,6 @@ int main(int argc, char **argv)
         }
     }
     qtest_add_func("/colo/problems/streams/hybrid", test_streams);
+    qtest_add_func("/colo/problems/published/hybrid", test_published);
     return g_test_run();
 }

@@ -6,7 +6,8 @@
  * checkpoint or a query; it is connected anew by QEMU alone, whoever listens and
  * whether or not its socket has "reconnect-ms", after a peer that left, a yank,
  * and also if it ended before the session; after the session a socket does what
- * its user has said.  A stream that cannot be read is told and begins anew.
+ * its user has said.  A stream that cannot be read is told and begins anew.  Ends
+ * that do not fit to each other are told, and stay connected.
  */
 
 #include "qemu/osdep.h"
@@ -223,6 +224,59 @@ static void test_garbage(void)
     rig_end(&r);
 }
 
+/* A packet of the other end, which has no vnet header here */
+static void write_hello(int fd, uint8_t kind, uint8_t flags, uint32_t header)
+{
+    const uint8_t who[] = { 0, 1, kind, flags };
+
+    write_word(fd, HELLO);
+    write_word(fd, 12);
+    write_all(fd, who, sizeof(who));
+    write_word(fd, header);
+    write_all(fd, "far0", 4);
+}
+
+static void test_hello(void)
+{
+    static const struct {
+        uint8_t kind, flags;
+        uint32_t header;
+        const char *text;       /* NULL: it fits */
+    } cases[] = {
+        { 1, 0, 0, "the input of the primary's guest of netdev 'far0' comes" },
+        { 3, 1, 12, "vnet_hdr_support is on at the other end" },
+        { 3, 0, 12, "vnet_hdr_support=on is needed at both ends" },
+        { 3, 0, 0, NULL },
+    };
+    Rig r;
+    int mirror = rig_begin(&r), compare;
+
+    add_chardev(&r.net, "c1");
+    qtest_qmp_assert_success(r.p->primary,
+        "{'execute': 'object-add', 'arguments': {"
+        "'qom-type': 'filter-compare', 'id': 'comp0', 'netdev': 'hn0',"
+        "'queue': 'rx', 'secondary-in': 'c1'}}");
+    compare = open_chardev(&r.net, "c1");
+    begin_session(&r);
+    wait_for(is_protected(r.p->primary));
+    for (int i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *message = NULL;
+
+        write_hello(compare, cases[i].kind, cases[i].flags, cases[i].header);
+        wait_for(is_protected(r.p->primary) == !cases[i].text);
+        message = problem(r.p->primary);
+        g_test_message("%s", message);
+        g_assert_true(!message == !cases[i].text);
+        g_assert_true(!message || strstr(message, cases[i].text));
+        g_assert_true(nothing_to_read(compare));
+        close_chardev(&r.net, "c1", compare);
+        compare = open_chardev(&r.net, "c1");
+    }
+    close(compare);
+    close(mirror);
+    rig_end(&r);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -230,5 +284,6 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/stream/client", test_client);
     qtest_add_func("/colo/stream/closed-before", test_closed_before);
     qtest_add_func("/colo/stream/garbage", test_garbage);
+    qtest_add_func("/colo/stream/hello", test_hello);
     return g_test_run();
 }
