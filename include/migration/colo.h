@@ -17,6 +17,7 @@
 #include "qapi/qapi-types-run-state.h"
 #include "qapi/qapi-types-sockets.h"
 #include "io/task.h"
+#include "system/runstate.h"
 
 typedef struct MigrationAddress MigrationAddress;
 typedef struct MigrationState MigrationState;
@@ -204,6 +205,14 @@ bool colo_guest_shutdown_deferred(ShutdownCause cause);
  * the reset void, or the guest is reset when it goes on without one.  BQL held.
  */
 bool colo_guest_reset_deferred(ShutdownCause cause);
+
+/*
+ * colo_wakeup_deferred: somebody wakes the guest up
+ *
+ * Returns true on a primary whose guest sleeps, and stands for a checkpoint: it
+ * is woken when it goes on.  BQL held.
+ */
+bool colo_wakeup_deferred(WakeupReason reason);
 
 /*
  * colo_reset_begin, colo_reset_end: the main loop resets the VM

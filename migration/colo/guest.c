@@ -67,6 +67,9 @@ static __thread bool change_is_mine;
 /* This thread stops or starts the guest, and no event tells that */
 static __thread bool cut_is_silent;
 
+/* BQL: it was asked for during a cut, and is done after it */
+static WakeupReason deferred_wakeup = QEMU_WAKEUP_REASON_NONE;
+
 /* BQL: the guest has run in this QEMU */
 static bool has_run;
 
@@ -265,13 +268,15 @@ bool colo_cut_is_silent(void)
 }
 
 /*
- * True while the primary's guest has asked for a reset that the main loop has
- * not begun.  No device state tells of it, so a cut has to come after it.  BQL.
+ * True while the primary's guest has asked for a reset or for sleep, or was
+ * woken up, and the main loop has not done it.  No device state tells of that,
+ * so a cut has to come after it.  BQL.
  */
-static bool reset_is_pending(ColoSession *s)
+static bool request_is_pending(ColoSession *s)
 {
     return s->side == COLO_MODE_PRIMARY && !colo_exiting() &&
-           qemu_reset_requested_get() != SHUTDOWN_CAUSE_NONE;
+           (qemu_reset_requested_get() != SHUTDOWN_CAUSE_NONE ||
+            qemu_power_change_requested());
 }
 
 bool colo_stop_guest(ColoSession *s, int64_t end_ns, bool *stopped,
@@ -286,7 +291,7 @@ bool colo_stop_guest(ColoSession *s, int64_t end_ns, bool *stopped,
         }
         change_wait();
         if ((!*stopped || s->side == COLO_MODE_SECONDARY ||
-             reset_is_pending(s)) &&
+             request_is_pending(s)) &&
             /*
              * The main loop may be stopping it, and its CPUs still run.  On the
              * secondary whatever its devices have asked of the main loop (a
@@ -301,7 +306,7 @@ bool colo_stop_guest(ColoSession *s, int64_t end_ns, bool *stopped,
         /* Drops the BQL; after that nobody has to who saves their state */
         cpu_synchronize_all_states();
         /* It may have been suspended in the last moment, or let go on */
-    } while (!colo_guest_stands() || reset_is_pending(s));
+    } while (!colo_guest_stands() || request_is_pending(s));
     return true;
 }
 
@@ -319,9 +324,17 @@ void colo_start_guest(void)
 
 void colo_end_cut(ColoSession *s)
 {
+    WakeupReason reason;
+
     cut_is_silent = has_silent_cuts(s);
     start();
     cut_is_silent = false;
+    reason = deferred_wakeup;
+    deferred_wakeup = QEMU_WAKEUP_REASON_NONE;
+    if (reason != QEMU_WAKEUP_REASON_NONE) {
+        /* Refused if it has been paused meanwhile */
+        qemu_system_wakeup_request(reason, NULL);
+    }
 }
 
 void colo_vm_start(void)
@@ -362,6 +375,16 @@ void colo_vm_stop_deferred(RunState state)
     if (colo_session_active(COLO_MODE_PRIMARY) && state != RUN_STATE_COLO) {
         colo_session()->primary.deferred_stop = state;
     }
+}
+
+bool colo_wakeup_deferred(WakeupReason reason)
+{
+    if (!colo_session_active(COLO_MODE_PRIMARY) ||
+        !runstate_check(RUN_STATE_COLO) || !vm_get_suspended()) {
+        return false;
+    }
+    deferred_wakeup = reason;
+    return true;
 }
 
 bool colo_guest_shutdown_deferred(ShutdownCause cause)

@@ -77,6 +77,11 @@ bool colo_guest_reset_deferred(ShutdownCause cause)
     return false;
 }
 
+bool colo_wakeup_deferred(WakeupReason reason)
+{
+    return false;
+}
+
 void migrate_start_colo_process(MigrationState *s)
 {
     /* The capability cannot be set */

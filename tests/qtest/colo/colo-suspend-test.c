@@ -4,14 +4,17 @@
  *
  * Proves: the survivor sleeps if the guest did at the last checkpoint, and
  * wakes up when it is told to; it runs if the guest was woken in the session.
+ * One that is woken while it stands for a checkpoint is awake afterwards.
  * A guest that was paused while it slept is paused, and sleeps after 'cont'.
  * Whether the stream has the global state, which is that of the first
  * migration, does not matter.
  */
 
 #include "qemu/osdep.h"
+#include "qemu/units.h"
 #include "qobject/qdict.h"
 #include "colo-helpers.h"
+#include "colo-hold.h"
 
 /* PM1 control of the pc, where its firmware puts it */
 #define PM1_CONTROL     0x604
@@ -117,6 +120,30 @@ static void test_wakes(const void *opaque)
     colo_pair_free(p);
 }
 
+/* The cut lasts until what is streamed has gone */
+static void test_wakes_in_cut(const void *opaque)
+{
+    ColoPair *p = pair_new(opaque);
+    ColoHold *h;
+
+    sleep_s3(p);
+    h = colo_hold_protect(p);
+    qtest_memset(p->primary, 16 * MiB, 0x5a, 4 * MiB);
+    colo_hold_arm(h);
+    qtest_qmp_assert_success(p->primary, "{'execute': 'x-colo-checkpoint'}");
+    colo_hold_await(h);
+    qtest_qmp_assert_success(p->primary, "{'execute': 'system_wakeup'}");
+    colo_hold_release(h);
+    colo_wait_status(p->primary, "running");
+    colo_wait_state(p->primary, "running");
+    checkpoint(p);
+    check_secondary(p, "running");
+    fail_over(p);
+    colo_wait_status(p->secondary, "running");
+    colo_pair_free(p);
+    colo_hold_free(h);
+}
+
 static void test_paused(const void *opaque)
 {
     ColoPair *p = pair_new(opaque);
@@ -148,6 +175,7 @@ int main(int argc, char **argv)
     } tests[] = {
         { "sleeps", test_sleeps },
         { "wakes", test_wakes },
+        { "wakes-in-cut", test_wakes_in_cut },
         { "paused", test_paused },
     };
 
