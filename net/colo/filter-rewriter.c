@@ -49,12 +49,23 @@ OBJECT_DECLARE_SIMPLE_TYPE(FilterRewriter, FILTER_REWRITER)
 #define MAX_WAITING     1024
 #define MAX_WAIT_MS     1000
 
-typedef struct WaitingSyn {
-    QSIMPLEQ_ENTRY(WaitingSyn) next;
+typedef struct WaitingSyn WaitingSyn;
+typedef QTAILQ_HEAD(WaitingList, WaitingSyn) WaitingList;
+
+/* Those to the same server from the same address; there is at least one */
+typedef struct WaitingServer {
+    ColoFlowKey key;            /* without a source port */
+    WaitingList syns;           /* oldest first */
+} WaitingServer;
+
+struct WaitingSyn {
+    QTAILQ_ENTRY(WaitingSyn) next;
+    QTAILQ_ENTRY(WaitingSyn) of_server;
+    WaitingServer *server;
     int64_t since_ms;
     unsigned flags;
     ColoPacket *p;
-} WaitingSyn;
+};
 
 struct FilterRewriter {
     NetFilterState parent_obj;
@@ -66,7 +77,8 @@ struct FilterRewriter {
 
     /* BQL */
     QEMUTimer *tick;
-    QSIMPLEQ_HEAD(, WaitingSyn) waiting;
+    WaitingList waiting;        /* oldest first */
+    GHashTable *servers;        /* WaitingServer by key, owned */
     unsigned n_waiting;
     uint64_t dropped_foreign;
     uint32_t state_len;         /* what a checkpoint carries */
@@ -143,18 +155,29 @@ static int64_t now_ms(void)
 
 static void rewriter_start_tick(FilterRewriter *fr)
 {
-    const ColoRewriteStats *stats = colo_rewrite_stats(fr->rewrite);
-
-    if ((stats->flows || fr->n_waiting) && !timer_pending(fr->tick)) {
+    if ((colo_rewrite_needs_tick(fr->rewrite) || fr->n_waiting) &&
+        !timer_pending(fr->tick)) {
         timer_mod(fr->tick, now_ms() + TICK_MS);
     }
 }
 
 /* SYNs that wait */
 
+static WaitingServer *waiting_for(FilterRewriter *fr, const ColoPacket *p)
+{
+    ColoFlowKey key = p->key;
+
+    key.sport = 0;
+    return g_hash_table_lookup(fr->servers, &key);
+}
+
 static void waiting_take(FilterRewriter *fr, WaitingSyn *w)
 {
-    QSIMPLEQ_REMOVE(&fr->waiting, w, WaitingSyn, next);
+    QTAILQ_REMOVE(&w->server->syns, w, of_server);
+    if (QTAILQ_EMPTY(&w->server->syns)) {
+        g_hash_table_remove(fr->servers, &w->server->key);
+    }
+    QTAILQ_REMOVE(&fr->waiting, w, next);
     fr->n_waiting--;
 }
 
@@ -168,7 +191,7 @@ static void waiting_drop_all(FilterRewriter *fr)
 {
     WaitingSyn *w;
 
-    while ((w = QSIMPLEQ_FIRST(&fr->waiting))) {
+    while ((w = QTAILQ_FIRST(&fr->waiting))) {
         waiting_take(fr, w);
         waiting_free(w);
     }
@@ -199,11 +222,29 @@ static void waiting_look(FilterRewriter *fr, int64_t before_ms)
 {
     WaitingSyn *w, *tmp;
 
-    QSIMPLEQ_FOREACH_SAFE(w, &fr->waiting, next, tmp) {
+    QTAILQ_FOREACH_SAFE(w, &fr->waiting, next, tmp) {
         if (w->since_ms < before_ms ||
             !colo_rewrite_awaits(fr->rewrite, w->p)) {
             waiting_pass(fr, w);
         }
+    }
+}
+
+/*
+ * P has told the SYN @p: one of those to the same server need not wait any more,
+ * and what is the same SYN once more.  However many wait, this is quick.
+ */
+static void waiting_told(FilterRewriter *fr, const ColoPacket *p)
+{
+    WaitingServer *server;
+
+    while ((server = waiting_for(fr, p))) {
+        WaitingSyn *w = QTAILQ_FIRST(&server->syns);
+
+        if (colo_rewrite_awaits(fr->rewrite, w->p)) {
+            break;
+        }
+        waiting_pass(fr, w);
     }
 }
 
@@ -212,10 +253,19 @@ static void waiting_add(FilterRewriter *fr, ColoPacket *p, unsigned flags)
     WaitingSyn *w = g_new(WaitingSyn, 1);
 
     if (fr->n_waiting == MAX_WAITING) {
-        waiting_pass(fr, QSIMPLEQ_FIRST(&fr->waiting));
+        waiting_pass(fr, QTAILQ_FIRST(&fr->waiting));
     }
     *w = (WaitingSyn) { .since_ms = now_ms(), .flags = flags, .p = p };
-    QSIMPLEQ_INSERT_TAIL(&fr->waiting, w, next);
+    w->server = waiting_for(fr, p);
+    if (!w->server) {
+        w->server = g_new0(WaitingServer, 1);
+        w->server->key = p->key;
+        w->server->key.sport = 0;
+        QTAILQ_INIT(&w->server->syns);
+        g_hash_table_insert(fr->servers, &w->server->key, w->server);
+    }
+    QTAILQ_INSERT_TAIL(&w->server->syns, w, of_server);
+    QTAILQ_INSERT_TAIL(&fr->waiting, w, next);
     fr->n_waiting++;
 }
 
@@ -236,8 +286,8 @@ void colo_begin_told(NetClientState *netdev, const uint8_t *data,
                                             vnet_hdr_len);
 
             colo_rewrite_opened(fr->rewrite, p, now_ms());
+            waiting_told(fr, p);
             colo_packet_free(p);
-            waiting_look(fr, INT64_MIN);
             rewriter_start_tick(fr);
         } else {
             colo_rewrite_set_told(fr->rewrite, true);
@@ -425,6 +475,8 @@ static void rewriter_setup(NetFilterState *nf, Error **errp)
         return;
     }
     fr->tick = timer_new_ms(QEMU_CLOCK_REALTIME, rewriter_tick, fr);
+    fr->servers = g_hash_table_new_full(colo_flow_key_hash,
+                                        colo_flow_key_equal, NULL, g_free);
     fr->participant.load = rewriter_load;
     fr->participant.open = rewriter_open;
     colo_participant_register(&fr->participant);
@@ -440,6 +492,7 @@ static void rewriter_cleanup(NetFilterState *nf)
         colo_participant_unregister(&fr->participant);
         timer_free(fr->tick);
         waiting_drop_all(fr);
+        g_clear_pointer(&fr->servers, g_hash_table_unref);
         g_clear_pointer(&fr->state, g_free);
         fr->tick = NULL;
     }
@@ -474,6 +527,7 @@ static void rewriter_add_counters(Object *obj, const ColoRewriteStats *s)
         { "rewritten-tsvals", &s->rewritten_tsvals },
         { "rewritten-tsecrs", &s->rewritten_tsecrs },
         { "rewritten-ports", &s->rewritten_ports },
+        { "rewritten-quotes", &s->rewritten_quotes },
         { "learned-offsets", &s->learned },
         { "told-connects", &s->opened },
         { "unused-connects", &s->opened_unused },
@@ -494,7 +548,7 @@ static void rewriter_init(Object *obj)
 {
     FilterRewriter *fr = FILTER_REWRITER(obj);
 
-    QSIMPLEQ_INIT(&fr->waiting);
+    QTAILQ_INIT(&fr->waiting);
     fr->rewrite = colo_rewrite_new(MAX_FLOWS, IDLE_MS);
     rewriter_add_counters(obj, colo_rewrite_stats(fr->rewrite));
     object_property_add_uint64_ptr(obj, "dropped-packets-foreign",

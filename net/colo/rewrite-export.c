@@ -72,9 +72,9 @@ static bool decode_flow(const uint8_t in[COLO_REWRITE_EXPORT_LEN],
 }
 
 /* Is it anything else than what is not known? */
-static bool is_worth_export(const ColoRewriteFlow *f)
+static bool is_worth_export(const ColoRewrite *r, const ColoRewriteFlow *f)
 {
-    return f->offset_known &&
+    return f->offset_known && !colo_rewrite_is_stale(r, f) &&
            (f->offset || f->ts_offset || colo_rewrite_is_mapped(f));
 }
 
@@ -84,9 +84,12 @@ GByteArray *colo_rewrite_export(const ColoRewrite *r)
     uint8_t buf[COLO_REWRITE_EXPORT_LEN];
     ColoRewriteFlow *f;
 
+    if (!r->maps) {
+        return out;
+    }
     for (ColoRewriteState s = FLOW_OPEN; s <= FLOW_CLOSING; s++) {
         QTAILQ_FOREACH(f, &r->lists[s], next) {
-            if (is_worth_export(f)) {
+            if (is_worth_export(r, f)) {
                 encode_flow(f, buf);
                 g_byte_array_append(out, buf, sizeof(buf));
             }
@@ -129,7 +132,7 @@ static bool is_export(const uint8_t *buf, size_t len)
 /* What is here of the same socket or of the same connection is out of date */
 static void make_room(ColoRewrite *r, const ColoRewriteFlow *in)
 {
-    ColoRewriteFlow *f = g_hash_table_lookup(r->flows, &in->key);
+    ColoRewriteFlow *f = colo_rewrite_find_inner(r, &in->key);
 
     if (f) {
         colo_rewrite_forget(r, f);
@@ -156,9 +159,10 @@ bool colo_rewrite_import(ColoRewrite *r, const uint8_t *buf, size_t len,
         make_room(r, &in);
         f = colo_rewrite_add(r, &in.key, in.outer.sport, in.state);
         f->offset_known = true;
+        r->maps = true;
         f->offset = in.offset;
         f->ts_offset = in.ts_offset;
-        f->floor_known = in.floor_known;
+        colo_rewrite_set_floor_known(r, f, in.floor_known);
         f->floor = in.floor;
         f->guest_fin = in.guest_fin;
         f->peer_fin = in.peer_fin;

@@ -16,21 +16,29 @@ void colo_rewrite_ports_init(ColoRewrite *r)
 {
     r->outers = g_hash_table_new(colo_flow_key_hash, colo_flow_key_equal);
     QTAILQ_INIT(&r->opens);
+    r->opens_by_key = g_hash_table_new(colo_flow_key_hash,
+                                       colo_flow_key_equal);
+    r->servers = g_hash_table_new_full(colo_flow_key_hash, colo_flow_key_equal,
+                                       NULL, g_free);
 }
 
 void colo_rewrite_ports_destroy(ColoRewrite *r)
 {
     colo_rewrite_forget_opens(r);
+    g_hash_table_unref(r->opens_by_key);
+    g_hash_table_unref(r->servers);
     g_hash_table_unref(r->outers);
 }
 
 /* Outer keys */
 
-ColoRewriteFlow *colo_rewrite_find_outer(const ColoRewrite *r,
+ColoRewriteFlow *colo_rewrite_find_outer(ColoRewrite *r,
                                          const ColoFlowKey *outer)
 {
-    ColoRewriteFlow *f = g_hash_table_lookup(r->outers, outer);
+    ColoRewriteFlow *f;
 
+    colo_rewrite_settle(r, outer);
+    f = g_hash_table_lookup(r->outers, outer);
     if (!f) {
         f = g_hash_table_lookup(r->flows, outer);
         if (f && colo_rewrite_is_mapped(f)) {
@@ -48,14 +56,58 @@ void colo_rewrite_set_outer(ColoRewrite *r, ColoRewriteFlow *f,
     }
     f->outer.sport = port;
     if (colo_rewrite_is_mapped(f)) {
+        r->maps = true;
         g_hash_table_insert(r->outers, &f->outer, f);
     }
 }
 
 /* What P opens */
 
+static ColoFlowKey server_key(const ColoFlowKey *key)
+{
+    ColoFlowKey server = *key;
+
+    server.sport = 0;
+    return server;
+}
+
+static ColoRewriteServer *find_server(ColoRewrite *r, const ColoFlowKey *key)
+{
+    ColoFlowKey server = server_key(key);
+
+    return g_hash_table_lookup(r->servers, &server);
+}
+
+static void open_add(ColoRewrite *r, const ColoFlowKey *key)
+{
+    ColoRewriteOpen *o = g_new0(ColoRewriteOpen, 1);
+
+    o->key = *key;
+    o->told_ms = r->now_ms;
+    o->server = find_server(r, key);
+    if (!o->server) {
+        o->server = g_new0(ColoRewriteServer, 1);
+        o->server->key = server_key(key);
+        QTAILQ_INIT(&o->server->opens);
+        g_hash_table_insert(r->servers, &o->server->key, o->server);
+    }
+    QTAILQ_INSERT_TAIL(&o->server->opens, o, of_server);
+    QTAILQ_INSERT_TAIL(&r->opens, o, next);
+    r->opens_count++;
+    if (!g_hash_table_contains(r->opens_by_key, &o->key)) {
+        g_hash_table_insert(r->opens_by_key, &o->key, o);
+    }
+}
+
 static void open_remove(ColoRewrite *r, ColoRewriteOpen *o)
 {
+    if (g_hash_table_lookup(r->opens_by_key, &o->key) == o) {
+        g_hash_table_remove(r->opens_by_key, &o->key);
+    }
+    QTAILQ_REMOVE(&o->server->opens, o, of_server);
+    if (QTAILQ_EMPTY(&o->server->opens)) {
+        g_hash_table_remove(r->servers, &o->server->key);
+    }
     QTAILQ_REMOVE(&r->opens, o, next);
     r->opens_count--;
     g_free(o);
@@ -100,8 +152,6 @@ static bool is_connect(const ColoPacket *p)
 
 void colo_rewrite_opened(ColoRewrite *r, const ColoPacket *p, int64_t now_ms)
 {
-    ColoRewriteOpen *o;
-
     colo_rewrite_advance_clock(r, now_ms);
     if (!r->told || !is_connect(p)) {
         return;
@@ -109,26 +159,11 @@ void colo_rewrite_opened(ColoRewrite *r, const ColoPacket *p, int64_t now_ms)
     if (r->opens_count == COLO_REWRITE_OPENS) {
         open_forget_oldest(r);
     }
-    o = g_new0(ColoRewriteOpen, 1);
-    o->key = p->key;
-    o->told_ms = r->now_ms;
-    QTAILQ_INSERT_TAIL(&r->opens, o, next);
-    r->opens_count++;
+    open_add(r, &p->key);
     r->stats.opened++;
 }
 
 /* Which port a connect gets */
-
-static bool is_same_but_sport(const ColoFlowKey *a, const ColoFlowKey *b)
-{
-    ColoFlowKey key = *a;
-
-    if (a->dport != b->dport) {
-        return false;
-    }
-    key.sport = b->sport;
-    return colo_flow_key_equal(&key, b);
-}
 
 /*
  * P would not use a port again if the connection was not over.  Of one that S
@@ -141,7 +176,7 @@ static bool gives_way(const ColoRewriteFlow *f)
 }
 
 /* Would its outer key be that of @f alone? */
-static bool open_fits(const ColoRewrite *r, const ColoRewriteFlow *f,
+static bool open_fits(ColoRewrite *r, const ColoRewriteFlow *f,
                       const ColoRewriteOpen *o)
 {
     const ColoRewriteFlow *user = colo_rewrite_find_outer(r, &o->key);
@@ -149,27 +184,28 @@ static bool open_fits(const ColoRewrite *r, const ColoRewriteFlow *f,
     return !user || user == f || gives_way(user);
 }
 
-static ColoRewriteOpen *find_open(const ColoRewrite *r,
-                                  const ColoRewriteFlow *f,
+static ColoRewriteOpen *find_open(ColoRewrite *r, const ColoRewriteFlow *f,
                                   const ColoFlowKey *key)
 {
-    ColoRewriteOpen *oldest = NULL, *o;
+    ColoRewriteServer *server = find_server(r, key);
+    ColoRewriteOpen *o;
 
-    QTAILQ_FOREACH(o, &r->opens, next) {
-        if (!is_same_but_sport(&o->key, key) || !open_fits(r, f, o)) {
-            continue;
-        }
-        if (o->key.sport == key->sport) {
+    if (!server) {
+        return NULL;
+    }
+    o = g_hash_table_lookup(r->opens_by_key, key);
+    if (o && open_fits(r, f, o)) {
+        return o;
+    }
+    QTAILQ_FOREACH(o, &server->opens, of_server) {
+        if (open_fits(r, f, o)) {
             return o;
         }
-        if (!oldest) {
-            oldest = o;
-        }
     }
-    return oldest;
+    return NULL;
 }
 
-static bool port_is_free(const ColoRewrite *r, const ColoRewriteFlow *f,
+static bool port_is_free(ColoRewrite *r, const ColoRewriteFlow *f,
                          const ColoFlowKey *outer)
 {
     const ColoRewriteFlow *user = colo_rewrite_find_outer(r, outer);
@@ -181,7 +217,7 @@ static bool port_is_free(const ColoRewrite *r, const ColoRewriteFlow *f,
  * No open fits: its own port or, if that is taken, one near it.  What is free
  * is not that of an open, or that would fit.
  */
-static bool find_port(const ColoRewrite *r, const ColoRewriteFlow *f,
+static bool find_port(ColoRewrite *r, const ColoRewriteFlow *f,
                       const ColoFlowKey *key, uint16_t *port)
 {
     /* Not across either end of the numbers */
@@ -233,14 +269,14 @@ static bool begins(const ColoRewriteFlow *f, const ColoPacket *p)
     return is_connect(p) && (!f || colo_rewrite_is_new_syn(f, p));
 }
 
-bool colo_rewrite_awaits(const ColoRewrite *r, const ColoPacket *p)
+bool colo_rewrite_awaits(ColoRewrite *r, const ColoPacket *p)
 {
-    const ColoRewriteFlow *f = g_hash_table_lookup(r->flows, &p->key);
+    const ColoRewriteFlow *f = colo_rewrite_find_inner(r, &p->key);
 
     return r->told && begins(f, p) && !find_open(r, f, &p->key);
 }
 
-bool colo_rewrite_must_drop(const ColoRewrite *r, const ColoPacket *p)
+bool colo_rewrite_must_drop(ColoRewrite *r, const ColoPacket *p)
 {
     const ColoRewriteFlow *f;
     uint16_t port;
@@ -248,14 +284,14 @@ bool colo_rewrite_must_drop(const ColoRewrite *r, const ColoPacket *p)
     if (p->kind != COLO_PACKET_TCP) {
         return false;
     }
-    f = g_hash_table_lookup(r->flows, &p->key);
+    f = colo_rewrite_find_inner(r, &p->key);
     if (begins(f, p)) {
         return !find_open(r, f, &p->key) && !find_port(r, f, &p->key, &port);
     }
     return !f && g_hash_table_contains(r->outers, &p->key);
 }
 
-bool colo_rewrite_must_drop_input(const ColoRewrite *r, const ColoPacket *p)
+bool colo_rewrite_must_drop_input(ColoRewrite *r, const ColoPacket *p)
 {
     ColoFlowKey key;
 
@@ -263,6 +299,6 @@ bool colo_rewrite_must_drop_input(const ColoRewrite *r, const ColoPacket *p)
         return false;
     }
     colo_flow_key_reverse(&p->key, &key);
-    return g_hash_table_contains(r->flows, &key) &&
-           !colo_rewrite_find_outer(r, &key);
+    return !colo_rewrite_find_outer(r, &key) &&
+           g_hash_table_contains(r->flows, &key);
 }

@@ -30,14 +30,26 @@ typedef enum Glance {
     GLANCE_UNCLEAR,
 } Glance;
 
+/* An ICMP error may be about a segment */
+static Glance glance_icmp(const Head *h, size_t icmp, uint8_t proto)
+{
+    return icmp < h->len && colo_rewrite_icmp_is_error(proto, h->data[icmp])
+           ? GLANCE_UNCLEAR : GLANCE_NOT_TCP;
+}
+
 static Glance glance_ipv4(Head *h)
 {
     const uint8_t *ip = h->data + h->l3;
     size_t left = h->len - h->l3;
 
     /* Fragments have no connection */
-    if (left < 20 || ip[9] != COLO_REWRITE_PROTO_TCP ||
-        (lduw_be_p(ip + 6) & 0x3fff)) {
+    if (left < 20 || (lduw_be_p(ip + 6) & 0x3fff)) {
+        return GLANCE_NOT_TCP;
+    }
+    if (ip[9] == COLO_REWRITE_PROTO_ICMP) {
+        return glance_icmp(h, h->l3 + (ip[0] & 0xf) * 4, ip[9]);
+    }
+    if (ip[9] != COLO_REWRITE_PROTO_TCP) {
         return GLANCE_NOT_TCP;
     }
     memcpy(h->key.src, ip + 12, 4);
@@ -58,8 +70,9 @@ static Glance glance_ipv6(Head *h)
     case COLO_REWRITE_PROTO_TCP:
         break;
     case 17:    /* UDP */
-    case 58:    /* ICMPv6 */
         return GLANCE_NOT_TCP;
+    case COLO_REWRITE_PROTO_ICMPV6:
+        return glance_icmp(h, h->l3 + 40, ip[6]);
     default:
         /* May be an extension header with TCP behind it */
         return GLANCE_UNCLEAR;

@@ -8,6 +8,10 @@
 #include "qemu/osdep.h"
 #include "rewrite-int.h"
 
+/* Of the sweep with each packet, and with each tick */
+#define SWEEP_STEPS         2
+#define SWEEP_STEPS_TICK    256
+
 ColoRewrite *colo_rewrite_new(uint32_t max_flows, uint64_t idle_ms)
 {
     ColoRewrite *r = g_new0(ColoRewrite, 1);
@@ -42,18 +46,39 @@ const ColoRewriteStats *colo_rewrite_stats(const ColoRewrite *r)
 
 /* The table */
 
+/* A load has ended it, and nobody has noticed yet */
+static bool is_over(const ColoRewrite *r, const ColoRewriteFlow *f)
+{
+    return colo_rewrite_is_stale(r, f) && !f->floor_known;
+}
+
 static void flow_enlist(ColoRewrite *r, ColoRewriteFlow *f,
                         ColoRewriteState state)
 {
     f->state = state;
     QTAILQ_INSERT_TAIL(&r->lists[state], f, next);
     r->stats.flows_open += state == FLOW_OPEN;
+    r->lasting_open += state == FLOW_OPEN && f->floor_known;
 }
 
 static void flow_delist(ColoRewrite *r, ColoRewriteFlow *f)
 {
+    if (r->sweep == f) {
+        r->sweep = QTAILQ_NEXT(f, next);
+    }
     QTAILQ_REMOVE(&r->lists[f->state], f, next);
-    r->stats.flows_open -= f->state == FLOW_OPEN;
+    r->stats.flows_open -= f->state == FLOW_OPEN && !is_over(r, f);
+    r->lasting_open -= f->state == FLOW_OPEN && f->floor_known;
+}
+
+void colo_rewrite_set_floor_known(ColoRewrite *r, ColoRewriteFlow *f,
+                                  bool known)
+{
+    int change = known - f->floor_known;
+
+    f->floor_known = known;
+    r->lasting += change;
+    r->lasting_open += f->state == FLOW_OPEN ? change : 0;
 }
 
 static void flow_set_state(ColoRewrite *r, ColoRewriteFlow *f,
@@ -75,9 +100,101 @@ static void flow_touch(ColoRewrite *r, ColoRewriteFlow *f)
 void colo_rewrite_forget(ColoRewrite *r, ColoRewriteFlow *f)
 {
     flow_delist(r, f);
-    r->stats.flows--;
+    r->stats.flows -= !is_over(r, f);
+    r->stale -= colo_rewrite_is_stale(r, f);
+    r->lasting -= f->floor_known;
     colo_rewrite_set_outer(r, f, f->key.sport);
     g_hash_table_remove(r->flows, &f->key);
+}
+
+/*
+ * What a load leaves of a connection: the floor alone, for at offset zero and
+ * without a mapping there is nothing else to change.  A flow that is not there
+ * counts as such a one.
+ */
+static void flow_load(ColoRewriteFlow *f)
+{
+    f->key = f->outer;
+    f->guest_fin.end -= f->offset;
+    f->offset = 0;
+    f->ts_offset = 0;
+    f->sent_syn = false;
+    f->sent_syn_ack = false;
+    f->tsval_known = false;
+}
+
+/*
+ * @f is stale.  Its new key may be the old one of another, which then is stale
+ * as well: who has a key now was looked for before, by either key.
+ */
+static void settle_flow(ColoRewrite *r, ColoRewriteFlow *f)
+{
+    g_hash_table_steal(r->flows, &f->key);
+    while (f) {
+        ColoRewriteFlow *other;
+
+        r->stale--;
+        if (colo_rewrite_is_mapped(f)) {
+            g_hash_table_remove(r->outers, &f->outer);
+        }
+        if (!f->floor_known) {
+            flow_delist(r, f);
+            g_free(f);
+            break;
+        }
+        flow_load(f);
+        f->generation = r->generation;
+        other = g_hash_table_lookup(r->flows, &f->key);
+        if (other) {
+            g_assert(colo_rewrite_is_stale(r, other));
+            g_hash_table_steal(r->flows, &other->key);
+        }
+        g_hash_table_insert(r->flows, &f->key, f);
+        f = other;
+    }
+}
+
+static void settle_in(ColoRewrite *r, GHashTable *table,
+                      const ColoFlowKey *key)
+{
+    ColoRewriteFlow *f = g_hash_table_lookup(table, key);
+
+    if (f && colo_rewrite_is_stale(r, f)) {
+        settle_flow(r, f);
+    }
+}
+
+void colo_rewrite_settle(ColoRewrite *r, const ColoFlowKey *key)
+{
+    if (r->stale) {
+        settle_in(r, r->flows, key);
+        settle_in(r, r->outers, key);
+    }
+}
+
+ColoRewriteFlow *colo_rewrite_find_inner(ColoRewrite *r,
+                                         const ColoFlowKey *key)
+{
+    colo_rewrite_settle(r, key);
+    return g_hash_table_lookup(r->flows, key);
+}
+
+/* Go on through the lists, as long as there is something stale */
+static void sweep(ColoRewrite *r, unsigned steps)
+{
+    for (; steps && r->stale; steps--) {
+        ColoRewriteFlow *f = r->sweep;
+
+        if (!f) {
+            r->sweep_list = (r->sweep_list + 1) % FLOW__MAX;
+            r->sweep = QTAILQ_FIRST(&r->lists[r->sweep_list]);
+            continue;
+        }
+        r->sweep = QTAILQ_NEXT(f, next);
+        if (colo_rewrite_is_stale(r, f)) {
+            settle_flow(r, f);
+        }
+    }
 }
 
 static bool table_is_full(const ColoRewrite *r)
@@ -95,8 +212,8 @@ static void evict_one(ColoRewrite *r)
         ColoRewriteFlow *f = QTAILQ_FIRST(&r->lists[order[i]]);
 
         if (f) {
+            r->stats.evicted += !is_over(r, f);
             colo_rewrite_forget(r, f);
-            r->stats.evicted++;
             return;
         }
     }
@@ -107,13 +224,18 @@ ColoRewriteFlow *colo_rewrite_add(ColoRewrite *r, const ColoFlowKey *key,
 {
     ColoRewriteFlow *f;
 
-    if (table_is_full(r)) {
-        evict_one(r);
+    while (g_hash_table_size(r->flows) >= r->max_flows) {
+        if (table_is_full(r)) {
+            evict_one(r);
+        } else {
+            sweep(r, SWEEP_STEPS);
+        }
     }
     f = g_new0(ColoRewriteFlow, 1);
     f->key = *key;
     f->outer = *key;
     f->last_ms = r->now_ms;
+    f->generation = r->generation;
     g_hash_table_insert(r->flows, &f->key, f);
     colo_rewrite_set_outer(r, f, port);
     flow_enlist(r, f, state);
@@ -126,6 +248,11 @@ void colo_rewrite_advance_clock(ColoRewrite *r, int64_t now_ms)
     r->now_ms = MAX(r->now_ms, now_ms);
 }
 
+bool colo_rewrite_needs_tick(const ColoRewrite *r)
+{
+    return g_hash_table_size(r->flows) || r->opens_count;
+}
+
 void colo_rewrite_tick(ColoRewrite *r, int64_t now_ms)
 {
     colo_rewrite_advance_clock(r, now_ms);
@@ -134,49 +261,21 @@ void colo_rewrite_tick(ColoRewrite *r, int64_t now_ms)
 
         while ((f = QTAILQ_FIRST(&r->lists[s])) &&
                r->now_ms - f->last_ms >= r->silence_ms[s]) {
+            r->stats.expired += !is_over(r, f);
             colo_rewrite_forget(r, f);
-            r->stats.expired++;
         }
     }
     colo_rewrite_expire_opens(r);
-}
-
-/*
- * What is of use after a load is the floor alone: at offset zero and without a
- * mapping there is nothing else to change.  A flow that is not there counts as
- * such a one.
- */
-static void flow_load(ColoRewriteFlow *f)
-{
-    f->key = f->outer;
-    f->guest_fin.end -= f->offset;
-    f->offset = 0;
-    f->ts_offset = 0;
-    f->sent_syn = false;
-    f->sent_syn_ack = false;
-    f->tsval_known = false;
+    sweep(r, SWEEP_STEPS_TICK);
 }
 
 void colo_rewrite_load(ColoRewrite *r)
 {
-    ColoRewriteFlow *f, *tmp;
-
-    for (ColoRewriteState s = 0; s < FLOW__MAX; s++) {
-        QTAILQ_FOREACH_SAFE(f, &r->lists[s], next, tmp) {
-            if (!f->floor_known) {
-                colo_rewrite_forget(r, f);
-            }
-        }
-    }
-    /* One's new key may be another one's old key */
-    g_hash_table_steal_all(r->flows);
-    g_hash_table_remove_all(r->outers);
-    for (ColoRewriteState s = 0; s < FLOW__MAX; s++) {
-        QTAILQ_FOREACH(f, &r->lists[s], next) {
-            flow_load(f);
-            g_hash_table_insert(r->flows, &f->key, f);
-        }
-    }
+    r->generation++;
+    r->stale = g_hash_table_size(r->flows);
+    r->stats.flows = r->lasting;
+    r->stats.flows_open = r->lasting_open;
+    r->maps = false;
     colo_rewrite_forget_opens(r);
     r->stats.loads++;
 }
@@ -232,7 +331,7 @@ static void flow_restart(ColoRewrite *r, ColoRewriteFlow *f)
     f->offset = 0;
     f->ts_offset = 0;
     f->tsval_known = false;
-    f->floor_known = false;
+    colo_rewrite_set_floor_known(r, f, false);
     f->guest_fin.state = FIN_NONE;
     f->peer_fin.state = FIN_NONE;
     flow_set_state(r, f, FLOW_HANDSHAKE);
@@ -342,11 +441,15 @@ bool colo_rewrite_from_guest(ColoRewrite *r, ColoPacket *p, int64_t now_ms)
     ColoRewriteFlow *f;
 
     colo_rewrite_advance_clock(r, now_ms);
+    sweep(r, SWEEP_STEPS);
+    if (p->kind == COLO_PACKET_DATAGRAM) {
+        return colo_rewrite_icmp_from_guest(r, p);
+    }
     if (p->kind != COLO_PACKET_TCP || p->bound == COLO_TCP_SIGNED ||
         colo_rewrite_must_drop(r, p)) {
         return false;
     }
-    f = g_hash_table_lookup(r->flows, &p->key);
+    f = colo_rewrite_find_inner(r, &p->key);
     if ((p->tcp_flags & COLO_TCP_SYN) && !(p->tcp_flags & COLO_TCP_RST)) {
         f = note_syn(r, f, p);
     } else if (!f) {
@@ -396,6 +499,7 @@ static void learn(ColoRewrite *r, ColoRewriteFlow *f, const ColoPacket *p)
     if (p->ts_off && f->tsval_known && colo_packet_tsecr(p)) {
         f->ts_offset = f->tsval_first - colo_packet_tsecr(p);
     }
+    r->maps |= f->offset || f->ts_offset;
     flow_set_state(r, f, FLOW_OPEN);
     r->stats.learned++;
 }
@@ -445,7 +549,7 @@ static bool map_tsecr(ColoRewrite *r, ColoRewriteFlow *f, ColoPacket *p)
     }
     if (f->offset_known && !(p->tcp_flags & COLO_TCP_RST) &&
         (!f->floor_known || colo_seq_lt(f->floor, tsecr))) {
-        f->floor_known = true;
+        colo_rewrite_set_floor_known(r, f, true);
         f->floor = tsecr;
     }
     mapped = tsecr + f->ts_offset;
@@ -472,6 +576,10 @@ bool colo_rewrite_to_guest(ColoRewrite *r, ColoPacket *p, int64_t now_ms)
     ColoRewriteFlow *f;
 
     colo_rewrite_advance_clock(r, now_ms);
+    sweep(r, SWEEP_STEPS);
+    if (p->kind == COLO_PACKET_DATAGRAM) {
+        return colo_rewrite_icmp_to_guest(r, p);
+    }
     if (p->kind != COLO_PACKET_TCP || p->bound == COLO_TCP_SIGNED) {
         return false;
     }
@@ -499,17 +607,20 @@ bool colo_rewrite_to_guest(ColoRewrite *r, ColoPacket *p, int64_t now_ms)
     return changed;
 }
 
-bool colo_rewrite_undo_to_guest(const ColoRewrite *r, ColoPacket *p)
+bool colo_rewrite_undo_to_guest(ColoRewrite *r, ColoPacket *p)
 {
     const ColoRewriteFlow *f;
     ColoFlowKey key;
     bool changed = false;
 
+    if (p->kind == COLO_PACKET_DATAGRAM) {
+        return colo_rewrite_icmp_undo(r, p);
+    }
     if (p->kind != COLO_PACKET_TCP || p->bound == COLO_TCP_SIGNED) {
         return false;
     }
     colo_flow_key_reverse(&p->key, &key);
-    f = g_hash_table_lookup(r->flows, &key);
+    f = colo_rewrite_find_inner(r, &key);
     if (!f) {
         return false;
     }

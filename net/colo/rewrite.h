@@ -75,9 +75,12 @@
  *     not meant.
  * At a load S gets the sockets of P: outer ports are inner ones then.  All
  * mappings end, but for those of a P that was a secondary once, see above, and
- * the opens so far are of no use: S has these sockets.  Limits: a SYN that S
- * repeats for such a socket waits like a first one.  What ICMP quotes of a
- * segment is not mapped.
+ * the opens so far are of no use: S has these sockets.  Limit: a SYN that S
+ * repeats for such a socket waits like a first one.
+ *
+ * An ICMP error quotes a segment, with its ports and numbers: they are mapped
+ * like those of the segment, or the guest would take "packet too big" for
+ * something of another connection.
  *
  * Life of a connection
  *
@@ -119,6 +122,7 @@ typedef struct ColoRewriteStats {
     uint64_t rewritten_tsvals;
     uint64_t rewritten_tsecrs;
     uint64_t rewritten_ports;   /* packets, both directions */
+    uint64_t rewritten_quotes;  /* ICMP errors, both directions */
     uint64_t opened;            /* connects of P that were told */
     uint64_t opened_unused;     /* of these, forgotten without a connect of S */
     uint64_t paired;            /* connects that got another port, one of P's */
@@ -161,7 +165,8 @@ bool colo_rewrite_wants(const ColoRewrite *r, const uint8_t *head, size_t len,
  * @now_ms: any clock that does not go back
  *
  * Change @p in place, if necessary, its key included.  Return whether it was
- * changed.  What is not TCP is left alone, and so is what must be dropped.
+ * changed.  What is neither TCP nor an error about it is left alone, and so is
+ * what must be dropped.
  */
 bool colo_rewrite_from_guest(ColoRewrite *r, ColoPacket *p, int64_t now_ms);
 bool colo_rewrite_to_guest(ColoRewrite *r, ColoPacket *p, int64_t now_ms);
@@ -173,7 +178,7 @@ bool colo_rewrite_to_guest(ColoRewrite *r, ColoPacket *p, int64_t now_ms);
  * An echo that was brought into the guest's range becomes one that is mapped to
  * the same again.
  */
-bool colo_rewrite_undo_to_guest(const ColoRewrite *r, ColoPacket *p);
+bool colo_rewrite_undo_to_guest(ColoRewrite *r, ColoPacket *p);
 
 /*
  * colo_rewrite_must_drop: must @p, which S sends, not leave?
@@ -183,8 +188,8 @@ bool colo_rewrite_undo_to_guest(const ColoRewrite *r, ColoPacket *p);
  * not needed then; for a SYN after colo_rewrite_awaits() or whoever gives up
  * waiting.  See "Ports" above.
  */
-bool colo_rewrite_must_drop(const ColoRewrite *r, const ColoPacket *p);
-bool colo_rewrite_must_drop_input(const ColoRewrite *r, const ColoPacket *p);
+bool colo_rewrite_must_drop(ColoRewrite *r, const ColoPacket *p);
+bool colo_rewrite_must_drop_input(ColoRewrite *r, const ColoPacket *p);
 
 /*
  * colo_rewrite_set_told: does P tell which connections it begins?
@@ -214,7 +219,7 @@ void colo_rewrite_opened(ColoRewrite *r, const ColoPacket *p, int64_t now_ms);
  * of them right before.  A SYN that is repeated while it waits awaits too,
  * until the first has gone.
  */
-bool colo_rewrite_awaits(const ColoRewrite *r, const ColoPacket *p);
+bool colo_rewrite_awaits(ColoRewrite *r, const ColoPacket *p);
 
 /* A checkpoint was loaded: S has the TCP state of P; told stays as it is */
 void colo_rewrite_load(ColoRewrite *r);
@@ -232,6 +237,9 @@ void colo_rewrite_load(ColoRewrite *r);
 GByteArray *colo_rewrite_export(const ColoRewrite *r);
 bool colo_rewrite_import(ColoRewrite *r, const uint8_t *buf, size_t len,
                          int64_t now_ms);
+
+/* Is there something that goes with time? */
+bool colo_rewrite_needs_tick(const ColoRewrite *r);
 
 /* Forget what was silent for too long; call it about once a second */
 void colo_rewrite_tick(ColoRewrite *r, int64_t now_ms);
