@@ -80,6 +80,8 @@ def fetch_kernels(names: list[str]) -> None:
                           if name in registry.KERNELS}):
         try:
             guest.build(kernel=kernel)
+            if kernel == 'machine':
+                guest.firmware()
         except guest.GuestError as err:
             print(f'# {err}', flush=True)
 
@@ -91,6 +93,8 @@ def main() -> int:
     parser.add_argument('--quick', action='store_true',
                         help='few rounds (the default)')
     parser.add_argument('--long', action='store_true', help='all rounds')
+    parser.add_argument('--kills', type=int, metavar='N',
+                        help='so many in each test of machine/')
     parser.add_argument('-k', dest='pattern', default='',
                         help='only tests whose path contains this')
     parser.add_argument('--part', type=part, default=(1, 1), metavar='N/M',
@@ -126,7 +130,7 @@ def main() -> int:
         for number, name in enumerate(names, 1):
             with net.Hosts() as hosts:
                 ctx = registry.Context(hosts, machine, Path(run), args.long,
-                                       args.seed)
+                                       args.seed, args.kills)
                 good &= run_one(number, name, ctx)
     return 0 if good else 1
 

@@ -32,6 +32,7 @@ class Context:
     run: Path
     long: bool
     seed: int
+    kills: int | None = None    # how many, if somebody has said so
     notes: list[str] = field(default_factory=list)
 
     def rng(self, salt: str) -> random.Random:

@@ -85,6 +85,7 @@ BUSES: dict[str, tuple[tuple[str, ...], str]] = {
                     'scsi-hd,bus=scsi0.0,drive=disk{n}'),
     'ide': ((), 'ide-hd,drive=disk{n}'),
     'ahci': (('ich9-ahci,id=ahci0',), 'ide-hd,bus=ahci0.{n},drive=disk{n}'),
+    'usb': (('qemu-xhci,id=xhci0',), 'usb-storage,bus=xhci0.0,drive=disk{n}'),
 }
 
 
@@ -105,7 +106,7 @@ class Disks:
     """What the disks of a pair are like."""
     count: int = 1
     mib: int = 16
-    bus: str = 'virtio-blk'
+    bus: str = 'virtio-blk'     # or virtio-blk+usb, one each
     iothread: bool = False      # one each
     kind: str = 'raw'           # of the images, see KINDS
     plain: bool = False         # an ordinary disk, which cannot be replicated
@@ -122,8 +123,14 @@ class Disks:
 
     def device(self, n: int) -> str:
         """Where the guest has disk @n."""
-        letter = chr(ord('a') + n)
-        return f'/dev/{"v" if self.bus == "virtio-blk" else "s"}d{letter}'
+        kinds = ['v' if self.bus_of(i) == 'virtio-blk' else 's'
+                 for i in range(n + 1)]
+        letter = chr(ord('a') + kinds[:n].count(kinds[n]))
+        return f'/dev/{kinds[n]}d{letter}'
+
+    def bus_of(self, n: int) -> str:
+        names = self.bus.split('+')
+        return names[n % len(names)]
 
     def _is_limited(self, place: str) -> bool:
         return bool(place == 'parent' and self.slow or
@@ -229,12 +236,12 @@ def repair_emptied(machine: Machine, path: Path) -> None:
 
 
 def _devices(disks: Disks) -> list[str]:
-    controllers, device = BUSES[disks.bus]
     args = []
-    for controller in controllers:
-        args += ['-device', controller]
+    for bus in dict.fromkeys(disks.bus.split('+')):
+        for controller in BUSES[bus][0]:
+            args += ['-device', controller]
     for n in range(disks.count):
-        text = device.format(n=n)
+        text = BUSES[disks.bus_of(n)][1].format(n=n)
         if disks.iothread:
             args += ['-object', f'iothread,id=diskio{n}']
             text += f',iothread=diskio{n}'

@@ -27,17 +27,25 @@ from pathlib import Path
 from typing import Iterator
 
 # The kernel for machines of all kinds is larger, slower to boot, and has the
-# modules of more NICs
+# modules of more NICs.  That of a "machine" has the guest agent beside it
 METAPACKAGES = {
     'cloud': 'linux-image-cloud-amd64',
     'generic': 'linux-image-amd64',
+    'machine': 'linux-image-amd64',
 }
+# Libraries that the agent needs and that this host may not have
+AGENT_PACKAGES = ['qemu-guest-agent', 'liburing2']
+FIRMWARE_PACKAGE = 'ovmf'
 SOURCES = Path(__file__).resolve().parent.parent / 'guest'
 # Sets of modules: "boot" is loaded at once, others by the control port.  What
 # the kernel has built in (ext4 for one) needs none.
 MODULE_SETS = {
     'boot': ['virtio_pci', 'virtio_net', 'virtio_blk', 'vmxnet3', 'e1000'],
     'disks': ['virtio_scsi', 'ata_piix', 'ahci', 'sd_mod'],
+    'parts': ['efivarfs', 'virtio_console', 'virtio_balloon', 'virtio_rng',
+              'xhci_pci', 'ehci_pci', 'usbhid', 'hid_generic', 'evdev',
+              'usb_storage', 'sd_mod', 'snd_hda_codec_generic',
+              'snd_hda_intel', 'snd_pcm_oss'],
 }
 COMMAND_SECONDS = 300
 
@@ -214,11 +222,38 @@ APPLETS = ['ash', 'cat', 'cmp', 'cp', 'dd', 'df', 'dmesg', 'echo', 'free',
            'sync', 'umount']
 
 
-def _initramfs(server: Path, modules: _Modules, busybox: bytes) -> bytes:
+def _agent(cache: Path, tmp: Path) -> dict[str, bytes]:
+    """The guest agent and the libraries that it needs, by path."""
+    for name in AGENT_PACKAGES:
+        _run('dpkg', '-x', _download(cache, name), tmp / 'agent')
+    programs = sorted((tmp / 'agent').rglob('sbin/qemu-ga'))
+    if not programs:
+        raise GuestError('guest: no qemu-ga in qemu-guest-agent')
+    extra = {path.name: path
+             for path in (tmp / 'agent').rglob('lib*.so*') if path.is_file()}
+    result = {'bin/qemu-ga': programs[0].read_bytes()}
+    for line in _run('ldd', programs[0]).splitlines():
+        words = line.split()
+        path = Path(words[2 if '=>' in words else 0])
+        if path.name == 'not':
+            if words[0] not in extra:
+                raise GuestError(f'guest: the agent needs {words[0]}')
+            path = extra[words[0]]
+        if path.is_absolute():
+            # The program names its loader by /lib64
+            place = 'lib64' if path.name.startswith('ld-') else 'lib'
+            result[f'{place}/{Path(words[0]).name}'] = path.read_bytes()
+    return result
+
+
+def _initramfs(server: Path, modules: _Modules, busybox: bytes,
+               files: dict[str, bytes]) -> bytes:
     cpio = _Cpio()
-    for name in ('bin', 'dev', 'lib', 'lib/modules', 'mnt', 'proc', 'sys',
-                 'tmp'):
+    for name in ('bin', 'dev', 'lib', 'lib/modules', 'lib64', 'mnt', 'proc',
+                 'sys', 'tmp'):
         cpio.directory(name)
+    for name, data in files.items():
+        cpio.file(name, data, 0o755)
     cpio.file('init', server.read_bytes(), 0o755)
     cpio.file('bin/busybox', busybox, 0o755)
     for applet in APPLETS:
@@ -274,10 +309,28 @@ def build(cache: Path | None = None, kernel: str = 'cloud') -> Image:
             shutil.copyfile(kernels[-1], result / 'vmlinuz')
             modules = _Modules(tmp / 'kernel')
             busybox = _busybox(cache, tmp)
+            files = _agent(cache, tmp) if kernel == 'machine' else {}
             (result / 'initrd').write_bytes(
-                _initramfs(result / 'colo-guest', modules, busybox))
+                _initramfs(result / 'colo-guest', modules, busybox, files))
             result.rename(done)
     return image
+
+
+def firmware(cache: Path | None = None) -> Path:
+    """Where UEFI for virtual machines is."""
+    cache = cache or cache_dir()
+    cache.mkdir(parents=True, exist_ok=True)
+    done = cache / FIRMWARE_PACKAGE
+    with _lock(cache / 'lock'):
+        if not done.is_dir():
+            with tempfile.TemporaryDirectory(dir=cache) as name:
+                _run('dpkg', '-x', _download(cache, FIRMWARE_PACKAGE), name)
+                result = Path(name) / 'usr/share/OVMF'
+                if not result.is_dir():
+                    raise GuestError('guest: no firmware in '
+                                     f'{FIRMWARE_PACKAGE}')
+                result.rename(done)
+    return done
 
 
 def main() -> int:

@@ -10,20 +10,25 @@ import subprocess
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import client, disks, guest, net, product, proxy
 from .disks import Disks
 from .qmp import Monitor, QmpClosed, QmpError, QmpTimeout
 
+if TYPE_CHECKING:
+    from .parts import Parts
+
 MAC = '52:54:00:c0:10:0{}'
 COLO_PORT = 7700
 BOOT_SECONDS = 240.0        # under TCG beside other work it has taken 90
+UEFI_FACTOR = 2
 PROTECT_SECONDS = 60.0
 TIMEOUT_MS = 15000          # of a session, where nobody is to be silent
 FAILOVER_SECONDS = 30.0
 EXIT_SECONDS = 45.0
 KVM_PROBE_SECONDS = 6.0
+READY = b'colo-guest: ready'    # on the console
 DESCRIBE_SECONDS = 2.0
 CONSOLE_LINES = 40
 FIRMWARE = ('/usr/share/qemu', '/usr/share/seabios', '/usr/lib/ipxe/qemu')
@@ -51,9 +56,10 @@ class Machine:
     published: bool = False     # colo-compare, not filter-compare
     verify: bool = False        # compare all RAM at each checkpoint
     nic: str = ''               # more properties of the NICs
-    nic_model: str = 'virtio-net-pci'
+    nic_model: str = 'virtio-net-pci'   # several with + between them
     nics: int = 1               # each has a network of its own
     disks: Disks | None = None    # replicated ones
+    parts: Parts | None = None  # what else a real machine has
     cpu_lists: tuple[str, ...] = ()     # of this machine, for each host
     extra: tuple[str, ...] = field(default=())
     cmdline: str = ''
@@ -74,7 +80,9 @@ class Machine:
         return words
 
     def _nic(self, n: int) -> list[str]:
-        nic = f'{self.nic_model},netdev=hn{n},mac={MAC.format(n + 1)}'
+        models = self.nic_model.split('+')
+        nic = f'{models[n % len(models)]},netdev=hn{n}'
+        nic += f',mac={MAC.format(n + 1)}'
         if 'romfile' not in self.nic:
             nic += ',romfile='
         if self.nic:
@@ -128,6 +136,8 @@ class Vm:
                  '-qmp', f'unix:{socket},server=on,wait=off']
         if machine.disks:
             args += disks.arguments(machine, run, host, secondary)
+        if machine.parts:
+            args += machine.parts.begin(run, host)
         if incoming:
             args += ['-incoming', 'defer']
         args = self._command(args)
@@ -250,8 +260,10 @@ class Vm:
 
     def wait_boot(self, timeout: float = BOOT_SECONDS) -> None:
         """Until the guest's program says on the console that it is ready."""
+        if self.machine.parts:
+            timeout *= UEFI_FACTOR      # the firmware has its time, too
         deadline = time.monotonic() + timeout
-        while b'colo-guest: ready' not in self.serial.read_bytes():
+        while READY not in self.serial.read_bytes():
             self._must_live()
             if time.monotonic() > deadline:
                 raise VmError(f'the guest on {self.host} did not boot within '

@@ -584,6 +584,7 @@ static const struct {
     { "last", control_last },       /* last words, and power off */
     { "load", control_load },       /* SET: insert a set of modules */
     { "mem", control_mem },         /* total and free memory */
+    { "parts", control_parts },     /* [start]: see colo-guest-parts.c */
     { "ping", control_ping },
     { "poweroff", control_poweroff },
     { "reboot", control_reboot },

@@ -65,6 +65,9 @@ void control_diskload(int fd, const char *args);
 void serve_last(int fd);
 void control_last(int fd, const char *args);
 
+/* Parts of a real machine (colo-guest-parts.c): a command */
+void control_parts(int fd, const char *args);
+
 /* Calls of the guest (colo-guest-call.c): a service */
 void serve_call(int fd);
 
