@@ -2,9 +2,9 @@
 /*
  * COLO qtests: an emulator of TPMs that computes nothing.
  *
- * Each QEMU that connects has a TPM of its own, served by threads.  The answer to
- * a command of the guest is FAKE_TPM_ANSWER, and may be late.  The state is a
- * few bytes that QEMU carries from one to the other.
+ * Each QEMU that connects has a TPM of its own, served by threads.  The answer
+ * to a command of the guest is FAKE_TPM_ANSWER, and may be late.  The state is
+ * a few bytes that QEMU carries from one to the other.
  */
 
 #ifndef TESTS_QTEST_COLO_FAKE_TPM_H

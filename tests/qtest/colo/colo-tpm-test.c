@@ -4,8 +4,7 @@
  *
  * The interface of a TPM may have its answers in RAM (tpm-crb) and the emulator
  * writes them whenever it is ready.  A checkpoint in that moment has to have
- * the answer, or the command has to be one that is still to be answered: a guest
- * that finds the command done and no answer fails.
+ * the answer: a guest that finds the command done and no answer fails.
  */
 
 #include "qemu/osdep.h"
