@@ -5,11 +5,12 @@
  * Proves: more than the staging area holds is sent while the guest runs,
  * however long that takes.  Past x-colo-max-pause the primary's guest goes on,
  * whatever the checkpoint waits for: a peer that does not read what is
- * streamed, in the middle of a frame; a disk of this side that hangs; a copy of
- * much memory.  Protection ends in order: the secondary hears of it and never
- * goes live.  The monitor answers meanwhile, also that of a secondary that puts
- * many pages in place.  A guest that the user has paused waits for nothing, so
- * nothing ends.
+ * streamed, in the middle of a frame; a disk of this side that hangs; a copy
+ * of much memory.  Protection ends in order: the secondary hears of it and
+ * never goes live.  A disk of the secondary that hangs ends protection, too.
+ * The monitor answers meanwhile, also that of a secondary that puts many pages
+ * in place.  A guest that the user has paused waits for nothing, so nothing
+ * ends.
  */
 
 #include "qemu/osdep.h"
@@ -185,7 +186,6 @@ static void disk_hangs(QTestState *qts)
     disk(qts, "wait_break hang");
 }
 
-/* Not on the secondary: it refuses the command that makes a disk hang */
 static void test_disk_primary(const void *mode)
 {
     ColoPair *p = colo_pair_new_with(mode, "tcg", with_disk);
@@ -200,6 +200,31 @@ static void test_disk_primary(const void *mode)
     wait_state_and_answers(qts, "alone");
     check_alone(p);
     disk(qts, "resume hang");
+    colo_pair_free(p);
+}
+
+/* A backup that the user of a secondary makes reads from a disk that hangs */
+static void test_disk_secondary(const void *mode)
+{
+    ColoPair *p = colo_pair_new_with(mode, "tcg",
+        "-drive if=none,id=disk,driver=null-co,size=1048576,"
+        "read-zeroes=on,latency-ns=600000000000 "
+        "-blockdev null-co,node-name=target,size=1048576");
+
+    p->secondary_max_pause_ms = MAX_PAUSE_MS;
+    colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
+    colo_wait_state(p->primary, "running");
+    colo_wait_state(p->secondary, colo_state_ready(p));
+    qtest_qmp_assert_success(p->secondary,
+        "{'execute': 'blockdev-backup', 'arguments': {'job-id': 'backup', "
+        "'device': 'disk', 'target': 'target', 'sync': 'full'}}");
+    ask_checkpoint(p);
+    wait_state_and_answers(p->secondary, "ended");
+    check_exit(p->secondary, "error");
+    colo_wait_state(p->primary, "alone");
+    colo_wait_status(p->primary, "running");
+    check_exit(p->primary, "request");
+    colo_kill(&p->secondary);
     colo_pair_free(p);
 }
 
@@ -301,6 +326,8 @@ int main(int argc, char **argv)
         add("apply", modes[m], test_apply);
 #endif
     }
+    /* In periodic mode its guest stands anyway */
+    add("disk/secondary", "hybrid", test_disk_secondary);
     add("paused", "periodic", test_paused);
     add("copy", "periodic", test_copy);
     return g_test_run();
