@@ -27,8 +27,8 @@ firmware and no operating system, under TCG where nothing else is said.
 
 works
     RAM of both sides was equal after each of hundreds of loads, both guests
-    found their devices in the same places, memory of neither QEMU grew; when the
-    primary was killed the survivor went on, and its firmware came up again.
+    found their devices in the same places, memory of neither QEMU grew.  When
+    the primary was killed the survivor went on, and its firmware came up again.
 refused
     ``migrate`` says the message, the guest goes on without protection.
 cannot work
@@ -36,8 +36,8 @@ cannot work
 fails
     It cannot be in a pair today, and nobody refuses it.
 not tried
-    The host of the test lacked what it needs; where no reason of ours stands
-    there the message is QEMU's.
+    The host of the test lacked what it needs, which is said there, by QEMU or
+    by the test.  Where nothing is said the run did not come to it.
 
 ``machine`` is where it was tried, with the backends of least effect: disks that
 read as zeroes, networks without a peer, serial ports that lead nowhere.

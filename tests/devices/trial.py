@@ -321,9 +321,15 @@ def set_up(vm: Qemu, mode: str) -> None:
         product.PARAMETER_TIMEOUT: TIMEOUT_MS, 'max-bandwidth': 0})
 
 
-def loads(primary: Qemu, secondary: Qemu, count: int) -> None:
-    """Until @count more checkpoints are loaded."""
-    goal = secondary.status().verified + count
+def checkpoint(primary: Qemu, secondary: Qemu) -> None:
+    """One that is asked for."""
+    goal = secondary.status().verified + 1
+    primary.execute('x-colo-checkpoint')
+    loads(primary, secondary, goal)
+
+
+def loads(primary: Qemu, secondary: Qemu, goal: int) -> None:
+    """Until @goal checkpoints are loaded."""
     seen = 0
     deadline = time.monotonic() + WAIT_SECONDS
     while seen < goal:
@@ -346,12 +352,12 @@ def many(primary: Qemu, secondary: Qemu, count: int) -> None:
     goal = secondary.status().verified + count
     primary.execute('migrate-set-parameters',
                     **{product.PARAMETER_DELAY: ALWAYS_MS})
-    loads(primary, secondary, count)
+    loads(primary, secondary, goal)
     primary.execute('migrate-set-parameters',
                     **{product.PARAMETER_DELAY: NEVER_MS})
     # One may be under way; a further one is the last
-    primary.execute('x-colo-checkpoint')
-    loads(primary, secondary, 1)
+    primary.wait_state('running')
+    checkpoint(primary, secondary)
     primary.wait_state('running')
     secondary.wait_state('standing', 'running')
     assert secondary.status().verified > goal
@@ -388,8 +394,7 @@ def session(primary: Qemu, secondary: Qemu, mode: str, count: int,
     """Checkpoints while the firmware runs, then many while it is paused; @up
     says when it has come as far as it does with these devices."""
     for step in range(CHECKPOINTS):
-        primary.execute('x-colo-checkpoint')
-        loads(primary, secondary, 1)
+        checkpoint(primary, secondary)
         last = step == CHECKPOINTS - 1
         primary.reset(up if last else has_begun)
     primary.execute('stop')
