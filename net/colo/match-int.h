@@ -75,6 +75,9 @@ struct ColoMatch {
     ColoHeldList primary_by_age[COLO_MATCH_AGE__MAX];
     ColoHeldList secondary_by_age;
     ColoFlowList doubted;
+    /* Flows in which one side alone has said something, see match-sibling.c */
+    GHashTable *primary_alone;      /* since the cut */
+    GHashTable *secondary_alone;    /* in this generation */
     uint32_t flows_full;            /* flows with max_packets or more */
 
     /* The primary's that wait for a commit and are in no flow */
@@ -122,6 +125,15 @@ void colo_match_drop(ColoMatch *m, ColoHeld *h);
 
 /* The two say different things in @f: only the next cut helps */
 void colo_match_diverge(ColoMatch *m, ColoFlow *f);
+
+/* In match-sibling.c */
+
+GHashTable *colo_match_alone_new(void);
+/* In @f one side has said something, the other has not */
+void colo_match_note_alone(ColoMatch *m, GHashTable *alone, const ColoFlow *f);
+/* The flow to the same server, from another port, that was noted last */
+ColoFlow *colo_match_find_alone(ColoMatch *m, GHashTable *alone,
+                                const ColoFlow *f);
 
 /* In match-tcp.c; each takes @p over */
 

@@ -444,6 +444,21 @@ static bool datagram_differs(ColoFlow *f, ColoHeld *newest)
 }
 
 /*
+ * Has the secondary said nothing in @f, but something to the same server from a
+ * port from which the primary has said nothing?  Then each kernel picked a port
+ * of its own.
+ */
+static bool datagram_has_sibling(ColoMatch *m, const ColoFlow *f)
+{
+    const ColoFlow *s = QTAILQ_EMPTY(&f->secondary)
+                        ? colo_match_find_alone(m, m->secondary_alone, f)
+                        : NULL;
+
+    return s && s->generation == m->generation && QTAILQ_EMPTY(&s->primary) &&
+           !QTAILQ_EMPTY(&s->secondary);
+}
+
+/*
  * Let go what the secondary said, too.  @newest: the one it said just now; of
  * earlier ones it is known that the primary waits with them, unless there is a
  * doubt.  NULL: not known.
@@ -463,7 +478,8 @@ static void datagram_advance(ColoMatch *m, ColoFlow *f, ColoHeld *newest)
            colo_match_comparable(m, h->p->epoch) && !f->diverged) {
         s = datagram_find(&f->secondary, h->p);
         if (!s) {
-            if (!QTAILQ_EMPTY(&f->secondary) && datagram_differs(f, newest)) {
+            if (QTAILQ_EMPTY(&f->secondary) ? datagram_has_sibling(m, f)
+                                            : datagram_differs(f, newest)) {
                 match_doubt(m, f);
                 return;
             }
@@ -488,6 +504,9 @@ static void datagram_primary(ColoMatch *m, ColoFlow *f, ColoPacket *p,
 {
     ColoHeld *h = colo_match_hold(m, f, p, fragments);
 
+    if (QTAILQ_EMPTY(&f->secondary)) {
+        colo_match_note_alone(m, m->primary_alone, f);
+    }
     if (h == QTAILQ_FIRST(&f->primary) || f->doubted) {
         datagram_advance(m, f, NULL);
     }
@@ -500,12 +519,18 @@ static void datagram_end_doubts(ColoMatch *m)
 
     while ((f = QTAILQ_FIRST(&m->doubted)) != NULL &&
            m->now_ms - f->doubted_since_ms >= COLO_MATCH_SWAP_MS) {
-        colo_match_diverge(m, f);
+        if (QTAILQ_EMPTY(&f->secondary) && !datagram_has_sibling(m, f)) {
+            /* The primary has said what the secondary said from there */
+            match_end_doubt(m, f);
+        } else {
+            colo_match_diverge(m, f);
+        }
     }
 }
 
 static void datagram_secondary(ColoMatch *m, ColoFlow *f, ColoPacket *p)
 {
+    ColoFlow *other;
     ColoHeld *s;
 
     if (f->diverged) {
@@ -517,6 +542,14 @@ static void datagram_secondary(ColoMatch *m, ColoFlow *f, ColoPacket *p)
         QTAILQ_INSERT_TAIL(&f->secondary, s, in_queue);
         f->secondary_count++;
         datagram_advance(m, f, s);
+    }
+    if (QTAILQ_EMPTY(&f->primary) && !QTAILQ_EMPTY(&f->secondary)) {
+        colo_match_note_alone(m, m->secondary_alone, f);
+        other = colo_match_find_alone(m, m->primary_alone, f);
+        if (other) {
+            match_sync_flow(m, other);
+            datagram_advance(m, other, NULL);
+        }
     }
 }
 
@@ -628,6 +661,7 @@ void colo_match_primary(ColoMatch *m, ColoPacket *p)
 static void match_begin_epoch(ColoMatch *m, uint64_t epoch)
 {
     match_give_up_all(m);
+    g_hash_table_remove_all(m->primary_alone);
     COLO_TAILQ_CONCAT(&m->primary_by_age[COLO_MATCH_CUT],
                       &m->primary_by_age[COLO_MATCH_NOW], by_age);
     COLO_TAILQ_CONCAT(&m->owing[COLO_MATCH_CUT], &m->owing[COLO_MATCH_NOW],
@@ -671,6 +705,7 @@ static void match_forget_secondary(ColoMatch *m)
     ColoFlow *f, *next;
 
     m->generation++;
+    g_hash_table_remove_all(m->secondary_alone);
     m->diverged = 0;
     m->s_dropped = false;
     colo_defrag_flush(m->secondary_defrag, fragments);
@@ -923,6 +958,8 @@ ColoMatch *colo_match_new(const ColoMatchConfig *config,
         QTAILQ_INIT(&m->primary_by_age[age]);
     }
     m->full_since_ms = INT64_MAX;
+    m->primary_alone = colo_match_alone_new();
+    m->secondary_alone = colo_match_alone_new();
     QTAILQ_INIT(&m->doubted);
     QTAILQ_INIT(&m->shut);
     QTAILQ_INIT(&m->secondary_by_age);
@@ -946,6 +983,8 @@ void colo_match_free(ColoMatch *m)
     m->ops.release = match_free_packet;
     colo_match_open(m);
     colo_flow_table_destroy(&m->table);
+    g_hash_table_unref(m->primary_alone);
+    g_hash_table_unref(m->secondary_alone);
     colo_defrag_free(m->primary_defrag);
     colo_defrag_free(m->secondary_defrag);
     g_free(m);

@@ -23,6 +23,8 @@
  *   fID.I/N[@FLOW]   fragment I of N of such a datagram
  *   rID              unknown EtherType
  *
+ * From @20000 on flows are to the same server, each from the port @FLOW.
+ *
  * What happens is written alike; !M, !T, !R are calls for a checkpoint:
  * mismatch, timeout, room.  -M, -T, -R withdraw them.
  */

@@ -16,6 +16,7 @@
 #define L3          ETH_LEN
 #define L4          (ETH_LEN + IP_LEN)
 #define FLOW_PORT   1024
+#define SERVER_PORT 53
 
 static uint32_t sum(uint32_t start, const uint8_t *buf, size_t len)
 {
@@ -45,8 +46,13 @@ static uint8_t *frame_new(unsigned proto, uint16_t flow, size_t l4_len)
     ip[8] = 64;
     ip[9] = proto;
     memcpy(ip + 12, "\x0a\0\0\1\x0a\0\0\2", 8);
-    stw_be_p(frame + L4, 80);
-    stw_be_p(frame + L4 + 2, FLOW_PORT + flow);
+    if (flow >= COLO_TEST_PICKED) {
+        stw_be_p(frame + L4, flow);
+        stw_be_p(frame + L4 + 2, SERVER_PORT);
+    } else {
+        stw_be_p(frame + L4, 80);
+        stw_be_p(frame + L4 + 2, FLOW_PORT + flow);
+    }
     return frame;
 }
 
@@ -89,7 +95,8 @@ ColoPacket *colo_test_tcp(const ColoTestTcp *t)
 
 uint16_t colo_test_flow(const ColoPacket *p)
 {
-    return p->key.dport - FLOW_PORT;
+    return p->key.sport >= COLO_TEST_PICKED ? p->key.sport
+                                            : p->key.dport - FLOW_PORT;
 }
 
 bool colo_test_tcp_checksum_ok(const ColoPacket *p)

@@ -8,6 +8,9 @@
 
 #include "net/colo/packet.h"
 
+/* Flows from here on are to one server, from a port that a kernel has picked */
+#define COLO_TEST_PICKED    20000
+
 /* One of TCP, over IPv4; @flow tells the connections apart */
 typedef struct ColoTestTcp {
     uint16_t flow;

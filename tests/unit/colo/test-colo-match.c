@@ -192,6 +192,47 @@ static const Script scripts[] = {
       "T 1\n"
       "p d5 > d5\n"
       "p d4 > d4\n" },
+    { "datagram/picked-ports", NULL,
+      /* Each kernel picked a port: that is asked for without a timeout */
+      BEGIN
+      "p d1@20001\n"
+      "T 3\n"
+      "s d2@20002\n"
+      "T 9\n"
+      "T 1 > !M\n"
+      "P 1\n"
+      "C 1 > d1@20001\n"
+      "S 1\n"
+      /* The secondary is ahead */
+      "s d3@20003\n"
+      "p d4@20004\n"
+      "p d5@20004\n"
+      "T 9\n"
+      "T 1 > !M\n" },
+    { "datagram/picked-ports-same", NULL,
+      /* Two questions, in another order; the server's port is another one's */
+      BEGIN
+      "p d1@20001\n"
+      "s d2@20002\n"
+      "T 5\n"
+      "p d2@20002 > d2@20002\n"
+      "T 5\n"
+      "T 40\n"
+      "s d1@20001 > d1@20001\n"
+      "p d1@1\n"
+      "s d2@2\n"
+      "T 99\n"
+      "T 1 > !M !T\n" },
+    { "datagram/picked-ports-void", NULL,
+      /* What the secondary said in another epoch is not a reason */
+      BEGIN
+      "s d2@20002\n"
+      "P 1\n"
+      "C 1\n"
+      "S 1\n"
+      "p d1@20001\n"
+      "T 99\n"
+      "T 1 > !T\n" },
     { "datagram/swapped-on-and-on", NULL,
       /* Each pair has its own time */
       BEGIN
