@@ -231,8 +231,8 @@ static void waiting_look(FilterRewriter *fr, int64_t before_ms)
 }
 
 /*
- * P has told the SYN @p: one of those to the same server need not wait any more,
- * and what is the same SYN once more.  However many wait, this is quick.
+ * P has told the SYN @p: one of those to the same server need not wait any
+ * more, nor need what is the same SYN once more.  However many wait, this is quick.
  */
 static void waiting_told(FilterRewriter *fr, const ColoPacket *p)
 {

@@ -3,9 +3,9 @@
  * COLO proxy: what ICMP errors quote of a secondary guest's connections.
  *
  * Secondary, pure.  An error ("packet too big", say) has the headers of the
- * packet that it is about, and at least the first 8 bytes of a TCP header: ports
- * and seq.  The receiver finds its socket by them and ignores what is not in
- * flight there.  So they are mapped like those of a segment: port and seq of
+ * packet that it is about, and at least the first 8 bytes of a TCP header:
+ * ports and seq.  The receiver finds its socket by them and ignores what is not
+ * in flight there.  So they are mapped like those of a segment: port and seq of
  * what S sent when the error comes to S, port and ack of what S got when it
  * comes from S.  The checksum of the error is mended, and that of the quoted
  * segment if it is there.

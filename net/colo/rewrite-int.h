@@ -94,9 +94,9 @@ struct ColoRewriteOpen {
 /*
  * Invariant: no two flows have the same key, and no two the same outer key
  *
- * A load changes all flows, and the guest stands meanwhile, so it just counts up
- * the generation.  A flow of an older one is stale: it is in the tables as it
- * was, and becomes what the load has made of it, or goes, before it is used
+ * A load changes all flows, and the guest stands meanwhile, so it just counts
+ * up the generation.  A flow of an older one is stale: it is in the tables as
+ * it was, and becomes what the load has made of it, or goes, before it is used
  * (colo_rewrite_find_inner(), _find_outer()), and by and by (the sweep).  Stale
  * flows that a load ends count neither in the statistics nor as a reason to
  * forget others.
@@ -109,11 +109,11 @@ struct ColoRewrite {
     ColoRewriteList lists[FLOW__MAX];   /* silent for longest is first */
     uint64_t generation;
     uint32_t stale;             /* flows of an older one */
-    uint32_t lasting;           /* flows that a load leaves, which have a floor */
+    uint32_t lasting;           /* flows with a floor: a load leaves them */
     uint32_t lasting_open;      /* of these in state OPEN */
     ColoRewriteFlow *sweep;     /* where it goes on; NULL: at the next list */
     ColoRewriteState sweep_list;
-    bool maps;                  /* since the load there is something to export */
+    bool maps;                  /* something to export since the load */
     bool told;
     ColoRewriteOpenList opens;  /* oldest first, none unless told */
     GHashTable *opens_by_key;   /* the oldest with that key */

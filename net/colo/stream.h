@@ -13,9 +13,9 @@
  *                then as many bytes as length says: a packet with which the
  *                sender's guest began a connection.  Length 0: each of them
  *                will be told.  Only in the stream of the guest's input.
- *   hello record u32 0x80000003, u32 length, then so many bytes: who writes, see
- *                ColoStreamHello.  Before the first cut record that a session
- *                writes to a connection; never without a session.
+ *   hello record u32 0x80000003, u32 length, then so many bytes: who writes,
+ *                see ColoStreamHello.  Before the first cut record that a
+ *                session writes to a connection; never without a session.
  *
  * docs/interop/colo-wire.rst describes it for others.
  */

@@ -3,11 +3,11 @@
  * COLO qtests: streams that come and go while a session is under way.
  *
  * Proves: a stream that ends is told by COLO_PROTECTION, also without a
- * checkpoint or a query; it is connected anew by QEMU alone, whoever listens and
- * whether or not its socket has "reconnect-ms", after a peer that left, a yank,
- * and also if it ended before the session; after the session a socket does what
- * its user has said.  A stream that cannot be read is told and begins anew.  Ends
- * that do not fit to each other are told, and stay connected.
+ * checkpoint or a query; it is connected anew by QEMU alone, whoever listens
+ * and whether or not its socket has "reconnect-ms", after a peer that left, a
+ * yank, and also if it ended before the session; after the session a socket
+ * does what its user has said.  A stream that cannot be read is told and begins
+ * anew.  Ends that do not fit to each other are told, and stay connected.
  */
 
 #include "qemu/osdep.h"

@@ -2,9 +2,9 @@
 /*
  * COLO proxy: hello records of streams.
  *
- * Proves: a writer says who it is before its first cut record in each connection
- * and each session, and never without one; a reader hears the same however the
- * stream is cut up, names what is no such record, and reads no further where it
+ * Proves: a writer says who it is before its first cut record in each
+ * connection and each session, and never without one; a reader hears the same
+ * however the stream is cut up, names what is no such record, and reads no further where it
  * refuses; what does not fit is named.
  */
 
@@ -244,8 +244,8 @@ static void test_check(void)
           "vnet_hdr_support=on is needed at both ends" },
         { { COLO_STREAM_INPUT, true, 12, "n" },
           { COLO_STREAM_INPUT, true, true, &without }, false,
-          "'n' have a vnet header of 12 bytes at the other end, those of 'here' "
-          "one of 0" },
+          "'n' have a vnet header of 12 bytes at the other end, those of "
+          "'here' one of 0" },
         { { COLO_STREAM_INPUT, false, 0, "n" },
           { COLO_STREAM_INPUT, false, false, &with }, false,
           "'n' have a vnet header of 0 bytes at the other end, those of 'here' "

@@ -28,8 +28,8 @@ static uint16_t checksum(const uint8_t *data, size_t len, uint32_t sum)
 }
 
 /*
- * An error about the first @bytes of the TCP header and payload of @quoted, which
- * the guest has sent (@by_guest) or has got; it goes the other way
+ * An error about the first @bytes of the TCP header and payload of @quoted,
+ * which the guest has sent (@by_guest) or has got; it goes the other way
  */
 static ColoPacket *error_about(Test *t, bool by_guest, Seg quoted,
                                uint32_t bytes, uint8_t type)
