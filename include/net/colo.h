@@ -14,6 +14,14 @@
 /* Is the network part of COLO compiled in? */
 bool colo_net_supported(void);
 
+/*
+ * colo_net_check: is there a NIC whose packets do not pass through QEMU?
+ *
+ * No filter sees them, and nothing keeps the guest of a secondary from sending.
+ * Returns false with @errp set.
+ */
+bool colo_net_check(Error **errp);
+
 /* Is there a filter of that type on @netdev? */
 bool colo_net_has_filter(NetClientState *netdev, const char *type);
 

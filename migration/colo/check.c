@@ -145,7 +145,8 @@ static bool check_devices(Error **errp)
                    own_stream);
         return false;
     }
-    return !object_child_foreach_recursive(object_get_root(), check_model,
+    return colo_net_check(errp) &&
+           !object_child_foreach_recursive(object_get_root(), check_model,
                                            errp);
 }
 

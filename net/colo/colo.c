@@ -7,11 +7,13 @@
 
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
+#include "qapi/error.h"
 #include "net/colo.h"
 #include "colo-compare.h"
 #include "net/filter.h"
 #include "net/net.h"
 #include "net/queue.h"
+#include "net/vhost_net.h"
 #include "standard-headers/linux/virtio_net.h"
 #include "qom/object.h"
 #include "system/runstate.h"
@@ -19,6 +21,26 @@
 bool colo_net_supported(void)
 {
     return true;
+}
+
+static void refuse_vhost(NICState *nic, void *opaque)
+{
+    NetClientState *nc = qemu_get_queue(nic);
+    Error **errp = opaque;
+
+    if (nc->peer && get_vhost_net(nc->peer) && !*errp) {
+        error_setg(errp, "x-colo cannot protect a guest with the network "
+                   "device '%s': vhost of netdev '%s' carries its packets past "
+                   "QEMU; use vhost=off", nc->name, nc->peer->name);
+    }
+}
+
+bool colo_net_check(Error **errp)
+{
+    ERRP_GUARD();
+
+    qemu_foreach_nic(refuse_vhost, errp);
+    return !*errp;
 }
 
 bool colo_net_has_filter(NetClientState *netdev, const char *type)

@@ -12,6 +12,11 @@ bool colo_net_supported(void)
     return false;
 }
 
+bool colo_net_check(Error **errp)
+{
+    return true;
+}
+
 void colo_net_problems(COLOMode side, ColoSyncMode mode,
                        ColoProblemFunc *found, void *opaque)
 {
