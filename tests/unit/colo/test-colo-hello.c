@@ -4,8 +4,8 @@
  *
  * Proves: a writer says who it is before its first cut record in each
  * connection and each session, and never without one; a reader hears the same
- * however the stream is cut up, names what is no such record, and reads no further where it
- * refuses; what does not fit is named.
+ * however the stream is cut up, names what is no such record, and reads no
+ * further where it refuses; what does not fit is named.
  */
 
 #include "qemu/osdep.h"
