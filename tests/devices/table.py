@@ -80,7 +80,8 @@ def _rows(verdicts: list[Verdict]) -> list[str]:
         name, machine = f'``{verdict.model.name}``', verdict.machine
         # An asterisk or a backquote would be markup
         text = verdict.text().replace('`', "'").replace('*', '\\*')
-        for part in textwrap.wrap(text, third, break_on_hyphens=False):
+        for part in textwrap.wrap(text, third, break_on_hyphens=False,
+                                  break_long_words=False):
             lines.append(f'{name:{first}} {machine or "-":{second}} {part}'
                          if name else f'{"":{first}} {"":{second}} {part}')
             name = ''
