@@ -102,7 +102,7 @@ void colo_stream_end_event(ColoStreamEnd *e, QEMUChrEvent event)
 static void set_fault(ColoStreamEnd *e, Error *err, bool ends_with_record)
 {
     g_autofree char *before = NULL;
-    bool same;
+    bool same = false;
 
     WITH_QEMU_LOCK_GUARD(&lock) {
         before = g_steal_pointer(&e->fault);
