@@ -443,8 +443,7 @@ static void test_reset_in_cut(const void *opaque)
         return;
     }
     h = colo_hold_protect(p);
-    qtest_memset(p->primary, 16 * MiB, 0x5a, 4 * MiB);
-    begin_cut(p, h);
+    colo_hold_cut(h, p);
     qtest_qmp_assert_success(p->primary, "{'execute': 'system_reset'}");
     colo_wait_status(p->primary, "colo");
     /* Noted, and followed at the end of the cut */

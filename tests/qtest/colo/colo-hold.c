@@ -9,8 +9,10 @@
 #include <poll.h>
 #include "qemu/bswap.h"
 #include "qemu/sockets.h"
+#include "qemu/units.h"
 #include "qemu/thread.h"
 #include "qapi/error.h"
+#include "qobject/qdict.h"
 #include "migration/colo/frame.h"
 #include "colo-helpers.h"
 #include "colo-hold.h"
@@ -154,6 +156,36 @@ void colo_hold_await(ColoHold *h)
                                           COLO_DEADLINE_MS));
     }
     qemu_mutex_unlock(&h->lock);
+}
+
+static char *run_state(QTestState *qts)
+{
+    QDict *status = qtest_qmp_assert_success_ref(qts,
+        "{'execute': 'query-status'}");
+    char *name = g_strdup(qdict_get_str(status, "status"));
+
+    qobject_unref(status);
+    return name;
+}
+
+void colo_hold_cut(ColoHold *h, ColoPair *p)
+{
+    g_autofree char *before = run_state(p->primary);
+    g_autofree char *now = NULL;
+
+    qtest_memset(p->primary, 16 * MiB, 0x5a, 4 * MiB);
+    colo_hold_arm(h);
+    qtest_qmp_assert_success(p->primary, "{'execute': 'x-colo-checkpoint'}");
+    colo_hold_await(h);
+    qtest_memset(p->primary, 16 * MiB, 0xa5, 4 * MiB);
+    for (;;) {
+        now = run_state(p->primary);
+        if (!g_str_equal(now, before)) {
+            return;
+        }
+        g_clear_pointer(&now, g_free);
+        colo_hold_next(h);
+    }
 }
 
 void colo_hold_release(ColoHold *h)

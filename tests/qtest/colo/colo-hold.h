@@ -33,6 +33,13 @@ void colo_hold_release(ColoHold *h);
 /* Let it go and wait until the next frame waits */
 void colo_hold_next(ColoHold *h);
 
+/*
+ * Take a checkpoint of a guest that runs or sleeps, and hold it in the middle of
+ * the cut: as much as is sent while the guest runs is dirty again.  16 MiB to 20
+ * MiB of its RAM are 0xa5 then.
+ */
+void colo_hold_cut(ColoHold *h, ColoPair *p);
+
 void colo_hold_free(ColoHold *h);
 
 #endif

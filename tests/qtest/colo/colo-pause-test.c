@@ -92,22 +92,6 @@ static ColoHold *begin_stream(ColoPair *p)
     return h;
 }
 
-/*
- * The same while the guest stands: it runs at first, but as much as was sent is
- * dirty again
- */
-static ColoHold *begin_excess(ColoPair *p)
-{
-    ColoHold *h = begin_stream(p);
-
-    g_assert_true(is_running(p->primary));
-    qtest_memset(p->primary, 16 * MiB, 0xa5, 4 * MiB);
-    while (is_running(p->primary)) {
-        colo_hold_next(h);
-    }
-    return h;
-}
-
 /* The guest runs while it is sent, and what it writes meanwhile is not lost */
 static void test_stream(const void *mode)
 {
@@ -142,7 +126,8 @@ static void test_excess(const void *mode)
     ColoHold *h;
 
     p->primary_max_pause_ms = MAX_PAUSE_MS;
-    h = begin_excess(p);
+    h = colo_hold_protect(p);
+    colo_hold_cut(h, p);
     colo_wait_status(p->primary, "running");
     colo_hold_release(h);
     check_alone(p);
@@ -208,8 +193,8 @@ static void test_disk_secondary(const void *mode)
 {
     ColoPair *p = colo_pair_new_with(mode, "tcg",
         "-drive if=none,id=disk,driver=null-co,size=1048576,"
-        "read-zeroes=on,latency-ns=600000000000 "
-        "-blockdev null-co,node-name=target,size=1048576");
+        "latency-ns=600000000000 "
+        "-drive if=none,id=target,driver=null-co,size=1048576");
 
     p->secondary_max_pause_ms = MAX_PAUSE_MS;
     colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
@@ -223,7 +208,7 @@ static void test_disk_secondary(const void *mode)
     check_exit(p->secondary, "error");
     colo_wait_state(p->primary, "alone");
     colo_wait_status(p->primary, "running");
-    check_exit(p->primary, "request");
+    check_exit(p->primary, "error");
     colo_kill(&p->secondary);
     colo_pair_free(p);
 }

@@ -163,7 +163,7 @@ static void test_busy(const void *opaque)
 static void add(const char *name, void (*test)(const void *),
                 const char *adapter, const char *mode)
 {
-    g_autofree char *path = g_strdup_printf("/colo/scsi/%s/%s/%s", name,
+    g_autofree char *path = g_strdup_printf("/colo/scsi/%s/%s-%s", name,
                                             adapter, mode);
     Case *c = g_new(Case, 1);
 

@@ -211,10 +211,7 @@ static ColoHold *begin_cut(ColoPair *p)
 {
     ColoHold *h = colo_hold_protect(p);
 
-    qtest_memset(p->primary, 16 * MiB, 0x5a, 4 * MiB);
-    colo_hold_arm(h);
-    qtest_qmp_assert_success(p->primary, "{'execute': 'x-colo-checkpoint'}");
-    colo_hold_await(h);
+    colo_hold_cut(h, p);
     colo_wait_state(p->primary, "cutting");
     colo_wait_state(p->secondary, "receiving");
     return h;

@@ -128,10 +128,7 @@ static void test_wakes_in_cut(const void *opaque)
 
     sleep_s3(p);
     h = colo_hold_protect(p);
-    qtest_memset(p->primary, 16 * MiB, 0x5a, 4 * MiB);
-    colo_hold_arm(h);
-    qtest_qmp_assert_success(p->primary, "{'execute': 'x-colo-checkpoint'}");
-    colo_hold_await(h);
+    colo_hold_cut(h, p);
     qtest_qmp_assert_success(p->primary, "{'execute': 'system_wakeup'}");
     colo_hold_release(h);
     colo_wait_status(p->primary, "running");
