@@ -52,8 +52,6 @@
 #define UEFI_VARS_BUFFER_SIZE   (UEFI_VARS + 4)
 #define UEFI_VARS_BUFFER        0x10000
 
-static const char *const modes[] = { "periodic", "hybrid" };
-
 static char *flash_image;
 
 /* The flash holds the firmware.  Both sides write to one image. */
@@ -358,28 +356,18 @@ static void add_flat(const char *name, void (*test)(const void *))
     qtest_add_data_func(path, "periodic", test);
 }
 
-static void add(const char *name, void (*test)(const void *))
-{
-    for (int i = 0; i < ARRAY_SIZE(modes); i++) {
-        g_autofree char *path = g_strdup_printf("/colo/device/%s/%s", name,
-                                                modes[i]);
-
-        qtest_add_data_func(path, modes[i], test);
-    }
-}
-
 int main(int argc, char **argv)
 {
     int result;
 
     g_test_init(&argc, &argv, NULL);
     device_rig_begin();
-    add("flash/loaded", test_flash_loaded);
-    add("flash/written", test_flash_written);
-    add("rss", test_rss);
-    add("serial", test_serial);
+    colo_add("/colo/device", "flash/loaded", test_flash_loaded);
+    colo_add("/colo/device", "flash/written", test_flash_written);
+    colo_add("/colo/device", "rss", test_rss);
+    colo_add("/colo/device", "serial", test_serial);
     add_flat("uefi-vars", test_uefi_vars);
-    add("vsock", test_vsock);
+    colo_add("/colo/device", "vsock", test_vsock);
     add_flat("vmxnet3/idle", test_vmxnet3_idle);
     add_flat("vmxnet3/multicast", test_vmxnet3_multicast);
     result = g_test_run();

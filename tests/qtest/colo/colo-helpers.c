@@ -305,6 +305,19 @@ QDict *colo_wait_event(QTestState *qts, const char *name)
     return event;
 }
 
+void colo_add(const char *prefix, const char *name,
+              void (*test)(const void *))
+{
+    static const char *const modes[] = { "hybrid", "periodic" };
+
+    for (int i = 0; i < G_N_ELEMENTS(modes); i++) {
+        g_autofree char *path = g_strdup_printf("%s/%s/%s", prefix, name,
+                                                modes[i]);
+
+        qtest_add_data_func(path, modes[i], test);
+    }
+}
+
 void colo_fault(QTestState *qts, const char *point, const char *action)
 {
     qtest_qmp_assert_success(qts,

@@ -101,6 +101,10 @@ QDict *colo_wait_event(QTestState *qts, const char *name);
  */
 void colo_fault(QTestState *qts, const char *point, const char *action);
 
+/* Add the test @prefix/@name for each mode, which is what @test gets */
+void colo_add(const char *prefix, const char *name,
+              void (*test)(const void *));
+
 /* Run a command that has to be refused with a text that contains @text */
 void colo_refused(QTestState *qts, const char *text, const char *fmt, ...)
     G_GNUC_PRINTF(3, 4);

@@ -29,8 +29,6 @@
 #define CLOCK           0xfeffb000
 #define CLOCK_MARKER    (CLOCK + 16)
 
-static const char *const modes[] = { "periodic", "hybrid" };
-
 static void read_guid_file(QTestState *qts, uint8_t *guid)
 {
     g_autofree uint8_t *file = g_malloc(GUID_FILE_BYTES);
@@ -143,26 +141,16 @@ static void test_vmclock(const void *mode)
     colo_pair_free(p);
 }
 
-static void add(const char *name, void (*test)(const void *))
-{
-    for (int i = 0; i < ARRAY_SIZE(modes); i++) {
-        g_autofree char *path = g_strdup_printf("/colo/identity/%s/%s", name,
-                                                modes[i]);
-
-        qtest_add_data_func(path, modes[i], test);
-    }
-}
-
 int main(int argc, char **argv)
 {
     int result;
 
     g_test_init(&argc, &argv, NULL);
     device_rig_begin();
-    add("vmgenid/auto", test_vmgenid_auto);
-    add("vmgenid/same", test_vmgenid_same);
+    colo_add("/colo/identity", "vmgenid/auto", test_vmgenid_auto);
+    colo_add("/colo/identity", "vmgenid/same", test_vmgenid_same);
     qtest_add_func("/colo/identity/vmgenid/migration", test_vmgenid_migration);
-    add("vmclock", test_vmclock);
+    colo_add("/colo/identity", "vmclock", test_vmclock);
     result = g_test_run();
     device_rig_end();
     return result;

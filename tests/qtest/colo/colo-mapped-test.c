@@ -58,8 +58,6 @@
 #define RECORD_NAME     0x1234567
 #define RECORD_TEXT     1000
 
-static const char *const modes[] = { "periodic", "hybrid" };
-
 typedef struct Device {
     QPCIBus *bus;
     QPCIDevice *dev;
@@ -199,24 +197,14 @@ static void test_erst(const void *mode)
     colo_pair_free(p);
 }
 
-static void add(const char *name, void (*test)(const void *))
-{
-    for (int i = 0; i < ARRAY_SIZE(modes); i++) {
-        g_autofree char *path = g_strdup_printf("/colo/mapped/%s/%s", name,
-                                                modes[i]);
-
-        qtest_add_data_func(path, modes[i], test);
-    }
-}
-
 int main(int argc, char **argv)
 {
     int result;
 
     g_test_init(&argc, &argv, NULL);
     device_rig_begin();
-    add("ahci", test_ahci);
-    add("erst", test_erst);
+    colo_add("/colo/mapped", "ahci", test_ahci);
+    colo_add("/colo/mapped", "erst", test_erst);
     result = g_test_run();
     device_rig_end();
     return result;
