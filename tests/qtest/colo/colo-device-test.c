@@ -42,7 +42,6 @@
 #define VMXNET3_LIST_LEN        65532   /* the longest */
 
 #define VSOCK_SLOT      6
-#define FAKE_VHOST      "tests/qtest/colo/libcolo-fake-vhost.so"
 
 #define RSS_SLOT        6
 #define RSS_TABLE       128
@@ -274,7 +273,7 @@ static void test_vsock(const void *mode)
     g_assert_cmpint(fd, >=, 0);
     extra = g_strdup_printf("-device vhost-vsock-pci,guest-cid=3,addr=%d,"
                             "vhostfd=%d", VSOCK_SLOT, fd);
-    g_setenv("LD_PRELOAD", FAKE_VHOST, true);
+    g_setenv("LD_PRELOAD", COLO_FAKE_VHOST, true);
     p = device_pair(mode, extra);
     g_unsetenv("LD_PRELOAD");
     close(fd);
@@ -284,6 +283,38 @@ static void test_vsock(const void *mode)
     device_checkpoints(p, LOADS);
     device_failover(p);
     colo_quit(&p->secondary);
+    colo_pair_free(p);
+}
+
+/* Its packets would pass QEMU by */
+static void test_vhost_net(const void *mode)
+{
+    g_autofree char *extra = NULL;
+    ColoPair *p;
+    int fds[2], vhost;
+
+    if (device_rig_sanitized()) {
+        g_test_skip("the vhost of this test is preloaded, as the sanitizer is");
+        return;
+    }
+    vhost = open("/dev/null", O_RDWR);
+    g_assert_cmpint(vhost, >=, 0);
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_DGRAM, 0, fds), ==, 0);
+    extra = g_strdup_printf("-netdev tap,id=past,fd=%d,vhost=on,vhostfd=%d "
+                            "-device virtio-net-pci,netdev=past,id=direct,"
+                            "romfile=", fds[0], vhost);
+    g_setenv("LD_PRELOAD", COLO_FAKE_VHOST, true);
+    p = device_pair(mode, extra);
+    g_unsetenv("LD_PRELOAD");
+    close(vhost);
+    close(fds[0]);
+    close(fds[1]);
+    qtest_qmp_assert_success(p->primary,
+        "{'execute': 'migrate-set-capabilities', 'arguments': {"
+        "'capabilities': [{'capability': 'x-colo', 'state': true}]}}");
+    colo_refused(p->primary, "network device 'direct': vhost of netdev 'past'",
+                 "{'execute': 'migrate', 'arguments': {"
+                 "'uri': 'unix:no-such-socket'}}");
     colo_pair_free(p);
 }
 
@@ -348,7 +379,7 @@ static void test_uefi_vars(const void *mode)
     colo_pair_free(p);
 }
 
-/* In one mode: what a load leaves behind is the same in both */
+/* In one mode: it is the same in both */
 static void add_flat(const char *name, void (*test)(const void *))
 {
     g_autofree char *path = g_strdup_printf("/colo/device/%s", name);
@@ -368,6 +399,7 @@ int main(int argc, char **argv)
     colo_add("/colo/device", "serial", test_serial);
     add_flat("uefi-vars", test_uefi_vars);
     colo_add("/colo/device", "vsock", test_vsock);
+    add_flat("vhost-net", test_vhost_net);
     add_flat("vmxnet3/idle", test_vmxnet3_idle);
     add_flat("vmxnet3/multicast", test_vmxnet3_multicast);
     result = g_test_run();

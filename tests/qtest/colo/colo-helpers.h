@@ -25,6 +25,9 @@
 /* x-colo-max-pause where the pause is not the subject: no machine is so slow */
 #define COLO_MAX_PAUSE_MS 600000
 
+/* For LD_PRELOAD, where the host has no vhost: see there */
+#define COLO_FAKE_VHOST "tests/qtest/colo/libcolo-fake-vhost.so"
+
 typedef struct ColoPair {
     QTestState *primary;        /* NULL when it is gone */
     QTestState *secondary;
