@@ -302,9 +302,23 @@ void replication_report_error(const char *node, const Error *err)
 
 /* Monitor: Xen's toolstack drives replication itself.  BQL. */
 
+/* A COLO session does it, while it listens to errors */
+static bool session_drives(const char *command, Error **errp)
+{
+    QEMU_LOCK_GUARD(&error_lock);
+    if (error_fn) {
+        error_setg(errp, "'%s' is not possible: a COLO session drives "
+                   "replication", command);
+    }
+    return error_fn;
+}
+
 void qmp_xen_set_replication(bool enable, bool primary, bool has_failover,
                              bool failover, Error **errp)
 {
+    if (session_drives("xen-set-replication", errp)) {
+        return;
+    }
     if (enable && has_failover) {
         error_setg(errp, "'failover' says how to disable replication, it "
                    "makes no sense with 'enable'");
@@ -331,5 +345,7 @@ ReplicationStatus *qmp_query_xen_replication_status(Error **errp)
 
 void qmp_xen_colo_do_checkpoint(Error **errp)
 {
-    replication_do_checkpoint_all(errp);
+    if (!session_drives("xen-colo-do-checkpoint", errp)) {
+        replication_do_checkpoint_all(errp);
+    }
 }

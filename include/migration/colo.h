@@ -224,6 +224,15 @@ void colo_reset_begin(void);
 void colo_reset_end(void);
 
 /*
+ * colo_vmstate_needed: does x-colo ask for all of a device's state?
+ *
+ * A VMStateDescription.needed for what a device needs that is loaded again and
+ * again, and that QEMUs without COLO do not know: it must not be in the stream
+ * of a migration to one of them.
+ */
+bool colo_vmstate_needed(void *opaque);
+
+/*
  * colo_loading: is the secondary putting a checkpoint into place?
  *
  * True in between device reset and the end of the load, BQL held: reset must

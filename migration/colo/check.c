@@ -174,3 +174,8 @@ bool colo_fd_check(QIOChannel *ioc, Error **errp)
     }
     return true;
 }
+
+bool colo_vmstate_needed(void *opaque)
+{
+    return migrate_colo();
+}

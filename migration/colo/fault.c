@@ -32,7 +32,11 @@ static const struct {
     { COLO_FRAME_VMSTATE_LOADED },
 };
 
-#define APPLY "apply-pages"
+/* Each many pages */
+static const char *const pages_points[] = {
+    [COLO_MODE_PRIMARY] = "copy-pages",
+    [COLO_MODE_SECONDARY] = "apply-pages",
+};
 
 static struct {
     QemuMutex lock;
@@ -42,6 +46,7 @@ static struct {
     ColoFaultAction action;
     uint64_t skip;
     unsigned count;             /* of faults that were asked for */
+    const char *hangs;          /* where a thread does, or NULL */
 } fault;
 
 static void __attribute__((constructor)) colo_fault_init(void)
@@ -51,14 +56,16 @@ static void __attribute__((constructor)) colo_fault_init(void)
 }
 
 /* This thread stays here until the next fault is asked for */
-static void fault_hang(void)
+static void fault_hang(const char *point)
 {
     QEMU_LOCK_GUARD(&fault.lock);
     unsigned count = fault.count;
 
+    fault.hangs = point;
     while (fault.count == count) {
         qemu_cond_wait(&fault.injected, &fault.lock);
     }
+    fault.hangs = NULL;
 }
 
 static bool fault_hit(const char *point, ColoFaultAction *action)
@@ -93,7 +100,7 @@ static bool fault_pass(const char *point, Error **errp)
         raise(SIGSTOP); /* this thread at once, and all others */
         break;
     case COLO_FAULT_ACTION_HANG:
-        fault_hang();
+        fault_hang(point);
         break;
     case COLO_FAULT_ACTION_ERROR:
         error_setg(errp, "injected fault at '%s'", point);
@@ -131,9 +138,9 @@ bool colo_fault_alloc(Error **errp)
     return fault_pass("staging-alloc", errp);
 }
 
-void colo_fault_apply(void)
+void colo_fault_pages(COLOMode side)
 {
-    fault_pass(APPLY, NULL);
+    fault_pass(pages_points[side], NULL);
 }
 
 static ColoFaultPoint *new_point(char *name)
@@ -141,6 +148,9 @@ static ColoFaultPoint *new_point(char *name)
     ColoFaultPoint *p = g_new0(ColoFaultPoint, 1);
 
     p->name = name;
+    WITH_QEMU_LOCK_GUARD(&fault.lock) {
+        p->hangs = fault.hangs && g_str_equal(fault.hangs, name);
+    }
     return p;
 }
 
@@ -166,7 +176,10 @@ ColoFaultPointList *qmp_query_colo_fault_points(Error **errp)
             g_strdup_printf("secondary-state-%s", ColoSecondaryState_str(i))));
     }
     QAPI_LIST_APPEND(tail, new_point(g_strdup("staging-alloc")));
-    QAPI_LIST_APPEND(tail, new_point(g_strdup(APPLY)));
+    QAPI_LIST_APPEND(tail, new_point(g_strdup(
+        pages_points[COLO_MODE_PRIMARY])));
+    QAPI_LIST_APPEND(tail, new_point(g_strdup(
+        pages_points[COLO_MODE_SECONDARY])));
     return head;
 }
 
@@ -191,7 +204,9 @@ void qmp_x_colo_fault_inject(const char *point, ColoFaultAction action,
         return;
     }
 
-    if (action == COLO_FAULT_ACTION_ERROR && g_str_equal(point, APPLY)) {
+    if (action == COLO_FAULT_ACTION_ERROR &&
+        (g_str_equal(point, pages_points[COLO_MODE_PRIMARY]) ||
+         g_str_equal(point, pages_points[COLO_MODE_SECONDARY]))) {
         error_setg(errp, "fault point '%s' cannot fail", point);
         return;
     }

@@ -30,8 +30,11 @@ void colo_fault_state(COLOMode side, const char *state);
 /* Shall the allocation of staging memory fail? */
 bool colo_fault_alloc(Error **errp);
 
-/* Many pages were written to RAM, without the BQL; cannot fail */
-void colo_fault_apply(void);
+/*
+ * Many pages were copied while the primary's guest stands, or were written to
+ * the secondary's RAM, without the BQL; cannot fail
+ */
+void colo_fault_pages(COLOMode side);
 
 #else
 
@@ -50,7 +53,7 @@ static inline bool colo_fault_alloc(Error **errp)
     return true;
 }
 
-static inline void colo_fault_apply(void)
+static inline void colo_fault_pages(COLOMode side)
 {
 }
 

@@ -23,6 +23,7 @@
 #include "qemu/bswap.h"
 #include "qemu/cutils.h"
 #include "qapi/error.h"
+#include "failover.h"
 #include "pages.h"
 #include "peer.h"
 
@@ -94,7 +95,8 @@ bool colo_pages_send(ColoSession *s, uint64_t cut, ColoPageCount *count,
     uint64_t total = colo_staging_count(s->staging);
 
     for (uint64_t first = 0; first < total; first += COLO_PAGES_PER_FRAME) {
-        if (!send_batch(s, cut, first, batch_size(s, first), NULL, count,
+        if (colo_has_to_end(s, errp) ||
+            !send_batch(s, cut, first, batch_size(s, first), NULL, count,
                         errp)) {
             return false;
         }
@@ -271,6 +273,32 @@ static bool is_expected(ColoSession *s, const ColoPageEntry *e, Error **errp)
     return true;
 }
 
+/*
+ * The data of a frame have arrived: pages that it says are zero are, unless
+ * data for them came later in it
+ */
+static void set_zero(ColoSession *s, const ColoPageEntry *entries, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        int64_t index = colo_staging_find(s->staging, entries[i].block,
+                                          entries[i].page);
+        bool later = false;
+
+        if (!(entries[i].flags & COLO_PAGE_ZERO) ||
+            !colo_staging_data(s->staging, index)) {
+            continue;
+        }
+        for (uint32_t j = i + 1; j < n && !later; j++) {
+            later = entries[j].block == entries[i].block &&
+                    entries[j].page == entries[i].page &&
+                    !(entries[j].flags & COLO_PAGE_ZERO);
+        }
+        if (!later) {
+            colo_staging_set_zero(s->staging, index);
+        }
+    }
+}
+
 /* Entries, then data straight into the staging area */
 bool colo_pages_receive(ColoSession *s, const ColoFrame *f,
                         ColoPageCount *count, Error **errp)
@@ -320,7 +348,6 @@ bool colo_pages_receive(ColoSession *s, const ColoFrame *f,
                                              entries[i].page);
 
         if (entries[i].flags & COLO_PAGE_ZERO) {
-            colo_staging_set_zero(s->staging, index);
             count->zero++;
             continue;
         }
@@ -329,7 +356,11 @@ bool colo_pages_receive(ColoSession *s, const ColoFrame *f,
         };
     }
     count->sent += niov;
-    return niov == 0 || colo_wire_recv_iov(s->wire, iov, niov, errp);
+    if (niov && !colo_wire_recv_iov(s->wire, iov, niov, errp)) {
+        return false;
+    }
+    set_zero(s, entries, n);
+    return true;
 }
 
 bool colo_pages_compare(ColoSession *s, const ColoFrame *f,

@@ -25,9 +25,9 @@
 #include "qemu/cutils.h"
 #include "qemu/rcu.h"
 #include "qapi/error.h"
-#include "exec/memory.h"
 #include "system/runstate.h"
 #include "disks.h"
+#include "fault.h"
 #include "guest.h"
 #include "pages.h"
 #include "participants.h"
@@ -263,6 +263,7 @@ static bool primary_copy_round(ColoSession *s, Cut *c, Error **errp)
     bql_unlock();
     ok = colo_ram_stage(s->ram, s->staging, COPY_ROUND_PAGES, c->end_ns);
     rcu_read_unlock();
+    colo_fault_pages(s->side);
     bql_lock();
     if (!ok) {
         primary_too_long(s, errp);
@@ -359,9 +360,8 @@ static bool primary_copy_running(ColoSession *s, uint64_t max, Error **errp)
 /* Copy what is in the dirty set while the VM runs, and send it.  No lock. */
 static bool primary_stream_round(ColoSession *s, Cut *c, Error **errp)
 {
-    /* No CPU is in the middle of a write any more that is known already */
     bql_lock();
-    memory_global_after_dirty_log_sync();
+    colo_ram_copy_begin(s->ram);
     bql_unlock();
     while (colo_ram_dirty_pages(s->ram)) {
         uint64_t max = MIN(colo_ram_dirty_pages(s->ram), COPY_ROUND_PAGES);

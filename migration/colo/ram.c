@@ -577,6 +577,24 @@ void colo_page_hash(const void *data, size_t size,
     memcpy(hash, &out, sizeof(out));
 }
 
+/*
+ * A CPU of TCG that writes to a clean page marks it dirty, and then its entry of
+ * the TLB, so that it does so once.  If a sync comes in between it takes the
+ * mark away while the entry says dirty afterwards.  So wait until no CPU is in
+ * the middle of that, and make all entries of such pages clean once more.
+ */
+void colo_ram_copy_begin(ColoRam *ram)
+{
+    memory_global_after_dirty_log_sync();
+    for (uint32_t i = 0; tcg_enabled() && i < ram->nblocks; i++) {
+        ColoBlock *b = &ram->blocks[i];
+
+        if (colo_dirty_next(&b->dirty, 0) < b->dirty.npages) {
+            tlb_reset_dirty_range_all(b->rb->offset, b->rb->used_length);
+        }
+    }
+}
+
 void colo_ram_index_staging(ColoRam *ram, ColoStaging *st)
 {
     for (uint32_t i = 0; i < ram->nblocks; i++) {

@@ -90,6 +90,14 @@ void *colo_ram_page(ColoRam *ram, uint32_t block, uint64_t page);
 void colo_page_hash(const void *data, size_t size,
                     uint8_t hash[COLO_HASH_LEN]);
 
+/*
+ * colo_ram_copy_begin: pages of the dirty set may be copied while the VM runs
+ *
+ * After this whatever is written to them is found by the next sync, and what
+ * was written before is there.  BQL, dropped meanwhile.
+ */
+void colo_ram_copy_begin(ColoRam *ram);
+
 /* An index for a staging area that is empty.  BQL. */
 void colo_ram_index_staging(ColoRam *ram, ColoStaging *st);
 

@@ -239,7 +239,7 @@ static bool secondary_apply_early(ColoSession *s, Error **errp)
 {
     bql_unlock();
     colo_ram_apply(s->ram, s->staging);
-    colo_fault_apply();
+    colo_fault_pages(s->side);
     bql_lock();
     return colo_ram_unchanged(s->ram, errp);
 }

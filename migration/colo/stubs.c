@@ -150,6 +150,11 @@ void colo_section_saved(const char *name, uint32_t instance, uint32_t version,
 {
 }
 
+bool colo_vmstate_needed(void *opaque)
+{
+    return false;
+}
+
 bool colo_loading(void)
 {
     return false;

@@ -28,7 +28,9 @@ static void refuse_vhost(NICState *nic, void *opaque)
     NetClientState *nc = qemu_get_queue(nic);
     Error **errp = opaque;
 
-    if (nc->peer && get_vhost_net(nc->peer) && !*errp) {
+    /* Other models leave the vhost of their netdev alone */
+    if (g_str_has_prefix(nc->model, "virtio-net") &&
+        nc->peer && get_vhost_net(nc->peer) && !*errp) {
         error_setg(errp, "x-colo cannot protect a guest with the network "
                    "device '%s': vhost of netdev '%s' carries its packets past "
                    "QEMU; use vhost=off", nc->name, nc->peer->name);

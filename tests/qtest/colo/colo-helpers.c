@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <linux/kvm.h>
 #include "qobject/qdict.h"
+#include "qobject/qlist.h"
 #include "colo-helpers.h"
 
 #define POLL_US 2000
@@ -323,6 +324,32 @@ void colo_fault(QTestState *qts, const char *point, const char *action)
     qtest_qmp_assert_success(qts,
         "{'execute': 'x-colo-fault-inject', 'arguments': {"
         "'point': %s, 'action': %s}}", point, action);
+}
+
+static bool hangs(QTestState *qts, const char *point)
+{
+    QDict *answer = qtest_qmp(qts, "{'execute': 'query-colo-fault-points'}");
+    QListEntry *entry;
+    bool found = false;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(answer, "return"), entry) {
+        QDict *p = qobject_to(QDict, qlist_entry_obj(entry));
+
+        found |= g_str_equal(qdict_get_str(p, "name"), point) &&
+                 qdict_get_bool(p, "hangs");
+    }
+    qobject_unref(answer);
+    return found;
+}
+
+void colo_wait_hang(QTestState *qts, const char *point)
+{
+    int64_t end = g_get_monotonic_time() + COLO_DEADLINE_MS * 1000LL;
+
+    while (!hangs(qts, point)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        g_usleep(2000);
+    }
 }
 
 void colo_refused(QTestState *qts, const char *text, const char *fmt, ...)

@@ -104,6 +104,9 @@ QDict *colo_wait_event(QTestState *qts, const char *name);
  */
 void colo_fault(QTestState *qts, const char *point, const char *action);
 
+/* Wait until a thread hangs at that point */
+void colo_wait_hang(QTestState *qts, const char *point);
+
 /* Add the test @prefix/@name for each mode, which is what @test gets */
 void colo_add(const char *prefix, const char *name,
               void (*test)(const void *));

@@ -232,14 +232,35 @@ static void test_disk_slow(const void *mode)
 }
 
 #ifdef CONFIG_COLO_FAULTS
-static void wait_byte(QTestState *qts, uint64_t addr, uint8_t value)
+/*
+ * What was copied first becomes zero while the rest is copied: the same pages
+ * are in the checkpoint, and in one frame, twice
+ */
+static void test_copied_twice(const void *mode)
 {
-    int64_t end = g_get_monotonic_time() + COLO_DEADLINE_MS * 1000LL;
+    const uint64_t first = 16 * MiB, size = 64 * MiB, again = 512 * KiB;
+    ColoPair *p = colo_pair_new_with(mode, "tcg", "-m 128");
+    int64_t done;
 
-    while (qtest_readb(qts, addr) != value) {
-        g_assert_cmpint(g_get_monotonic_time(), <, end);
-        g_usleep(2000);
+    colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
+    colo_wait_state(p->primary, "running");
+    colo_wait_state(p->secondary, colo_state_ready(p));
+    done = colo_statistic(p->secondary, "checkpoints");
+    qtest_memset(p->primary, first, 0x5a, size);
+    colo_fault(p->primary, "copy-pages", "hang");
+    ask_checkpoint(p);
+    /* It copies in rounds of 32 MiB, lower addresses first */
+    for (int i = 0; i < 2; i++) {
+        colo_wait_hang(p->primary, "copy-pages");
+        colo_fault(p->primary, "copy-pages", "hang");
     }
+    colo_wait_hang(p->primary, "copy-pages");
+    qtest_memset(p->primary, first + size - again, 0, again);
+    colo_fault(p->primary, "staging-alloc", "error");
+    colo_wait_statistic(p->secondary, "checkpoints", done + 1);
+    g_assert_cmphex(qtest_readb(p->secondary, first + size - again), ==, 0);
+    g_assert_cmpint(colo_statistic(p->secondary, "ram-mismatches"), ==, 0);
+    colo_pair_free(p);
 }
 
 /*
@@ -260,8 +281,7 @@ static void test_apply(const void *mode)
     colo_fault(p->secondary, "apply-pages", "hang");
     ask_checkpoint(p);
     wait_state_and_answers(p->secondary, "loading");
-    wait_byte(p->secondary, first, 0x5a);
-    wait_byte(p->secondary, last, 0x5a);
+    colo_wait_hang(p->secondary, "apply-pages");
     qtest_writeb(p->secondary, first, 0xa5);
     qtest_writeb(p->secondary, last, 0xa5);
     colo_fault(p->secondary, "staging-alloc", "error");
@@ -309,6 +329,7 @@ int main(int argc, char **argv)
         add("disk/slow", modes[m], test_disk_slow);
 #ifdef CONFIG_COLO_FAULTS
         add("apply", modes[m], test_apply);
+        add("copied-twice", modes[m], test_copied_twice);
 #endif
     }
     /* In periodic mode its guest stands anyway */
