@@ -127,6 +127,29 @@ static void test_own_stream(const void *mode)
     colo_pair_free(p);
 }
 
+/* Replication has one who drives it */
+static void test_xen(const void *mode)
+{
+    static const char why[] = "a COLO session drives replication";
+    ColoPair *p = pair_new(mode, "");
+    QTestState *sides[] = { p->primary, p->secondary };
+
+    colo_pair_protect(p);
+    for (int i = 0; i < G_N_ELEMENTS(sides); i++) {
+        colo_refused(sides[i], why, "{'execute': 'xen-set-replication', "
+                     "'arguments': {'enable': false, 'primary': true}}");
+        colo_refused(sides[i], why, "{'execute': 'xen-colo-do-checkpoint'}");
+    }
+    colo_kill(&p->primary);
+    colo_wait_state(p->secondary, "lost");
+    colo_failover(p->secondary);
+    colo_wait_status(p->secondary, "running");
+    /* Nobody does any more */
+    qtest_qmp_assert_success(p->secondary,
+                             "{'execute': 'xen-colo-do-checkpoint'}");
+    colo_pair_free(p);
+}
+
 int main(int argc, char **argv)
 {
     static const char *const modes[] = { "hybrid", "periodic" };
@@ -139,6 +162,7 @@ int main(int argc, char **argv)
         { "socketpair", test_socketpair },
         { "virtio-mem", test_virtio_mem },
         { "own-stream", test_own_stream },
+        { "xen", test_xen },
     };
 
     g_test_init(&argc, &argv, NULL);
