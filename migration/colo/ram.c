@@ -22,7 +22,8 @@
  * although the bit is clear: it set the bit, we collected it and reset the
  * TLB, then it made the entry.  Such an entry must not live on into the next
  * epoch, so the sync at the cut resets the TLB for each block in which there
- * was something to collect.
+ * was something to collect.  Nor must it be there when pages are copied while
+ * the VM runs: see colo_ram_copy_begin().
  */
 
 #include "qemu/osdep.h"
