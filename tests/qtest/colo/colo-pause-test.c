@@ -239,7 +239,8 @@ static void test_disk_slow(const void *mode)
 static void test_copied_twice(const void *mode)
 {
     const uint64_t first = 16 * MiB, size = 64 * MiB, again = 512 * KiB;
-    ColoPair *p = colo_pair_new_with(mode, "tcg", "-m 128");
+    /* The staging area may hold half of that */
+    ColoPair *p = colo_pair_new_with(mode, "tcg", "-m 256");
     int64_t done;
 
     colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
