@@ -125,7 +125,7 @@ def measure(args: argparse.Namespace, gib: int) -> str:
                                     first['checkpoints'] + args.checkpoints)
             pages = ((last['pages'] - first['pages']) /
                      (last['checkpoints'] - first['checkpoints']))
-            if pages < PAGES:
+            if pages < PAGES / 2:
                 raise SystemExit(f'the guest wrote {pages:.0f} pages only')
             return (f'{gib:8} {start:10.1f} {pages:8.0f} '
                     f'{last["pause"]["p50"]:10} {last["pause"]["p99"]:10} '
