@@ -28,6 +28,14 @@ static const char with_disk[] = "-drive if=none,id=disk,driver=raw,"
     "file.driver=blkdebug,file.image.driver=null-co,file.image.size=1048576,"
     "file.image.read-zeroes=on";
 
+/* No checkpoint comes by itself */
+static void begin_session(ColoPair *p)
+{
+    colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
+    colo_wait_state(p->primary, "running");
+    colo_wait_state(p->secondary, colo_state_ready(p));
+}
+
 static void ask_checkpoint(ColoPair *p)
 {
     qtest_qmp_assert_success(p->primary, "{'execute': 'x-colo-checkpoint'}");
@@ -177,9 +185,7 @@ static void test_disk_primary(const void *mode)
     QTestState *qts = p->primary;
 
     p->primary_max_pause_ms = MAX_PAUSE_MS;
-    colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
-    colo_wait_state(p->primary, "running");
-    colo_wait_state(p->secondary, colo_state_ready(p));
+    begin_session(p);
     disk_hangs(qts);
     ask_checkpoint(p);
     wait_state_and_answers(qts, "alone");
@@ -197,9 +203,7 @@ static void test_disk_secondary(const void *mode)
         "-drive if=none,id=target,driver=null-co,size=1048576");
 
     p->secondary_max_pause_ms = MAX_PAUSE_MS;
-    colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
-    colo_wait_state(p->primary, "running");
-    colo_wait_state(p->secondary, colo_state_ready(p));
+    begin_session(p);
     qtest_qmp_assert_success(p->secondary,
         "{'execute': 'blockdev-backup', 'arguments': {'job-id': 'backup', "
         "'device': 'disk', 'target': 'target', 'sync': 'full'}}");
@@ -243,9 +247,7 @@ static void test_copied_twice(const void *mode)
     ColoPair *p = colo_pair_new_with(mode, "tcg", "-m 256");
     int64_t done;
 
-    colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
-    colo_wait_state(p->primary, "running");
-    colo_wait_state(p->secondary, colo_state_ready(p));
+    begin_session(p);
     done = colo_statistic(p->secondary, "checkpoints");
     qtest_memset(p->primary, first, 0x5a, size);
     colo_fault(p->primary, "copy-pages", "hang");
@@ -274,9 +276,7 @@ static void test_apply(const void *mode)
     ColoPair *p = colo_pair_new_with(mode, "tcg", "-m 128");
     int64_t done;
 
-    colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
-    colo_wait_state(p->primary, "running");
-    colo_wait_state(p->secondary, colo_state_ready(p));
+    begin_session(p);
     done = colo_statistic(p->secondary, "checkpoints");
     qtest_memset(p->primary, first, 0x5a, size);
     colo_fault(p->secondary, "apply-pages", "hang");

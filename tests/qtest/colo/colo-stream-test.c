@@ -114,18 +114,24 @@ static void rig_end(Rig *r)
     colo_pair_free(r->p);
 }
 
+/* A comparison that reads from chardev c1; returns the other end of that */
+static int add_compare_on(Rig *r)
+{
+    add_chardev(&r->net, "c1");
+    qtest_qmp_assert_success(r->p->primary,
+        "{'execute': 'object-add', 'arguments': {"
+        "'qom-type': 'filter-compare', 'id': 'comp0', 'netdev': 'hn0',"
+        "'queue': 'rx', 'secondary-in': 'c1'}}");
+    return open_chardev(&r->net, "c1");
+}
+
 static void test_server(void)
 {
     Rig r;
     int mirror = rig_begin(&r), compare;
 
     del_object(r.p->primary, "oc0");
-    add_chardev(&r.net, "c1");
-    qtest_qmp_assert_success(r.p->primary,
-        "{'execute': 'object-add', 'arguments': {"
-        "'qom-type': 'filter-compare', 'id': 'comp0', 'netdev': 'hn0',"
-        "'queue': 'rx', 'secondary-in': 'c1'}}");
-    compare = open_chardev(&r.net, "c1");
+    compare = add_compare_on(&r);
     begin_session(&r);
     expect_protection(r.p->primary, true, NULL);
 
@@ -194,12 +200,7 @@ static void test_garbage(void)
     Rig r;
     int mirror = rig_begin(&r), compare;
 
-    add_chardev(&r.net, "c1");
-    qtest_qmp_assert_success(r.p->primary,
-        "{'execute': 'object-add', 'arguments': {"
-        "'qom-type': 'filter-compare', 'id': 'comp0', 'netdev': 'hn0',"
-        "'queue': 'rx', 'secondary-in': 'c1'}}");
-    compare = open_chardev(&r.net, "c1");
+    compare = add_compare_on(&r);
     write_all(compare, hello, sizeof(hello));
     begin_session(&r);
     wait_for(is_closed(compare));
@@ -251,12 +252,7 @@ static void test_hello(void)
     Rig r;
     int mirror = rig_begin(&r), compare;
 
-    add_chardev(&r.net, "c1");
-    qtest_qmp_assert_success(r.p->primary,
-        "{'execute': 'object-add', 'arguments': {"
-        "'qom-type': 'filter-compare', 'id': 'comp0', 'netdev': 'hn0',"
-        "'queue': 'rx', 'secondary-in': 'c1'}}");
-    compare = open_chardev(&r.net, "c1");
+    compare = add_compare_on(&r);
     begin_session(&r);
     wait_for(is_protected(r.p->primary));
     for (int i = 0; i < G_N_ELEMENTS(cases); i++) {
