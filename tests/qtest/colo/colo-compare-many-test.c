@@ -22,6 +22,7 @@
 #define CHURN       2000        /* of them end in a round, and others begin */
 #define ROUNDS      5           /* in a phase; after it all is forgotten */
 #define WARM_UP     2           /* phases */
+#define PERIODS     4           /* in which memory may come to rest */
 #define DIFFER_EACH 50          /* one connection of so many */
 #define PAIR_SECONDS 240
 #define DELAY_MS    600000      /* no checkpoint that is not asked for */
@@ -243,31 +244,38 @@ static void churn(Many *m, uint8_t seed)
     both_say(m, stream);
 }
 
-/* After WARM_UP phases, @phases more do not cost memory */
+/*
+ * After WARM_UP phases @phases more do not cost memory. What malloc() keeps
+ * may take longer to come to rest, what leaks does so in each period: one of
+ * PERIODS must be flat.
+ */
 static void check_flat(Many *m, int phases, void (*round)(Many *, uint8_t))
 {
-    long before = 0, after;
+    long before = 0, after, growth;
+    int phase = -WARM_UP, period = 0;
 
-    for (int phase = 0; phase < WARM_UP + phases; phase++) {
-        if (phase == WARM_UP) {
-            before = rss_kib(m);
+    do {
+        for (int end = period * phases; phase < end; phase++) {
+            for (int i = 0; i < ROUNDS; i++) {
+                round(m, (phase + WARM_UP) * ROUNDS + i);
+            }
+            wait_flows(m, OPEN);
         }
-        for (int i = 0; i < ROUNDS; i++) {
-            round(m, phase * ROUNDS + i);
-        }
-        wait_flows(m, OPEN);
-    }
-    after = rss_kib(m);
+        after = rss_kib(m);
+        growth = period ? after - before : SLACK_KIB;
+        before = after;
+#ifdef QEMU_SANITIZE_ADDRESS    /* it keeps what was freed */
+        growth = period ? 0 : growth;
+#endif
+    } while (growth >= SLACK_KIB && period++ < PERIODS);
     assert_empty(m);
-    g_test_message("RSS %ld KiB, and after %d more connections %ld; %" PRId64
+    g_test_message("RSS %ld KiB, %ld of them by %d connections; %" PRId64
                    " packets were equal, %" PRId64 " left by %" PRId64
-                   " checkpoints", before, phases * ROUNDS * CHURN, after,
+                   " checkpoints", after, growth, phases * ROUNDS * CHURN,
                    statistic(m, "released-equal"),
                    statistic(m, "released-commit"),
                    colo_statistic(m->r->qts, "checkpoints"));
-#ifndef QEMU_SANITIZE_ADDRESS   /* it keeps what was freed */
-    g_assert_cmpint(after - before, <, SLACK_KIB);
-#endif
+    g_assert_cmpint(growth, <, SLACK_KIB);
 }
 
 static void test_churn(void)
