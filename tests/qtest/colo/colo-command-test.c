@@ -86,6 +86,7 @@ static void test_xen(const void *mode)
     xen_refused(p->primary, p->dir, "in progress");
     xen_refused(p->secondary, p->dir, "in progress");
     colo_failover(p->secondary);
+    colo_wait_state(p->secondary, "live");
     colo_wait_status(p->secondary, "running");
     rig_end(&r);
 }
@@ -113,6 +114,7 @@ static void test_qemu_io(const void *mode)
     colo_wait_state(p->secondary, "lost");
     io_refused(p->secondary, "follows the primary");
     colo_failover(p->secondary);
+    colo_wait_state(p->secondary, "live");
     colo_wait_status(p->secondary, "running");
     rig_end(&r);
 }
@@ -163,6 +165,7 @@ static void test_live(const void *mode)
     colo_kill(&r.pair->primary);
     colo_wait_state(qts, "lost");
     colo_failover(qts);
+    colo_wait_state(qts, "live");
     colo_wait_status(qts, "running");
     answer = qtest_hmp(qts, "qemu-io disk0 \"write 0 512\"");
     g_assert_cmpstr(answer, ==, "");

@@ -763,7 +763,7 @@ static void test_session_periodic(void)
 
     colo_kill(&p->primary);
     colo_failover(p->secondary);
-    colo_wait_status(p->secondary, "running");
+    colo_wait_state(p->secondary, "live");
     write_str(n->net, "outside");
     expect_str(n->guest, "outside");
     write_str(n->guest, "to all");
