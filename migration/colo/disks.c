@@ -125,20 +125,18 @@ static bool check_generation(uint64_t peer, uint64_t number, Error **errp)
 {
     if (peer > number) {
         error_setg(errp, "the disks of the secondary are newer, of "
-                   "generation %" PRIu64 ", ours are of %" PRIu64,
-                   peer, number);
-        error_append_hint(errp, "Its guest went on without ours.  Start that "
-                          "one as the primary.\n");
+                   "generation %" PRIu64 ", ours are of %" PRIu64
+                   ": its guest went on without ours, start that one as the "
+                   "primary", peer, number);
         return false;
     }
     /* With equal numbers, too, it lacks what was written in the end */
     if (peer && !replication_resynced_all()) {
         error_setg(errp, "the disks of the secondary are of generation "
                    "%" PRIu64 ", ours of %" PRIu64 ", and no resync has "
-                   "brought them up to date", peer, number);
-        error_append_hint(errp, "Use x-colo-resync.  If they have been copied "
-                          "in another way, remove the secondary's "
-                          "generation-file.\n");
+                   "brought them up to date: use x-colo-resync, or if they "
+                   "have been copied in another way remove the secondary's "
+                   "generation-file", peer, number);
         return false;
     }
     return true;
