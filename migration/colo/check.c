@@ -3,7 +3,8 @@
  * COLO: capabilities, channels and devices that cannot be part of a session.
  *
  * Both sides, main loop, BQL.  They are found when the migration begins, so
- * that nothing has to be migrated to learn that it was for nothing.
+ * that nothing has to be migrated to learn that it was for nothing.  Until then
+ * the devices are among the problems that query-colo-status shows.
  */
 
 #include "qemu/osdep.h"
@@ -19,6 +20,7 @@
 #include "migration/options.h"
 #include "migration/savevm.h"
 #include "net/colo.h"
+#include "problems.h"
 
 /*
  * Postcopy and snapshots need the guest to be in one place.  switchover-ack
@@ -37,6 +39,11 @@ static const MigrationCapability incompatible_caps[] = {
     MIGRATION_CAPABILITY_X_IGNORE_SHARED,
     MIGRATION_CAPABILITY_DIRTY_LIMIT,
 };
+
+typedef struct Search {
+    ColoProblemFunc *found;
+    void *opaque;
+} Search;
 
 /* Models that cannot be reset and loaded while the session is under way */
 static const struct Model {
@@ -108,46 +115,85 @@ static bool is_forgotten(Object *obj)
     return false;
 }
 
-static int check_model(Object *obj, void *opaque)
+/* What the user made: a virtio device is inside of another one */
+static DeviceState *user_device(Object *obj)
 {
-    Error **errp = opaque;
+    BusState *bus = qdev_get_parent_bus(DEVICE(obj));
+
+    return object_dynamic_cast(obj, TYPE_VIRTIO_DEVICE) && bus && bus->parent
+           ? bus->parent : DEVICE(obj);
+}
+
+static void report(Search *s, const char *name, const char *fmt, ...)
+    G_GNUC_PRINTF(3, 4);
+
+static void report(Search *s, const char *name, const char *fmt, ...)
+{
+    g_autofree char *message = NULL;
+    va_list ap;
+
+    va_start(ap, fmt);
+    message = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    s->found(s->opaque, COLO_PROBLEM_KIND_DEVICE, name, message);
+}
+
+static int look_at_model(Object *obj, void *opaque)
+{
+    Search *s = opaque;
 
     if (is_forgotten(obj)) {
         g_autofree char *name = qdev_get_human_name(DEVICE(obj));
 
-        error_setg(errp, "x-colo cannot protect a guest with the %s device "
-                   "'%s': it has no state that is migrated",
-                   object_get_typename(obj), name);
-        return -1;
+        report(s, name, "x-colo cannot protect a guest with the %s device "
+               "'%s': it has no state that is migrated",
+               object_get_typename(obj), name);
     }
     for (int i = 0; i < ARRAY_SIZE(models); i++) {
         if (object_dynamic_cast(obj, models[i].type)) {
-            DeviceState *dev = DEVICE(obj);
-            BusState *bus = qdev_get_parent_bus(dev);
-            g_autofree char *name =
-                qdev_get_human_name(bus && bus->parent ? bus->parent : dev);
+            g_autofree char *name = qdev_get_human_name(user_device(obj));
 
-            error_setg(errp, "x-colo cannot protect a guest with the %s device "
-                       "'%s': %s", models[i].type, name, models[i].why);
-            return -1;
+            report(s, name, "x-colo cannot protect a guest with the %s device "
+                   "'%s': %s", models[i].type, name, models[i].why);
         }
     }
     return 0;
 }
 
-static bool check_devices(Error **errp)
+void colo_device_problems(ColoProblemFunc *found, void *opaque)
 {
+    Search s = { .found = found, .opaque = opaque };
     const char *own_stream = qemu_savevm_own_stream();
 
     if (own_stream) {
-        error_setg(errp, "x-colo cannot protect '%s': it is migrated by a "
-                   "stream of its own, which a checkpoint does not have",
-                   own_stream);
+        report(&s, own_stream, "x-colo cannot protect '%s': it is migrated by "
+               "a stream of its own, which a checkpoint does not have",
+               own_stream);
+    }
+    object_child_foreach_recursive(object_get_root(), look_at_model, &s);
+}
+
+/* The first problem is the one to refuse for */
+static void set_error(void *opaque, ColoProblemKind kind, const char *name,
+                      const char *message)
+{
+    Error **first = opaque;
+
+    if (!*first) {
+        error_setg(first, "%s", message);
+    }
+}
+
+static bool check_devices(Error **errp)
+{
+    Error *first = NULL;
+
+    colo_device_problems(set_error, &first);
+    if (first) {
+        error_propagate(errp, first);
         return false;
     }
-    return colo_net_check(errp) &&
-           !object_child_foreach_recursive(object_get_root(), check_model,
-                                           errp);
+    return colo_net_check(errp);
 }
 
 bool colo_migrate_check(const MigrationAddress *addr, Error **errp)

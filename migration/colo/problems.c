@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * COLO: what keeps the guest from being protected as a whole: disks, NICs and
- * streams that a session does not cover.
+ * COLO: what keeps the guest from being protected as a whole: devices that no
+ * session can have; disks, NICs and streams that a session does not cover.
  *
  * Both sides, under the BQL.  Whatever is found is found anew each time: all of
  * it can be plugged and unplugged.  Streams tell when they change.
@@ -48,6 +48,7 @@ ColoProblemList *colo_problems(COLOMode side, ColoSyncMode mode)
     ColoProblemList *list = NULL;
     ColoProblemList **tail = &list;
 
+    colo_device_problems(append, &tail);
     for (BlockBackend *blk = colo_disk_next(NULL); blk;
          blk = colo_disk_next(blk)) {
         look_at_disk(blk, side, &tail);

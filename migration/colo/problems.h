@@ -8,10 +8,17 @@
 
 #include "qapi/qapi-types-colo.h"
 #include "qapi/qapi-types-migration.h"
+#include "net/colo.h"
 
 /*
- * colo_problems: each disk, NIC and stream of this side that a session in
- * @mode would not cover, or does not
+ * colo_device_problems: calls @found for each device of this machine that no
+ * session can have, with @opaque.  BQL.
+ */
+void colo_device_problems(ColoProblemFunc *found, void *opaque);
+
+/*
+ * colo_problems: each disk, NIC, stream and device of this side that a session
+ * in @mode would not cover, or does not
  *
  * The caller frees the list, NULL if there is nothing.  BQL.
  */

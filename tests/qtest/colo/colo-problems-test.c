@@ -4,8 +4,9 @@
  *
  * Proves: each writable disk that is not replicated is a problem on both sides,
  * also those of -blockdev; so is a NIC without filters, in each mode, and a
- * stream that nobody is connected to, for as long as that lasts; with a problem
- * the guest is not said to be protected.  The comparison of disks finds those of
+ * stream that nobody is connected to, for as long as that lasts; and, before a
+ * session, a device that none begins with.  With a problem the guest is not said
+ * to be protected.  The comparison of disks finds those of
  * -blockdev.  An NBD client beside the local disk, without replication, is
  * refused.
  */
@@ -89,6 +90,25 @@ static void test_disks(const void *mode)
                                        "not replicated"), ==, 1);
         g_assert_false(is_protected(sides[i]));
         g_assert_nonnull(strstr(info, "problem: disk 'named' is writable"));
+    }
+    colo_pair_free(p);
+}
+
+static void test_devices(const void *mode)
+{
+    ColoPair *p = colo_pair_new_with(mode, "qtest",
+                                     "-audiodev none,id=a0 "
+                                     "-device adlib,audiodev=a0,id=tune");
+    QTestState *sides[] = { p->primary, p->secondary };
+
+    for (int i = 0; i < G_N_ELEMENTS(sides); i++) {
+        qtest_qmp_assert_success(sides[i],
+            "{'execute': 'migrate-set-capabilities', 'arguments': {"
+            "'capabilities': [{'capability': 'x-colo', 'state': true}]}}");
+        g_assert_cmpint(count_problems(sides[i], "device", "tune",
+                                       "its registers are not migrated"),
+                        ==, 1);
+        g_assert_cmpint(count_problems(sides[i], "device", "", ""), ==, 1);
     }
     colo_pair_free(p);
 }
@@ -352,6 +372,7 @@ int main(int argc, char **argv)
             void (*fn)(const void *mode);
         } tests[] = {
             { "disks", test_disks },
+            { "devices", test_devices },
             { "nics", test_nics },
             { "equal", test_equal },
             { "different", test_different },
