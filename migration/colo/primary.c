@@ -17,6 +17,7 @@
 #include "qemu/main-loop.h"
 #include "qapi/error.h"
 #include "system/runstate.h"
+#include "system/tpm.h"
 #include "migration/colo.h"
 #include "net/colo.h"
 #include "disks.h"
@@ -32,6 +33,10 @@
 #include "status.h"
 #include "migration/migration.h"
 #include "migration/qemu-file.h"
+
+/* A checkpoint is put off for so long, and the TPM looked at so often */
+#define TPM_PATIENCE_NS     (30 * NANOSECONDS_PER_SECOND)
+#define TPM_LOOK_NS         (1 * SCALE_MS)
 
 /* While idle, speak this often within the timeout */
 #define PINGS_PER_TIMEOUT   3
@@ -135,6 +140,26 @@ static int64_t primary_next_due(ColoSession *s, ColoCheckpointReason *reason)
 }
 
 /*
+ * A checkpoint is due.  The time until which it is put off because stopping the
+ * guest would have to wait for its TPM, 0 if it is not, -1 with @errp set if the
+ * TPM takes too long.  @due_ns: since when
+ */
+static int64_t primary_await_tpm(ColoSession *s, int64_t due_ns, Error **errp)
+{
+    if (!tpm_is_busy()) {
+        return 0;
+    }
+    if (colo_now_ns() - due_ns > TPM_PATIENCE_NS) {
+        error_setg(errp, "the TPM has not answered for %" PRId64 " s, and "
+                   "without that there is no checkpoint",
+                   TPM_PATIENCE_NS / NANOSECONDS_PER_SECOND);
+        s->cause = COLO_CAUSE_LOCAL;
+        return -1;
+    }
+    return colo_now_ns() + TPM_LOOK_NS;
+}
+
+/*
  * The epoch runs.  Returns true when a checkpoint is due (@reason says why),
  * false with @errp set when the session has to end.
  */
@@ -145,6 +170,7 @@ static bool primary_run_epoch(ColoSession *s, ColoCheckpointReason *reason,
     int64_t ping_ns = colo_timeout_ns(s) / PINGS_PER_TIMEOUT;
     int64_t heard_ns = colo_now_ns();
     int64_t next_ping_ns = heard_ns + ping_ns;
+    int64_t since_ns = 0;
 
     colo_wire_begin_wait(s->wire);
     for (;;) {
@@ -154,9 +180,13 @@ static bool primary_run_epoch(ColoSession *s, ColoCheckpointReason *reason,
         if (colo_has_to_end(s, errp)) {
             return false;
         }
-        due_ns = primary_next_due(s, reason);
+        due_ns = since_ns ? 0 : primary_next_due(s, reason);
         if (!due_ns) {
-            return true;
+            since_ns = since_ns ?: colo_now_ns();
+            due_ns = primary_await_tpm(s, since_ns, errp);
+            if (due_ns <= 0) {
+                return due_ns == 0;
+            }
         }
 
         switch (colo_wire_wait(s->wire, MIN(due_ns, next_ping_ns))) {

@@ -4,7 +4,8 @@
  *
  * The interface of a TPM may have its answers in RAM (tpm-crb) and the emulator
  * writes them whenever it is ready.  A checkpoint in that moment has to have
- * the answer: a guest that finds the command done and no answer fails.
+ * the answer: a guest that finds the command done and no answer fails.  Nor
+ * does the guest stand while the TPM works: a checkpoint that is due is put off.
  */
 
 #include "qemu/osdep.h"
@@ -16,8 +17,7 @@
 #define DATA            (TPM_CRB_ADDR_BASE + A_CRB_DATA_BUFFER)
 #define DELAY_MS        100     /* of an answer, in the first try */
 #define TRIES           6       /* each twice as late */
-
-static const char *const modes[] = { "periodic", "hybrid" };
+#define LONG_DELAY_MS   3000    /* no pause is so long for another reason */
 
 static const uint8_t command[] = {
     0x80, 0x01, 0, 0, 0, 0x0c, 0, 0, 0x01, 0x7b, 0, 0x10,
@@ -51,38 +51,87 @@ static int64_t longest_pause(QTestState *qts)
     return us;
 }
 
-static void test_in_flight(const void *opaque)
-{
-    g_autofree char *dir = g_dir_make_tmp("colo-tpm-XXXXXX", NULL);
-    g_autofree char *path = g_build_filename(dir, "tpm", NULL);
-    g_autofree char *extra = g_strdup_printf(
-        "-chardev socket,id=tpm0,path=%s -tpmdev emulator,id=tpm0,chardev=tpm0 "
-        "-device tpm-crb,tpmdev=tpm0", path);
-    FakeTpm *t = fake_tpm_new(path);
-    ColoPair *p = device_pair(opaque, extra);
-    char answer[FAKE_TPM_BYTES];
-    bool met = false;
+typedef struct Rig {
+    char *dir;
+    char *path;                 /* of the emulator's socket */
+    FakeTpm *t;
+    ColoPair *p;
+} Rig;
 
-    device_protect(p);
-    device_checkpoints(p, 1);
+static void rig_begin(Rig *r, const char *mode)
+{
+    g_autofree char *extra = NULL;
+
+    r->dir = g_dir_make_tmp("colo-tpm-XXXXXX", NULL);
+    r->path = g_build_filename(r->dir, "tpm", NULL);
+    r->t = fake_tpm_new(r->path);
+    extra = g_strdup_printf("-chardev socket,id=tpm0,path=%s "
+                            "-tpmdev emulator,id=tpm0,chardev=tpm0 "
+                            "-device tpm-crb,tpmdev=tpm0", r->path);
+    r->p = device_pair(mode, extra);
+    device_protect(r->p);
+    device_checkpoints(r->p, 1);
+}
+
+/* The primary dies; the secondary has the answer to the command */
+static void rig_end(Rig *r)
+{
+    char answer[FAKE_TPM_BYTES];
+
+    device_failover(r->p);
+    g_assert_cmpint(qtest_readl(r->p->secondary, TPM_CRB_ADDR_BASE +
+                                A_CRB_CTRL_START), ==, 0);
+    qtest_memread(r->p->secondary, DATA, answer, sizeof(answer));
+    g_assert_cmpmem(answer, sizeof(answer), FAKE_TPM_ANSWER, FAKE_TPM_BYTES);
+    colo_quit(&r->p->secondary);
+    colo_pair_free(r->p);
+    fake_tpm_free(r->t);
+    unlink(r->path);
+    rmdir(r->dir);
+    g_free(r->path);
+    g_free(r->dir);
+}
+
+/* A checkpoint is under way when the guest gives the command */
+static void test_in_flight(const void *mode)
+{
+    bool met = false;
+    Rig r;
+
+    rig_begin(&r, mode);
     for (int i = 0; i < TRIES && !met; i++) {
-        fake_tpm_delay(t, DELAY_MS << i);
-        begin_command(p->primary, t);
-        device_checkpoints(p, 1);
+        int64_t done = colo_statistic(r.p->secondary, "checkpoints");
+
+        fake_tpm_delay(r.t, DELAY_MS << i);
+        colo_fault(r.p->primary, "primary-recv-checkpoint-reply", "hang");
+        qtest_qmp_assert_success(r.p->primary,
+                                 "{'execute': 'x-colo-checkpoint'}");
+        colo_wait_hang(r.p->primary, "primary-recv-checkpoint-reply");
+        begin_command(r.p->primary, r.t);
+        /* Go on; there is no such point in what follows */
+        colo_fault(r.p->primary, "primary-send-start", "hang");
+        colo_wait_statistic(r.p->secondary, "checkpoints", done + 1);
+        colo_wait_state(r.p->primary, "running");
         /* If not, the command was over before the guest was stopped */
-        met = longest_pause(p->primary) > (DELAY_MS << i) * 1000LL / 4;
+        met = longest_pause(r.p->primary) > (DELAY_MS << i) * 1000LL / 4;
     }
     g_assert_true(met);
-    device_failover(p);
-    g_assert_cmpint(qtest_readl(p->secondary, TPM_CRB_ADDR_BASE +
+    rig_end(&r);
+}
+
+/* It is due while the TPM works */
+static void test_put_off(const void *mode)
+{
+    Rig r;
+
+    rig_begin(&r, mode);
+    fake_tpm_delay(r.t, LONG_DELAY_MS);
+    begin_command(r.p->primary, r.t);
+    device_checkpoints(r.p, 1);
+    g_assert_cmpint(qtest_readl(r.p->primary, TPM_CRB_ADDR_BASE +
                                 A_CRB_CTRL_START), ==, 0);
-    qtest_memread(p->secondary, DATA, answer, sizeof(answer));
-    g_assert_cmpmem(answer, sizeof(answer), FAKE_TPM_ANSWER, FAKE_TPM_BYTES);
-    colo_quit(&p->secondary);
-    colo_pair_free(p);
-    fake_tpm_free(t);
-    unlink(path);
-    rmdir(dir);
+    g_assert_cmpint(longest_pause(r.p->primary), <, LONG_DELAY_MS * 1000 / 2);
+    rig_end(&r);
 }
 
 int main(int argc, char **argv)
@@ -91,12 +140,8 @@ int main(int argc, char **argv)
 
     g_test_init(&argc, &argv, NULL);
     device_rig_begin();
-    for (int i = 0; i < ARRAY_SIZE(modes); i++) {
-        g_autofree char *path = g_strdup_printf("/colo/tpm/in-flight/%s",
-                                                modes[i]);
-
-        qtest_add_data_func(path, modes[i], test_in_flight);
-    }
+    colo_add("/colo/tpm", "in-flight", test_in_flight);
+    colo_add("/colo/tpm", "put-off", test_put_off);
     result = g_test_run();
     device_rig_end();
     return result;
