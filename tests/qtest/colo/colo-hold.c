@@ -30,6 +30,7 @@ struct ColoHold {
     bool next;                  /* let one go and hold the next */
     bool holds;
     bool over;
+    unsigned count;
 };
 
 /* Also to stop: whoever waits in there is let go */
@@ -45,6 +46,7 @@ static void set(ColoHold *h, bool armed, bool over)
 static void hold(ColoHold *h)
 {
     qemu_mutex_lock(&h->lock);
+    h->count++;
     h->holds = h->armed;
     qemu_cond_broadcast(&h->cond);
     while (h->armed && !h->next && !h->over) {
@@ -191,6 +193,16 @@ void colo_hold_cut(ColoHold *h, ColoPair *p)
 void colo_hold_release(ColoHold *h)
 {
     set(h, false, false);
+}
+
+unsigned colo_hold_count(ColoHold *h)
+{
+    unsigned count;
+
+    qemu_mutex_lock(&h->lock);
+    count = h->count;
+    qemu_mutex_unlock(&h->lock);
+    return count;
 }
 
 void colo_hold_free(ColoHold *h)

@@ -33,6 +33,9 @@ void colo_hold_release(ColoHold *h);
 /* Let it go and wait until the next frame waits */
 void colo_hold_next(ColoHold *h);
 
+/* How many 'pages' frames have arrived here so far */
+unsigned colo_hold_count(ColoHold *h);
+
 /*
  * Take a checkpoint of a guest that runs or sleeps, and hold it in the middle of
  * the cut: as much as is sent while the guest runs is dirty again.  16 MiB to 20

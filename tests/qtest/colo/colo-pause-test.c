@@ -10,7 +10,7 @@
  * never goes live.  A disk of the secondary that hangs ends protection, too.
  * The monitor answers meanwhile, also that of a secondary that puts many pages
  * in place.  A guest that the user has paused waits for nothing, so nothing
- * ends.
+ * ends.  While much is sent, both can leave in order.
  */
 
 #include "qemu/osdep.h"
@@ -235,6 +235,35 @@ static void test_disk_slow(const void *mode)
     colo_pair_free(p);
 }
 
+/*
+ * Much is to be sent while the guest runs, when the user ends the session: both
+ * sides leave in order, without the rest.
+ */
+static void test_leave(const void *mode)
+{
+    const uint64_t first = 16 * MiB, size = 64 * MiB;
+    ColoPair *p = colo_pair_new_with(mode, "tcg", "-m 128");
+    ColoHold *h = colo_hold_protect(p);
+    unsigned before, frames = size / COLO_HOLD_STAGING;
+
+    qtest_memset(p->primary, first, 0x5a, size);
+    colo_hold_arm(h);
+    ask_checkpoint(p);
+    colo_hold_await(h);
+    before = colo_hold_count(h);
+    qtest_qmp_assert_success(p->primary, "{'execute': 'migrate_cancel'}");
+    colo_hold_release(h);
+    colo_wait_state(p->primary, "alone");
+    colo_wait_state(p->secondary, "ended");
+    check_exit(p->primary, "request");
+    check_exit(p->secondary, "request");
+    /* Those that were on their way, and one that was begun */
+    g_test_message("%u frames of %u", colo_hold_count(h) - before, frames);
+    g_assert_cmpint(colo_hold_count(h) - before, <, frames / 4);
+    colo_hold_free(h);
+    colo_pair_free(p);
+}
+
 #ifdef CONFIG_COLO_FAULTS
 /*
  * What was copied first becomes zero while the rest is copied: the same pages
@@ -326,6 +355,7 @@ int main(int argc, char **argv)
     for (int m = 0; m < G_N_ELEMENTS(modes); m++) {
         add("stream", modes[m], test_stream);
         add("excess", modes[m], test_excess);
+        add("leave", modes[m], test_leave);
         add("disk/primary", modes[m], test_disk_primary);
         add("disk/slow", modes[m], test_disk_slow);
 #ifdef CONFIG_COLO_FAULTS
