@@ -146,6 +146,29 @@ bool migration_in_colo_state(void);
  */
 int colo_incoming_prepare(void);
 void colo_incoming_start(void);
+
+/*
+ * The first migration, and why it fails.  At the destination, in this order:
+ *
+ * colo_first_begin: the source says that it has x-colo
+ *
+ * colo_first_check: a section is about to be loaded
+ *
+ * Returns false with @errp set if x-colo is set here and not there.
+ *
+ * colo_first_failed: the stream from @f could not be loaded: tell the source
+ *
+ * Waits for some seconds at most.
+ *
+ * At the source, in the migration thread without the BQL:
+ *
+ * colo_first_refused: has the destination told, against the stream, why it
+ * cannot load what it gets?  Then true with @errp set.
+ */
+void colo_first_begin(void);
+bool colo_first_check(Error **errp);
+void colo_first_failed(QEMUFile *f);
+bool colo_first_refused(QEMUFile *f, Error **errp);
 bool migration_incoming_in_colo_state(void);
 
 /* Defined by the base (migration/migration.c) */

@@ -21,6 +21,7 @@
 #include "migration/savevm.h"
 #include "net/colo.h"
 #include "problems.h"
+#include "status.h"
 
 /*
  * Postcopy and snapshots need the guest to be in one place.  switchover-ack
@@ -208,7 +209,11 @@ bool colo_migrate_check(const MigrationAddress *addr, Error **errp)
         refuse_channel(errp);
         return false;
     }
-    return check_devices(errp);
+    if (!check_devices(errp)) {
+        return false;
+    }
+    colo_status_forget();
+    return true;
 }
 
 bool colo_fd_check(QIOChannel *ioc, Error **errp)

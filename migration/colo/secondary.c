@@ -28,6 +28,7 @@
 #include "migration/misc.h"
 #include "disks.h"
 #include "failover.h"
+#include "first.h"
 #include "guest.h"
 #include "incoming.h"
 #include "participants.h"
@@ -456,6 +457,7 @@ void colo_incoming_start(void)
         return;
     }
     colo_incoming_watch_end();
+    colo_first_done();
     s = colo_session_new(COLO_MODE_SECONDARY,
                          qemu_file_get_ioc(mis->from_src_file));
     s->secondary.sections = g_byte_array_new();

@@ -71,6 +71,22 @@ void colo_status_say(const char *fmt, ...)
     va_end(ap);
 }
 
+void colo_status_say_first(const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    if (!message) {
+        message = g_strdup_vprintf(fmt, ap);
+    }
+    va_end(ap);
+}
+
+void colo_status_forget(void)
+{
+    g_clear_pointer(&message, g_free);
+}
+
 void colo_status_add(const char *text)
 {
     char *before = message;

@@ -25,6 +25,12 @@ void colo_status_begin(QIOChannel *ioc);
  */
 void colo_status_say(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 
+/* The same, unless something has been said in this attempt.  BQL. */
+void colo_status_say_first(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
+
+/* A new attempt begins: the message of the one before is forgotten.  BQL. */
+void colo_status_forget(void);
+
 /* The same, after what has been said already.  BQL. */
 void colo_status_add(const char *text);
 

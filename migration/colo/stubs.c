@@ -98,6 +98,24 @@ int colo_incoming_prepare(void)
     return -ENOTSUP;
 }
 
+void colo_first_begin(void)
+{
+}
+
+bool colo_first_check(Error **errp)
+{
+    return true;
+}
+
+void colo_first_failed(QEMUFile *f)
+{
+}
+
+bool colo_first_refused(QEMUFile *f, Error **errp)
+{
+    return false;
+}
+
 void colo_incoming_start(void)
 {
     g_assert_not_reached();

@@ -5,7 +5,9 @@
  * Proves: who connects into nothing gives up within x-colo-timeout, and names
  * the address; after migrate_cancel no attempt is left, and the next one
  * succeeds; a busy port is named, and migrate-incoming can be repeated; while
- * the peer is lost migrate and migrate_cancel say what to type.
+ * the peer is lost migrate and migrate_cancel say what to type.  Why the first
+ * migration failed is told on both sides; a secondary does not take one that
+ * ends without a session.
  */
 
 #include "qemu/osdep.h"
@@ -235,8 +237,113 @@ static void test_lost(void)
     colo_pair_free(p);
 }
 
+/* Also over TCP, where unread data resets a connection */
+static char *listen_at(ColoPair *p, const char *kind)
+{
+    bool tcp = !strcmp(kind, "tcp");
+    int port = 0, fd = tcp ? new_socket(&port, 1) : -1;
+    char *uri = tcp ? g_strdup_printf("tcp:127.0.0.1:%d", port)
+                    : g_strdup_printf("unix:%s/mig", p->dir);
+
+    if (tcp) {
+        close(fd);
+    }
+    qtest_qmp_assert_success(p->secondary,
+        "{'execute': 'migrate-incoming', 'arguments': {'uri': %s,"
+        "'exit-on-error': false}}", uri);
+    return uri;
+}
+
+static void check_why(QTestState *qts, const char *text)
+{
+    QDict *status = colo_status(qts);
+    QDict *migrate = qtest_qmp_assert_success_ref(qts,
+        "{'execute': 'query-migrate'}");
+
+    g_test_message("%s", qdict_get_str(status, "message"));
+    g_assert_nonnull(strstr(qdict_get_str(status, "message"), text));
+    g_assert_nonnull(strstr(qdict_get_str(migrate, "error-desc"), text));
+    qobject_unref(status);
+    qobject_unref(migrate);
+}
+
+/* The secondary has not the device that the primary has */
+static void test_other_machine(const void *kind)
+{
+    ColoPair *p = colo_pair_new("periodic");
+    g_autofree char *uri = NULL;
+
+    qtest_qmp_device_add(p->primary, "e1000", "more",
+                         "{'addr': '9', 'romfile': ''}");
+    colo_pair_migrate(p, NULL, NULL, 10, COLO_TIMEOUT_MS);
+    uri = listen_at(p, kind);
+    begin_migrate(p, uri, COLO_TIMEOUT_MS);
+    colo_wait_migrate(p->primary, "failed");
+    colo_wait_migrate(p->secondary, "failed");
+    check_why(p->primary, "0000:00:09.0/e1000");
+    colo_wait_status(p->primary, "running");
+    colo_pair_free(p);
+}
+
+/* x-colo was forgotten at the primary */
+static void test_no_colo(const void *kind)
+{
+    ColoPair *p = colo_pair_new("periodic");
+    g_autofree char *uri = NULL;
+
+    colo_pair_migrate(p, NULL, NULL, 10, COLO_TIMEOUT_MS);
+    uri = listen_at(p, kind);
+    qtest_qmp_assert_success(p->primary,
+        "{'execute': 'migrate-set-capabilities', 'arguments': {"
+        "'capabilities': [{'capability': 'x-colo', 'state': false}]}}");
+    qtest_qmp_assert_success(p->primary,
+        "{'execute': 'migrate', 'arguments': {'uri': %s}}", uri);
+    colo_wait_migrate(p->secondary, "failed");
+    colo_wait_status(p->secondary, "inmigrate");
+    colo_pair_free(p);
+}
+
+/* What a message says is of the last attempt */
+static void test_message(void)
+{
+    ColoPair *p = colo_pair_new("periodic");
+    int port, fd = new_socket(&port, 1);
+    g_autofree char *uri = g_strdup_printf("tcp:127.0.0.1:%d", port);
+    g_autofree char *path = g_strdup_printf("unix:%s/nobody", p->dir);
+
+    close(fd);
+    begin_migrate(p, uri, COLO_TIMEOUT_MS);
+    colo_wait_migrate(p->primary, "failed");
+    check_why(p->primary, uri);
+    begin_migrate(p, path, COLO_TIMEOUT_MS);
+    colo_wait_migrate(p->primary, "failed");
+    check_why(p->primary, "nobody");
+    colo_pair_free(p);
+}
+
+static void test_hmp(void)
+{
+    ColoPair *p = colo_pair_new("periodic");
+    static const char *const commands[] = { "stop", "system_reset" };
+    g_autofree char *cancel = NULL;
+
+    colo_pair_protect(p);
+    for (int i = 0; i < G_N_ELEMENTS(commands); i++) {
+        g_autofree char *answer = qtest_hmp(p->secondary, "%s", commands[i]);
+
+        g_assert_true(g_str_has_prefix(answer, "Error: "));
+    }
+    colo_cut(p);
+    colo_wait_state(p->primary, "lost");
+    cancel = qtest_hmp(p->primary, "migrate_cancel");
+    g_assert_nonnull(strstr(cancel, "lost-heartbeat"));
+    colo_pair_free(p);
+}
+
 int main(int argc, char **argv)
 {
+    static const char *const kinds[] = { "unix", "tcp" };
+
     g_test_init(&argc, &argv, NULL);
     qtest_add_func("/colo/connect/cancelled", test_cancelled);
     qtest_add_func("/colo/connect/deadline", test_deadline);
@@ -245,5 +352,16 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/connect/tcp", test_tcp);
     qtest_add_func("/colo/connect/busy", test_busy);
     qtest_add_func("/colo/connect/lost", test_lost);
+    qtest_add_func("/colo/connect/message", test_message);
+    qtest_add_func("/colo/connect/hmp", test_hmp);
+    for (int i = 0; i < G_N_ELEMENTS(kinds); i++) {
+        g_autofree char *other = g_strdup_printf("/colo/connect/machine/%s",
+                                                 kinds[i]);
+        g_autofree char *none = g_strdup_printf("/colo/connect/no-colo/%s",
+                                                kinds[i]);
+
+        qtest_add_data_func(other, kinds[i], test_other_machine);
+        qtest_add_data_func(none, kinds[i], test_no_colo);
+    }
     return g_test_run();
 }
