@@ -14,10 +14,10 @@ static void flow_free(void *opaque)
     ColoFlow *f = opaque;
 
     assert(QTAILQ_EMPTY(&f->primary) && QTAILQ_EMPTY(&f->secondary));
-    assert(!f->tcp.owed && !f->tcp.s_syn && !f->tcp.shut && !f->doubted);
-    if (f->tcp.narrowed) {
-        colo_packet_free(f->tcp.narrowed);
-    }
+    assert(!f->tcp.secondary_syn && !f->doubted);
+    assert(f->ack.ack_state == COLO_ACK_TOLD &&
+           f->ack.window_state != COLO_WINDOW_SHUT);
+    colo_packet_free(f->ack.pending_window);
     g_free(f);
 }
 

@@ -5,8 +5,8 @@
  * Primary, one thread.  A table of bounded size: a flow is found by its key,
  * and is at any time on one of three lists:
  *
- *   busy    holds packets of either side, owes an acknowledgement, or keeps a
- *           client's window shut; such a flow is never forgotten
+ *   busy    holds packets of either side, an acknowledgement is pending, or a
+ *           client's window is shut; such a flow is never forgotten
  *   idle    holds nothing; longest idle first.  Forgotten after a while, or
  *           when a new flow needs its place
  *   ended   a connection that said FIN or RST.  It lingers for what its peers
@@ -50,7 +50,7 @@ struct ColoHeld {
     GPtrArray *fragments;           /* what leaves instead of p; or NULL */
     uint64_t bytes;
     int64_t since_ms;
-    ColoSeq base;                   /* primary's TCP: see ColoTcp.base */
+    ColoSeq cut_ack;                /* primary's TCP: see ColoAckControl */
     uint32_t from;                  /* secondary's TCP: the part that is */
     uint32_t to;                    /* not said by another one, FIN included */
     QTAILQ_ENTRY(ColoHeld) in_queue;
@@ -62,7 +62,7 @@ typedef QTAILQ_HEAD(ColoHeldList, ColoHeld) ColoHeldList;
 /*
  * ColoTcp: a TCP connection, output of the guest only
  *
- *        low             mark        cmp
+ *   released_begin   released_end  compared_end
  *   ------+---------------+-----------+------------------> sequence numbers
  *         | was released  | waits,    | not compared yet
  *                         | S said it
@@ -71,42 +71,81 @@ typedef QTAILQ_HEAD(ColoHeldList, ColoHeld) ColoHeldList;
  * all but that of its SYN.
  */
 typedef struct ColoTcp {
-    /* Released */
-    ColoSeq mark;
-    uint32_t low;                   /* valid if mark is */
-    uint32_t cmp;                   /* valid if mark is */
-    ColoSeq isn;                    /* of the SYN that was released */
-    ColoSeq acked;                  /* latest ack that was released */
-    uint16_t window;                /* released last, as on the wire */
-    bool ended;                     /* FIN or RST was released */
+    ColoSeq released_end;
+    uint32_t released_begin;        /* valid if released_end is */
+    uint32_t compared_end;          /* valid if released_end is */
+    ColoSeq released_isn;           /* of the SYN that was released */
+    bool close_released;            /* FIN or RST */
 
     /* What the primary said, released or not */
-    ColoSeq said_isn;
-    ColoSeq said_ack;               /* latest ack */
-    uint64_t said_epoch;            /* in which it spoke last */
-    ColoSeq base;                   /* latest ack before said_epoch */
-    unsigned syns;                  /* SYNs that wait in the queue */
-
-    /* The latest ack that could not leave, as a model for a bare one */
-    ColoPacket *owed;
-    ColoSeq owed_base;
-    int64_t owed_since_ms;
-
-    /* The latest segment that left with less window than it had, bare */
-    ColoPacket *narrowed;
-    /* It left without any, so the client is silent until it hears of some */
-    bool shut;
-    int64_t shut_since_ms;          /* valid if shut */
+    ColoSeq primary_isn;
+    unsigned primary_syns_held;
 
     /* What the secondary said in its epoch; see ColoFlow.generation */
-    ColoSeq s_ack;
-    bool s_window_known;
-    uint16_t s_window;              /* that came with s_ack */
-    ColoSeq s_isn;                  /* of the SYN that matched */
-    ColoHeld *s_syn;                /* SYN that did not match yet */
-    uint32_t s_rsts;
-    uint32_t s_mss;                 /* longest payload seen, of any epoch */
+    ColoSeq secondary_isn;          /* of the SYN that matched */
+    ColoHeld *secondary_syn;        /* SYN that did not match yet */
+    uint32_t secondary_rsts;
+    uint32_t secondary_mss;         /* longest payload seen, of any epoch */
 } ColoTcp;
+
+/* Has the client been told what the primary's guest acknowledges? */
+typedef enum ColoAckState {
+    /*
+     * As far as it will be.  Left when a segment has a later ack than may
+     * leave.
+     */
+    COLO_ACK_TOLD,
+    /*
+     * pending_ack waits.  Left when the secondary has acknowledged as much,
+     * when the epoch is committed, or when a connection begins.
+     */
+    COLO_ACK_PENDING,
+} ColoAckState;
+
+/* Has the client been told of the primary's window? */
+typedef enum ColoWindowState {
+    /* Of all.  Left when a segment leaves with less than it had. */
+    COLO_WINDOW_TOLD,
+    /*
+     * It got less, pending_window has the rest.  Left when the secondary offers
+     * as much or its words become void, or with the next segment that leaves.
+     */
+    COLO_WINDOW_NARROWED,
+    /*
+     * The same, and it got none: the client is silent until it hears of some,
+     * which counts as waiting
+     */
+    COLO_WINDOW_SHUT,
+} ColoWindowState;
+
+/*
+ * ColoAckControl: what the client of a TCP connection may hear of what the
+ * guests have received; see match-ack.c, which alone changes it
+ */
+typedef struct ColoAckControl {
+    ColoAckState ack_state;
+    ColoPacket *pending_ack;        /* model for a segment without data */
+    ColoSeq pending_cut_ack;        /* cut_ack of its epoch */
+    int64_t pending_since_ms;
+
+    ColoWindowState window_state;
+    ColoPacket *pending_window;     /* the segment that left with less, bare */
+    int64_t shut_since_ms;
+
+    /* Released */
+    ColoSeq released_ack;           /* the latest */
+    uint16_t released_window;       /* the last one, as on the wire */
+
+    /* What the primary said, released or not */
+    ColoSeq primary_ack;            /* the latest */
+    uint64_t primary_epoch;         /* in which it spoke last */
+    ColoSeq cut_ack;                /* the latest before primary_epoch */
+
+    /* What the secondary said in its epoch */
+    ColoSeq secondary_ack;          /* the latest */
+    bool secondary_window_known;
+    uint16_t secondary_window;      /* that came with it */
+} ColoAckControl;
 
 typedef enum ColoFlowState {
     COLO_FLOW_BUSY,
@@ -121,9 +160,9 @@ struct ColoFlow {
     ColoFlowState state;
     int64_t last_ms;                /* when it was touched */
     QTAILQ_ENTRY(ColoFlow) next;    /* in the list of its state */
-    QTAILQ_ENTRY(ColoFlow) next_owed;   /* valid if tcp.owed */
     QTAILQ_ENTRY(ColoFlow) next_doubted;    /* valid if doubted */
-    QTAILQ_ENTRY(ColoFlow) next_shut;   /* valid if tcp.shut */
+    QTAILQ_ENTRY(ColoFlow) next_pending_ack;    /* valid if COLO_ACK_PENDING */
+    QTAILQ_ENTRY(ColoFlow) next_window_shut;    /* valid if COLO_WINDOW_SHUT */
 
     ColoHeldList primary;           /* in order of arrival */
     uint32_t primary_count;
@@ -141,6 +180,7 @@ struct ColoFlow {
     int64_t doubted_since_ms;       /* valid if doubted */
 
     ColoTcp tcp;
+    ColoAckControl ack;
 };
 
 typedef QTAILQ_HEAD(ColoFlowList, ColoFlow) ColoFlowList;

@@ -3,7 +3,7 @@
  * COLO proxy: what the files of the matching engine share.
  *
  * Primary, one thread.  match.c has the epochs, the queues and datagrams,
- * match-tcp.c has TCP.
+ * match-tcp.c compares TCP, match-ack.c has what clients hear of receiving.
  */
 
 #ifndef QEMU_NET_COLO_MATCH_INT_H
@@ -11,6 +11,7 @@
 
 #include "conn.h"
 #include "match.h"
+#include "match-ack.h"
 
 typedef enum ColoMatchMode {
     /*
@@ -38,16 +39,6 @@ typedef enum ColoMatchMode {
         }                                                                   \
     } while (0)
 
-/*
- * What the primary waits with is of its epoch now, or of one that a cut has
- * ended.  The commit of that is under way, and no more can be asked for.
- */
-typedef enum ColoMatchAge {
-    COLO_MATCH_NOW,
-    COLO_MATCH_CUT,
-    COLO_MATCH_AGE__MAX,
-} ColoMatchAge;
-
 struct ColoMatch {
     /* Set once */
     ColoMatchConfig config;
@@ -70,8 +61,7 @@ struct ColoMatch {
 
     ColoFlowTable table;
     /* Oldest first */
-    ColoFlowList owing[COLO_MATCH_AGE__MAX];    /* flows with tcp.owed */
-    ColoFlowList shut;                          /* flows with tcp.shut */
+    ColoAckLists acks;
     ColoHeldList primary_by_age[COLO_MATCH_AGE__MAX];
     ColoHeldList secondary_by_age;
     ColoFlowList doubted;
@@ -148,9 +138,5 @@ void colo_match_tcp_flush(ColoMatch *m, ColoFlow *f, uint64_t *counter);
 void colo_match_tcp_advance(ColoMatch *m, ColoFlow *f);
 /* What the secondary said is void (its packets are gone already) */
 void colo_match_tcp_forget_secondary(ColoFlow *f);
-/* The secondary may offer more window now, or what it offered is void */
-void colo_match_tcp_widen(ColoMatch *m, ColoFlow *f);
-/* Throw away what is owed, without a word */
-void colo_match_tcp_unowe(ColoMatch *m, ColoFlow *f);
 
 #endif

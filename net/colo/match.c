@@ -81,11 +81,8 @@ static int64_t match_due_ms(const ColoMatch *m, ColoMatchNeed why)
 {
     const ColoHeld *p = QTAILQ_FIRST(&m->primary_by_age[COLO_MATCH_NOW]);
     const ColoHeld *s = QTAILQ_FIRST(&m->secondary_by_age);
-    const ColoFlow *f = QTAILQ_FIRST(&m->owing[COLO_MATCH_NOW]);
-    const ColoFlow *shut = QTAILQ_FIRST(&m->shut);
     uint64_t timeout = m->config.timeout_ms;
-    int64_t due = INT64_MAX;
-    int64_t lag;
+    int64_t due, lag;
 
     if (!match_lag(m, &lag)) {
         return INT64_MAX;
@@ -97,14 +94,9 @@ static int64_t match_due_ms(const ColoMatch *m, ColoMatchNeed why)
         }
         return s ? match_after(s->since_ms, timeout) : INT64_MAX;
     case COLO_MATCH_NEED_TIMEOUT:
+        due = colo_ack_lists_since_ms(&m->acks);
         if (p) {
-            due = p->since_ms;
-        }
-        if (f) {
-            due = MIN(due, f->tcp.owed_since_ms);
-        }
-        if (shut) {
-            due = MIN(due, shut->tcp.shut_since_ms);
+            due = MIN(due, p->since_ms);
         }
         return due == INT64_MAX ? due : match_after(due + lag, timeout);
     case COLO_MATCH_NEED_ROOM:
@@ -340,9 +332,9 @@ static void match_drop_secondary(ColoMatch *m, ColoFlow *f)
         colo_match_drop(m, h);
     }
     f->secondary_count = 0;
-    if (f->tcp.s_syn) {
-        colo_match_drop(m, f->tcp.s_syn);
-        f->tcp.s_syn = NULL;
+    if (f->tcp.secondary_syn) {
+        colo_match_drop(m, f->tcp.secondary_syn);
+        f->tcp.secondary_syn = NULL;
     }
 }
 
@@ -362,13 +354,13 @@ static void match_sync_flow(ColoMatch *m, ColoFlow *f)
     if (f->generation == m->generation) {
         return;
     }
-    m->stats.secondary_discarded += f->secondary_count + !!f->tcp.s_syn;
+    m->stats.secondary_discarded += f->secondary_count + !!f->tcp.secondary_syn;
     match_drop_secondary(m, f);
     colo_match_tcp_forget_secondary(f);
     f->diverged = false;
     f->generation = m->generation;
-    if (f->tcp.shut) {
-        colo_match_tcp_widen(m, f);
+    if (f->ack.window_state == COLO_WINDOW_SHUT) {
+        colo_ack_widen(m, f);
     }
 }
 
@@ -392,9 +384,9 @@ static void match_touch(ColoMatch *m, ColoFlow *f)
     ColoFlowState state = COLO_FLOW_IDLE;
 
     if (!QTAILQ_EMPTY(&f->primary) || !QTAILQ_EMPTY(&f->secondary) ||
-        f->tcp.owed || f->tcp.s_syn || f->tcp.shut) {
+        f->tcp.secondary_syn || colo_ack_is_busy(&f->ack)) {
         state = COLO_FLOW_BUSY;
-    } else if (f->tcp.ended) {
+    } else if (f->tcp.close_released) {
         state = COLO_FLOW_ENDED;
     }
     colo_flow_touch(&m->table, f, state, m->now_ms);
@@ -664,8 +656,7 @@ static void match_begin_epoch(ColoMatch *m, uint64_t epoch)
     g_hash_table_remove_all(m->primary_alone);
     COLO_TAILQ_CONCAT(&m->primary_by_age[COLO_MATCH_CUT],
                       &m->primary_by_age[COLO_MATCH_NOW], by_age);
-    COLO_TAILQ_CONCAT(&m->owing[COLO_MATCH_CUT], &m->owing[COLO_MATCH_NOW],
-                      next_owed);
+    colo_ack_lists_cut(&m->acks);
     m->epoch = epoch;
     m->needed = 0;
     m->cut_ms = m->now_ms;
@@ -954,14 +945,13 @@ ColoMatch *colo_match_new(const ColoMatchConfig *config,
     m->opaque = opaque;
     colo_flow_table_init(&m->table, config->max_flows);
     for (ColoMatchAge age = 0; age < COLO_MATCH_AGE__MAX; age++) {
-        QTAILQ_INIT(&m->owing[age]);
         QTAILQ_INIT(&m->primary_by_age[age]);
     }
+    colo_ack_lists_init(&m->acks);
     m->full_since_ms = INT64_MAX;
     m->primary_alone = colo_match_alone_new();
     m->secondary_alone = colo_match_alone_new();
     QTAILQ_INIT(&m->doubted);
-    QTAILQ_INIT(&m->shut);
     QTAILQ_INIT(&m->secondary_by_age);
     QTAILQ_INIT(&m->overflow);
     QTAILQ_INIT(&m->loose);
