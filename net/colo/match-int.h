@@ -2,8 +2,9 @@
 /*
  * COLO proxy: what the files of the matching engine share.
  *
- * Primary, one thread.  match.c has the epochs, the queues and datagrams,
- * match-tcp.c compares TCP, match-ack.c has what clients hear of receiving.
+ * Primary, one thread.  match.c has the epochs and the queues,
+ * match-datagram.c and match-tcp.c compare, match-ack.c has what clients hear
+ * of what was received.
  */
 
 #ifndef QEMU_NET_COLO_MATCH_INT_H
@@ -105,6 +106,10 @@ ColoHeld *colo_match_hold(ColoMatch *m, ColoFlow *f, ColoPacket *p,
 /* It waits no more; @h is freed.  Only for what has no fragments. */
 ColoPacket *colo_match_unhold(ColoMatch *m, ColoFlow *f, ColoHeld *h);
 
+/* It leaves, or its fragments do; @h is freed */
+void colo_match_leave(ColoMatch *m, ColoFlow *f, ColoHeld *h,
+                      uint64_t *counter);
+
 /*
  * Keep the secondary's packet @p, in no queue yet.  NULL if there is no room:
  * then it was dropped.
@@ -116,6 +121,9 @@ void colo_match_drop(ColoMatch *m, ColoHeld *h);
 /* The two say different things in @f: only the next cut helps */
 void colo_match_diverge(ColoMatch *m, ColoFlow *f);
 
+/* What the secondary said in an earlier life of its stream is void */
+void colo_match_sync_flow(ColoMatch *m, ColoFlow *f);
+
 /* In match-sibling.c */
 
 GHashTable *colo_match_alone_new(void);
@@ -124,6 +132,24 @@ void colo_match_note_alone(ColoMatch *m, GHashTable *alone, const ColoFlow *f);
 /* The flow to the same server, from another port, that was noted last */
 ColoFlow *colo_match_find_alone(ColoMatch *m, GHashTable *alone,
                                 const ColoFlow *f);
+
+/* In match-datagram.c; each takes @p over */
+
+void colo_match_datagram_primary(ColoMatch *m, ColoFlow *f, ColoPacket *p,
+                                 GPtrArray *fragments);
+void colo_match_datagram_secondary(ColoMatch *m, ColoFlow *f, ColoPacket *p);
+
+/* See what may leave, after the epochs changed */
+void colo_match_datagram_advance(ColoMatch *m, ColoFlow *f);
+/* Let go what is of epochs before @cut */
+void colo_match_datagram_release(ColoMatch *m, ColoFlow *f, uint64_t cut,
+                                 uint64_t *counter);
+/* The words that differed are void */
+void colo_match_end_doubt(ColoMatch *m, ColoFlow *f);
+/* What was doubted for long enough is so */
+void colo_match_end_doubts(ColoMatch *m);
+/* When will it have been?  INT64_MAX: never */
+int64_t colo_match_doubts_deadline_ms(const ColoMatch *m);
 
 /* In match-tcp.c; each takes @p over */
 

@@ -35,12 +35,6 @@
 #include "qemu/osdep.h"
 #include "match-int.h"
 
-/* Guests with several queues may swap datagrams; look so far for a match */
-#define COLO_MATCH_REORDER      64
-
-/* By how much the one that was overtaken may be later */
-#define COLO_MATCH_SWAP_MS      10
-
 /* How long a TCP connection that ended is remembered */
 #define COLO_MATCH_LINGER_MS    2000
 
@@ -262,6 +256,13 @@ static void match_release_held(ColoMatch *m, ColoHeld *h, uint64_t *counter)
     g_free(h);
 }
 
+void colo_match_leave(ColoMatch *m, ColoFlow *f, ColoHeld *h,
+                      uint64_t *counter)
+{
+    match_leave_flow(m, f, h);
+    match_release_held(m, h, counter);
+}
+
 /* Let go what is of epochs before @cut */
 static void match_release_queue(ColoMatch *m, ColoHeldList *queue,
                                 uint64_t cut, uint64_t *counter)
@@ -305,28 +306,11 @@ void colo_match_drop(ColoMatch *m, ColoHeld *h)
     g_free(h);
 }
 
-static void match_end_doubt(ColoMatch *m, ColoFlow *f)
-{
-    if (f->doubted) {
-        f->doubted = false;
-        QTAILQ_REMOVE(&m->doubted, f, next_doubted);
-    }
-}
-
-static void match_doubt(ColoMatch *m, ColoFlow *f)
-{
-    if (!f->doubted) {
-        f->doubted = true;
-        f->doubted_since_ms = m->now_ms;
-        QTAILQ_INSERT_TAIL(&m->doubted, f, next_doubted);
-    }
-}
-
 static void match_drop_secondary(ColoMatch *m, ColoFlow *f)
 {
     ColoHeld *h;
 
-    match_end_doubt(m, f);
+    colo_match_end_doubt(m, f);
     while ((h = QTAILQ_FIRST(&f->secondary)) != NULL) {
         QTAILQ_REMOVE(&f->secondary, h, in_queue);
         colo_match_drop(m, h);
@@ -348,8 +332,7 @@ void colo_match_diverge(ColoMatch *m, ColoFlow *f)
 
 /* Flows */
 
-/* What the secondary said in an earlier life of its stream is void */
-static void match_sync_flow(ColoMatch *m, ColoFlow *f)
+void colo_match_sync_flow(ColoMatch *m, ColoFlow *f)
 {
     if (f->generation == m->generation) {
         return;
@@ -374,7 +357,7 @@ static ColoFlow *match_flow(ColoMatch *m, const ColoFlowKey *key)
         m->stats.flows = colo_flow_table_size(&m->table);
     }
     if (f) {
-        match_sync_flow(m, f);
+        colo_match_sync_flow(m, f);
     }
     return f;
 }
@@ -397,166 +380,6 @@ static bool flow_is_tcp(const ColoFlow *f)
     return f->key.kind == COLO_PACKET_TCP;
 }
 
-/* Datagrams */
-
-static ColoHeld *datagram_find(ColoHeldList *queue, const ColoPacket *p)
-{
-    unsigned looked = 0;
-    ColoHeld *h;
-
-    QTAILQ_FOREACH(h, queue, in_queue) {
-        if (looked++ == COLO_MATCH_REORDER) {
-            break;
-        }
-        if (colo_packet_same_datagram(h->p, p)) {
-            return h;
-        }
-    }
-    return NULL;
-}
-
-/* Did the secondary say anything that the primary does not wait with? */
-static bool datagram_differs(ColoFlow *f, ColoHeld *newest)
-{
-    unsigned looked = 0;
-    ColoHeld *s;
-
-    if (newest) {
-        return !datagram_find(&f->primary, newest->p);
-    }
-    QTAILQ_FOREACH(s, &f->secondary, in_queue) {
-        if (looked++ == COLO_MATCH_REORDER) {
-            break;
-        }
-        if (!datagram_find(&f->primary, s->p)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/*
- * Has the secondary said nothing in @f, but something to the same server from a
- * port from which the primary has said nothing?  Then each kernel picked a port
- * of its own.
- */
-static bool datagram_has_sibling(ColoMatch *m, const ColoFlow *f)
-{
-    const ColoFlow *s = QTAILQ_EMPTY(&f->secondary)
-                        ? colo_match_find_alone(m, m->secondary_alone, f)
-                        : NULL;
-
-    return s && s->generation == m->generation && QTAILQ_EMPTY(&s->primary) &&
-           !QTAILQ_EMPTY(&s->secondary);
-}
-
-/*
- * Let go what the secondary said, too.  @newest: the one it said just now; of
- * earlier ones it is known that the primary waits with them, unless there is a
- * doubt.  NULL: not known.
- *
- * If each has said something that the other has not, that may be a matter of
- * order: a CPU of a guest was overtaken by another one.  So it is doubted at
- * first, and believed when the head of the queue has not left for a while.
- */
-static void datagram_advance(ColoMatch *m, ColoFlow *f, ColoHeld *newest)
-{
-    ColoHeld *h, *s;
-
-    if (f->doubted) {
-        newest = NULL;
-    }
-    while ((h = QTAILQ_FIRST(&f->primary)) != NULL &&
-           colo_match_comparable(m, h->p->epoch) && !f->diverged) {
-        s = datagram_find(&f->secondary, h->p);
-        if (!s) {
-            if (QTAILQ_EMPTY(&f->secondary) ? datagram_has_sibling(m, f)
-                                            : datagram_differs(f, newest)) {
-                match_doubt(m, f);
-                return;
-            }
-            break;
-        }
-        match_end_doubt(m, f);
-        if (s == newest) {
-            newest = NULL;
-        }
-        QTAILQ_REMOVE(&f->secondary, s, in_queue);
-        f->secondary_count--;
-        m->stats.bytes_compared += h->p->size;
-        colo_match_drop(m, s);
-        match_leave_flow(m, f, h);
-        match_release_held(m, h, &m->stats.released_equal);
-    }
-    match_end_doubt(m, f);
-}
-
-static void datagram_primary(ColoMatch *m, ColoFlow *f, ColoPacket *p,
-                             GPtrArray *fragments)
-{
-    ColoHeld *h = colo_match_hold(m, f, p, fragments);
-
-    if (QTAILQ_EMPTY(&f->secondary)) {
-        colo_match_note_alone(m, m->primary_alone, f);
-    }
-    if (h == QTAILQ_FIRST(&f->primary) || f->doubted) {
-        datagram_advance(m, f, NULL);
-    }
-}
-
-/* What was doubted for so long is so */
-static void datagram_end_doubts(ColoMatch *m)
-{
-    ColoFlow *f;
-
-    while ((f = QTAILQ_FIRST(&m->doubted)) != NULL &&
-           m->now_ms - f->doubted_since_ms >= COLO_MATCH_SWAP_MS) {
-        if (QTAILQ_EMPTY(&f->secondary) && !datagram_has_sibling(m, f)) {
-            /* The primary has said what the secondary said from there */
-            match_end_doubt(m, f);
-        } else {
-            colo_match_diverge(m, f);
-        }
-    }
-}
-
-static void datagram_secondary(ColoMatch *m, ColoFlow *f, ColoPacket *p)
-{
-    ColoFlow *other;
-    ColoHeld *s;
-
-    if (f->diverged) {
-        colo_packet_free(p);
-        return;
-    }
-    s = colo_match_keep(m, f, p);
-    if (s) {
-        QTAILQ_INSERT_TAIL(&f->secondary, s, in_queue);
-        f->secondary_count++;
-        datagram_advance(m, f, s);
-    }
-    if (QTAILQ_EMPTY(&f->primary) && !QTAILQ_EMPTY(&f->secondary)) {
-        colo_match_note_alone(m, m->secondary_alone, f);
-        other = colo_match_find_alone(m, m->primary_alone, f);
-        if (other) {
-            match_sync_flow(m, other);
-            datagram_advance(m, other, NULL);
-        }
-    }
-}
-
-/* Let go what is of epochs before @cut */
-static void datagram_release(ColoMatch *m, ColoFlow *f, uint64_t cut,
-                             uint64_t *counter)
-{
-    ColoHeld *h;
-
-    while ((h = QTAILQ_FIRST(&f->primary)) != NULL && h->p->epoch < cut) {
-        match_leave_flow(m, f, h);
-        match_release_held(m, h, counter);
-    }
-}
-
 /* The primary's stream */
 
 static void match_take_primary(ColoMatch *m, ColoPacket *p,
@@ -576,7 +399,7 @@ static void match_take_primary(ColoMatch *m, ColoPacket *p,
     if (flow_is_tcp(f)) {
         colo_match_tcp_primary(m, f, p);
     } else {
-        datagram_primary(m, f, p, fragments);
+        colo_match_datagram_primary(m, f, p, fragments);
     }
     match_touch(m, f);
 }
@@ -701,7 +524,7 @@ static void match_forget_secondary(ColoMatch *m)
     m->s_dropped = false;
     colo_defrag_flush(m->secondary_defrag, fragments);
     QTAILQ_FOREACH_SAFE(f, &m->table.lists[COLO_FLOW_BUSY], next, next) {
-        match_sync_flow(m, f);
+        colo_match_sync_flow(m, f);
         match_touch(m, f);
     }
 }
@@ -715,7 +538,7 @@ static void match_advance_all(ColoMatch *m)
         if (flow_is_tcp(f)) {
             colo_match_tcp_advance(m, f);
         } else {
-            datagram_advance(m, f, NULL);
+            colo_match_datagram_advance(m, f);
         }
         match_touch(m, f);
     }
@@ -734,7 +557,7 @@ static void match_take_secondary(ColoMatch *m, ColoPacket *p)
     if (flow_is_tcp(f)) {
         colo_match_tcp_secondary(m, f, p);
     } else {
-        datagram_secondary(m, f, p);
+        colo_match_datagram_secondary(m, f, p);
     }
     match_touch(m, f);
 }
@@ -825,8 +648,9 @@ static void match_commit_flows(ColoMatch *m)
         if (flow_is_tcp(f)) {
             colo_match_tcp_commit(m, f);
         } else {
-            datagram_release(m, f, m->committed, &m->stats.released_commit);
-            datagram_advance(m, f, NULL);
+            colo_match_datagram_release(m, f, m->committed,
+                                        &m->stats.released_commit);
+            colo_match_datagram_advance(m, f);
         }
         match_touch(m, f);
     }
@@ -869,7 +693,7 @@ void colo_match_open(ColoMatch *m)
         if (flow_is_tcp(f)) {
             colo_match_tcp_flush(m, f, counter);
         } else {
-            datagram_release(m, f, UINT64_MAX, counter);
+            colo_match_datagram_release(m, f, UINT64_MAX, counter);
         }
     }
     match_release_queue(m, &m->overflow, UINT64_MAX, counter);
@@ -901,7 +725,7 @@ void colo_match_tick(ColoMatch *m, int64_t now_ms)
                                     m->config.timeout_ms) <= m->now_ms) {
         match_give_up_all(m);
     }
-    datagram_end_doubts(m);
+    colo_match_end_doubts(m);
     match_review(m);
     colo_flow_expire(&m->table, m->now_ms, m->config.idle_ms,
                      COLO_MATCH_LINGER_MS);
@@ -915,10 +739,7 @@ int64_t colo_match_deadline_ms(const ColoMatch *m)
     if (m->fragments) {
         deadline = match_after(m->fragments_since_ms, m->config.timeout_ms);
     }
-    if (!QTAILQ_EMPTY(&m->doubted)) {
-        deadline = MIN(deadline, QTAILQ_FIRST(&m->doubted)->doubted_since_ms +
-                                 COLO_MATCH_SWAP_MS);
-    }
+    deadline = MIN(deadline, colo_match_doubts_deadline_ms(m));
     for (ColoMatchNeed why = 0; why < COLO_MATCH_NEED__MAX; why++) {
         if (!(m->needed & (1u << why))) {
             deadline = MIN(deadline, match_due_ms(m, why));
