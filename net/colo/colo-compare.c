@@ -544,13 +544,17 @@ static void input_read(void *opaque, const uint8_t *buf, int size)
     Input *in = opaque;
     ColoCompare *c = in->c;
     Error *err = NULL;
+    bool sound;
 
     c->moved |= in == &c->primary;
     if (in->end.broken) {
         return;
     }
     colo_stream_writer_cork(c->out);
-    if (!colo_stream_reader_feed(in->reader, buf, size, &err)) {
+    colo_match_begin_read(c->match);
+    sound = colo_stream_reader_feed(in->reader, buf, size, &err);
+    colo_match_end_read(c->match);
+    if (!sound) {
         error_prepend(&err, "colo-compare: %s: ", in->name);
         colo_stream_end_broken(&in->end, err);
         if (in == &c->secondary) {

@@ -14,7 +14,7 @@ static void flow_free(void *opaque)
     ColoFlow *f = opaque;
 
     assert(QTAILQ_EMPTY(&f->primary) && QTAILQ_EMPTY(&f->secondary));
-    assert(!f->tcp.secondary_syn && !f->doubted);
+    assert(!f->tcp.secondary_syn && !f->doubted && !f->front_due);
     assert(f->ack.ack_state == COLO_ACK_TOLD &&
            f->ack.window_state != COLO_WINDOW_SHUT);
     colo_packet_free(f->ack.pending_window);

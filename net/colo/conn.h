@@ -163,6 +163,7 @@ struct ColoFlow {
     QTAILQ_ENTRY(ColoFlow) next_doubted;    /* valid if doubted */
     QTAILQ_ENTRY(ColoFlow) next_pending_ack;    /* valid if COLO_ACK_PENDING */
     QTAILQ_ENTRY(ColoFlow) next_window_shut;    /* valid if COLO_WINDOW_SHUT */
+    QTAILQ_ENTRY(ColoFlow) next_front;  /* valid if front_due */
 
     ColoHeldList primary;           /* in order of arrival */
     uint32_t primary_count;
@@ -178,6 +179,9 @@ struct ColoFlow {
     /* The two said different datagrams, which may just be swapped */
     bool doubted;
     int64_t doubted_since_ms;       /* valid if doubted */
+
+    /* TCP: the front of a segment may leave when all was read */
+    bool front_due;
 
     ColoTcp tcp;
     ColoAckControl ack;

@@ -254,6 +254,7 @@ static void make_datagram(ColoPacket *whole, const ColoPacket *first,
                           uint32_t headers)
 {
     ColoPacket plain = {
+        .buffer = whole->buffer,
         .data = whole->data,
         .size = whole->size,
         .kind = COLO_PACKET_DATAGRAM,

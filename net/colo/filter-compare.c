@@ -464,11 +464,15 @@ static void secondary_read(void *opaque, const uint8_t *buf, int size)
 {
     FilterCompare *fc = opaque;
     Error *err = NULL;
+    bool sound;
 
     if (fc->in_end.broken) {
         return;
     }
-    if (!colo_stream_reader_feed(fc->reader, buf, size, &err)) {
+    colo_match_begin_read(fc->match);
+    sound = colo_stream_reader_feed(fc->reader, buf, size, &err);
+    colo_match_end_read(fc->match);
+    if (!sound) {
         error_prepend(&err, "filter-compare: secondary-in '%s': ",
                       fc->secondary_in);
         colo_stream_end_broken(&fc->in_end, err);

@@ -66,6 +66,8 @@ struct ColoMatch {
     ColoHeldList primary_by_age[COLO_MATCH_AGE__MAX];
     ColoHeldList secondary_by_age;
     ColoFlowList doubted;
+    ColoFlowList fronts;            /* flows with front_due, in any order */
+    bool reading;                   /* more of what was read follows */
     /* Flows in which one side alone has said something, see match-sibling.c */
     GHashTable *primary_alone;      /* since the cut */
     GHashTable *secondary_alone;    /* in this generation */

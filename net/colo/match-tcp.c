@@ -14,6 +14,7 @@
  *   front      If the secondary said just the front of a long segment, that
  *              leaves alone: its congestion window may be smaller than the
  *              primary's, and it would not go on before that is acknowledged.
+ *              It leaves when all that was read at once has been looked at.
  *   gap        A segment ahead of released_end waits for the one that fills
  *              the gap, which may overtake it.
  *   RST        Needs one of the secondary.  Urgent data and combinations of
@@ -361,6 +362,13 @@ static bool tcp_release_front(ColoMatch *m, ColoFlow *f, ColoHeld *h)
 
     if (news < mss || bytes >= p->payload_len ||
         (!limit.known && tcp_has_ack(p))) {
+        return false;
+    }
+    if (m->reading) {
+        if (!f->front_due) {
+            f->front_due = true;
+            QTAILQ_INSERT_TAIL(&m->fronts, f, next_front);
+        }
         return false;
     }
     front = colo_packet_split(p, bytes);

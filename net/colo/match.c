@@ -367,7 +367,7 @@ static void match_touch(ColoMatch *m, ColoFlow *f)
     ColoFlowState state = COLO_FLOW_IDLE;
 
     if (!QTAILQ_EMPTY(&f->primary) || !QTAILQ_EMPTY(&f->secondary) ||
-        f->tcp.secondary_syn || colo_ack_is_busy(&f->ack)) {
+        f->tcp.secondary_syn || f->front_due || colo_ack_is_busy(&f->ack)) {
         state = COLO_FLOW_BUSY;
     } else if (f->tcp.close_released) {
         state = COLO_FLOW_ENDED;
@@ -594,17 +594,54 @@ void colo_match_secondary(ColoMatch *m, ColoPacket *p)
     match_review(m);
 }
 
+/* What is equal in the front of segments was put off until now */
+static void match_release_fronts(ColoMatch *m)
+{
+    ColoFlow *f;
+
+    while ((f = QTAILQ_FIRST(&m->fronts)) != NULL) {
+        QTAILQ_REMOVE(&m->fronts, f, next_front);
+        f->front_due = false;
+        colo_match_tcp_advance(m, f);
+        match_touch(m, f);
+    }
+}
+
+/* A record or the end of a session may come in the middle of a read */
+static void match_interrupt_read(ColoMatch *m)
+{
+    bool reading = m->reading;
+
+    m->reading = false;
+    match_release_fronts(m);
+    m->reading = reading;
+}
+
 void colo_match_secondary_cut(ColoMatch *m, uint64_t epoch, int64_t now_ms)
 {
     if (m->mode == COLO_MATCH_OPEN) {
         return;
     }
     m->now_ms = MAX(m->now_ms, now_ms);
+    match_interrupt_read(m);
     m->s_known = true;
     m->s_epoch = epoch;
     m->lag_ms = epoch == m->epoch ? m->now_ms - m->cut_ms : 0;
     match_forget_secondary(m);
     match_advance_all(m);
+    match_review(m);
+}
+
+void colo_match_begin_read(ColoMatch *m)
+{
+    assert(!m->reading);
+    m->reading = true;
+}
+
+void colo_match_end_read(ColoMatch *m)
+{
+    m->reading = false;
+    match_release_fronts(m);
     match_review(m);
 }
 
@@ -685,6 +722,7 @@ void colo_match_open(ColoMatch *m)
     uint64_t *counter = &m->stats.released_open;
     ColoFlow *f;
 
+    match_interrupt_read(m);
     m->mode = COLO_MATCH_OPEN;
     match_lose_secondary(m);
     match_give_up_all(m);
@@ -773,6 +811,7 @@ ColoMatch *colo_match_new(const ColoMatchConfig *config,
     m->primary_alone = colo_match_alone_new();
     m->secondary_alone = colo_match_alone_new();
     QTAILQ_INIT(&m->doubted);
+    QTAILQ_INIT(&m->fronts);
     QTAILQ_INIT(&m->secondary_by_age);
     QTAILQ_INIT(&m->overflow);
     QTAILQ_INIT(&m->loose);

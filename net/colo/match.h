@@ -93,6 +93,14 @@ void colo_match_primary_cut(ColoMatch *m, uint64_t epoch, int64_t now_ms);
 void colo_match_secondary(ColoMatch *m, ColoPacket *p);
 void colo_match_secondary_cut(ColoMatch *m, uint64_t epoch, int64_t now_ms);
 
+/*
+ * All that was read from a stream at once is fed between these two.  If the
+ * secondary says a long segment of the primary's in pieces, what it has said of
+ * it leaves at the end, instead of each piece by itself.  They do not nest.
+ */
+void colo_match_begin_read(ColoMatch *m);
+void colo_match_end_read(ColoMatch *m);
+
 /* The secondary's stream was closed: what it said is void */
 void colo_match_secondary_lost(ColoMatch *m);
 

@@ -93,7 +93,7 @@ static ColoPacket *front_of(const ColoPacket *p, uint32_t bytes)
     memset(&front->next, 0, sizeof(front->next));
     front->size = p->payload + bytes;
     front->payload_len = bytes;
-    front->data = g_memdup2(p->data, front->size);
+    front->buffer = front->data = g_memdup2(p->data, front->size);
     return front;
 }
 
@@ -148,9 +148,10 @@ static void cut_front(ColoPacket *p, uint32_t bytes, uint16_t before)
     /* CWR is said once */
     set_flags(p, p->tcp_flags & ~(COLO_TCP_SYN | TH_CWR));
 
+    /* The headers are moved: they are short, and the payload may be long */
+    memmove(p->data + bytes, p->data, p->payload);
+    p->data += bytes;
     p->payload_len -= bytes;
-    memmove(p->data + p->payload, p->data + p->payload + bytes,
-            p->payload_len);
     finish(p, before);
 }
 

@@ -397,6 +397,7 @@ void colo_packet_parse(ColoPacket *p)
 {
     ColoPacket fresh = {
         .next = p->next,
+        .buffer = p->buffer,
         .data = p->data,
         .size = p->size,
         .vnet_hdr_len = p->vnet_hdr_len,
@@ -436,7 +437,7 @@ ColoPacket *colo_packet_new(uint8_t *data, uint32_t size,
 {
     ColoPacket *p = g_new0(ColoPacket, 1);
 
-    p->data = data;
+    p->buffer = p->data = data;
     p->size = size;
     p->vnet_hdr_len = vnet_hdr_len;
     colo_packet_parse(p);
@@ -448,14 +449,14 @@ ColoPacket *colo_packet_copy(const ColoPacket *p)
     ColoPacket *copy = g_memdup2(p, sizeof(*p));
 
     memset(&copy->next, 0, sizeof(copy->next));
-    copy->data = g_memdup2(p->data, p->size);
+    copy->buffer = copy->data = g_memdup2(p->data, p->size);
     return copy;
 }
 
 void colo_packet_free(ColoPacket *p)
 {
     if (p) {
-        g_free(p->data);
+        g_free(p->buffer);
         g_free(p);
     }
 }

@@ -85,7 +85,8 @@ typedef struct ColoPacket ColoPacket;
 struct ColoPacket {
     QSIMPLEQ_ENTRY(ColoPacket) next;    /* for its owner */
 
-    uint8_t *data;              /* vnet header and frame; owned */
+    uint8_t *buffer;            /* owned; data is somewhere in there */
+    uint8_t *data;              /* vnet header and frame */
     uint32_t size;              /* bytes of both */
     uint32_t vnet_hdr_len;      /* 0: none */
 
@@ -196,7 +197,8 @@ void colo_packet_set_tsecr(ColoPacket *p, uint32_t value);
  * payload_len), without FIN and PSH; @p keeps the rest, with seq moved.  A SYN
  * stays in front.  Lengths, IP header checksum, TCP checksum and vnet header
  * (GSO type dropped where one segment remains) are right in both; a checksum
- * that was wrong stays wrong.  epoch and arrived_ms are the same in both.
+ * that was wrong stays wrong.  epoch and arrived_ms are the same in both.  What
+ * @p keeps of its payload stays where it is, its data begins later.
  */
 ColoPacket *colo_packet_split(ColoPacket *p, uint32_t bytes);
 

@@ -34,6 +34,7 @@ typedef struct Fuzz {
     size_t size;
     Balance balance;
     bool holding, armed;
+    bool reading;
     bool s_known;
     bool s_spoke;                   /* since its record */
     uint64_t epoch, s_epoch, committed;
@@ -242,7 +243,14 @@ static void do_commit(Fuzz *f)
 static void step(Fuzz *f)
 {
     uint8_t op = take(f, 1);
+    bool reading = op & 32;
 
+    if (reading && !f->reading) {
+        colo_match_begin_read(f->m);
+    } else if (!reading && f->reading) {
+        colo_match_end_read(f->m);
+    }
+    f->reading = reading;
     switch (op & 15) {
     case 0 ... 4:
         do_primary(f);

@@ -257,6 +257,12 @@ static void bench_command(Bench *b, const char *what, const char *arg)
     case 'L':
         colo_match_secondary_lost(b->m);
         break;
+    case '[':
+        colo_match_begin_read(b->m);
+        break;
+    case ']':
+        colo_match_end_read(b->m);
+        break;
     case 'P':
         colo_match_primary_cut(b->m, n, b->now_ms);
         break;

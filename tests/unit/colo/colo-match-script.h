@@ -11,6 +11,7 @@
  *   T ms             time goes on, and the engine is told
  *   t ms             time goes on
  *   p ..., s ...     packets of the primary, of the secondary
+ *   [, ]             all in between was read at once
  *   full, room       the engine has to say that it is full, or not
  *
  * A packet is one of

@@ -286,6 +286,18 @@ static void deliver_secondary(World *w)
     }
 }
 
+/* One thing, or several that were read at once */
+static void read_secondary(World *w)
+{
+    int n = one_in(w, 3) ? 8 : 1;
+
+    colo_match_begin_read(w->m);
+    while (n--) {
+        deliver_secondary(w);
+    }
+    colo_match_end_read(w->m);
+}
+
 /* The guests */
 
 static ColoPacket *segment(Conn *c, Talker *t, uint32_t pos, uint32_t len,
@@ -619,7 +631,7 @@ static void test_same(void)
                 if (!g_queue_is_empty(&w->primary_pipe)) {
                     deliver_primary(w);
                 } else {
-                    deliver_secondary(w);
+                    read_secondary(w);
                 }
             }
         }
@@ -660,7 +672,7 @@ static void test_epochs(void)
                 deliver_primary(w);
                 break;
             default:
-                deliver_secondary(w);
+                read_secondary(w);
                 break;
             }
             if (one_in(w, 50)) {
@@ -700,7 +712,7 @@ static void test_open(void)
             deliver_primary(w);
             if (one_in(w, 3)) {
                 talk(w, true);
-                deliver_secondary(w);
+                read_secondary(w);
             }
         }
         while (!g_queue_is_empty(&w->primary_pipe)) {
