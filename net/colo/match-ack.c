@@ -356,22 +356,22 @@ void colo_ack_leaves_as_is(ColoMatch *m, ColoFlow *f, const ColoPacket *p)
 }
 
 static void ack_release(ColoMatch *m, ColoFlow *f, ColoPacket *p,
-                        uint64_t *counter)
+                        ColoRelease why)
 {
     clock_set_back(f, p);
     window_narrow(m, f, p);
     ack_leaves(m, f, p->ack);
-    colo_match_release(m, p, counter);
+    colo_match_release(m, p, why);
 }
 
 /* The segment @p without data leaves.  Others look old to the client. */
 static void ack_release_pending(ColoMatch *m, ColoFlow *f, ColoPacket *p,
-                                uint64_t *counter)
+                                ColoRelease why)
 {
     if (f->tcp.released_end.known) {
         colo_packet_set_seq(p, f->tcp.released_end.at);
     }
-    ack_release(m, f, p, counter);
+    ack_release(m, f, p, why);
 }
 
 void colo_ack_pure(ColoMatch *m, ColoFlow *f, ColoPacket *p,
@@ -388,7 +388,7 @@ void colo_ack_pure(ColoMatch *m, ColoFlow *f, ColoPacket *p,
     if (released_end->known && colo_seq_lt(released_end->at, p->seq)) {
         colo_packet_set_seq(p, released_end->at);
     }
-    ack_release(m, f, p, &m->stats.released_equal);
+    ack_release(m, f, p, COLO_RELEASE_EQUAL);
 }
 
 void colo_ack_advance(ColoMatch *m, ColoFlow *f)
@@ -414,7 +414,7 @@ void colo_ack_advance(ColoMatch *m, ColoFlow *f)
         m->stats.acks_clamped++;
         ack_set_pending(m, f, ack_set_told(m, f), m->now_ms);
     }
-    ack_release_pending(m, f, p, &m->stats.released_equal);
+    ack_release_pending(m, f, p, COLO_RELEASE_EQUAL);
 }
 
 /*
@@ -449,7 +449,7 @@ void colo_ack_widen(ColoMatch *m, ColoFlow *f)
         window_set_state(m, f, COLO_WINDOW_NARROWED, model);
     }
     a->released_window = window;
-    colo_match_release(m, p, &m->stats.released_equal);
+    colo_match_release(m, p, COLO_RELEASE_EQUAL);
 }
 
 /*
@@ -472,15 +472,15 @@ void colo_ack_send_gap_on(ColoMatch *m, ColoFlow *f, ColoPacket *p)
             colo_packet_set_tsval(out, colo_packet_tsval(pending));
             clock_set_back(f, out);
         }
-        colo_match_release(m, out, &m->stats.acks_of_secondary);
+        colo_match_release(m, out, COLO_RELEASE_SECONDARY_ACK);
     }
     colo_packet_free(p);
 }
 
 void colo_ack_release_before(ColoMatch *m, ColoFlow *f, uint64_t cut,
-                             uint64_t *counter)
+                             ColoRelease why)
 {
     if (f->ack.pending_ack && f->ack.pending_ack->epoch < cut) {
-        ack_release_pending(m, f, ack_set_told(m, f), counter);
+        ack_release_pending(m, f, ack_set_told(m, f), why);
     }
 }

@@ -98,8 +98,8 @@ void colo_ack_advance(ColoMatch *m, ColoFlow *f);
 void colo_ack_widen(ColoMatch *m, ColoFlow *f);
 /* The secondary's @p says what it lacks.  Taken over. */
 void colo_ack_send_gap_on(ColoMatch *m, ColoFlow *f, ColoPacket *p);
-/* What is pending of epochs before @cut leaves, to *@counter */
+/* What is pending of epochs before @cut leaves */
 void colo_ack_release_before(ColoMatch *m, ColoFlow *f, uint64_t cut,
-                             uint64_t *counter);
+                             ColoRelease why);
 
 #endif

@@ -127,7 +127,7 @@ static void datagram_advance(ColoMatch *m, ColoFlow *f, ColoHeld *newest)
         f->secondary_count--;
         m->stats.bytes_compared += h->p->size;
         colo_match_drop(m, s);
-        colo_match_leave(m, f, h, &m->stats.released_equal);
+        colo_match_leave(m, f, h, COLO_RELEASE_EQUAL);
     }
     colo_match_end_doubt(m, f);
 }
@@ -202,11 +202,11 @@ void colo_match_datagram_secondary(ColoMatch *m, ColoFlow *f, ColoPacket *p)
 /* Commit and the end of a session */
 
 void colo_match_datagram_release(ColoMatch *m, ColoFlow *f, uint64_t cut,
-                                 uint64_t *counter)
+                                 ColoRelease why)
 {
     ColoHeld *h;
 
     while ((h = QTAILQ_FIRST(&f->primary)) != NULL && h->p->epoch < cut) {
-        colo_match_leave(m, f, h, counter);
+        colo_match_leave(m, f, h, why);
     }
 }

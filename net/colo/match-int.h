@@ -99,8 +99,8 @@ static inline ColoMatchAge colo_match_age(const ColoMatch *m, uint64_t epoch)
 
 /* In match.c */
 
-/* Let @p go; @counter is the one of the stats that says why */
-void colo_match_release(ColoMatch *m, ColoPacket *p, uint64_t *counter);
+/* Let @p go, which counts */
+void colo_match_release(ColoMatch *m, ColoPacket *p, ColoRelease why);
 
 /* The primary's packet @p waits, at the end of its flow's queue */
 ColoHeld *colo_match_hold(ColoMatch *m, ColoFlow *f, ColoPacket *p,
@@ -110,7 +110,7 @@ ColoPacket *colo_match_unhold(ColoMatch *m, ColoFlow *f, ColoHeld *h);
 
 /* It leaves, or its fragments do; @h is freed */
 void colo_match_leave(ColoMatch *m, ColoFlow *f, ColoHeld *h,
-                      uint64_t *counter);
+                      ColoRelease why);
 
 /*
  * Keep the secondary's packet @p, in no queue yet.  NULL if there is no room:
@@ -145,7 +145,7 @@ void colo_match_datagram_secondary(ColoMatch *m, ColoFlow *f, ColoPacket *p);
 void colo_match_datagram_advance(ColoMatch *m, ColoFlow *f);
 /* Let go what is of epochs before @cut */
 void colo_match_datagram_release(ColoMatch *m, ColoFlow *f, uint64_t cut,
-                                 uint64_t *counter);
+                                 ColoRelease why);
 /* The words that differed are void */
 void colo_match_end_doubt(ColoMatch *m, ColoFlow *f);
 /* What was doubted for long enough is so */
@@ -160,8 +160,8 @@ void colo_match_tcp_secondary(ColoMatch *m, ColoFlow *f, ColoPacket *p);
 
 /* Let go what m->committed lets go */
 void colo_match_tcp_commit(ColoMatch *m, ColoFlow *f);
-/* Let everything go, to *@counter */
-void colo_match_tcp_flush(ColoMatch *m, ColoFlow *f, uint64_t *counter);
+/* Let everything go */
+void colo_match_tcp_flush(ColoMatch *m, ColoFlow *f, ColoRelease why);
 /* See what may leave, after the epochs changed */
 void colo_match_tcp_advance(ColoMatch *m, ColoFlow *f);
 /* What the secondary said is void (its packets are gone already) */

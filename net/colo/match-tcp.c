@@ -266,7 +266,7 @@ static void tcp_release(ColoMatch *m, ColoFlow *f, ColoPacket *p,
     tcp_note_released(&f->tcp, p);
     tcp_trim(m, f);
     colo_ack_fit(m, f, p, cut_ack, limit);
-    colo_match_release(m, p, &m->stats.released_equal);
+    colo_match_release(m, p, COLO_RELEASE_EQUAL);
 }
 
 /* @h may leave, if any ack may */
@@ -284,7 +284,7 @@ static bool tcp_release_held(ColoMatch *m, ColoFlow *f, ColoHeld *h)
 
 /* @p leaves as it is: the survivor will have said it */
 static void tcp_release_as_is(ColoMatch *m, ColoFlow *f, ColoPacket *p,
-                              uint64_t *counter)
+                              ColoRelease why)
 {
     ColoTcp *t = &f->tcp;
 
@@ -306,7 +306,7 @@ static void tcp_release_as_is(ColoMatch *m, ColoFlow *f, ColoPacket *p,
         tcp_trim(m, f);
     }
     colo_ack_leaves_as_is(m, f, p);
-    colo_match_release(m, p, counter);
+    colo_match_release(m, p, why);
 }
 
 /* Comparing */
@@ -436,7 +436,7 @@ static bool tcp_step_syn(ColoMatch *m, ColoFlow *f, ColoHeld *h)
     p = tcp_unhold(m, f, h);
     tcp_begin(m, f, p);
     colo_ack_both_said_syn(m, f, p);
-    colo_match_release(m, p, &m->stats.released_equal);
+    colo_match_release(m, p, COLO_RELEASE_EQUAL);
     return true;
 }
 
@@ -468,7 +468,7 @@ static bool tcp_step(ColoMatch *m, ColoFlow *f, ColoHeld *h)
         }
         t->secondary_rsts--;
         t->close_released = true;
-        colo_match_release(m, tcp_unhold(m, f, h), &m->stats.released_equal);
+        colo_match_release(m, tcp_unhold(m, f, h), COLO_RELEASE_EQUAL);
         return true;
     }
     if (p->tcp_flags & COLO_TCP_SYN) {
@@ -574,7 +574,7 @@ void colo_match_tcp_primary(ColoMatch *m, ColoFlow *f, ColoPacket *p)
     tcp_note_syn(m, f, p);
     colo_ack_primary_says(f, p);
     if (p->epoch < m->committed) {
-        tcp_release_as_is(m, f, p, &m->stats.released_commit);
+        tcp_release_as_is(m, f, p, COLO_RELEASE_COMMIT);
         return;
     }
     limit = colo_ack_limit(m, f, p->epoch, &f->ack.cut_ack);
@@ -603,23 +603,23 @@ void colo_match_tcp_primary(ColoMatch *m, ColoFlow *f, ColoPacket *p)
 
 /* Let go what is of epochs before @cut */
 static void tcp_release_before(ColoMatch *m, ColoFlow *f, uint64_t cut,
-                               uint64_t *counter)
+                               ColoRelease why)
 {
     ColoHeld *h;
 
     while ((h = QTAILQ_FIRST(&f->primary)) != NULL && h->p->epoch < cut) {
-        tcp_release_as_is(m, f, tcp_unhold(m, f, h), counter);
+        tcp_release_as_is(m, f, tcp_unhold(m, f, h), why);
     }
-    colo_ack_release_before(m, f, cut, counter);
+    colo_ack_release_before(m, f, cut, why);
 }
 
 void colo_match_tcp_commit(ColoMatch *m, ColoFlow *f)
 {
-    tcp_release_before(m, f, m->committed, &m->stats.released_commit);
+    tcp_release_before(m, f, m->committed, COLO_RELEASE_COMMIT);
     colo_match_tcp_advance(m, f);
 }
 
-void colo_match_tcp_flush(ColoMatch *m, ColoFlow *f, uint64_t *counter)
+void colo_match_tcp_flush(ColoMatch *m, ColoFlow *f, ColoRelease why)
 {
-    tcp_release_before(m, f, UINT64_MAX, counter);
+    tcp_release_before(m, f, UINT64_MAX, why);
 }

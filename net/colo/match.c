@@ -164,9 +164,9 @@ static void match_count_out(ColoMatch *m, uint64_t packets, uint64_t bytes)
     m->stats.queued_bytes -= bytes;
 }
 
-void colo_match_release(ColoMatch *m, ColoPacket *p, uint64_t *counter)
+void colo_match_release(ColoMatch *m, ColoPacket *p, ColoRelease why)
 {
-    (*counter)++;
+    m->stats.released[why]++;
     m->ops.release(m->opaque, p);
 }
 
@@ -241,37 +241,37 @@ ColoPacket *colo_match_unhold(ColoMatch *m, ColoFlow *f, ColoHeld *h)
 }
 
 /* Let go what is in no queue any more */
-static void match_release_held(ColoMatch *m, ColoHeld *h, uint64_t *counter)
+static void match_release_held(ColoMatch *m, ColoHeld *h, ColoRelease why)
 {
     if (h->fragments) {
         for (guint i = 0; i < h->fragments->len; i++) {
-            colo_match_release(m, g_ptr_array_index(h->fragments, i), counter);
+            colo_match_release(m, g_ptr_array_index(h->fragments, i), why);
         }
         g_ptr_array_set_free_func(h->fragments, NULL);
         g_ptr_array_unref(h->fragments);
         colo_packet_free(h->p);
     } else {
-        colo_match_release(m, h->p, counter);
+        colo_match_release(m, h->p, why);
     }
     g_free(h);
 }
 
 void colo_match_leave(ColoMatch *m, ColoFlow *f, ColoHeld *h,
-                      uint64_t *counter)
+                      ColoRelease why)
 {
     match_leave_flow(m, f, h);
-    match_release_held(m, h, counter);
+    match_release_held(m, h, why);
 }
 
 /* Let go what is of epochs before @cut */
 static void match_release_queue(ColoMatch *m, ColoHeldList *queue,
-                                uint64_t cut, uint64_t *counter)
+                                uint64_t cut, ColoRelease why)
 {
     ColoHeld *h;
 
     while ((h = QTAILQ_FIRST(queue)) != NULL && h->p->epoch < cut) {
         match_unqueue(m, queue, h);
-        match_release_held(m, h, counter);
+        match_release_held(m, h, why);
     }
 }
 
@@ -388,7 +388,7 @@ static void match_take_primary(ColoMatch *m, ColoPacket *p,
     ColoFlow *f = match_flow(m, &p->key);
 
     if (!f && p->epoch < m->committed) {
-        colo_match_release(m, p, &m->stats.released_commit);
+        colo_match_release(m, p, COLO_RELEASE_COMMIT);
         return;
     }
     if (!f) {
@@ -458,12 +458,12 @@ void colo_match_primary(ColoMatch *m, ColoPacket *p)
     m->stats.primary_packets++;
     m->now_ms = MAX(m->now_ms, p->arrived_ms);
     if (m->mode != COLO_MATCH_HOLDING) {
-        colo_match_release(m, p, &m->stats.released_open);
+        colo_match_release(m, p, COLO_RELEASE_OPEN);
         return;
     }
     p->epoch = m->epoch;
     if (p->epoch < m->committed && p->kind != COLO_PACKET_TCP) {
-        colo_match_release(m, p, &m->stats.released_commit);
+        colo_match_release(m, p, COLO_RELEASE_COMMIT);
     } else if (p->kind == COLO_PACKET_FRAGMENT) {
         match_primary_fragment(m, p);
     } else {
@@ -686,7 +686,7 @@ static void match_commit_flows(ColoMatch *m)
             colo_match_tcp_commit(m, f);
         } else {
             colo_match_datagram_release(m, f, m->committed,
-                                        &m->stats.released_commit);
+                                        COLO_RELEASE_COMMIT);
             colo_match_datagram_advance(m, f);
         }
         match_touch(m, f);
@@ -695,7 +695,7 @@ static void match_commit_flows(ColoMatch *m)
 
 void colo_match_commit(ColoMatch *m, uint64_t cut)
 {
-    uint64_t *counter = &m->stats.released_commit;
+    ColoRelease why = COLO_RELEASE_COMMIT;
 
     if (m->mode == COLO_MATCH_OPEN || cut <= m->committed) {
         return;
@@ -710,31 +710,31 @@ void colo_match_commit(ColoMatch *m, uint64_t cut)
     if (m->epoch < cut) {
         match_give_up_all(m);
     }
-    match_release_queue(m, &m->loose, cut, counter);
+    match_release_queue(m, &m->loose, cut, why);
     match_commit_flows(m);
-    match_release_queue(m, &m->overflow, cut, counter);
+    match_release_queue(m, &m->overflow, cut, why);
     match_retry_overflow(m);
     match_review(m);
 }
 
 void colo_match_open(ColoMatch *m)
 {
-    uint64_t *counter = &m->stats.released_open;
+    ColoRelease why = COLO_RELEASE_OPEN;
     ColoFlow *f;
 
     match_interrupt_read(m);
     m->mode = COLO_MATCH_OPEN;
     match_lose_secondary(m);
     match_give_up_all(m);
-    match_release_queue(m, &m->loose, UINT64_MAX, counter);
+    match_release_queue(m, &m->loose, UINT64_MAX, why);
     QTAILQ_FOREACH(f, &m->table.lists[COLO_FLOW_BUSY], next) {
         if (flow_is_tcp(f)) {
-            colo_match_tcp_flush(m, f, counter);
+            colo_match_tcp_flush(m, f, why);
         } else {
-            colo_match_datagram_release(m, f, UINT64_MAX, counter);
+            colo_match_datagram_release(m, f, UINT64_MAX, why);
         }
     }
-    match_release_queue(m, &m->overflow, UINT64_MAX, counter);
+    match_release_queue(m, &m->overflow, UINT64_MAX, why);
     m->overflow_count = 0;
     colo_flow_table_clear(&m->table);
     m->stats.flows = 0;

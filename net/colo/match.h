@@ -50,20 +50,26 @@ typedef struct ColoMatchConfig {
     uint64_t idle_ms;           /* forget a flow that was silent for so long */
 } ColoMatchConfig;
 
+/* Why a packet may leave */
+typedef enum ColoRelease {
+    /* The secondary said it, too; parts and bare acks are packets as well */
+    COLO_RELEASE_EQUAL,
+    COLO_RELEASE_COMMIT,            /* what it follows from is committed */
+    COLO_RELEASE_OPEN,              /* no session holds it */
+    COLO_RELEASE_SECONDARY_ACK,     /* sent on: the secondary lacks a segment */
+    COLO_RELEASE__MAX,
+} ColoRelease;
+
 /* Counters only grow; the rest says how it is now */
 typedef struct ColoMatchStats {
     uint64_t primary_packets;
     uint64_t secondary_packets;
-    /* Packets that the secondary said, too; parts and bare acks count as such */
-    uint64_t released_equal;
-    uint64_t released_commit;       /* packets that a commit let go */
-    uint64_t released_open;         /* passed while no session held them */
+    uint64_t released[COLO_RELEASE__MAX];   /* packets */
     uint64_t mismatches;
     uint64_t timeouts;
     uint64_t bytes_compared;
     uint64_t acks_clamped;          /* left with less than the primary said */
     uint64_t windows_clamped;       /* the same of the window */
-    uint64_t acks_of_secondary;     /* sent on: it lacks a segment */
     uint64_t secondary_discarded;   /* of an epoch that is over */
     uint64_t secondary_dropped;     /* bounds of the queue */
     uint64_t flows;                 /* now */

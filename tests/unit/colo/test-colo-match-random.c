@@ -638,7 +638,7 @@ static void test_same(void)
         world_last_words(w);
         world_deliver_all(w);
         check(w, w->needs == 0);
-        check(w, colo_match_stats(w->m)->released_commit == 0);
+        check(w, colo_match_stats(w->m)->released[COLO_RELEASE_COMMIT] == 0);
         check(w, colo_match_stats(w->m)->secondary_queued_bytes == 0);
         world_check_all_out(w);
         for (int i = 0; i < CONNS; i++) {
@@ -682,7 +682,7 @@ static void test_epochs(void)
                 lose_secondary(w);
             }
         }
-        equal = colo_match_stats(w->m)->released_equal;
+        equal = colo_match_stats(w->m)->released[COLO_RELEASE_EQUAL];
         check(w, equal > 0);
         while (w->committed < w->cut || w->loaded < w->cut) {
             checkpoint_step(w);

@@ -33,9 +33,9 @@ static void test_stats(void)
         NULL });
     g_assert_cmpint(s->primary_packets, ==, 4);
     g_assert_cmpint(s->secondary_packets, ==, 2);
-    g_assert_cmpint(s->released_open, ==, 1);
-    g_assert_cmpint(s->released_equal, ==, 1);
-    g_assert_cmpint(s->released_commit, ==, 0);
+    g_assert_cmpint(s->released[COLO_RELEASE_OPEN], ==, 1);
+    g_assert_cmpint(s->released[COLO_RELEASE_EQUAL], ==, 1);
+    g_assert_cmpint(s->released[COLO_RELEASE_COMMIT], ==, 0);
     g_assert_cmpint(s->mismatches, ==, 1);
     g_assert_cmpint(s->flows, ==, 2);
     g_assert_cmpint(s->queued_packets, ==, 2);
@@ -45,7 +45,7 @@ static void test_stats(void)
 
     feed(&b, (const char *const []) {
         "s d4@5", "C 1 > d2 d2@1", "s d4", NULL });
-    g_assert_cmpint(s->released_commit, ==, 2);
+    g_assert_cmpint(s->released[COLO_RELEASE_COMMIT], ==, 2);
     g_assert_cmpint(s->queued_packets, ==, 0);
     g_assert_cmpint(s->queued_bytes, ==, 0);
     g_assert_cmpint(s->queued_bytes_max, ==, 2 * one);
