@@ -367,13 +367,13 @@ static ssize_t rewriter_receive_iov(NetFilterState *nf,
     uint8_t *data;
     int64_t now;
 
+    size = iov_size(iov, iovcnt);
     head_len = iov_to_buf(iov, iovcnt, 0, head, sizeof(head));
-    if (!colo_rewrite_wants(fr->rewrite, head, head_len, vnet_hdr_len,
+    if (!colo_rewrite_wants(fr->rewrite, head, head_len, size, vnet_hdr_len,
                             from_guest)) {
         return 0;
     }
 
-    size = iov_size(iov, iovcnt);
     data = g_malloc(size);
     iov_to_buf(iov, iovcnt, 0, data, size);
     p = colo_packet_new(data, size, vnet_hdr_len);

@@ -97,6 +97,15 @@ static bool is_gso(const ColoPacket *p)
     return colo_packet_gso_type(p) != VIRTIO_NET_HDR_GSO_NONE;
 }
 
+/* Parsing */
+
+/* Can the headers be read up to @end?  @p->size has been looked at before. */
+static bool can_read(ColoPacket *p, uint32_t end)
+{
+    p->cut_short |= end > p->readable;
+    return !p->cut_short;
+}
+
 /* Parsing: transport */
 
 static void parse_tcp_options(ColoPacket *p)
@@ -137,11 +146,13 @@ static bool parse_tcp(ColoPacket *p, uint32_t room)
     const uint8_t *tcp = p->data + p->l4;
     uint32_t hlen;
 
-    if (room < sizeof(struct tcp_header)) {
+    if (room < sizeof(struct tcp_header) ||
+        !can_read(p, p->l4 + sizeof(struct tcp_header))) {
         return false;
     }
     hlen = (tcp[TCP_DOFF] >> 4) * 4;
-    if (hlen < sizeof(struct tcp_header) || hlen > room) {
+    if (hlen < sizeof(struct tcp_header) || hlen > room ||
+        !can_read(p, p->l4 + hlen)) {
         return false;
     }
     p->kind = COLO_PACKET_TCP;
@@ -162,7 +173,8 @@ static bool parse_udp(ColoPacket *p, uint32_t room)
     const uint8_t *udp = p->data + p->l4;
     uint32_t len;
 
-    if (room < sizeof(struct udp_header)) {
+    if (room < sizeof(struct udp_header) ||
+        !can_read(p, p->l4 + sizeof(struct udp_header))) {
         return false;
     }
     len = lduw_be_p(udp + offsetof(struct udp_header, uh_ulen));
@@ -232,7 +244,8 @@ static bool parse_ipv4(ColoPacket *p)
     uint32_t hlen, len;
     uint16_t off;
 
-    if (room < IP_HDR_LEN || ip[0] >> 4 != IP_HEADER_VERSION_4) {
+    if (room < IP_HDR_LEN || !can_read(p, p->l3 + IP_HDR_LEN) ||
+        ip[0] >> 4 != IP_HEADER_VERSION_4) {
         return false;
     }
     hlen = (ip[0] & 0xf) * 4;
@@ -263,7 +276,7 @@ static bool parse_ipv6_fragment(ColoPacket *p, uint32_t end, uint32_t off)
     const uint8_t *frag = p->data + off;
     uint16_t bits;
 
-    if (end - off < IP6_EXT_MIN) {
+    if (end - off < IP6_EXT_MIN || !can_read(p, off + IP6_EXT_MIN)) {
         return false;
     }
     bits = lduw_be_p(frag + IP6_FRAG_OFF);
@@ -296,7 +309,7 @@ static bool parse_ipv6_headers(ColoPacket *p, uint32_t end)
             /* fall through */
         case IP6_ROUTING:
         case IP6_DESTINATON:
-            if (end - off < IP6_EXT_MIN) {
+            if (end - off < IP6_EXT_MIN || !can_read(p, off + IP6_EXT_MIN)) {
                 return false;
             }
             len = (p->data[off + 1] + 1) * IP6_EXT_GRANULARITY;
@@ -322,7 +335,8 @@ static bool parse_ipv6(ColoPacket *p)
     uint32_t room = p->size - p->l3;
     uint32_t len;
 
-    if (room < IP6_HDR_LEN || ip[0] >> 4 != IP_HEADER_VERSION_6) {
+    if (room < IP6_HDR_LEN || !can_read(p, p->l3 + IP6_HDR_LEN) ||
+        ip[0] >> 4 != IP_HEADER_VERSION_6) {
         return false;
     }
     room -= IP6_HDR_LEN;
@@ -341,13 +355,14 @@ static bool parse_ipv6(ColoPacket *p)
 /* Parsing: Ethernet */
 
 /* How much of a RAW packet is meant, where that can be told from padding */
-static uint32_t raw_len(const ColoPacket *p)
+static uint32_t raw_len(ColoPacket *p)
 {
     const uint8_t *data = p->data + p->l3;
     uint32_t room = p->size - p->l3;
     uint32_t len = room;
 
-    if (p->key.ethertype == ETH_P_ARP && room >= ARP_FIXED_LEN) {
+    if (p->key.ethertype == ETH_P_ARP && room >= ARP_FIXED_LEN &&
+        can_read(p, p->l3 + ARP_FIXED_LEN)) {
         len = ARP_FIXED_LEN + 2 * (data[ARP_HLN] + data[ARP_PLN]);
     } else if (p->key.ethertype < ETHERTYPE_MIN && p->key.ethertype > 0) {
         len = p->key.ethertype;
@@ -366,7 +381,8 @@ static void parse_ethernet(ColoPacket *p)
         if ((p->key.ethertype != ETH_P_VLAN &&
              p->key.ethertype != ETH_P_DVLAN) ||
             tag == COLO_PACKET_VLANS ||
-            p->size - p->l3 < sizeof(struct vlan_header)) {
+            p->size - p->l3 < sizeof(struct vlan_header) ||
+            !can_read(p, p->l3 + sizeof(struct vlan_header))) {
             return;
         }
         p->key.vlan[tag] = lduw_be_p(p->data + p->l3) & VLAN_VID_MASK;
@@ -393,13 +409,15 @@ static void set_raw(ColoPacket *p)
     p->frag_more = false;
 }
 
-void colo_packet_parse(ColoPacket *p)
+/* All but data, size and readable follows from these, or is the owner's */
+static void parse(ColoPacket *p)
 {
     ColoPacket fresh = {
         .next = p->next,
         .buffer = p->buffer,
         .data = p->data,
         .size = p->size,
+        .readable = p->readable,
         .vnet_hdr_len = p->vnet_hdr_len,
         .kind = COLO_PACKET_RAW,
         .key.kind = COLO_PACKET_RAW,
@@ -416,18 +434,41 @@ void colo_packet_parse(ColoPacket *p)
         p->payload_len = p->size - p->payload;
         return;
     }
+    if (!can_read(p, p->vnet_hdr_len + sizeof(struct eth_header))) {
+        return;
+    }
     parse_ethernet(p);
     if (p->key.ethertype == ETH_P_IP) {
         known = parse_ipv4(p);
     } else if (p->key.ethertype == ETH_P_IPV6) {
         known = parse_ipv6(p);
     }
-    if (!known) {
+    if (!known && !p->cut_short) {
         set_raw(p);
         return;
     }
     p->key.kind = p->kind == COLO_PACKET_FRAGMENT ? COLO_PACKET_DATAGRAM
                                                   : p->kind;
+}
+
+void colo_packet_parse(ColoPacket *p)
+{
+    p->readable = p->size;
+    parse(p);
+}
+
+bool colo_packet_parse_head(ColoPacket *head, const uint8_t *data,
+                            uint32_t len, uint32_t size,
+                            uint32_t vnet_hdr_len)
+{
+    *head = (ColoPacket) {
+        .data = (uint8_t *)data,
+        .size = size,
+        .readable = MIN(len, size),
+        .vnet_hdr_len = vnet_hdr_len,
+    };
+    parse(head);
+    return !head->cut_short;
 }
 
 /* Life */

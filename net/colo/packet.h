@@ -88,9 +88,11 @@ struct ColoPacket {
     uint8_t *buffer;            /* owned; data is somewhere in there */
     uint8_t *data;              /* vnet header and frame */
     uint32_t size;              /* bytes of both */
+    uint32_t readable;          /* of these; all but in a head */
     uint32_t vnet_hdr_len;      /* 0: none */
 
     /* Set by colo_packet_parse(); offsets count from data */
+    bool cut_short;             /* headers go on behind what is readable */
     ColoPacketKind kind;
     ColoFlowKey key;
     uint32_t l3;                /* IP header, or what follows the EtherType */
@@ -145,6 +147,17 @@ void colo_packet_free(ColoPacket *p);
 
 /* Look again at p->data, after it was changed from outside */
 void colo_packet_parse(ColoPacket *p);
+
+/*
+ * colo_packet_parse_head: look at the first @len bytes of a packet of @size
+ *
+ * Sets @head, which the caller owns and colo_packet_free() must not get, to
+ * what colo_packet_new() would find, without a copy.  False if the headers go
+ * on behind @len: then nothing is known.
+ */
+bool colo_packet_parse_head(ColoPacket *head, const uint8_t *data,
+                            uint32_t len, uint32_t size,
+                            uint32_t vnet_hdr_len);
 
 /* Hash and equality of keys, for GHashTable and the like */
 guint colo_flow_key_hash(gconstpointer key);

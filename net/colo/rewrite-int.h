@@ -4,8 +4,7 @@
  *
  * Secondary, pure, one thread.  rewrite.c has the table, numbers and
  * timestamps, rewrite-ports.c has ports and what P opens,
- * rewrite-export.c hands the table on, rewrite-icmp.c has what errors quote,
- * rewrite-wants.c looks at packets before they are parsed.
+ * rewrite-export.c hands the table on, rewrite-icmp.c has what errors quote.
  */
 
 #ifndef QEMU_NET_COLO_REWRITE_INT_H

@@ -12,6 +12,8 @@
 #define SWEEP_STEPS         2
 #define SWEEP_STEPS_TICK    256
 
+#define TCP_HDR_MIN         20
+
 ColoRewrite *colo_rewrite_new(uint32_t max_flows, uint64_t idle_ms)
 {
     ColoRewrite *r = g_new0(ColoRewrite, 1);
@@ -644,4 +646,49 @@ bool colo_rewrite_undo_to_guest(ColoRewrite *r, ColoPacket *p)
         changed = true;
     }
     return changed;
+}
+
+/* Both directions: is it worth a copy? */
+
+/* An ICMP error may be about a segment */
+static bool may_quote(const ColoPacket *p)
+{
+    return p->kind == COLO_PACKET_DATAGRAM &&
+           (p->key.proto == COLO_REWRITE_PROTO_ICMP ||
+            p->key.proto == COLO_REWRITE_PROTO_ICMPV6) &&
+           p->payload_len &&
+           (p->l4 >= p->readable ||
+            colo_rewrite_icmp_is_error(p->key.proto, p->data[p->l4]));
+}
+
+static bool knows_flow(const ColoRewrite *r, const ColoFlowKey *key)
+{
+    return g_hash_table_contains(r->flows, key) ||
+           g_hash_table_contains(r->outers, key);
+}
+
+bool colo_rewrite_wants(const ColoRewrite *r, const uint8_t *head,
+                        uint32_t len, uint32_t size, uint32_t vnet_hdr_len,
+                        bool from_guest)
+{
+    ColoFlowKey reverse;
+    ColoPacket p;
+
+    if (!from_guest && r->stats.flows == 0) {
+        return false;
+    }
+    if (!colo_packet_parse_head(&p, head, len, size, vnet_hdr_len)) {
+        return true;
+    }
+    if (p.kind != COLO_PACKET_TCP) {
+        return may_quote(&p);
+    }
+    if (!from_guest) {
+        colo_flow_key_reverse(&p.key, &reverse);
+        return knows_flow(r, &reverse);
+    }
+    return (p.tcp_flags & COLO_TCP_SYN) || knows_flow(r, &p.key) ||
+           /* Longer than the bare header: may have timestamps */
+           (p.payload - p.l4 > TCP_HDR_MIN &&
+            colo_rewrite_may_adopt(r, p.tcp_flags));
 }

@@ -109,7 +109,7 @@
 /* Opens that wait for a connect of S; the oldest goes when there are more */
 #define COLO_REWRITE_OPENS          1024
 
-/* colo_rewrite_wants() is exact if it sees so much of a packet */
+/* colo_rewrite_wants() needs no more of almost any packet */
 #define COLO_REWRITE_HEAD           128
 
 typedef struct ColoRewrite ColoRewrite;
@@ -149,14 +149,16 @@ void colo_rewrite_free(ColoRewrite *r);
  *
  * @head: its first bytes, vnet header included
  * @len: how many; COLO_REWRITE_HEAD or all of a shorter packet
+ * @size: of the packet
  * @from_guest: its direction
  *
  * False if the function for that direction would neither change the packet nor
  * learn from it, and the packet need neither wait nor be dropped.  Cheap, and
  * changes nothing.
  */
-bool colo_rewrite_wants(const ColoRewrite *r, const uint8_t *head, size_t len,
-                        uint32_t vnet_hdr_len, bool from_guest);
+bool colo_rewrite_wants(const ColoRewrite *r, const uint8_t *head,
+                        uint32_t len, uint32_t size, uint32_t vnet_hdr_len,
+                        bool from_guest);
 
 /*
  * colo_rewrite_from_guest: @p is what S sends

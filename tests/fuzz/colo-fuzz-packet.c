@@ -63,6 +63,23 @@ static void try_key(const ColoPacket *p)
     check(colo_flow_key_hash(&p->key) == colo_flow_key_hash(&rr));
 }
 
+/* The first bytes say nothing, or what the whole packet says */
+static void try_head(const ColoPacket *p, uint32_t value)
+{
+    uint32_t len = value % (p->size + 1);
+    g_autofree uint8_t *data = g_memdup2(p->data, len);
+    ColoPacket head;
+
+    if (colo_packet_parse_head(&head, data, len, p->size, p->vnet_hdr_len)) {
+        check(head.kind == p->kind && head.l4 == p->l4);
+        check(head.payload == p->payload && head.payload_len == p->payload_len);
+        check(head.seq == p->seq && head.ts_off == p->ts_off);
+        check(colo_flow_key_equal(&head.key, &p->key));
+    } else {
+        check(len < p->size);
+    }
+}
+
 static void try_setters(const ColoPacket *p, uint32_t value)
 {
     ColoPacket *q = colo_packet_copy(p);
@@ -178,6 +195,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     while ((p = next_packet(&data, &size))) {
         check_inside(p);
         try_key(p);
+        try_head(p, p->size ? p->data[p->size - 1] : 0);
         check(colo_packet_same_datagram(p, p) ==
               (p->kind == COLO_PACKET_DATAGRAM || p->kind == COLO_PACKET_RAW));
         check(colo_packet_same_syn(p, p) ==

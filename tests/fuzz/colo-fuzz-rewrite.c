@@ -165,8 +165,8 @@ static void feed(Fuzz *f, uint8_t *data, size_t size, uint32_t vnet_len,
     g_autofree uint8_t *before = g_memdup2(data, size);
     uint64_t flows = colo_rewrite_stats(f->r)->flows;
     bool wanted = colo_rewrite_wants(f->r, data,
-                                     MIN(size, COLO_REWRITE_HEAD), vnet_len,
-                                     from_guest);
+                                     MIN(size, COLO_REWRITE_HEAD), size,
+                                     vnet_len, from_guest);
     ColoPacket *p = colo_packet_new(data, size, vnet_len);
     bool drop = from_guest ? colo_rewrite_must_drop(f->r, p)
                            : colo_rewrite_must_drop_input(f->r, p);

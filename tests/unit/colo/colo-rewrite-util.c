@@ -195,7 +195,7 @@ bool feed(Test *t, bool from_guest, ColoPacket *p)
 {
     g_autofree uint8_t *before = g_memdup2(p->data, p->size);
     bool wanted = colo_rewrite_wants(t->r, p->data,
-                                     MIN(p->size, COLO_REWRITE_HEAD),
+                                     MIN(p->size, COLO_REWRITE_HEAD), p->size,
                                      p->vnet_hdr_len, from_guest);
     uint64_t known = flows(t);
     bool drop, changed;

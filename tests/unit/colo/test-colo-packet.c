@@ -266,6 +266,51 @@ static void test_kind(gconstpointer v)
     g_free(made.data);
 }
 
+/* @len bytes of it say nothing, or what all of it does.  True: they do. */
+static bool check_head(const Case *c, const ColoPacket *p, uint32_t len)
+{
+    g_autofree uint8_t *data = g_memdup2(p->data, len);
+    ColoPacket head;
+
+    if (!colo_packet_parse_head(&head, data, len, p->size, c->make.vnet)) {
+        return false;
+    }
+    g_assert_cmpuint(head.kind, ==, p->kind);
+    g_assert_cmpmem(&head.key, sizeof(head.key), &p->key, sizeof(p->key));
+    g_assert_cmpuint(head.l3, ==, p->l3);
+    g_assert_cmpuint(head.l4, ==, p->l4);
+    g_assert_cmpuint(head.payload, ==, p->payload);
+    g_assert_cmpuint(head.payload_len, ==, p->payload_len);
+    g_assert_cmphex(head.seq, ==, p->seq);
+    g_assert_cmphex(head.tcp_flags, ==, p->tcp_flags);
+    g_assert_cmpuint(head.ts_off, ==, p->ts_off);
+    g_assert_cmpuint(head.sack_edges, ==, p->sack_edges);
+    g_assert_cmpuint(head.frag_id, ==, p->frag_id);
+    return true;
+}
+
+static void test_head(gconstpointer v)
+{
+    const Case *c = v;
+    bool known = false;
+    ColoPacket *p;
+    Made made;
+
+    make(&c->make, &made);
+    p = packet_of(made.data, made.size, c->make.vnet);
+    for (uint32_t len = 0; len <= MIN(made.size, 300); len++) {
+        bool now_known = check_head(c, p, len);
+
+        g_assert_true(now_known || !known);
+        g_assert_true(now_known || len < p->payload ||
+                      p->kind == COLO_PACKET_RAW);
+        known = now_known;
+    }
+    g_assert_true(known);
+    colo_packet_free(p);
+    g_free(made.data);
+}
+
 static void check_short(const Case *c, const Made *made, uint32_t size)
 {
     ColoPacket *p = packet_of(made->data, size, c->make.vnet);
@@ -820,9 +865,12 @@ int main(int argc, char **argv)
                                                 cases[i].name);
         g_autofree char *cut = g_strdup_printf("/colo/packet/short/%s",
                                                cases[i].name);
+        g_autofree char *head = g_strdup_printf("/colo/packet/head/%s",
+                                               cases[i].name);
 
         g_test_add_data_func(kind, &cases[i], test_kind);
         g_test_add_data_func(cut, &cases[i], test_short);
+        g_test_add_data_func(head, &cases[i], test_head);
     }
     g_test_add_func("/colo/packet/arp", test_arp);
     g_test_add_func("/colo/packet/noise", test_noise);

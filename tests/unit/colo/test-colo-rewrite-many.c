@@ -205,7 +205,7 @@ static void many_run(Many *m)
         bool from_guest = m->from_guest[i];
 
         if (!colo_rewrite_wants(r, p->data, MIN(p->size, COLO_REWRITE_HEAD),
-                                p->vnet_hdr_len, from_guest)) {
+                                p->size, p->vnet_hdr_len, from_guest)) {
             continue;
         }
         if (from_guest) {

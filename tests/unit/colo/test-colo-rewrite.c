@@ -717,6 +717,11 @@ static void test_idle(void)
     test_free(t);
 }
 
+static bool wants(Test *t, const ColoPacket *p, bool from_guest)
+{
+    return colo_rewrite_wants(t->r, p->data, p->size, p->size, 0, from_guest);
+}
+
 /* Is the connection with port @port still known? */
 static bool is_known(Test *t, uint16_t port)
 {
@@ -727,7 +732,7 @@ static bool is_known(Test *t, uint16_t port)
 
     with_port.port = port;
     p = build(&with_port, true, &in);
-    wanted = colo_rewrite_wants(t->r, p->data, p->size, 0, true);
+    wanted = wants(t, p, true);
     colo_packet_free(p);
     return wanted;
 }
@@ -778,21 +783,21 @@ static void test_not_wanted(void)
 
     /* Not known */
     p = build(t, true, &in);
-    g_assert_false(colo_rewrite_wants(t->r, p->data, p->size, 0, true));
-    g_assert_false(colo_rewrite_wants(t->r, p->data, p->size, 0, false));
+    g_assert_false(wants(t, p, true));
+    g_assert_false(wants(t, p, false));
     accept_client(t);
-    g_assert_true(colo_rewrite_wants(t->r, p->data, p->size, 0, true));
+    g_assert_true(wants(t, p, true));
     /* The ports are in the wrong places for that direction */
-    g_assert_false(colo_rewrite_wants(t->r, p->data, p->size, 0, false));
+    g_assert_false(wants(t, p, false));
     /* UDP, a fragment, ARP */
     p->data[23] = 17;
-    g_assert_false(colo_rewrite_wants(t->r, p->data, p->size, 0, true));
+    g_assert_false(wants(t, p, true));
     p->data[23] = 6;
     p->data[20] = 0x20;
-    g_assert_false(colo_rewrite_wants(t->r, p->data, p->size, 0, true));
+    g_assert_false(wants(t, p, true));
     p->data[20] = 0;
     p->data[13] = 6;
-    g_assert_false(colo_rewrite_wants(t->r, p->data, p->size, 0, true));
+    g_assert_false(wants(t, p, true));
     colo_packet_free(p);
     test_free(t);
 }
