@@ -45,6 +45,7 @@
 #include "net/colo-begin.h"
 #include "colo-compare.h"
 #include "compare-options.h"
+#include "held-output.h"
 #include "match.h"
 #include "stream.h"
 #include "stream-end.h"
@@ -64,8 +65,6 @@ OBJECT_DECLARE_SIMPLE_TYPE(FilterCompare, FILTER_COMPARE)
 #define OUT_BYTES           (4 * MiB)
 /* Of packets of a NIC that cannot wait */
 #define HARD_LIMIT_BYTES    (128 * MiB)
-/* In the queue of the backend; more wait here */
-#define NET_QUEUE_PACKETS   256
 
 typedef enum FilterCompareState {
     FILTER_COMPARE_OFF,
@@ -94,17 +93,7 @@ struct FilterCompare {
     ColoStreamEnd in_end;
     bool in_stopped;            /* it was told not to read */
 
-    /* BQL: released */
-    QSIMPLEQ_HEAD(, ColoPacket) out;
-    uint64_t out_bytes;
-    bool sending;               /* guards against recursion */
-    NetClientState *behind;     /* NIC whose packets the backend has to take */
-    QEMUBH *send_bh;
-
-    /* BQL: NIC that was told to wait */
-    NetClientState *waiting;
-    NetPacketSent *waiting_cb;
-    bool releasing;             /* nobody is told to wait */
+    ColoHeldOutput out;         /* BQL: released */
 
     /* BQL: counters */
     uint64_t dropped_full;
@@ -132,8 +121,7 @@ static void compare_release(void *opaque, ColoPacket *p)
 {
     FilterCompare *fc = opaque;
 
-    QSIMPLEQ_INSERT_TAIL(&fc->out, p, next);
-    fc->out_bytes += colo_packet_memory(p);
+    colo_held_output_add(&fc->out, p);
 }
 
 static void compare_need(void *opaque, ColoMatchNeed why, uint64_t epoch)
@@ -153,96 +141,53 @@ static const ColoMatchOps match_ops = {
 
 static bool compare_full(FilterCompare *fc)
 {
-    return fc->out_bytes >= OUT_BYTES || colo_match_full(fc->match);
+    return colo_held_output_memory(&fc->out) >= OUT_BYTES ||
+           colo_match_full(fc->match);
 }
 
-/* The NIC that was told to wait may send again */
-static void wake_sender(FilterCompare *fc)
+static bool compare_pass(NetFilterState *nf, ColoPacket *p)
 {
-    NetClientState *nc = fc->waiting;
-    NetPacketSent *cb = fc->waiting_cb;
-
-    fc->waiting = NULL;
-    fc->waiting_cb = NULL;
-    /* Not if it was unplugged */
-    if (nc && NETFILTER(fc)->netdev->peer == nc) {
-        cb(nc, 1);
-    }
-}
-
-/*
- * The backend took what was put into its queue, or that was purged.  The NIC
- * may be gone, and the filter.
- */
-static void backend_took(NetClientState *nic, ssize_t len)
-{
-    FilterCompare *fc;
-
-    QTAILQ_FOREACH(fc, &compares, next) {
-        if (fc->behind == nic) {
-            fc->behind = NULL;
-            qemu_bh_schedule(fc->send_bh);
-        }
-    }
-}
-
-static bool backend_has_room(FilterCompare *fc)
-{
-    NetClientState *netdev = NETFILTER(fc)->netdev;
-
-    if (qemu_net_queue_len(netdev->incoming_queue) < NET_QUEUE_PACKETS) {
-        return true;
-    }
-    if (!fc->behind && netdev->peer &&
-        qemu_net_queue_notify(netdev->incoming_queue, netdev->peer,
-                              backend_took)) {
-        fc->behind = netdev->peer;
-    }
-    return !fc->behind;
-}
-
-static void send_one(FilterCompare *fc, ColoPacket *p)
-{
-    NetFilterState *nf = NETFILTER(fc);
+    FilterCompare *fc = FILTER_COMPARE(nf);
     struct iovec iov[COLO_NET_PARTS];
-    int parts = colo_net_fit_header(nf->netdev, p->vnet_hdr_len, p->data,
-                                    p->size, iov);
+    int parts;
 
-    fc->out_bytes -= colo_packet_memory(p);
+    if (!colo_held_output_has_room(&fc->out, nf->netdev, nf->netdev->peer)) {
+        return false;
+    }
+    parts = colo_net_fit_header(nf->netdev, p->vnet_hdr_len, p->data, p->size,
+                                iov);
     if (nf->netdev->peer) {
         qemu_netfilter_pass_to_next(nf->netdev->peer, 0, iov, parts, nf);
         colo_net_flush_standing(nf->netdev);
     }
-    colo_packet_free(p);
+    return true;
 }
 
 /* Pass on what was released, and what follows from that there is room again */
 static void compare_send(void *opaque)
 {
     FilterCompare *fc = opaque;
-    ColoPacket *p;
 
-    if (fc->sending) {
+    if (!colo_held_output_drain(&fc->out)) {
         return;
     }
-    fc->sending = true;
-    while ((p = QSIMPLEQ_FIRST(&fc->out)) && backend_has_room(fc)) {
-        QSIMPLEQ_REMOVE_HEAD(&fc->out, next);
-        send_one(fc, p);
-    }
-    fc->sending = false;
-
-    if (fc->state == FILTER_COMPARE_DRAINING && QSIMPLEQ_EMPTY(&fc->out)) {
+    if (fc->state == FILTER_COMPARE_DRAINING &&
+        !colo_held_output_first(&fc->out)) {
         fc->state = FILTER_COMPARE_OFF;
     }
-    if (fc->waiting && !compare_full(fc)) {
-        wake_sender(fc);
+    if (fc->out.waiting && !compare_full(fc)) {
+        colo_held_output_wake(&fc->out);
     }
-    if (fc->in_stopped && fc->out_bytes < OUT_BYTES) {
+    if (fc->in_stopped && colo_held_output_memory(&fc->out) < OUT_BYTES) {
         fc->in_stopped = false;
         qemu_chr_fe_accept_input(&fc->chr);
     }
 }
+
+static const ColoHeldOutputOps out_ops = {
+    .pass = compare_pass,
+    .room = compare_send,
+};
 
 /* The rules were fed: when is there something to do next? */
 static void compare_fed(FilterCompare *fc)
@@ -313,7 +258,7 @@ static bool compare_drained(ColoParticipant *p)
 {
     FilterCompare *fc = from_participant(p);
 
-    return QSIMPLEQ_EMPTY(&fc->out) &&
+    return !colo_held_output_first(&fc->out) &&
            !qemu_net_queue_len(NETFILTER(fc)->netdev->incoming_queue);
 }
 
@@ -324,7 +269,7 @@ static void compare_vm_state(void *opaque, bool running, RunState state)
     if (running) {
         compare_send(fc);
     } else {
-        wake_sender(fc);
+        colo_held_output_wake(&fc->out);
     }
 }
 
@@ -377,31 +322,22 @@ static ssize_t compare_receive_iov(NetFilterState *nf, NetClientState *sender,
         fc->dropped_bad++;
         return size;
     }
-    if (fc->out_bytes + colo_match_stats(fc->match)->queued_bytes >=
-        HARD_LIMIT_BYTES) {
+    if (colo_held_output_memory(&fc->out) +
+        colo_match_stats(fc->match)->queued_bytes >= HARD_LIMIT_BYTES) {
         fc->dropped_full++;
         warn_report_once("filter-compare: queue of '%s' is full and its NIC "
                          "cannot wait, packets are dropped", nf->netdev_id);
         return size;
     }
     compare_packet(fc, packet_of(fc, flags, iov, iovcnt));
-    if (!compare_full(fc) || !sent_cb || !runstate_is_running() ||
-        fc->waiting || fc->releasing) {
-        return size;
-    }
-    fc->waiting = sender;
-    fc->waiting_cb = sent_cb;
-    return NET_FILTER_QUEUED;
+    return compare_full(fc) &&
+           colo_held_output_push_back(&fc->out, sender, sent_cb)
+           ? NET_FILTER_QUEUED : size;
 }
 
-/* The NIC is reset or leaves: its packet is safe here */
 static void compare_release_sender(NetFilterState *nf)
 {
-    FilterCompare *fc = FILTER_COMPARE(nf);
-
-    fc->releasing = true;
-    wake_sender(fc);
-    fc->releasing = false;
+    colo_held_output_release_sender(&FILTER_COMPARE(nf)->out);
 }
 
 /* The secondary's guest */
@@ -456,7 +392,7 @@ static int secondary_can_read(void *opaque)
 {
     FilterCompare *fc = opaque;
 
-    fc->in_stopped = fc->out_bytes >= OUT_BYTES;
+    fc->in_stopped = colo_held_output_memory(&fc->out) >= OUT_BYTES;
     return fc->in_stopped ? 0 : READ_BYTES;
 }
 
@@ -521,7 +457,7 @@ static void compare_setup(NetFilterState *nf, Error **errp)
     fc->options.fixed = true;
     fc->match = colo_compare_options_match(&fc->options, &match_ops, fc);
     fc->timer = timer_new_ms(QEMU_CLOCK_REALTIME, compare_tick, fc);
-    fc->send_bh = qemu_bh_new(compare_send, fc);
+    colo_held_output_init(&fc->out, nf, &out_ops);
     fc->reader = colo_stream_reader_new(fc->options.vnet_hdr, &secondary_ops,
                                         fc);
     colo_stream_end_init(&fc->in_end, &fc->chr, qemu_get_aio_context());
@@ -543,7 +479,6 @@ static void compare_setup(NetFilterState *nf, Error **errp)
 static void compare_cleanup(NetFilterState *nf)
 {
     FilterCompare *fc = FILTER_COMPARE(nf);
-    ColoPacket *p;
 
     colo_stream_end_cleanup(&fc->in_end);
     qemu_chr_fe_deinit(&fc->chr, false);
@@ -556,15 +491,10 @@ static void compare_cleanup(NetFilterState *nf)
     QTAILQ_REMOVE(&compares, fc, next);
     /* can_be_deleted: no session, and QEMU's exit has no use for the rest */
     fc->state = FILTER_COMPARE_OFF;
-    compare_release_sender(nf);
+    colo_held_output_cleanup(&fc->out);
     timer_free(fc->timer);
-    qemu_bh_delete(fc->send_bh);
     g_clear_pointer(&fc->match, colo_match_free);
     g_clear_pointer(&fc->reader, colo_stream_reader_free);
-    while ((p = QSIMPLEQ_FIRST(&fc->out))) {
-        QSIMPLEQ_REMOVE_HEAD(&fc->out, next);
-        colo_packet_free(p);
-    }
 }
 
 static void compare_status_changed(NetFilterState *nf, Error **errp)
@@ -603,7 +533,6 @@ static void compare_init(Object *obj)
 {
     FilterCompare *fc = FILTER_COMPARE(obj);
 
-    QSIMPLEQ_INIT(&fc->out);
     colo_compare_options_init(&fc->options, obj, '-');
     object_property_add_uint64_ptr(obj, "dropped-packets-full",
                                    &fc->dropped_full, OBJ_PROP_FLAG_READ);

@@ -46,6 +46,7 @@
 #include "qapi/error.h"
 #include "qapi/visitor.h"
 #include "migration/colo.h"
+#include "held-output.h"
 #include "net/colo.h"
 #include "net/filter.h"
 #include "net/net.h"
@@ -71,14 +72,6 @@ typedef enum OutputCommitState {
     OUTPUT_COMMIT_STANDING,
 } OutputCommitState;
 
-typedef struct HeldPacket {
-    QSIMPLEQ_ENTRY(HeldPacket) next;
-    uint64_t epoch;
-    uint32_t vnet_hdr_len;
-    size_t size;
-    uint8_t data[];
-} HeldPacket;
-
 struct OutputCommit {
     NetFilterState parent_obj;
 
@@ -91,14 +84,8 @@ struct OutputCommit {
     OutputCommitState state;
     uint64_t epoch;                     /* what the guest executes */
     uint64_t committed;                 /* epochs before this one may go */
-    QSIMPLEQ_HEAD(, HeldPacket) queue;
-    uint64_t queued_packets;
-    uint64_t queued_bytes;
-    bool backend_busy;                  /* it has the head of the queue */
-    bool feeding;                       /* guards against recursion */
-    bool releasing;                     /* nobody is told to wait */
-    NetClientState *waiting;            /* NIC that was told to wait */
-    NetPacketSent *waiting_cb;
+    ColoHeldOutput out;
+    bool backend_busy;                  /* it has the first one */
 
     /* BQL: counters */
     uint64_t held;
@@ -117,48 +104,32 @@ static OutputCommit *from_participant(ColoParticipant *p)
 
 static bool head_may_go(OutputCommit *oc)
 {
-    HeldPacket *p = QSIMPLEQ_FIRST(&oc->queue);
+    ColoPacket *p = colo_held_output_first(&oc->out);
 
     return p && (oc->state != OUTPUT_COMMIT_ARMED ||
                  p->epoch < oc->committed);
 }
 
-static void queue_pop(OutputCommit *oc)
+static void trace_wake(OutputCommit *oc)
 {
-    HeldPacket *p = QSIMPLEQ_FIRST(&oc->queue);
-
-    QSIMPLEQ_REMOVE_HEAD(&oc->queue, next);
-    oc->queued_packets--;
-    oc->queued_bytes -= p->size;
-    g_free(p);
+    if (oc->out.waiting) {
+        trace_filter_output_commit_wake(oc->epoch, oc->out.bytes);
+    }
 }
 
 /* A NIC that was told to wait may send again */
 static void wake_sender(OutputCommit *oc)
 {
-    NetClientState *nc = oc->waiting;
-    NetPacketSent *cb = oc->waiting_cb;
-
-    if (!nc) {
-        return;
-    }
-    oc->waiting = NULL;
-    oc->waiting_cb = NULL;
-    trace_filter_output_commit_wake(oc->epoch, oc->queued_bytes);
-    /* Not if it was unplugged */
-    if (NETFILTER(oc)->netdev->peer == nc) {
-        cb(nc, 1);
-    }
+    trace_wake(oc);
+    colo_held_output_wake(&oc->out);
 }
 
-/* The NIC is reset or leaves: its packet is safe in the queue */
 static void output_commit_release_sender(NetFilterState *nf)
 {
     OutputCommit *oc = FILTER_OUTPUT_COMMIT(nf);
 
-    oc->releasing = true;
-    wake_sender(oc);
-    oc->releasing = false;
+    trace_wake(oc);
+    colo_held_output_release_sender(&oc->out);
 }
 
 /* Does a packet from the guest go from here straight to the backend? */
@@ -190,7 +161,7 @@ static void backend_sent(NetClientState *netdev, ssize_t len)
     }
     oc->backend_busy = false;
     if (len) {
-        queue_pop(oc);
+        colo_held_output_pop(&oc->out);
         oc->released++;
     }
     /* A purge comes with a stop of the VM: try again, nothing is lost */
@@ -218,19 +189,22 @@ static bool backend_takes(NetClientState *netdev, const struct iovec *iov,
 }
 
 /*
- * Hand the head of the queue on.  False if the backend wants a pause.
+ * False if the packet may not go, or the backend wants a pause.
  *
  * The NIC may be gone.  In the queue of the backend the packet is one of the
  * backend's own, since only that outlives it.
  */
-static bool feed_one(OutputCommit *oc)
+static bool output_commit_pass(NetFilterState *nf, ColoPacket *p)
 {
-    NetFilterState *nf = NETFILTER(oc);
-    HeldPacket *p = QSIMPLEQ_FIRST(&oc->queue);
+    OutputCommit *oc = FILTER_OUTPUT_COMMIT(nf);
     struct iovec iov[COLO_NET_PARTS];
-    int parts = colo_net_fit_header(nf->netdev, p->vnet_hdr_len, p->data,
-                                    p->size, iov);
+    int parts;
 
+    if (oc->backend_busy || !head_may_go(oc)) {
+        return false;
+    }
+    parts = colo_net_fit_header(nf->netdev, p->vnet_hdr_len, p->data, p->size,
+                                iov);
     if (!is_last_filter(nf)) {
         qemu_netfilter_pass_to_next(nf->netdev->peer, 0, iov, parts, nf);
         colo_net_flush_standing(nf->netdev);
@@ -240,27 +214,25 @@ static bool feed_one(OutputCommit *oc)
                                   iov, parts, backend_sent);
         return false;
     }
-    queue_pop(oc);
     oc->released++;
     return true;
 }
 
+static const ColoHeldOutputOps out_ops = {
+    .pass = output_commit_pass,
+};
+
 /* Let go what may go */
 static void output_commit_feed(OutputCommit *oc)
 {
-    if (oc->feeding) {
+    if (!colo_held_output_drain(&oc->out)) {
         return;
     }
-    oc->feeding = true;
-    while (!oc->backend_busy && head_may_go(oc) && feed_one(oc)) {
-        continue;
-    }
-    oc->feeding = false;
-
-    if (oc->state == OUTPUT_COMMIT_DRAINING && QSIMPLEQ_EMPTY(&oc->queue)) {
+    if (oc->state == OUTPUT_COMMIT_DRAINING &&
+        !colo_held_output_first(&oc->out)) {
         oc->state = OUTPUT_COMMIT_OFF;
     }
-    if (oc->queued_bytes < oc->max_bytes) {
+    if (oc->out.bytes < oc->max_bytes) {
         wake_sender(oc);
     }
 }
@@ -288,8 +260,8 @@ static void output_commit_commit(ColoParticipant *p, uint64_t cut)
         return;
     }
     oc->committed = cut;
-    trace_filter_output_commit_commit(cut, oc->queued_packets,
-                                      oc->queued_bytes);
+    trace_filter_output_commit_commit(cut, oc->out.packets,
+                                      oc->out.bytes);
     output_commit_feed(oc);
 }
 
@@ -301,7 +273,7 @@ static void output_commit_open(ColoParticipant *p)
         return;
     }
     oc->state = OUTPUT_COMMIT_DRAINING;
-    trace_filter_output_commit_open(oc->epoch, oc->queued_packets);
+    trace_filter_output_commit_open(oc->epoch, oc->out.packets);
     output_commit_feed(oc);
 }
 
@@ -346,7 +318,8 @@ static ssize_t output_commit_receive_iov(NetFilterState *nf,
 {
     OutputCommit *oc = FILTER_OUTPUT_COMMIT(nf);
     size_t size = iov_size(iov, iovcnt);
-    HeldPacket *p;
+    ColoPacket *p;
+    uint8_t *data;
 
     if (oc->state == OUTPUT_COMMIT_STANDING) {
         oc->ignored++;
@@ -355,7 +328,7 @@ static ssize_t output_commit_receive_iov(NetFilterState *nf,
     if (oc->state == OUTPUT_COMMIT_OFF || sender == nf->netdev) {
         return 0;
     }
-    if (oc->queued_bytes >= hard_limit(oc, sent_cb)) {
+    if (oc->out.bytes >= hard_limit(oc, sent_cb)) {
         oc->dropped++;
         warn_report_once("filter-output-commit: queue of '%s' is full and its "
                          "NIC does not wait, packets are dropped",
@@ -363,31 +336,27 @@ static ssize_t output_commit_receive_iov(NetFilterState *nf,
         return size;
     }
 
-    p = g_malloc(sizeof(*p) + size);
+    data = g_malloc(size);
+    iov_to_buf(iov, iovcnt, 0, data, size);
+    /* Without a header it gets one when it leaves */
+    p = colo_packet_wrap(data, size, flags & QEMU_NET_PACKET_FLAG_RAW ? 0
+                                     : MIN(nf->netdev->vnet_hdr_len, size));
     p->epoch = oc->epoch;
-    /* Without one it gets one when it leaves */
-    p->vnet_hdr_len = flags & QEMU_NET_PACKET_FLAG_RAW ? 0
-                      : MIN(nf->netdev->vnet_hdr_len, size);
-    p->size = iov_to_buf(iov, iovcnt, 0, p->data, size);
-    QSIMPLEQ_INSERT_TAIL(&oc->queue, p, next);
+    colo_held_output_add(&oc->out, p);
     oc->held++;
-    oc->queued_packets++;
-    oc->queued_bytes += size;
-    oc->max_queued_bytes = MAX(oc->max_queued_bytes, oc->queued_bytes);
+    oc->max_queued_bytes = MAX(oc->max_queued_bytes, oc->out.bytes);
 
     if (oc->state == OUTPUT_COMMIT_DRAINING) {
         output_commit_feed(oc);
     }
-    if (oc->queued_bytes < (sent_cb ? oc->max_bytes : oc->max_bytes / 2)) {
+    if (oc->out.bytes < (sent_cb ? oc->max_bytes : oc->max_bytes / 2)) {
         return size;
     }
     colo_request_checkpoint_queue_full();
-    if (!sent_cb || !runstate_is_running() || oc->waiting || oc->releasing) {
+    if (!colo_held_output_push_back(&oc->out, sender, sent_cb)) {
         return size;
     }
-    oc->waiting = sender;
-    oc->waiting_cb = sent_cb;
-    trace_filter_output_commit_full(oc->epoch, oc->queued_bytes);
+    trace_filter_output_commit_full(oc->epoch, oc->out.bytes);
     return NET_FILTER_QUEUED;
 }
 
@@ -406,6 +375,7 @@ static void output_commit_setup(NetFilterState *nf, Error **errp)
                    "status=off");
         return;
     }
+    colo_held_output_init(&oc->out, nf, &out_ops);
     oc->vmstate = qemu_add_vm_change_state_handler(output_commit_vm_state, oc);
     colo_participant_register(&oc->participant);
 }
@@ -425,10 +395,8 @@ static void output_commit_cleanup(NetFilterState *nf)
      * nothing may pass any more, nor may the NIC wait for ever.
      */
     oc->state = OUTPUT_COMMIT_STANDING;
-    output_commit_release_sender(nf);
-    while (!QSIMPLEQ_EMPTY(&oc->queue)) {
-        queue_pop(oc);
-    }
+    trace_wake(oc);
+    colo_held_output_cleanup(&oc->out);
 }
 
 static void output_commit_status_changed(NetFilterState *nf, Error **errp)
@@ -485,7 +453,6 @@ static void output_commit_init(Object *obj)
         .stand = output_commit_stand,
         .drained = output_commit_drained,
     };
-    QSIMPLEQ_INIT(&oc->queue);
     object_property_add_uint64_ptr(obj, "held-packets", &oc->held,
                                    OBJ_PROP_FLAG_READ);
     object_property_add_uint64_ptr(obj, "released-packets", &oc->released,
@@ -494,9 +461,9 @@ static void output_commit_init(Object *obj)
                                    OBJ_PROP_FLAG_READ);
     object_property_add_uint64_ptr(obj, "ignored-packets", &oc->ignored,
                                    OBJ_PROP_FLAG_READ);
-    object_property_add_uint64_ptr(obj, "queued-packets", &oc->queued_packets,
+    object_property_add_uint64_ptr(obj, "queued-packets", &oc->out.packets,
                                    OBJ_PROP_FLAG_READ);
-    object_property_add_uint64_ptr(obj, "queued-bytes", &oc->queued_bytes,
+    object_property_add_uint64_ptr(obj, "queued-bytes", &oc->out.bytes,
                                    OBJ_PROP_FLAG_READ);
     object_property_add_uint64_ptr(obj, "queued-bytes-max",
                                    &oc->max_queued_bytes, OBJ_PROP_FLAG_READ);

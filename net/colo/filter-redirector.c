@@ -49,6 +49,7 @@
 #include "migration/colo.h"
 #include "net/colo.h"
 #include "net/colo-begin.h"
+#include "held-output.h"
 #include "stream.h"
 #include "stream-end.h"
 #include "net/filter.h"
@@ -67,8 +68,6 @@ OBJECT_DECLARE_SIMPLE_TYPE(FilterRedirector, FILTER_REDIRECTOR)
 #define HARD_LIMIT_FACTOR   4
 /* Of input that is kept; the stream is not read when there is more */
 #define KEPT_BYTES          (16 * MiB)
-/* In the queue of whom the packets are for; more wait outside */
-#define NET_QUEUE_PACKETS   256
 
 typedef enum RedirectorState {
     REDIRECTOR_PLAIN,           /* no session (yet), or the primary of one */
@@ -76,14 +75,8 @@ typedef enum RedirectorState {
     REDIRECTOR_LIVE,            /* was a secondary and took over; the last */
 } RedirectorState;
 
-typedef struct KeptPacket {
-    QSIMPLEQ_ENTRY(KeptPacket) next;
-    uint64_t epoch;
-    uint32_t size;
-    uint32_t vnet_hdr_len;
-    bool begins;                /* no input: a SYN of the primary's guest */
-    uint8_t *data;
-} KeptPacket;
+/* ColoPacket.tag: no input, but a SYN of the primary's guest */
+#define TAG_BEGINS          1
 
 struct FilterRedirector {
     NetFilterState parent_obj;
@@ -96,7 +89,6 @@ struct FilterRedirector {
     CharBackend out_chr;
     ColoParticipant participant;
     VMChangeStateEntry *vmstate;
-    QEMUBH *feed_bh;
 
     /* BQL */
     RedirectorState state;
@@ -104,24 +96,19 @@ struct FilterRedirector {
     bool off_when_live;         /* secondary: switched off by a failover */
     uint64_t loaded;            /* secondary: epoch that its guest executes */
 
+    ColoHeldOutput kept;        /* BQL: input; NIC that waits for outdev */
+
     /* BQL: indev */
     ColoStreamReader *in;
     ColoStreamEnd in_end;
     bool in_stopped;            /* it was told not to read */
     bool in_epoch_known;
     uint64_t in_epoch;          /* of what comes from there */
-    QSIMPLEQ_HEAD(, KeptPacket) kept;
-    uint64_t kept_bytes;
     bool in_moved;              /* since drained() was asked */
-    bool feeding;               /* guards against recursion */
-    bool nic_behind;            /* it says when it has taken its packets */
 
     /* BQL: outdev */
     ColoStreamWriter *out;
     ColoStreamEnd out_end;
-    NetClientState *waiting;    /* NIC that was told to wait */
-    NetPacketSent *waiting_cb;
-    bool releasing;             /* nobody is told to wait */
 
     /* BQL: counters */
     uint64_t out_packets;
@@ -189,60 +176,14 @@ static void inject(FilterRedirector *r, uint8_t *data, uint32_t size,
     }
 }
 
-static void kept_pop(FilterRedirector *r)
-{
-    KeptPacket *p = QSIMPLEQ_FIRST(&r->kept);
-
-    QSIMPLEQ_REMOVE_HEAD(&r->kept, next);
-    r->kept_bytes -= p->size;
-    g_free(p->data);
-    g_free(p);
-}
-
 static void kept_drop_before(FilterRedirector *r, uint64_t epoch)
 {
-    KeptPacket *p;
+    ColoPacket *p;
 
-    while ((p = QSIMPLEQ_FIRST(&r->kept)) && p->epoch < epoch) {
+    while ((p = colo_held_output_first(&r->kept)) && p->epoch < epoch) {
         r->dropped_stale++;
-        kept_pop(r);
+        colo_held_output_pop(&r->kept);
     }
-}
-
-static bool queue_is_long(NetClientState *nc)
-{
-    return nc && qemu_net_queue_len(nc->incoming_queue) >= NET_QUEUE_PACKETS;
-}
-
-/* The NIC took what was put into its queue, or that was purged */
-static void nic_took(NetClientState *netdev, ssize_t len)
-{
-    NetFilterState *nf;
-
-    QTAILQ_FOREACH(nf, &netdev->filters, next) {
-        FilterRedirector *r = (FilterRedirector *)
-            object_dynamic_cast(OBJECT(nf), TYPE_FILTER_REDIRECTOR);
-
-        if (r && r->nic_behind) {
-            r->nic_behind = false;
-            qemu_bh_schedule(r->feed_bh);
-        }
-    }
-}
-
-/* Does it make sense to put more into the queue of the NIC? */
-static bool nic_has_room(FilterRedirector *r)
-{
-    NetClientState *netdev = NETFILTER(r)->netdev;
-
-    if (!queue_is_long(netdev->peer)) {
-        return true;
-    }
-    if (!r->nic_behind) {
-        r->nic_behind = qemu_net_queue_notify(netdev->peer->incoming_queue,
-                                              netdev, nic_took);
-    }
-    return !r->nic_behind;
 }
 
 static void in_accept(FilterRedirector *r)
@@ -253,61 +194,59 @@ static void in_accept(FilterRedirector *r)
     }
 }
 
-/* Secondary, or live: the packet that the guest may have now, or NULL */
-static KeptPacket *kept_next(FilterRedirector *r)
+/* Secondary, or live: may the guest have @p now? */
+static bool may_have(FilterRedirector *r, const ColoPacket *p)
 {
-    KeptPacket *p;
-
-    if (r->state == REDIRECTOR_SECONDARY) {
-        kept_drop_before(r, r->loaded);
-    }
-    p = QSIMPLEQ_FIRST(&r->kept);
-    if (!p || !runstate_is_running()) {
-        return NULL;
-    }
     /* The guest that goes on has what was kept, even if that is switched off */
-    return r->state == REDIRECTOR_LIVE ||
-           (r->state == REDIRECTOR_SECONDARY && NETFILTER(r)->on &&
-            p->epoch == r->loaded)
-           ? p : NULL;
+    return runstate_is_running() &&
+           (r->state == REDIRECTOR_LIVE ||
+            (r->state == REDIRECTOR_SECONDARY && NETFILTER(r)->on &&
+             p->epoch == r->loaded));
+}
+
+static bool redirector_pass(NetFilterState *nf, ColoPacket *p)
+{
+    FilterRedirector *r = FILTER_REDIRECTOR(nf);
+
+    if (!may_have(r, p) ||
+        !colo_held_output_has_room(&r->kept, nf->netdev->peer, nf->netdev)) {
+        return false;
+    }
+    if (p->tag == TAG_BEGINS) {
+        colo_begin_told(nf->netdev, p->data, p->size, p->vnet_hdr_len);
+    } else {
+        inject(r, p->data, p->size, p->vnet_hdr_len);
+    }
+    return true;
 }
 
 static void redirector_feed(void *opaque)
 {
     FilterRedirector *r = opaque;
-    KeptPacket *p;
 
-    if (r->feeding) {
+    if (r->kept.draining) {
         return;
     }
-    r->feeding = true;
-    while ((p = kept_next(r)) && nic_has_room(r)) {
-        if (p->begins) {
-            colo_begin_told(NETFILTER(r)->netdev, p->data, p->size,
-                            p->vnet_hdr_len);
-        } else {
-            inject(r, p->data, p->size, p->vnet_hdr_len);
-        }
-        kept_pop(r);
+    if (r->state == REDIRECTOR_SECONDARY) {
+        kept_drop_before(r, r->loaded);
     }
-    r->feeding = false;
+    colo_held_output_drain(&r->kept);
     in_accept(r);
 }
 
-static void keep(FilterRedirector *r, uint8_t *data, uint32_t size,
-                 uint32_t vnet_hdr_len, bool begins)
-{
-    KeptPacket *p = g_new(KeptPacket, 1);
+static const ColoHeldOutputOps kept_ops = {
+    .pass = redirector_pass,
+    .room = redirector_feed,
+};
 
-    *p = (KeptPacket) {
-        .epoch = r->in_epoch,
-        .size = size,
-        .vnet_hdr_len = vnet_hdr_len,
-        .begins = begins,
-        .data = data,
-    };
-    QSIMPLEQ_INSERT_TAIL(&r->kept, p, next);
-    r->kept_bytes += size;
+static void keep(FilterRedirector *r, uint8_t *data, uint32_t size,
+                 uint32_t vnet_hdr_len, unsigned tag)
+{
+    ColoPacket *p = colo_packet_wrap(data, size, vnet_hdr_len);
+
+    p->epoch = r->in_epoch;
+    p->tag = tag;
+    colo_held_output_add(&r->kept, p);
 }
 
 /* No session yet: does the guest stand there to become a secondary? */
@@ -325,7 +264,7 @@ static bool may_be_of_use(FilterRedirector *r)
     }
     /* A session that never loads, that of periodic mode, has no use for it */
     return r->state == REDIRECTOR_SECONDARY ? r->in_epoch >= r->loaded
-           : r->in_epoch == 0 && r->kept_bytes < KEPT_BYTES;
+           : r->in_epoch == 0 && r->kept.bytes < KEPT_BYTES;
 }
 
 static void in_packet(void *opaque, uint8_t *data, uint32_t size,
@@ -344,7 +283,7 @@ static void in_packet(void *opaque, uint8_t *data, uint32_t size,
         g_free(data);
         return;
     }
-    keep(r, data, size, vnet_hdr_len, false);
+    keep(r, data, size, vnet_hdr_len, 0);
     redirector_feed(r);
 }
 
@@ -362,7 +301,7 @@ static void in_begin(void *opaque, uint8_t *data, uint32_t size,
                !may_be_of_use(r)) {
         g_free(data);
     } else {
-        keep(r, data, size, vnet_hdr_len, true);
+        keep(r, data, size, vnet_hdr_len, TAG_BEGINS);
         redirector_feed(r);
     }
 }
@@ -421,11 +360,11 @@ static int in_can_read(void *opaque)
     bool stop = !nf->on;
 
     if (!feeds_guest(r)) {
-        stop |= queue_is_long(nf->netdev);
+        stop |= colo_held_output_is_long(nf->netdev);
     } else if (r->state == REDIRECTOR_SECONDARY) {
-        stop |= r->kept_bytes >= KEPT_BYTES;
+        stop |= r->kept.bytes >= KEPT_BYTES;
     } else if (r->state == REDIRECTOR_PLAIN && !awaits_load(r)) {
-        stop |= queue_is_long(nf->netdev->peer);
+        stop |= colo_held_output_is_long(nf->netdev->peer);
     }
     r->in_stopped = stop;
     return stop ? 0 : NET_BUFSIZE;
@@ -461,32 +400,16 @@ static void in_event(void *opaque, QEMUChrEvent event)
 
 /* Stream out */
 
-static void redirector_wake(FilterRedirector *r)
-{
-    NetClientState *nc = r->waiting;
-    NetPacketSent *cb = r->waiting_cb;
-
-    r->waiting = NULL;
-    r->waiting_cb = NULL;
-    /* Not if it was unplugged */
-    if (nc && NETFILTER(r)->netdev->peer == nc) {
-        cb(nc, 1);
-    }
-}
-
-/* The NIC is reset or leaves: its packet is safe in the queue */
 static void redirector_release_sender(NetFilterState *nf)
 {
-    FilterRedirector *r = FILTER_REDIRECTOR(nf);
-
-    r->releasing = true;
-    redirector_wake(r);
-    r->releasing = false;
+    colo_held_output_release_sender(&FILTER_REDIRECTOR(nf)->kept);
 }
 
 static void out_drained(void *opaque)
 {
-    redirector_wake(opaque);
+    FilterRedirector *r = opaque;
+
+    colo_held_output_wake(&r->kept);
 }
 
 static int out_can_read(void *opaque)
@@ -510,20 +433,6 @@ static void out_event(void *opaque, QEMUChrEvent event)
         colo_stream_writer_closed(r->out);
     }
     colo_stream_end_event(&r->out_end, event);
-}
-
-/* The guest has to wait until there is room; false if its NIC cannot */
-static bool push_back(FilterRedirector *r, NetClientState *sender,
-                      NetPacketSent *sent_cb)
-{
-    /* A NIC must not have a packet under way while its state is saved */
-    if (!sent_cb || sender == NETFILTER(r)->netdev || r->waiting ||
-        r->releasing || !runstate_is_running()) {
-        return false;
-    }
-    r->waiting = sender;
-    r->waiting_cb = sent_cb;
-    return true;
 }
 
 static ssize_t redirect(FilterRedirector *r, NetClientState *sender,
@@ -562,7 +471,8 @@ static ssize_t redirect(FilterRedirector *r, NetClientState *sender,
     if (r->armed) {
         colo_request_checkpoint_queue_full();
     }
-    return push_back(r, sender, sent_cb) ? NET_FILTER_QUEUED : size;
+    return colo_held_output_push_back(&r->kept, sender, sent_cb)
+           ? NET_FILTER_QUEUED : size;
 }
 
 static ssize_t redirector_receive_iov(NetFilterState *nf,
@@ -655,7 +565,7 @@ static void redirector_open(ColoParticipant *p)
     if (r->off_when_live) {
         NETFILTER(r)->on = false;
     }
-    redirector_wake(r);
+    colo_held_output_wake(&r->kept);
     redirector_feed(r);
 }
 
@@ -682,7 +592,7 @@ static void redirector_vm_state(void *opaque, bool running, RunState state)
     FilterRedirector *r = opaque;
 
     if (!running) {
-        redirector_wake(r);
+        colo_held_output_wake(&r->kept);
         return;
     }
     /* It did not become a secondary */
@@ -706,7 +616,7 @@ static void redirector_status_changed(NetFilterState *nf, Error **errp)
         nf->on = true;
         r->off_when_live = true;
     } else {
-        redirector_wake(r);
+        colo_held_output_wake(&r->kept);
     }
 }
 
@@ -739,6 +649,7 @@ static void redirector_setup(NetFilterState *nf, Error **errp)
     if (!redirector_take_chardevs(r, errp)) {
         return;
     }
+    colo_held_output_init(&r->kept, nf, &kept_ops);
     if (r->outdev) {
         r->out = colo_stream_writer_new(&r->out_chr, NULL, r->vnet_hdr,
                                         OUT_BYTES, out_drained, r);
@@ -749,7 +660,6 @@ static void redirector_setup(NetFilterState *nf, Error **errp)
                                  out_event, NULL, r, NULL, true);
     }
     if (r->indev) {
-        r->feed_bh = qemu_bh_new(redirector_feed, r);
         r->in = colo_stream_reader_new(r->vnet_hdr, &in_ops, r);
         colo_stream_end_init(&r->in_end, &r->in_chr, qemu_get_aio_context());
         qemu_chr_fe_set_handlers(&r->in_chr, in_can_read, in_read, in_event,
@@ -774,18 +684,15 @@ static void redirector_cleanup(NetFilterState *nf)
         colo_participant_unregister(&r->participant);
         qemu_del_vm_change_state_handler(r->vmstate);
         r->vmstate = NULL;
-        redirector_release_sender(nf);
+        colo_held_output_release_sender(&r->kept);
     }
     colo_stream_end_cleanup(&r->in_end);
     colo_stream_end_cleanup(&r->out_end);
     qemu_chr_fe_deinit(&r->in_chr, false);
     qemu_chr_fe_deinit(&r->out_chr, false);
-    g_clear_pointer(&r->feed_bh, qemu_bh_delete);
     g_clear_pointer(&r->in, colo_stream_reader_free);
     g_clear_pointer(&r->out, colo_stream_writer_free);
-    while (!QSIMPLEQ_EMPTY(&r->kept)) {
-        kept_pop(r);
-    }
+    colo_held_output_cleanup(&r->kept);
 }
 
 /* The secondary's guest would be seen, and see what it must not */
@@ -860,10 +767,9 @@ static void redirector_init(Object *obj)
         { "dropped-packets-stale", &r->dropped_stale },
         { "dropped-packets-network", &r->dropped_network },
         { "dropped-packets-bad", &r->dropped_bad },
-        { "kept-bytes", &r->kept_bytes },
+        { "kept-bytes", &r->kept.bytes },
     };
 
-    QSIMPLEQ_INIT(&r->kept);
     for (int i = 0; i < ARRAY_SIZE(counters); i++) {
         object_property_add_uint64_ptr(obj, counters[i].name,
                                        counters[i].value, OBJ_PROP_FLAG_READ);

@@ -424,6 +424,7 @@ static void parse(ColoPacket *p)
         .key.vlan = { NO_VLAN, NO_VLAN },
         .epoch = p->epoch,
         .arrived_ms = p->arrived_ms,
+        .tag = p->tag,
     };
     bool known = false;
 
@@ -473,14 +474,23 @@ bool colo_packet_parse_head(ColoPacket *head, const uint8_t *data,
 
 /* Life */
 
-ColoPacket *colo_packet_new(uint8_t *data, uint32_t size,
-                            uint32_t vnet_hdr_len)
+ColoPacket *colo_packet_wrap(uint8_t *data, uint32_t size,
+                             uint32_t vnet_hdr_len)
 {
     ColoPacket *p = g_new0(ColoPacket, 1);
 
+    p->kind = COLO_PACKET_RAW;
     p->buffer = p->data = data;
     p->size = size;
     p->vnet_hdr_len = vnet_hdr_len;
+    return p;
+}
+
+ColoPacket *colo_packet_new(uint8_t *data, uint32_t size,
+                            uint32_t vnet_hdr_len)
+{
+    ColoPacket *p = colo_packet_wrap(data, size, vnet_hdr_len);
+
     colo_packet_parse(p);
     return p;
 }

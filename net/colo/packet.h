@@ -119,6 +119,7 @@ struct ColoPacket {
     /* For the owner; colo_packet_new() sets them to 0 */
     uint64_t epoch;
     int64_t arrived_ms;
+    unsigned tag;
 };
 
 /*
@@ -134,6 +135,10 @@ struct ColoPacket {
 ColoPacket *colo_packet_new(uint8_t *data, uint32_t size,
                             uint32_t vnet_hdr_len);
 ColoPacket *colo_packet_copy(const ColoPacket *p);
+
+/* The same as colo_packet_new() without looking at it: nothing is parsed */
+ColoPacket *colo_packet_wrap(uint8_t *data, uint32_t size,
+                             uint32_t vnet_hdr_len);
 
 /*
  * colo_packet_memory: what it takes of the heap, to be held against a bound.
