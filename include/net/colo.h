@@ -22,9 +22,6 @@ bool colo_net_supported(void);
  */
 bool colo_net_check(Error **errp);
 
-/* Is there a filter of that type on @netdev? */
-bool colo_net_has_filter(NetClientState *netdev, const char *type);
-
 /*
  * colo_net_problems: call @found for each NIC and each stream that a session of
  * @side in @mode does not cover; @message says what is wrong with @name

@@ -7,72 +7,16 @@
 
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
-#include "qapi/error.h"
 #include "net/colo.h"
 #include "colo-compare.h"
-#include "net/filter.h"
 #include "net/net.h"
 #include "net/queue.h"
-#include "net/vhost_net.h"
 #include "standard-headers/linux/virtio_net.h"
-#include "qom/object.h"
 #include "system/runstate.h"
 
 bool colo_net_supported(void)
 {
     return true;
-}
-
-static void refuse_vhost(NICState *nic, void *opaque)
-{
-    NetClientState *nc = qemu_get_queue(nic);
-    Error **errp = opaque;
-
-    /* Other models leave the vhost of their netdev alone */
-    if (g_str_has_prefix(nc->model, "virtio-net") &&
-        nc->peer && get_vhost_net(nc->peer) && !*errp) {
-        error_setg(errp, "x-colo cannot protect a guest with the network "
-                   "device '%s': vhost of netdev '%s' carries its packets past "
-                   "QEMU; use vhost=off", nc->name, nc->peer->name);
-    }
-}
-
-bool colo_net_check(Error **errp)
-{
-    ERRP_GUARD();
-
-    qemu_foreach_nic(refuse_vhost, errp);
-    return !*errp;
-}
-
-bool colo_net_has_filter(NetClientState *netdev, const char *type)
-{
-    NetFilterState *nf;
-
-    QTAILQ_FOREACH(nf, &netdev->filters, next) {
-        if (object_dynamic_cast(OBJECT(nf), type)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static void warn_if_held(NICState *nic, void *opaque)
-{
-    NetClientState *nc = qemu_get_queue(nic);
-
-    if (nc->peer && colo_net_has_filter(nc->peer, "filter-output-commit")) {
-        warn_report("COLO: in hybrid mode filter-output-commit still holds "
-                    "the output of '%s' until the next checkpoint",
-                    nc->name);
-    }
-}
-
-void colo_net_warn_slow(ColoSyncMode mode)
-{
-    if (mode == COLO_SYNC_MODE_HYBRID) {
-        qemu_foreach_nic(warn_if_held, NULL);
-    }
 }
 
 bool colo_net_drops(const NetClientState *sender,

@@ -1,17 +1,79 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * COLO: which NICs and streams are not covered.
+ * COLO: is the network set up for a session?  What is refused, what is warned
+ * of, and which NICs and streams are not covered.
  *
- * Both sides, under the BQL.
+ * Both sides, under the BQL.  All that looks at how NICs, netdevs, filters and
+ * streams are put together is here; what an end of a stream says of itself is
+ * checked where it is read (stream.c).
  */
 
 #include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qapi/error.h"
 #include "chardev/char.h"
 #include "net/colo.h"
 #include "net/filter.h"
 #include "net/net.h"
+#include "net/vhost_net.h"
 #include "qom/object.h"
 #include "stream-end.h"
+
+/* Refused, warned of */
+
+static void refuse_vhost(NICState *nic, void *opaque)
+{
+    NetClientState *nc = qemu_get_queue(nic);
+    Error **errp = opaque;
+
+    /* Other models leave the vhost of their netdev alone */
+    if (g_str_has_prefix(nc->model, "virtio-net") &&
+        nc->peer && get_vhost_net(nc->peer) && !*errp) {
+        error_setg(errp, "x-colo cannot protect a guest with the network "
+                   "device '%s': vhost of netdev '%s' carries its packets past "
+                   "QEMU; use vhost=off", nc->name, nc->peer->name);
+    }
+}
+
+bool colo_net_check(Error **errp)
+{
+    ERRP_GUARD();
+
+    qemu_foreach_nic(refuse_vhost, errp);
+    return !*errp;
+}
+
+static bool has_filter(NetClientState *netdev, const char *type)
+{
+    NetFilterState *nf;
+
+    QTAILQ_FOREACH(nf, &netdev->filters, next) {
+        if (object_dynamic_cast(OBJECT(nf), type)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void warn_if_held(NICState *nic, void *opaque)
+{
+    NetClientState *nc = qemu_get_queue(nic);
+
+    if (nc->peer && has_filter(nc->peer, "filter-output-commit")) {
+        warn_report("COLO: in hybrid mode filter-output-commit still holds "
+                    "the output of '%s' until the next checkpoint",
+                    nc->name);
+    }
+}
+
+void colo_net_warn_slow(ColoSyncMode mode)
+{
+    if (mode == COLO_SYNC_MODE_HYBRID) {
+        qemu_foreach_nic(warn_if_held, NULL);
+    }
+}
+
+/* Not covered */
 
 typedef struct Search {
     COLOMode side;
