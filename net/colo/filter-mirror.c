@@ -287,6 +287,7 @@ static void mirror_setup(NetFilterState *nf, Error **errp)
     }
     m->out = colo_stream_writer_new(&m->chr, NULL, m->vnet_hdr, QUEUE_BYTES,
                                     NULL, NULL);
+    colo_stream_writer_gather(m->out, qemu_get_aio_context());
     colo_stream_end_init(&m->out_end, &m->chr, qemu_get_aio_context());
     qemu_chr_fe_set_handlers(&m->chr, mirror_can_read, mirror_read,
                              mirror_event, NULL, m, NULL, true);
@@ -304,6 +305,7 @@ static void mirror_cleanup(NetFilterState *nf)
 
     if (m->out) {
         colo_participant_unregister(&m->participant);
+        colo_stream_writer_end_burst(m->out);
     }
     colo_stream_end_cleanup(&m->out_end);
     qemu_chr_fe_deinit(&m->chr, false);

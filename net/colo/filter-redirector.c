@@ -655,6 +655,7 @@ static void redirector_setup(NetFilterState *nf, Error **errp)
                                         OUT_BYTES, out_drained, r);
         colo_stream_writer_set_hard_limit(r->out,
                                           OUT_BYTES * HARD_LIMIT_FACTOR);
+        colo_stream_writer_gather(r->out, qemu_get_aio_context());
         colo_stream_end_init(&r->out_end, &r->out_chr, qemu_get_aio_context());
         qemu_chr_fe_set_handlers(&r->out_chr, out_can_read, out_read,
                                  out_event, NULL, r, NULL, true);
@@ -685,6 +686,9 @@ static void redirector_cleanup(NetFilterState *nf)
         qemu_del_vm_change_state_handler(r->vmstate);
         r->vmstate = NULL;
         colo_held_output_release_sender(&r->kept);
+    }
+    if (r->out) {
+        colo_stream_writer_end_burst(r->out);
     }
     colo_stream_end_cleanup(&r->in_end);
     colo_stream_end_cleanup(&r->out_end);

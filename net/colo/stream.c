@@ -6,9 +6,10 @@
  * net/colo/stream.h.
  *
  * The writer gathers what it is given in one buffer and hands that to the
- * device in one call.  What the device does not take now goes when it says that
- * it can take more.  A record is written whole or, when the connection ends in
- * its middle, not at all: the next connection begins with a record.
+ * device in one call, as soon as a burst of packets is over.  What the device
+ * does not take now goes when it says that it can take more.  A record is
+ * written whole or, when the connection ends in its middle, not at all: the
+ * next connection begins with a record.
  */
 
 #include "qemu/osdep.h"
@@ -37,6 +38,8 @@
 #define HELLO_VNET_HDR  0x01
 /* An empty queue does not keep more memory than this */
 #define IDLE_BYTES      (256 * KiB)
+/* Of a burst more than this is not gathered */
+#define BURST_BYTES     (64 * KiB)
 
 struct ColoStreamReader {
     const ColoStreamReaderOps *ops;
@@ -305,6 +308,8 @@ struct ColoStreamWriter {
     bool ends_with_cut;         /* none of its bytes is gone */
     guint watch;
     unsigned corked;
+    QEMUBH *burst_bh;           /* or NULL: bursts are not gathered */
+    bool in_burst;              /* a packet was written, the BH will come */
     bool flushing;
     bool was_full;
     bool has_epoch;
@@ -387,6 +392,9 @@ void colo_stream_writer_free(ColoStreamWriter *w)
 {
     if (w) {
         writer_unwatch(w);
+        if (w->burst_bh) {
+            qemu_bh_delete(w->burst_bh);
+        }
         g_byte_array_unref(w->queue);
         g_free(w);
     }
@@ -545,6 +553,38 @@ static void writer_flush(ColoStreamWriter *w)
     }
 }
 
+void colo_stream_writer_end_burst(ColoStreamWriter *w)
+{
+    w->in_burst = false;
+    if (w->sent < w->queue->len) {
+        writer_flush(w);
+        writer_tell_drained(w);
+    }
+}
+
+static void writer_burst_bh(void *opaque)
+{
+    colo_stream_writer_end_burst(opaque);
+}
+
+void colo_stream_writer_gather(ColoStreamWriter *w, AioContext *ctx)
+{
+    w->burst_bh = aio_bh_new(ctx, writer_burst_bh, w);
+}
+
+/* A packet was queued: it goes now, or with those that follow it */
+static void writer_flush_packet(ColoStreamWriter *w)
+{
+    if (w->in_burst && w->queue->len - w->sent < BURST_BYTES) {
+        return;
+    }
+    writer_flush(w);
+    if (w->burst_bh && !w->in_burst && !w->corked) {
+        w->in_burst = true;
+        qemu_bh_schedule(w->burst_bh);
+    }
+}
+
 ColoStreamResult colo_stream_writer_packet(ColoStreamWriter *w,
                                            const struct iovec *iov, int iovcnt,
                                            uint32_t vnet_hdr_len)
@@ -567,7 +607,7 @@ ColoStreamResult colo_stream_writer_packet(ColoStreamWriter *w,
     }
     iov_to_buf(iov, iovcnt, 0, w->queue->data + at + hdr_len, size);
     w->ends_with_cut = false;
-    writer_flush(w);
+    writer_flush_packet(w);
     return COLO_STREAM_OK;
 }
 

@@ -23,6 +23,7 @@
 #ifndef QEMU_NET_COLO_STREAM_H
 #define QEMU_NET_COLO_STREAM_H
 
+#include "block/aio.h"
 #include "chardev/char-fe.h"
 #include "net/net.h"
 #include "qemu/iov.h"
@@ -115,6 +116,11 @@ bool colo_stream_take_chardev(CharBackend *be, const char *object,
  * All calls in the thread of @context (NULL: main loop, or any thread with the
  * BQL).  Batches what it can.  While the device is not connected nothing is
  * queued and packets are counted as dropped.
+ *
+ * The packets of a burst are gathered (colo_stream_writer_gather()): the first
+ * is written at once, so that one that comes alone is not delayed; what follows
+ * it in the same round of the main loop is written together at the end of the
+ * round, or when there is enough of it.
  */
 typedef struct ColoStreamWriter ColoStreamWriter;
 
@@ -139,6 +145,21 @@ void colo_stream_writer_free(ColoStreamWriter *w);
  */
 void colo_stream_writer_opened(ColoStreamWriter *w);
 void colo_stream_writer_closed(ColoStreamWriter *w);
+
+/*
+ * colo_stream_writer_gather: from now on the packets of a burst are gathered
+ *
+ * @ctx: in whose thread the writer is used, or with whose lock
+ */
+void colo_stream_writer_gather(ColoStreamWriter *w, AioContext *ctx);
+
+/*
+ * colo_stream_writer_end_burst: write what was gathered, as far as the device
+ * takes it now
+ *
+ * Before the device is given up; otherwise nobody has to call it.
+ */
+void colo_stream_writer_end_burst(ColoStreamWriter *w);
 
 /*
  * colo_stream_writer_set_hard_limit: packets are taken up to so many bytes,
