@@ -151,7 +151,8 @@ static bool compare_pass(NetFilterState *nf, ColoPacket *p)
     struct iovec iov[COLO_NET_PARTS];
     int parts;
 
-    if (!colo_held_output_has_room(&fc->out, nf->netdev, nf->netdev->peer)) {
+    if (!colo_held_output_has_room(&fc->out, nf->netdev, nf->netdev->peer,
+                                   COLO_NET_QUEUE_PACKETS)) {
         return false;
     }
     parts = colo_net_fit_header(nf->netdev, p->vnet_hdr_len, p->data, p->size,

@@ -208,8 +208,15 @@ static bool redirector_pass(NetFilterState *nf, ColoPacket *p)
 {
     FilterRedirector *r = FILTER_REDIRECTOR(nf);
 
+    /*
+     * While a packet waits in its queue the NIC gets no more.  As soon as its
+     * ring has room for one the whole queue is delivered, and some NICs lose
+     * what the ring has no room for.  So they get as much as from a tap device,
+     * which waits likewise.
+     */
     if (!may_have(r, p) ||
-        !colo_held_output_has_room(&r->kept, nf->netdev->peer, nf->netdev)) {
+        !colo_held_output_has_room(&r->kept, nf->netdev->peer, nf->netdev,
+                                   1)) {
         return false;
     }
     if (p->tag == TAG_BEGINS) {

@@ -24,9 +24,6 @@
 #include "system/runstate.h"
 #include "held-output.h"
 
-/* In the queue of whom the packets are for; more wait here */
-#define NET_QUEUE_PACKETS   256
-
 /* BQL */
 static QLIST_HEAD(, ColoHeldOutput) outputs = QLIST_HEAD_INITIALIZER(outputs);
 
@@ -92,7 +89,7 @@ bool colo_held_output_drain(ColoHeldOutput *o)
 
 bool colo_held_output_is_long(const NetClientState *to)
 {
-    return to && qemu_net_queue_len(to->incoming_queue) >= NET_QUEUE_PACKETS;
+    return to && qemu_net_queue_len(to->incoming_queue) >= COLO_NET_QUEUE_PACKETS;
 }
 
 /* What @sender had in a queue was taken or purged.  It may be gone. */
@@ -109,9 +106,9 @@ static void held_output_taken(NetClientState *sender, ssize_t len)
 }
 
 bool colo_held_output_has_room(ColoHeldOutput *o, NetClientState *to,
-                               NetClientState *sender)
+                               NetClientState *sender, uint32_t limit)
 {
-    if (!colo_held_output_is_long(to)) {
+    if (!to || qemu_net_queue_len(to->incoming_queue) < limit) {
         return true;
     }
     if (!o->behind && sender &&

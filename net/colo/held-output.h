@@ -13,6 +13,9 @@
 #include "net/net.h"
 #include "packet.h"
 
+/* In the queue of whom the packets are for; more wait here */
+#define COLO_NET_QUEUE_PACKETS  256
+
 typedef struct ColoHeldOutput ColoHeldOutput;
 
 typedef struct ColoHeldOutputOps {
@@ -73,11 +76,11 @@ bool colo_held_output_drain(ColoHeldOutput *o);
 bool colo_held_output_is_long(const NetClientState *to);
 
 /*
- * Is the queue of @to short enough to put more into it?  If not, ops->room() is
- * called when those of @sender there were taken, or purged.
+ * Are there fewer than @limit packets in the queue of @to?  If not, ops->room()
+ * is called when those of @sender there were taken, or purged.
  */
 bool colo_held_output_has_room(ColoHeldOutput *o, NetClientState *to,
-                               NetClientState *sender);
+                               NetClientState *sender, uint32_t limit);
 
 /*
  * colo_held_output_push_back: the NIC has to wait until there is room; false if
