@@ -2,8 +2,8 @@
 """Hybrid mode with several NICs, and with NICs that are not virtio.
 
 The Debian cloud kernel of the guest has virtio_net and vmxnet3 of what QEMU
-can be; e1000 needs the kernel for all machines, which is fetched for the long
-run only.
+can be; the others need the kernel for all machines, which is fetched for the
+long run only.
 """
 
 from __future__ import annotations
@@ -96,23 +96,41 @@ def vmxnet3_periodic(ctx: Context) -> None:
                 nic_model='vmxnet3')
 
 
-def e1000(ctx: Context, victim: str) -> None:
+def emulated(ctx: Context, model: str, victim: str) -> None:
     """A NIC that has no other way to make its guest wait than to be slow."""
     try:
         image = guest.build(kernel='generic')
     except guest.GuestError as err:
-        raise Skip(f'no kernel with e1000: {err}') from None
-    kill_rounds(ctx, victim, CLIENTS, mode='hybrid', nic_model='e1000',
+        raise Skip(f'no kernel with {model}: {err}') from None
+    kill_rounds(ctx, victim, CLIENTS, mode='hybrid', nic_model=model,
                 image=image)
 
 
 @test('/colo/e2e/hybrid/e1000/kill-primary', long_only=True,
       kernel='generic')
 def e1000_primary(ctx: Context) -> None:
-    e1000(ctx, 'primary')
+    emulated(ctx, 'e1000', 'primary')
 
 
 @test('/colo/e2e/hybrid/e1000/kill-secondary', long_only=True,
       kernel='generic')
 def e1000_secondary(ctx: Context) -> None:
-    e1000(ctx, 'secondary')
+    emulated(ctx, 'e1000', 'secondary')
+
+
+@test('/colo/e2e/hybrid/e1000e/kill-primary', long_only=True,
+      kernel='generic')
+def e1000e_primary(ctx: Context) -> None:
+    emulated(ctx, 'e1000e', 'primary')
+
+
+@test('/colo/e2e/hybrid/rtl8139/kill-primary', long_only=True,
+      kernel='generic')
+def rtl8139_primary(ctx: Context) -> None:
+    emulated(ctx, 'rtl8139', 'primary')
+
+
+@test('/colo/e2e/hybrid/rtl8139/kill-secondary', long_only=True,
+      kernel='generic')
+def rtl8139_secondary(ctx: Context) -> None:
+    emulated(ctx, 'rtl8139', 'secondary')

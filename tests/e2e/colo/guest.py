@@ -40,7 +40,8 @@ SOURCES = Path(__file__).resolve().parent.parent / 'guest'
 # Sets of modules: "boot" is loaded at once, others by the control port.  What
 # the kernel has built in (ext4 for one) needs none.
 MODULE_SETS = {
-    'boot': ['virtio_pci', 'virtio_net', 'virtio_blk', 'vmxnet3', 'e1000'],
+    'boot': ['virtio_pci', 'virtio_net', 'virtio_blk', 'vmxnet3', 'e1000',
+             'e1000e', '8139cp'],
     'disks': ['virtio_scsi', 'ata_piix', 'ahci', 'sd_mod'],
     'parts': ['efivarfs', 'virtio_console', 'virtio_balloon', 'virtio_rng',
               'xhci_pci', 'ehci_pci', 'usbhid', 'hid_generic', 'evdev',
@@ -280,9 +281,9 @@ def _key(kernel: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def cached(cache: Path | None = None) -> bool:
+def cached(cache: Path | None = None, kernel: str = 'cloud') -> bool:
     """Whether build() has nothing to do."""
-    return ((cache or cache_dir()) / f'image-{_key("cloud")}').is_dir()
+    return ((cache or cache_dir()) / f'image-{_key(kernel)}').is_dir()
 
 
 def build(cache: Path | None = None, kernel: str = 'cloud') -> Image:
