@@ -53,6 +53,8 @@ from colobench import (disk, measure, plot, report,     # noqa: E402
 
 ROOT = HERE.parent.parent
 QEMU = 'qemu-system-x86_64'
+NIC = 'virtio-net-pci'
+CLOUD_NICS = (NIC, 'vmxnet3')   # for which a small kernel will do
 BUSY = 0.3      # load per core before the start that is worth a warning
 
 
@@ -151,6 +153,8 @@ def heading(about: dict[str, Any], shown: list[variants.Variant]) -> list[str]:
                  + ('the guest sends large segments.'
                     if about['vnet_hdr'] == 'on' else
                     'no checksum or segment offload.'))
+    if about['nic'] != NIC:
+        lines.append(f'The NIC of the guest is {about["nic"]}.')
     if about['cpu_lists']:
         lines.append('Each host has CPUs of its own: '
                      + ' and '.join(about['cpu_lists'])
@@ -224,6 +228,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--vnet-hdr', choices=('on', 'off'), default='on',
                         help='of all tap devices; off takes the offloads '
                              'away from the guest (default on)')
+    parser.add_argument('--nic', metavar='MODEL', default=NIC,
+                        help='of the guest; for e1000, e1000e and rtl8139 the '
+                             'guest gets a larger kernel (default '
+                             f'{NIC})')
     parser.add_argument('--pin', choices=('on', 'off'), default='on',
                         help='give each host half of the CPUs, as if it were '
                              'a machine of its own (default on)')
@@ -280,7 +288,7 @@ def machines(args: argparse.Namespace, shown: list[variants.Variant],
         args.stock if variant.kind == 'stock' else args.build / QEMU,
         image, accel=accel, memory=str(args.memory),
         offload=args.vnet_hdr == 'on', cpu_lists=cpu_lists(args),
-        tool_directory=args.build)
+        nic_model=args.nic, tool_directory=args.build)
             for variant in shown}
 
 
@@ -333,7 +341,8 @@ def measure_all(args: argparse.Namespace, image: guest.Image) -> bool:
             'accel': accel, 'memory_mib': args.memory,
             'filled_mib': plan.fill_mib, 'cores': os.cpu_count() or 1,
             'kernel': platform.release(), 'load_before': load,
-            'vnet_hdr': args.vnet_hdr, 'cpu_lists': cpu_lists(args),
+            'vnet_hdr': args.vnet_hdr, 'nic': args.nic,
+            'cpu_lists': cpu_lists(args),
             'stock_patched': any(variant.kind == 'stock' for variant in shown)
                              and variants.can_mend(args.stock),
             'seconds': args.seconds, 'disk_mib': args.disk,
@@ -363,9 +372,10 @@ def main() -> int:
         if not (args.build / QEMU).exists():
             raise vm.VmError(f'no {QEMU} in {args.build}')
         args.out.mkdir(parents=True, exist_ok=True)
-        if not guest.cached():
+        kernel = 'cloud' if args.nic in CLOUD_NICS else 'generic'
+        if not guest.cached(kernel=kernel):
             print('making the guest image, once', flush=True)
-        return 0 if measure_all(args, guest.build()) else 1
+        return 0 if measure_all(args, guest.build(kernel=kernel)) else 1
     except (client.ClientError, guest.GuestError, net.NetError, qmp.QmpError,
             qmp.QmpTimeout, qmp.QmpClosed, vm.VmError, OSError) as err:
         print(f'bench: {err}', file=sys.stderr)
