@@ -35,7 +35,7 @@
 #include "migration/qemu-file.h"
 
 /* A checkpoint is put off for so long, and the TPM looked at so often */
-#define TPM_PATIENCE_NS     (30 * NANOSECONDS_PER_SECOND)
+#define TPM_PATIENCE_S      30
 #define TPM_LOOK_NS         (1 * SCALE_MS)
 
 /* While idle, speak this often within the timeout */
@@ -149,10 +149,9 @@ static int64_t primary_await_tpm(ColoSession *s, int64_t due_ns, Error **errp)
     if (!tpm_is_busy()) {
         return 0;
     }
-    if (colo_now_ns() - due_ns > TPM_PATIENCE_NS) {
-        error_setg(errp, "the TPM has not answered for %" PRId64 " s, and "
-                   "without that there is no checkpoint",
-                   TPM_PATIENCE_NS / NANOSECONDS_PER_SECOND);
+    if (colo_now_ns() - due_ns > TPM_PATIENCE_S * NANOSECONDS_PER_SECOND) {
+        error_setg(errp, "the TPM has not answered for %d s, and without that "
+                   "there is no checkpoint", TPM_PATIENCE_S);
         s->cause = COLO_CAUSE_LOCAL;
         return -1;
     }
