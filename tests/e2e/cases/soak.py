@@ -69,7 +69,7 @@ def least(pair: vm.Pair) -> dict[str, tuple[int, int]]:
             for side, samples in seen.items()}
 
 
-@test('/colo/e2e/soak/memory')
+@test('/colo/e2e/soak/memory', long_only=True)
 def memory(ctx: Context) -> None:
     """The memory of both QEMUs is flat over many checkpoints."""
     count = CHECKPOINTS_LONG if ctx.long else CHECKPOINTS_QUICK

@@ -145,7 +145,7 @@ static void test_ended(const void *mode)
     for (int i = 0; i < G_N_ELEMENTS(commands); i++) {
         colo_refused(qts, "out of date", "{'execute': %s}", commands[i]);
     }
-    colo_refused(qts, "is required", "{'execute': 'cont'}");
+    colo_refused(qts, "out of date", "{'execute': 'cont'}");
     colo_refused(qts, "out of date", "{'execute': 'migrate', 'arguments': {"
                  "'uri': 'unix:/nowhere'}}");
     io_refused(qts, "out of date");
