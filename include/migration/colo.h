@@ -152,9 +152,15 @@ void colo_incoming_start(void);
  *
  * colo_first_begin: the source says that it has x-colo
  *
- * colo_first_check: a section is about to be loaded
+ * colo_first_check: section @name, @instance is about to be loaded
  *
- * Returns false with @errp set if x-colo is set here and not there.
+ * Returns false, and has reported it, if x-colo is set here and not there.
+ *
+ * colo_first_complete: all is loaded
+ *
+ * Returns false, and has reported it, if this side has a device that the source
+ * has not: it would come out of nowhere after a failover.  Devices that do not
+ * always have something to save are not looked at.
  *
  * colo_first_failed: the stream from @f could not be loaded: tell the source
  *
@@ -166,7 +172,8 @@ void colo_incoming_start(void);
  * cannot load what it gets?  Then true with @errp set.
  */
 void colo_first_begin(void);
-bool colo_first_check(Error **errp);
+bool colo_first_check(const char *name, uint32_t instance);
+bool colo_first_complete(void);
 void colo_first_failed(QEMUFile *f);
 bool colo_first_refused(QEMUFile *f, Error **errp);
 bool migration_incoming_in_colo_state(void);

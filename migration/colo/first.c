@@ -17,6 +17,7 @@
 #include "qemu/lockable.h"
 #include "qemu/sockets.h"
 #include "qemu/thread.h"
+#include "qemu/timer.h"
 #include "qapi/error.h"
 #include "io/channel-socket.h"
 #include "migration/colo.h"
@@ -24,7 +25,9 @@
 #include "frame.h"
 #include "status.h"
 #include "migration/migration.h"
+#include "migration/options.h"
 #include "migration/qemu-file.h"
+#include "migration/savevm.h"
 #include "system/runstate.h"
 
 /* So long the secondary waits for a primary that goes on sending */
@@ -33,6 +36,9 @@
 /* Secondary: errors since the migration began, NULL if none is under way */
 static GString *reported;
 static QemuMutex reported_lock;
+
+/* Secondary, main loop: what has come, see section_key() */
+static GHashTable *sections;
 
 /* Any thread */
 static void note_report(const char *text)
@@ -76,6 +82,7 @@ static void reported_clear(void)
 {
     QEMU_LOCK_GUARD(&reported_lock);
 
+    g_clear_pointer(&sections, g_hash_table_unref);
     error_report_listen(NULL);
     if (reported) {
         g_string_free(reported, true);
@@ -86,6 +93,7 @@ static void reported_clear(void)
 void colo_first_begin(void)
 {
     reported_clear();
+    sections = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     QEMU_LOCK_GUARD(&reported_lock);
     reported = g_string_new(NULL);
     error_report_listen(note_report);
@@ -96,12 +104,39 @@ void colo_first_done(void)
     reported_clear();
 }
 
-bool colo_first_check(Error **errp)
+static char *section_key(const char *name, uint32_t instance)
 {
-    if (migrate_colo() && runstate_check(RUN_STATE_INMIGRATE) &&
-        !migration_incoming_colo_enabled()) {
-        error_setg(errp, "x-colo is set here and not at the source of the "
-                   "migration: set it there, too, or clear it here");
+    return g_strdup_printf("%" PRIu32 "/%s", instance, name);
+}
+
+bool colo_first_check(const char *name, uint32_t instance)
+{
+    if (!migrate_colo() || !runstate_check(RUN_STATE_INMIGRATE)) {
+        return true;
+    }
+    if (!migration_incoming_colo_enabled()) {
+        error_report("x-colo is set here and not at the source of the "
+                     "migration: set it there, too, or clear it here");
+        return false;
+    }
+    g_hash_table_add(sections, section_key(name, instance));
+    return true;
+}
+
+static bool has_come(const char *name, uint32_t instance, void *opaque)
+{
+    g_autofree char *key = section_key(name, instance);
+
+    return g_hash_table_contains(sections, key);
+}
+
+bool colo_first_complete(void)
+{
+    Error *err = NULL;
+
+    if (migration_incoming_colo_enabled() &&
+        !qemu_device_state_complete(has_come, NULL, &err)) {
+        error_reportf_err(err, "the machines of the two sides differ: ");
         return false;
     }
     return true;

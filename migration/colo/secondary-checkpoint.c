@@ -187,26 +187,19 @@ bool colo_secondary_receive(ColoSession *s, ColoArrival *a, Error **errp)
     }
 }
 
-/* Can this machine become what the primary sent?  BQL. */
-static bool machines_match(ColoSession *s, Error **errp)
-{
-    const GByteArray *list = s->secondary.sections;
-
-    if (colo_sections_fit(list->data, list->len, s->device_state->data,
-                          s->device_state->usage, errp) &&
-        (s->committed || colo_sections_complete(list->data, list->len,
-                                                errp))) {
-        return true;
-    }
-    error_prepend(errp, "the machines of the two sides differ: ");
-    return false;
-}
-
 bool colo_secondary_commit(ColoSession *s, ColoArrival *a, Error **errp)
 {
     BQL_LOCK_GUARD();
 
-    if (!machines_match(s, errp) || !colo_disks_prepare(errp)) {
+    if (!colo_sections_fit(s->secondary.sections->data,
+                           s->secondary.sections->len,
+                           s->device_state->data, s->device_state->usage,
+                           errp)) {
+        error_prepend(errp, "the machines of the two sides differ: ");
+        s->cause = COLO_CAUSE_LOCAL;
+        return false;
+    }
+    if (!colo_disks_prepare(errp)) {
         s->cause = COLO_CAUSE_LOCAL;
         return false;
     }

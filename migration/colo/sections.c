@@ -130,34 +130,6 @@ static bool section_is(const Section *s, const uint8_t *at, size_t left)
             !memcmp(foot + 1, at + 1, FOOT_LEN - 1));
 }
 
-static bool section_is_listed(const char *name, uint32_t instance,
-                              void *opaque)
-{
-    g_autofree char *key = g_strdup_printf("%" PRIu32 "/%s", instance, name);
-
-    return g_hash_table_contains(opaque, key);
-}
-
-bool colo_sections_complete(const uint8_t *list, size_t list_len, Error **errp)
-{
-    g_autoptr(GHashTable) keys = g_hash_table_new_full(g_str_hash, g_str_equal,
-                                                       g_free, NULL);
-    char name[256];
-    Section s;
-    size_t n;
-
-    for (size_t pos = COLO_SECTIONS_HDR_LEN; pos < list_len; pos += n) {
-        n = section_decode(list + pos, list_len - pos, &s, name);
-        if (!n) {
-            error_setg(errp, "'sections' is cut short");
-            return false;
-        }
-        g_hash_table_add(keys, g_strdup_printf("%" PRIu32 "/%s", s.instance,
-                                               s.name));
-    }
-    return qemu_device_state_complete(section_is_listed, keys, errp);
-}
-
 bool colo_sections_fit(const uint8_t *list, size_t list_len,
                        const uint8_t *state, size_t state_len, Error **errp)
 {

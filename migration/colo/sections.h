@@ -34,14 +34,4 @@ void colo_sections_encode(GByteArray *out);
 bool colo_sections_fit(const uint8_t *list, size_t list_len,
                        const uint8_t *state, size_t state_len, Error **errp);
 
-/*
- * colo_sections_complete: has the peer each device that this machine has?
- *
- * @list: the payload of a SECTIONS frame
- * A device that is here only would come out of nowhere after a failover.
- * Devices that do not always have something to save are not looked at.
- * Secondary, BQL.
- */
-bool colo_sections_complete(const uint8_t *list, size_t list_len, Error **errp);
-
 #endif

@@ -102,7 +102,12 @@ void colo_first_begin(void)
 {
 }
 
-bool colo_first_check(Error **errp)
+bool colo_first_check(const char *name, uint32_t instance)
+{
+    return true;
+}
+
+bool colo_first_complete(void)
 {
     return true;
 }

@@ -285,6 +285,41 @@ static void test_other_machine(const void *kind)
     colo_pair_free(p);
 }
 
+/* It has more: a device that would come out of nowhere, or a CPU */
+static void check_more(ColoPair *p, const char *kind, const char *text)
+{
+    g_autofree char *uri = NULL;
+
+    colo_pair_migrate(p, NULL, NULL, 10, COLO_TIMEOUT_MS);
+    uri = listen_at(p, kind);
+    begin_migrate(p, uri, COLO_TIMEOUT_MS);
+    colo_wait_migrate(p->primary, "failed");
+    colo_wait_migrate(p->secondary, "failed");
+    check_why(p->primary, text);
+    colo_wait_status(p->primary, "running");
+    colo_pair_free(p);
+}
+
+static void test_more_devices(const void *kind)
+{
+    ColoPair *p = colo_pair_new("periodic");
+
+    qtest_qmp_device_add(p->secondary, "e1000", "more",
+                         "{'addr': '9', 'romfile': ''}");
+    check_more(p, kind, "'0000:00:09.0/e1000' (instance 0) is on the "
+               "secondary only");
+}
+
+static void test_more_cpus(const void *kind)
+{
+    ColoPair *p = colo_pair_new_with("periodic", "tcg",
+                                     "-smp 1,sockets=2,maxcpus=2");
+
+    qtest_qmp_device_add(p->secondary, "qemu64-x86_64-cpu", "cpu1",
+                         "{'socket-id': 1, 'core-id': 0, 'thread-id': 0}");
+    check_more(p, kind, "'cpu_common' (instance 1) is on the secondary only");
+}
+
 /* x-colo was forgotten at the primary */
 static void test_no_colo(const void *kind)
 {
@@ -359,9 +394,15 @@ int main(int argc, char **argv)
                                                  kinds[i]);
         g_autofree char *none = g_strdup_printf("/colo/connect/no-colo/%s",
                                                 kinds[i]);
+        g_autofree char *dev = g_strdup_printf("/colo/connect/devices/%s",
+                                               kinds[i]);
+        g_autofree char *cpus = g_strdup_printf("/colo/connect/cpus/%s",
+                                                kinds[i]);
 
         qtest_add_data_func(other, kinds[i], test_other_machine);
         qtest_add_data_func(none, kinds[i], test_no_colo);
+        qtest_add_data_func(dev, kinds[i], test_more_devices);
+        qtest_add_data_func(cpus, kinds[i], test_more_cpus);
     }
     return g_test_run();
 }

@@ -5,8 +5,7 @@
  * Proves: what a side finds wrong with its disks ends the session before it has
  * begun, within a round trip and however long the timeout is; both sides say
  * why, with the name that the user gave; and the primary's guest is not held,
- * even if the other side does not listen.  A secondary that has more devices
- * than the primary has is refused before it becomes that machine.
+ * even if the other side does not listen.
  */
 
 #include "qemu/osdep.h"
@@ -84,44 +83,6 @@ static void test_secondary(const void *mode)
     colo_pair_free(p);
 }
 
-/* Both sides name what is on the secondary only */
-static void check_more(ColoPair *p, const char *text)
-{
-    QTestState *sides[] = { p->primary, p->secondary };
-
-    colo_pair_migrate(p, "mig", "mig", 10, LONG_TIMEOUT_MS);
-    colo_wait_state(p->primary, "alone");
-    colo_wait_state(p->secondary, "ended");
-    colo_wait_status(p->primary, "running");
-    for (int i = 0; i < G_N_ELEMENTS(sides); i++) {
-        QDict *status = colo_status(sides[i]);
-        const char *message = qdict_get_str(status, "message");
-
-        g_test_message("%s", message);
-        g_assert_nonnull(strstr(message, "machines of the two sides differ"));
-        g_assert_nonnull(strstr(message, text));
-        qobject_unref(status);
-    }
-    colo_pair_free(p);
-}
-
-static void test_more_devices(const void *mode)
-{
-    ColoPair *p = colo_pair_new(mode);
-
-    qtest_qmp_device_add(p->secondary, "e1000", "more", "{'addr': '9', 'romfile': ''}");
-    check_more(p, "'0000:00:09.0/e1000'");
-}
-
-static void test_more_cpus(const void *mode)
-{
-    ColoPair *p = colo_pair_new_with(mode, "tcg", "-smp 1,sockets=2,maxcpus=2");
-
-    qtest_qmp_device_add(p->secondary, "qemu64-x86_64-cpu", "cpu1",
-                         "{'socket-id': 1, 'core-id': 0, 'thread-id': 0}");
-    check_more(p, "'cpu_common' (instance 1)");
-}
-
 /* Somebody who takes the migration, and never answers */
 static void *swallow(void *opaque)
 {
@@ -194,8 +155,6 @@ int main(int argc, char **argv)
             { "primary", test_primary },
             { "secondary", test_secondary },
             { "deaf", test_deaf },
-            { "more-devices", test_more_devices },
-            { "more-cpus", test_more_cpus },
         };
 
         for (int j = 0; j < G_N_ELEMENTS(tests); j++) {
