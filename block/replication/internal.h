@@ -69,6 +69,8 @@ typedef struct ReplicationKind {
     void (*take_over)(BDRVReplicationState *s, Error **errp);
     void (*checkpoint)(BDRVReplicationState *s, Error **errp);
     void (*stop)(BDRVReplicationState *s, bool failover, Error **errp);
+    /* While RUNNING, of a primary: the guest's writes went past the node */
+    void (*bypassed)(BDRVReplicationState *s);
     /* While RUNNING: the log has been cut; will be allowed, in any thread */
     void (*cut)(BDRVReplicationState *s);
     void (*allow)(BDRVReplicationState *s);
@@ -146,6 +148,8 @@ struct BDRVReplicationState {
     bool resynced;              /* the last one did; BQL */
     bool written;               /* somebody could write to the node; BQL */
     bool misses;                /* the guest may have written past it; BQL */
+    uint64_t reached;           /* last epoch in which a disk's writes reach it,
+                                   0 for none; BQL */
     ColoDiskRole role;          /* the last one that was asked for; BQL */
     ReplicationShared *shared;  /* or NULL; peer then comes and goes: BQL */
 

@@ -331,8 +331,8 @@ static void primary_broken(void *opaque, int err)
         return; /* whoever did or will do this knows */
     }
     if (err == ENOLINK) {
-        error_setg(&error, "node '%s' is no part of a disk of the guest, or "
-                   "not any more", replication_name(s));
+        error_setg(&error, "what the guest writes does not reach node '%s' any "
+                   "more", replication_name(s));
     } else {
         error_setg_errno(&error, err, "node '%s' could not write to the "
                          "secondary", replication_name(s));
@@ -590,6 +590,12 @@ static bool is_used(BDRVReplicationState *s)
     return !QLIST_EMPTY(&s->bs->parents);
 }
 
+static void primary_bypassed(BDRVReplicationState *s)
+{
+    s->misses = true;
+    replication_log_break(s->log, ENOLINK);
+}
+
 static void primary_cut(BDRVReplicationState *s)
 {
     if (s->misses || !is_used(s)) {
@@ -687,6 +693,7 @@ const ReplicationKind replication_primary = {
     .open = primary_open,
     .check = primary_check,
     .start = primary_start,
+    .bypassed = primary_bypassed,
     .cut = primary_cut,
     .checkpoint = primary_get_error,
     .stop = primary_stop,

@@ -86,66 +86,6 @@ bool GRAPH_RDLOCK replication_is_above(BlockDriverState *bs,
     return false;
 }
 
-/*
- * Is there such a node, with no other one above it?  That of a shared disk, for
- * when this side is the primary, may be above the secondary's.
- */
-static bool GRAPH_RDLOCK has_node(BlockDriverState *bs,
-                                  bool (*match)(BDRVReplicationState *s))
-{
-    BdrvChild *c;
-
-    if (bs->drv == &bdrv_replication) {
-        BDRVReplicationState *s = bs->opaque;
-
-        if (match(s)) {
-            return true;
-        }
-        if (!s->kind->on_image) {
-            return false;
-        }
-    }
-    QLIST_FOREACH(c, &bs->children, next) {
-        if (has_node(c->bs, match)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool is_primary(BDRVReplicationState *s)
-{
-    return s->mode == REPLICATION_MODE_PRIMARY && s->peer;
-}
-
-bool replication_forwards(BlockDriverState *bs)
-{
-    GRAPH_RDLOCK_GUARD_MAINLOOP();
-    return has_node(bs, is_primary);
-}
-
-static bool is_secondary(BDRVReplicationState *s)
-{
-    return s->mode == REPLICATION_MODE_SECONDARY;
-}
-
-bool replication_follows(BlockDriverState *bs)
-{
-    GRAPH_RDLOCK_GUARD_MAINLOOP();
-    return has_node(bs, is_secondary);
-}
-
-static bool is_running(BDRVReplicationState *s)
-{
-    return s->stage == COLO_DISK_STAGE_RUNNING;
-}
-
-bool replication_runs(BlockDriverState *bs)
-{
-    GRAPH_RDLOCK_GUARD_MAINLOOP();
-    return has_node(bs, is_running);
-}
-
 /* What the registry calls */
 
 static BDRVReplicationState *driver_state(ReplicationState *rs)
@@ -191,6 +131,7 @@ static void replication_start(ReplicationState *rs, ReplicationMode mode,
     BDRVReplicationState *s = driver_state(rs);
 
     if (!ignores(s, mode)) {
+        s->reached = 0;
         s->kind->start(s, errp);
     }
 }
@@ -259,6 +200,9 @@ static void replication_cut(ReplicationState *rs, uint64_t epoch)
         replication_log_stats(s->log, &stats);
         trace_replication_cut(epoch, replication_name(s), stats.bytes);
         replication_log_cut(s->log, epoch);
+        if (s->reached && s->reached != epoch) {
+            s->kind->bypassed(s);
+        }
         if (s->kind->cut) {
             s->kind->cut(s);
         }

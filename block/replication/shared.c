@@ -689,6 +689,16 @@ static void shared_start(BDRVReplicationState *s, Error **errp)
     bdrv_drained_end(s->bs);
 }
 
+static void shared_bypassed(BDRVReplicationState *s)
+{
+    g_autoptr(Error) error = NULL;
+
+    hold(s->shared, ECANCELED);
+    error_setg(&error, "what the guest writes does not reach node '%s' any "
+               "more", replication_name(s));
+    replication_report_error(replication_name(s), error);
+}
+
 static void shared_allow(BDRVReplicationState *s)
 {
     QEMU_LOCK_GUARD(&s->shared->lock);
@@ -809,6 +819,7 @@ const ReplicationKind replication_shared_primary = {
     .check = shared_check,
     .start = shared_start,
     .checkpoint = shared_checkpoint,
+    .bypassed = shared_bypassed,
     .allow = shared_allow,
     .stop = shared_stop,
     .get_error = shared_get_error,

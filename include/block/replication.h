@@ -20,6 +20,8 @@
 #ifndef QEMU_BLOCK_REPLICATION_H
 #define QEMU_BLOCK_REPLICATION_H
 
+#include "block/block-common.h"
+#include "block/graph-lock.h"
 #include "qapi/qapi-types-block-core.h"
 #include "qapi/qapi-types-colo.h"
 #include "qemu/queue.h"
@@ -194,18 +196,39 @@ void replication_remove(ReplicationState *drv);
 bool replication_exists(void);
 
 /*
- * Is what is written to @bs replicated, by a driver below it that forwards?
- * BQL, main loop or migration thread.
+ * Does all that is written to @bs reach a driver below it: for the primary, one
+ * that forwards it; for the secondary, one that follows its checkpoints?  BQL,
+ * main loop or migration thread.
  */
-bool replication_forwards(BlockDriverState *bs);
+bool replication_covers(BlockDriverState *bs, ReplicationMode role);
 
-/* Does @bs follow the checkpoints of a primary?  As replication_forwards(). */
-bool replication_follows(BlockDriverState *bs);
+/*
+ * False with @errp set if there is such a driver, but a node above it keeps
+ * what is written.  As replication_covers().
+ */
+bool replication_check_covered(BlockDriverState *bs, ReplicationMode role,
+                               Error **errp);
+
+/*
+ * Primary, before replication_cut_all(@epoch), for each disk of the guest: what
+ * is written to @bs from now on reaches some drivers.  If one was reached in an
+ * epoch and is not in the next, replication ends with an error there.  As
+ * replication_covers().
+ */
+void replication_reach(BlockDriverState *bs, uint64_t epoch);
+
+/*
+ * May @op not be done with @bs?  It would put a node in the place of one of a
+ * disk that is being replicated, so that writes of the guest go past replication
+ * or the image.  As bdrv_op_is_blocked().
+ */
+bool GRAPH_RDLOCK replication_op_is_blocked(BlockDriverState *bs,
+                                            BlockOpType op, Error **errp);
 
 /*
  * Primary: does all that the guest writes to its disk @bs reach the secondary
  * in the order of checkpoints, or not at all?  False with @errp set if not.
- * As replication_forwards().
+ * As replication_covers().
  */
 bool replication_check_order(BlockDriverState *bs, Error **errp);
 

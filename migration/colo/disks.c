@@ -193,15 +193,27 @@ static ReplicationMode replication_mode(COLOMode side)
                                      : REPLICATION_MODE_SECONDARY;
 }
 
+static bool check_disk(BlockBackend *blk, COLOMode side, Error **errp)
+{
+    g_autofree char *name = colo_disk_name(blk);
+
+    if (!replication_check_covered(blk_bs(blk), replication_mode(side),
+                                   errp)) {
+        error_prepend(errp, "disk '%s' is not replicated: ", name);
+        return false;
+    }
+    return side == COLO_MODE_SECONDARY ||
+           replication_check_order(blk_bs(blk), errp);
+}
+
 bool colo_disks_check(COLOMode side, Error **errp)
 {
     ERRP_GUARD();
 
     replication_check_all(replication_mode(side), errp);
-    for (BlockBackend *blk = colo_disk_next(NULL);
-         blk && side == COLO_MODE_PRIMARY && !*errp;
+    for (BlockBackend *blk = colo_disk_next(NULL); blk && !*errp;
          blk = colo_disk_next(blk)) {
-        replication_check_order(blk_bs(blk), errp);
+        check_disk(blk, side, errp);
     }
     if (*errp) {
         qapi_event_send_colo_disk_error(error_get_pretty(*errp));
@@ -244,6 +256,10 @@ bool colo_disks_ok(ColoSession *s, Error **errp)
 
 void colo_disks_cut(uint64_t cut)
 {
+    for (BlockBackend *blk = colo_disk_next(NULL); blk;
+         blk = colo_disk_next(blk)) {
+        replication_reach(blk_bs(blk), cut + 1);
+    }
     replication_cut_all(cut + 1);
 }
 

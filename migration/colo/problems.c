@@ -8,6 +8,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qapi/error.h"
 #include "qapi/util.h"
 #include "block/replication.h"
 #include "net/colo.h"
@@ -30,16 +31,23 @@ static void append(void *opaque, ColoProblemKind kind, const char *name,
 static void look_at_disk(BlockBackend *blk, COLOMode side,
                          ColoProblemList ***tail)
 {
-    g_autofree char *name = colo_disk_name(blk);
+    ReplicationMode role = side == COLO_MODE_PRIMARY
+                           ? REPLICATION_MODE_PRIMARY
+                           : REPLICATION_MODE_SECONDARY;
+    g_autofree char *name = NULL;
     g_autofree char *message = NULL;
+    g_autoptr(Error) err = NULL;
 
-    if (side == COLO_MODE_PRIMARY ? replication_forwards(blk_bs(blk))
-                                  : replication_follows(blk_bs(blk))) {
+    if (replication_covers(blk_bs(blk), role)) {
         return;
     }
-    message = g_strdup_printf("disk '%s' is writable and not replicated: "
+    name = colo_disk_name(blk);
+    replication_check_covered(blk_bs(blk), role, &err);
+    message = g_strdup_printf("disk '%s' is writable and not replicated%s%s: "
                               "after a failover it may lack writes that the "
-                              "guest was told are done", name);
+                              "guest was told are done", name,
+                              err ? ", " : "",
+                              err ? error_get_pretty(err) : "");
     append(tail, COLO_PROBLEM_KIND_DISK, name, message);
 }
 

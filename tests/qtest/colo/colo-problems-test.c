@@ -16,8 +16,7 @@
 #include "qobject/qlist.h"
 #include "colo-disk-rig.h"
 #include "colo-net.h"
-
-#define SLOT    "6"
+#include "colo-pair-disk.h"
 
 /* How many problems of that kind, with @name and @text in them */
 static int count_problems(QTestState *qts, const char *kind, const char *name,
@@ -233,44 +232,6 @@ static void test_streams(void)
     colo_pair_free(p);
 }
 
-/* The guest's disk, in a slot that both sides know */
-static void add_disk(QTestState *qts)
-{
-    qtest_qmp_assert_success(qts,
-        "{'execute': 'device_add', 'arguments': {'driver': 'virtio-blk-pci',"
-        "'id': 'disk9', 'drive': 'disk0', 'addr': '" SLOT "'}}");
-}
-
-/* Replicated, to nowhere; all zero */
-static void add_primary_disk(QTestState *qts)
-{
-    qtest_qmp_assert_success(qts,
-        "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
-        "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
-        "'children': [{'driver': 'null-co', 'size': %d, 'read-zeroes': true},"
-        "{'driver': 'replication', 'mode': 'primary', 'file': {"
-        "'driver': 'null-co', 'size': %d}}]}}", (int)DISK, (int)DISK);
-    add_disk(qts);
-}
-
-static void add_secondary_disk(QTestState *qts, const char *image,
-                               const char *active, const char *hidden)
-{
-    qtest_qmp_assert_success(qts,
-        "{'execute': 'blockdev-add', 'arguments': {'driver': 'raw',"
-        "'node-name': 'image0', 'file': {'driver': 'file', 'filename': %s}}}",
-        image);
-    qtest_qmp_assert_success(qts,
-        "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
-        "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
-        "'children': [{'driver': 'replication', 'mode': 'secondary',"
-        "'top-id': 'disk0', 'file': {'driver': 'qcow2', 'file': {"
-        "'driver': 'file', 'filename': %s}, 'backing': {'driver': 'qcow2',"
-        "'file': {'driver': 'file', 'filename': %s},"
-        "'backing': 'image0'}}}]}}", active, hidden);
-    add_disk(qts);
-}
-
 /* @equal: the disks of both sides are, else a byte is not */
 static void compare_disks(const void *mode, bool equal)
 {
@@ -285,8 +246,8 @@ static void compare_disks(const void *mode, bool equal)
         g_assert_cmpint(pwrite(fd, "x", 1, DISK / 2), ==, 1);
         close(fd);
     }
-    add_primary_disk(p->primary);
-    add_secondary_disk(p->secondary, image, active, hidden);
+    pair_disk_add_primary(p->primary);
+    pair_disk_add_secondary(p->secondary, image, active, hidden);
     colo_pair_protect(p);
     colo_wait_statistic(p->secondary, "checkpoints-verified", 3);
     if (equal) {
@@ -325,7 +286,7 @@ static void test_nbd(const void *mode)
         "'node-name': 'disk0', 'size': %d, 'read-zeroes': true}}", (int)DISK);
     disk_serve(p->secondary, path);
     disk_export(p->secondary, "disk0", "t", true);
-    add_disk(p->secondary);
+    pair_disk_plug(p->secondary);
     disk_add_client(p->primary, "client0", path, "t", "");
     qtest_qmp_assert_success(p->primary,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
@@ -333,7 +294,7 @@ static void test_nbd(const void *mode)
         "'children': [{'driver': 'null-co', 'size': %d, 'read-zeroes': true},"
         "{'driver': 'raw', 'node-name': 'peer0', 'file': 'client0'}]}}",
         (int)DISK);
-    add_disk(p->primary);
+    pair_disk_plug(p->primary);
 
     colo_pair_migrate(p, "mig", "mig", 10, 600000);
     colo_wait_migrate(p->primary, "failed");
@@ -354,7 +315,7 @@ static void test_nbd(const void *mode)
     qtest_qmp_assert_success(p->secondary,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'null-co',"
         "'node-name': 'disk0', 'size': %d, 'read-zeroes': true}}", (int)DISK);
-    add_disk(p->secondary);
+    pair_disk_plug(p->secondary);
     colo_pair_protect(p);
     g_assert_cmpint(count_problems(p->primary, "disk", "disk9",
                                    "disk 'disk9' is"), ==, 1);

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Replication: the ways from a disk of the guest to nodes that replicate it.
+ *
+ * Both sides, under the BQL.  A disk is only replicated if all that the guest
+ * writes reaches such a node.  A snapshot above it, say, keeps the writes for
+ * itself: the node is still below the disk, and hears nothing.  Filters, quorum
+ * and raw pass on whatever they are given.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "block/block-io.h"
+#include "internal.h"
+
+typedef bool NodeFunc(BDRVReplicationState *s, void *opaque);
+
+/* True if @c gets all that is written to @bs, its parent */
+static bool GRAPH_RDLOCK passes_writes(BlockDriverState *bs, BdrvChild *c)
+{
+    if (bs->drv == bdrv_find_format("quorum")) {
+        return true;
+    }
+    if (bs->drv == bdrv_find_format("raw")) {
+        return c == bs->file;
+    }
+    return c == bdrv_filter_child(bs);
+}
+
+/*
+ * Visit the nodes that are @bs or below it, with no other one above them, until
+ * @fn returns true; that is returned.  The node of a shared disk, for when this
+ * side is the primary, may be above the secondary's.
+ *
+ * @straight: only nodes that get all that is written to @bs
+ */
+static bool GRAPH_RDLOCK visit(BlockDriverState *bs, bool straight,
+                               NodeFunc *fn, void *opaque)
+{
+    BDRVReplicationState *s = replication_of(bs);
+    BdrvChild *c;
+
+    if (s && fn(s, opaque)) {
+        return true;
+    }
+    if (s && !s->kind->on_image) {
+        return false;
+    }
+    QLIST_FOREACH(c, &bs->children, next) {
+        if ((!straight || passes_writes(bs, c)) &&
+            visit(c->bs, straight, fn, opaque)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool is_primary(BDRVReplicationState *s, void *opaque)
+{
+    return s->mode == REPLICATION_MODE_PRIMARY && s->peer;
+}
+
+static bool is_secondary(BDRVReplicationState *s, void *opaque)
+{
+    return s->mode == REPLICATION_MODE_SECONDARY;
+}
+
+static bool is_running(BDRVReplicationState *s, void *opaque)
+{
+    return s->stage == COLO_DISK_STAGE_RUNNING;
+}
+
+static NodeFunc *node_of_role(ReplicationMode role)
+{
+    return role == REPLICATION_MODE_PRIMARY ? is_primary : is_secondary;
+}
+
+bool replication_covers(BlockDriverState *bs, ReplicationMode role)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    return visit(bs, true, node_of_role(role), NULL);
+}
+
+bool replication_runs(BlockDriverState *bs)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    return visit(bs, false, is_running, NULL);
+}
+
+/* The node at or below @bs that does not pass on what the guest writes */
+static BlockDriverState *GRAPH_RDLOCK find_keeper(BlockDriverState *bs,
+                                                  NodeFunc *match)
+{
+    BdrvChild *c;
+
+    QLIST_FOREACH(c, &bs->children, next) {
+        if (visit(c->bs, false, match, NULL)) {
+            return passes_writes(bs, c) ? find_keeper(c->bs, match) : bs;
+        }
+    }
+    return NULL;
+}
+
+bool replication_check_covered(BlockDriverState *bs, ReplicationMode role,
+                               Error **errp)
+{
+    BlockDriverState *keeper;
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    if (visit(bs, true, node_of_role(role), NULL)) {
+        return true;
+    }
+    keeper = find_keeper(bs, node_of_role(role));
+    if (keeper) {
+        error_setg(errp, "node '%s' (%s) is above the one for replication and "
+                   "keeps what the guest writes for itself",
+                   replication_user_name(keeper), bdrv_get_format_name(keeper));
+    }
+    return !keeper;
+}
+
+static bool reach(BDRVReplicationState *s, void *opaque)
+{
+    uint64_t *epoch = opaque;
+
+    if (is_primary(s, NULL)) {
+        s->reached = *epoch;
+    }
+    return false;
+}
+
+void replication_reach(BlockDriverState *bs, uint64_t epoch)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    visit(bs, true, reach, &epoch);
+}
+
+/* True if @bs is where a node that is running has its data, or above that */
+static bool GRAPH_RDLOCK is_below_running(BlockDriverState *bs)
+{
+    BdrvChild *c;
+
+    QLIST_FOREACH(c, &bs->parents, next_parent) {
+        BlockDriverState *parent = c->klass->parent_is_bds ? c->opaque : NULL;
+        BDRVReplicationState *s = parent ? replication_of(parent) : NULL;
+
+        if (parent && ((s && is_running(s, NULL)) ||
+                       is_below_running(parent))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool replication_op_is_blocked(BlockDriverState *bs, BlockOpType op,
+                               Error **errp)
+{
+    switch (op) {
+    case BLOCK_OP_TYPE_EXTERNAL_SNAPSHOT:
+    case BLOCK_OP_TYPE_MIRROR_SOURCE:
+    case BLOCK_OP_TYPE_COMMIT_SOURCE:
+    case BLOCK_OP_TYPE_COMMIT_TARGET:
+    case BLOCK_OP_TYPE_STREAM:
+    case BLOCK_OP_TYPE_REPLACE:
+        break;
+    default:
+        return false;
+    }
+    if (!visit(bs, true, is_running, NULL) && !is_below_running(bs)) {
+        return false;
+    }
+    error_setg(errp, "Node '%s' is busy: its disk is being replicated, and no "
+               "snapshot or job may put another node in the place of one of "
+               "its nodes", replication_user_name(bs));
+    return true;
+}

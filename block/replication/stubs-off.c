@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Replication: what the block layer asks, in a QEMU without it.
+ */
+
+#include "qemu/osdep.h"
+#include "block/replication.h"
+
+bool replication_op_is_blocked(BlockDriverState *bs, BlockOpType op,
+                               Error **errp)
+{
+    return false;
+}

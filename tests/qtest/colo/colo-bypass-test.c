@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO qtests: what the guest writes may not go past replication.
+ *
+ * Proves: on the primary of a pair no snapshot is taken above a replicated
+ * disk, and no job begins that could put another node in its place, in whatever
+ * way it is asked for; the image below may have a snapshot.  If there is one
+ * above the disk before, it is a problem with its name, and no session begins.
+ * A job from before that does it in a session ends the session at the next
+ * checkpoint.
+ */
+
+#include "qemu/osdep.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#include "libqos/libqos.h"
+#include "colo-disk-rig.h"
+#include "colo-helpers.h"
+#include "colo-pair-disk.h"
+
+#define LONG_MS 600000
+#define BUSY    "is being replicated"
+
+typedef struct Bypass {
+    ColoPair *pair;
+    char *image;
+    char *active;
+    char *hidden;
+    char *snapshot;
+} Bypass;
+
+static Bypass *bypass_new(const void *mode)
+{
+    Bypass *b = g_new0(Bypass, 1);
+    ColoPair *p = colo_pair_new_with(mode, "qtest", "");
+
+    b->pair = p;
+    b->image = disk_new_file(p->dir, "image", false);
+    b->active = disk_new_file(p->dir, "active", true);
+    b->hidden = disk_new_file(p->dir, "hidden", true);
+    b->snapshot = disk_new_file(p->dir, "snapshot", true);
+    pair_disk_add_primary(p->primary);
+    pair_disk_add_secondary(p->secondary, b->image, b->active, b->hidden);
+    return b;
+}
+
+static void bypass_free(Bypass *b)
+{
+    colo_pair_free(b->pair);
+    g_free(b->image);
+    g_free(b->active);
+    g_free(b->hidden);
+    g_free(b->snapshot);
+    g_free(b);
+}
+
+static void begin(Bypass *b)
+{
+    colo_pair_migrate(b->pair, "mig", "mig", LONG_MS, COLO_TIMEOUT_MS);
+    colo_wait_state(b->pair->secondary, colo_state_ready(b->pair));
+    colo_wait_state(b->pair->primary, "running");
+}
+
+static bool is_protected(QTestState *qts)
+{
+    QDict *status = colo_status(qts);
+    bool yes = qdict_get_bool(status, "protected");
+
+    qobject_unref(status);
+    return yes;
+}
+
+static void add_target(QTestState *qts)
+{
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'null-co',"
+        "'node-name': 'target', 'size': %d}}", (int)DISK);
+}
+
+static void add_overlay(Bypass *b)
+{
+    qtest_qmp_assert_success(b->pair->primary,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'qcow2',"
+        "'node-name': 'over', 'file': {'driver': 'file', 'filename': %s},"
+        "'backing': null}}", b->snapshot);
+}
+
+static void check_mirror_refused(QTestState *qts)
+{
+    colo_refused(qts, BUSY, "{'execute': 'blockdev-mirror', 'arguments': {"
+                 "'job-id': 'm', 'device': 'disk0', 'target': 'target',"
+                 "'sync': 'none'}}");
+    colo_refused(qts, BUSY, "{'execute': 'drive-mirror', 'arguments': {"
+                 "'job-id': 'm', 'device': 'disk0', 'format': 'raw',"
+                 "'target': '/nonexistent/m', 'sync': 'none'}}");
+}
+
+static void test_refused(const void *mode)
+{
+    Bypass *b = bypass_new(mode);
+    QTestState *qts = b->pair->primary;
+    static const char *const nodes[] = { "disk0", "repl" };
+
+    add_target(qts);
+    add_overlay(b);
+    colo_pair_protect(b->pair);
+    for (int i = 0; i < G_N_ELEMENTS(nodes); i++) {
+        colo_refused(qts, BUSY, "{'execute': 'blockdev-snapshot', 'arguments':"
+                     "{'node': %s, 'overlay': 'over'}}", nodes[i]);
+        colo_refused(qts, BUSY, "{'execute': 'blockdev-snapshot-sync',"
+                     "'arguments': {'node-name': %s, 'mode': 'existing',"
+                     "'snapshot-node-name': 'snap', 'snapshot-file': %s}}",
+                     nodes[i], b->snapshot);
+        colo_refused(qts, BUSY, "{'execute': 'transaction', 'arguments': {"
+                     "'actions': [{'type': 'blockdev-snapshot', 'data': {"
+                     "'node': %s, 'overlay': 'over'}}]}}", nodes[i]);
+    }
+    check_mirror_refused(qts);
+    g_assert_true(is_protected(qts));
+
+    /* What is on the image comes from above */
+    qtest_qmp_assert_success(qts, "{'execute': 'blockdev-snapshot',"
+                             "'arguments': {'node': 'local0',"
+                             "'overlay': 'over'}}");
+    colo_wait_statistic(qts, "checkpoints",
+                        colo_statistic(qts, "checkpoints") + 3);
+    g_assert_true(is_protected(qts));
+    bypass_free(b);
+}
+
+/* The one disk problem, if there is any; the caller frees it */
+static char *disk_problem(QTestState *qts)
+{
+    QDict *status = colo_status(qts);
+    char *message = NULL;
+    const QListEntry *e;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(status, "problems"), e) {
+        QDict *p = qobject_to(QDict, qlist_entry_obj(e));
+
+        if (!strcmp(qdict_get_str(p, "kind"), "disk")) {
+            g_assert_null(message);
+            message = g_strdup(qdict_get_str(p, "message"));
+        }
+    }
+    qobject_unref(status);
+    return message;
+}
+
+static void wait_disk_error(QTestState *qts, const char *text)
+{
+    QDict *event = colo_wait_event(qts, "COLO_DISK_ERROR");
+    const char *said = qdict_get_str(qdict_get_qdict(event, "data"),
+                                     "message");
+
+    g_test_message("%s", said);
+    g_assert_nonnull(strstr(said, text));
+    qobject_unref(event);
+}
+
+static void test_before(const void *mode)
+{
+    Bypass *b = bypass_new(mode);
+    QTestState *qts = b->pair->primary;
+    g_autofree char *problem = NULL;
+
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'migrate-set-capabilities', 'arguments': {"
+        "'capabilities': [{'capability': 'x-colo', 'state': true}]}}");
+    g_assert_null(disk_problem(qts));
+    add_overlay(b);
+    qtest_qmp_assert_success(qts, "{'execute': 'blockdev-snapshot',"
+                             "'arguments': {'node': 'disk0',"
+                             "'overlay': 'over'}}");
+    problem = disk_problem(qts);
+    g_test_message("%s", problem);
+    g_assert_nonnull(strstr(problem, "node 'over' (qcow2)"));
+
+    colo_pair_migrate(b->pair, "mig", "mig", 10, LONG_MS);
+    wait_disk_error(qts, "node 'over' (qcow2)");
+    colo_wait_state(qts, "alone");
+    colo_wait_status(qts, "running");
+    bypass_free(b);
+}
+
+/* A mirror that begins before the session, and ends in it */
+static void test_pivot(const void *mode)
+{
+    Bypass *b = bypass_new(mode);
+    QTestState *qts = b->pair->primary;
+
+    add_target(qts);
+    qtest_qmp_assert_success(qts, "{'execute': 'blockdev-mirror',"
+                             "'arguments': {'job-id': 'm', 'device': 'disk0',"
+                             "'target': 'target', 'sync': 'none'}}");
+    qobject_unref(colo_wait_event(qts, "BLOCK_JOB_READY"));
+    begin(b);
+    g_assert_true(is_protected(qts));
+    qtest_qmp_assert_success(qts, "{'execute': 'block-job-complete',"
+                             "'arguments': {'device': 'm'}}");
+    qobject_unref(colo_wait_event(qts, "BLOCK_JOB_COMPLETED"));
+    g_assert_false(is_protected(qts));
+    qtest_qmp_assert_success(qts, "{'execute': 'x-colo-checkpoint'}");
+    wait_disk_error(qts, "does not reach node 'repl'");
+    colo_wait_state(qts, "alone");
+    colo_wait_status(qts, "running");
+    colo_wait_state(b->pair->secondary, "ended");
+    bypass_free(b);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    if (!have_qemu_img()) {
+        g_test_message("no qemu-img, no tests");
+        return 0;
+    }
+    colo_add("/colo/bypass", "refused", test_refused);
+    colo_add("/colo/bypass", "before", test_before);
+    colo_add("/colo/bypass", "pivot", test_pivot);
+    return g_test_run();
+}

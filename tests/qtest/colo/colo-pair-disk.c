@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO qtests: a replicated disk of a pair, which is all zero.
+ */
+
+#include "qemu/osdep.h"
+#include "colo-disk-rig.h"
+#include "colo-pair-disk.h"
+
+void pair_disk_plug(QTestState *qts)
+{
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'device_add', 'arguments': {'driver': 'virtio-blk-pci',"
+        "'id': 'disk9', 'drive': 'disk0', 'addr': '" PAIR_DISK_SLOT "'}}");
+}
+
+void pair_disk_add_primary(QTestState *qts)
+{
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
+        "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
+        "'children': [{'driver': 'null-co', 'size': %d, 'read-zeroes': true,"
+        "'node-name': 'local0'},"
+        "{'driver': 'replication', 'node-name': 'repl', 'mode': 'primary',"
+        "'file': {'driver': 'null-co', 'size': %d}}]}}", (int)DISK, (int)DISK);
+    pair_disk_plug(qts);
+}
+
+void pair_disk_add_secondary(QTestState *qts, const char *image,
+                             const char *active, const char *hidden)
+{
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'raw',"
+        "'node-name': 'image0', 'file': {'driver': 'file', 'filename': %s}}}",
+        image);
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
+        "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
+        "'children': [{'driver': 'replication', 'mode': 'secondary',"
+        "'top-id': 'disk0', 'file': {'driver': 'qcow2', 'file': {"
+        "'driver': 'file', 'filename': %s}, 'backing': {'driver': 'qcow2',"
+        "'file': {'driver': 'file', 'filename': %s},"
+        "'backing': 'image0'}}}]}}", active, hidden);
+    pair_disk_plug(qts);
+}
