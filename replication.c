@@ -114,6 +114,22 @@ void replication_check_all(ReplicationMode mode, Error **errp)
     CALL_ALL(errp, check, mode);
 }
 
+void replication_problems(ReplicationMode mode, ReplicationProblemFunc *fn,
+                          void *opaque)
+{
+    ReplicationState *rs;
+
+    QLIST_FOREACH(rs, &drivers, next) {
+        g_autoptr(Error) err = NULL;
+        const char *name = rs->ops->problem ? rs->ops->problem(rs, mode, &err)
+                                            : NULL;
+
+        if (err) {
+            fn(opaque, name, error_get_pretty(err));
+        }
+    }
+}
+
 static void start_all(ReplicationMode mode, Error **errp)
 {
     CALL_ALL(errp, start, mode);

@@ -116,13 +116,26 @@ static void replication_check(ReplicationState *rs, ReplicationMode mode,
         return;
     }
     if (s->stage != COLO_DISK_STAGE_IDLE) {
-        error_setg(errp, "node '%s' is %s and cannot start",
-                   replication_name(s), ColoDiskStage_str(s->stage));
+        error_setg(errp, "node '%s' is %s and cannot start%s",
+                   replication_name(s), ColoDiskStage_str(s->stage),
+                   s->stage == COLO_DISK_STAGE_STOPPED
+                   ? ": remove it and add a new one" : "");
         return;
     }
     if (s->kind->check) {
         s->kind->check(s, errp);
     }
+}
+
+static const char *replication_problem(ReplicationState *rs,
+                                       ReplicationMode mode, Error **errp)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    if (s->stage != COLO_DISK_STAGE_RUNNING) {
+        replication_check(rs, mode, errp);
+    }
+    return replication_name(s);
 }
 
 static void replication_start(ReplicationState *rs, ReplicationMode mode,
@@ -368,6 +381,7 @@ static bool replication_is_resynced(ReplicationState *rs)
 
 static ReplicationOps replication_ops = {
     .check = replication_check,
+    .problem = replication_problem,
     .start = replication_start,
     .cut = replication_cut,
     .settle = replication_settle,

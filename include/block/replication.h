@@ -45,6 +45,9 @@ typedef bool ReplicationIs(ReplicationState *drv);
 typedef bool ReplicationRecord(ReplicationState *drv, uint64_t number,
                                ColoDiskRole role, Error **errp);
 typedef ColoDiskStatistics *ReplicationQuery(ReplicationState *drv);
+/* Returns a name for what is wrong; the driver's, valid under the BQL */
+typedef const char *ReplicationProblem(ReplicationState *drv,
+                                       ReplicationMode role, Error **errp);
 
 /* What a driver does; it leaves out what it has no use for */
 typedef struct ReplicationOps {
@@ -54,6 +57,8 @@ typedef struct ReplicationOps {
     ReplicationCall *checkpoint;
     /* Could it begin?  Nothing changes. */
     ReplicationStart *check;
+    /* Set @errp if it neither runs nor could begin */
+    ReplicationProblem *problem;
     /* Begin to replicate as primary or secondary */
     ReplicationStart *start;
     /* End; after a failover this side goes on with what it has */
@@ -92,6 +97,15 @@ struct ReplicationState {
  * Could replication_start_all() begin?  Nothing changes.  @errp is set if not.
  */
 void replication_check_all(ReplicationMode role, Error **errp);
+
+/*
+ * Call @fn for each driver that keeps replication_start_all() from beginning.
+ * One that runs does not.
+ */
+typedef void ReplicationProblemFunc(void *opaque, const char *name,
+                                    const char *message);
+void replication_problems(ReplicationMode role, ReplicationProblemFunc *fn,
+                          void *opaque);
 
 /*
  * Call every registered driver, in no particular order.  The first one that

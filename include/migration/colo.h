@@ -119,7 +119,7 @@ bool colo_caps_check(const bool *caps, Error **errp);
 
 /*
  * colo_migrate_check: may a session begin over @addr, with the devices that
- * there are?
+ * there are, and on the primary with the disks?
  * colo_fd_check: may it begin over @ioc, which was made of a file descriptor?
  *
  * Both sides, main loop, BQL.  They return false with @errp set when it may

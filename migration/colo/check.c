@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * COLO: capabilities, channels and devices that cannot be part of a session.
+ * COLO: capabilities, channels, devices and disks that cannot be part of a
+ * session.
  *
  * Both sides, main loop, BQL.  They are found when the migration begins, so
- * that nothing has to be migrated to learn that it was for nothing.  Until then
- * the devices are among the problems that query-colo-status shows.
+ * that nothing has to be migrated, and no secondary is used up, to learn that
+ * it was for nothing.  Until then devices and disks are among the problems that
+ * query-colo-status shows.
  */
 
 #include "qemu/osdep.h"
@@ -20,6 +22,8 @@
 #include "migration/options.h"
 #include "migration/savevm.h"
 #include "net/colo.h"
+#include "system/runstate.h"
+#include "disks.h"
 #include "problems.h"
 #include "status.h"
 
@@ -209,7 +213,10 @@ bool colo_migrate_check(const MigrationAddress *addr, Error **errp)
         refuse_channel(errp);
         return false;
     }
-    if (!check_devices(errp)) {
+    /* A secondary's disks may get what they lack until the primary comes */
+    if (!check_devices(errp) ||
+        (!runstate_check(RUN_STATE_INMIGRATE) &&
+         !colo_disks_can_begin(COLO_MODE_PRIMARY, errp))) {
         return false;
     }
     colo_status_forget();

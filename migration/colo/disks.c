@@ -206,7 +206,7 @@ static bool check_disk(BlockBackend *blk, COLOMode side, Error **errp)
            replication_check_order(blk_bs(blk), errp);
 }
 
-bool colo_disks_check(COLOMode side, Error **errp)
+bool colo_disks_can_begin(COLOMode side, Error **errp)
 {
     ERRP_GUARD();
 
@@ -215,7 +215,14 @@ bool colo_disks_check(COLOMode side, Error **errp)
          blk = colo_disk_next(blk)) {
         check_disk(blk, side, errp);
     }
-    if (*errp) {
+    return !*errp;
+}
+
+bool colo_disks_check(COLOMode side, Error **errp)
+{
+    ERRP_GUARD();
+
+    if (!colo_disks_can_begin(side, errp)) {
         qapi_event_send_colo_disk_error(error_get_pretty(*errp));
     }
     return !*errp;

@@ -20,11 +20,13 @@ BlockBackend *colo_disk_next(BlockBackend *blk);
 char *colo_disk_name(BlockBackend *blk);
 
 /*
- * colo_disks_check: false with @errp set if no session of @side can begin with
- * these disks
+ * colo_disks_can_begin: false with @errp set if no session of @side can begin
+ * with these disks
+ * colo_disks_check: the same, and the reason is an event for the user
  *
- * Nothing changes; the reason is reported to the user.  BQL.
+ * Nothing changes.  BQL.
  */
+bool colo_disks_can_begin(COLOMode side, Error **errp);
 bool colo_disks_check(COLOMode side, Error **errp);
 
 /*

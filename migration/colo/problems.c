@@ -28,12 +28,14 @@ static void append(void *opaque, ColoProblemKind kind, const char *name,
     QAPI_LIST_APPEND(*tail, problem);
 }
 
-static void look_at_disk(BlockBackend *blk, COLOMode side,
+static void append_disk(void *opaque, const char *name, const char *message)
+{
+    append(opaque, COLO_PROBLEM_KIND_DISK, name, message);
+}
+
+static void look_at_disk(BlockBackend *blk, ReplicationMode role,
                          ColoProblemList ***tail)
 {
-    ReplicationMode role = side == COLO_MODE_PRIMARY
-                           ? REPLICATION_MODE_PRIMARY
-                           : REPLICATION_MODE_SECONDARY;
     g_autofree char *name = NULL;
     g_autofree char *message = NULL;
     g_autoptr(Error) err = NULL;
@@ -48,19 +50,36 @@ static void look_at_disk(BlockBackend *blk, COLOMode side,
                               "guest was told are done", name,
                               err ? ", " : "",
                               err ? error_get_pretty(err) : "");
-    append(tail, COLO_PROBLEM_KIND_DISK, name, message);
+    append_disk(tail, name, message);
+}
+
+/* A secondary that belongs to no pair any more, nor ever will */
+static bool has_ended(void)
+{
+    ColoSession *s = colo_session();
+
+    return s && s->side == COLO_MODE_SECONDARY &&
+           s->secondary.state == COLO_SECONDARY_STATE_ENDED;
 }
 
 ColoProblemList *colo_problems(COLOMode side, ColoSyncMode mode)
 {
+    ReplicationMode role = side == COLO_MODE_PRIMARY
+                           ? REPLICATION_MODE_PRIMARY
+                           : REPLICATION_MODE_SECONDARY;
     ColoProblemList *list = NULL;
     ColoProblemList **tail = &list;
 
+    if (has_ended()) {
+        /* There is nothing to mend: the message says what has happened */
+        return NULL;
+    }
     colo_device_problems(append, &tail);
     for (BlockBackend *blk = colo_disk_next(NULL); blk;
          blk = colo_disk_next(blk)) {
-        look_at_disk(blk, side, &tail);
+        look_at_disk(blk, role, &tail);
     }
+    replication_problems(role, append_disk, &tail);
     colo_net_problems(side, mode, append, &tail);
     return list;
 }

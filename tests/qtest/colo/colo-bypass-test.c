@@ -5,9 +5,10 @@
  * Proves: on the primary of a pair no snapshot is taken above a replicated
  * disk, and no job begins that could put another node in its place, in whatever
  * way it is asked for; the image below may have a snapshot.  If there is one
- * above the disk before, it is a problem with its name, and no session begins.
- * A job from before that does it in a session ends the session at the next
- * checkpoint.
+ * above the disk before, it is a problem with its name, and no session begins;
+ * nor with a node that was in a session.  The command is refused for that, and
+ * the secondary waits as before.  A job from before that does it in a session
+ * ends the session at the next checkpoint.
  */
 
 #include "qemu/osdep.h"
@@ -83,6 +84,38 @@ static void add_overlay(Bypass *b)
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'qcow2',"
         "'node-name': 'over', 'file': {'driver': 'file', 'filename': %s},"
         "'backing': null}}", b->snapshot);
+}
+
+static void take_snapshot(Bypass *b)
+{
+    add_overlay(b);
+    qtest_qmp_assert_success(b->pair->primary,
+        "{'execute': 'blockdev-snapshot', 'arguments': {'node': 'disk0',"
+        "'overlay': 'over'}}");
+}
+
+static void set_capability(QTestState *qts)
+{
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'migrate-set-capabilities', 'arguments': {"
+        "'capabilities': [{'capability': 'x-colo', 'state': true}]}}");
+}
+
+/* The command is refused, and nothing has happened to the secondary */
+static void check_migrate_refused(Bypass *b, const char *text)
+{
+    ColoPair *p = b->pair;
+    g_autofree char *uri = g_strdup_printf("unix:%s/mig", p->dir);
+    g_autofree char *state = NULL;
+
+    set_capability(p->secondary);
+    qtest_qmp_assert_success(p->secondary, "{'execute': 'migrate-incoming',"
+                             "'arguments': {'uri': %s}}", uri);
+    colo_refused(p->primary, text, "{'execute': 'migrate', 'arguments': {"
+                 "'uri': %s}}", uri);
+    colo_wait_status(p->secondary, "inmigrate");
+    state = colo_state(p->secondary);
+    g_assert_null(state);
 }
 
 static void check_mirror_refused(QTestState *qts)
@@ -164,19 +197,26 @@ static void test_before(const void *mode)
     QTestState *qts = b->pair->primary;
     g_autofree char *problem = NULL;
 
-    qtest_qmp_assert_success(qts,
-        "{'execute': 'migrate-set-capabilities', 'arguments': {"
-        "'capabilities': [{'capability': 'x-colo', 'state': true}]}}");
+    set_capability(qts);
     g_assert_null(disk_problem(qts));
-    add_overlay(b);
-    qtest_qmp_assert_success(qts, "{'execute': 'blockdev-snapshot',"
-                             "'arguments': {'node': 'disk0',"
-                             "'overlay': 'over'}}");
+    take_snapshot(b);
     problem = disk_problem(qts);
+    g_assert_nonnull(problem);
     g_test_message("%s", problem);
     g_assert_nonnull(strstr(problem, "node 'over' (qcow2)"));
 
-    colo_pair_migrate(b->pair, "mig", "mig", 10, LONG_MS);
+    check_migrate_refused(b, "node 'over' (qcow2)");
+    bypass_free(b);
+}
+
+static void test_meanwhile(const void *mode)
+{
+    Bypass *b = bypass_new(mode);
+    QTestState *qts = b->pair->primary;
+
+    colo_pair_hold(b->pair, "mig", "mig", 10, LONG_MS);
+    take_snapshot(b);
+    colo_pair_release(b->pair);
     wait_disk_error(qts, "node 'over' (qcow2)");
     colo_wait_state(qts, "alone");
     colo_wait_status(qts, "running");
@@ -208,6 +248,37 @@ static void test_pivot(const void *mode)
     bypass_free(b);
 }
 
+/* A node that has been in a session */
+static void test_used(const void *mode)
+{
+    Bypass *b = bypass_new(mode);
+    ColoPair *p = b->pair;
+    g_autofree char *problem = NULL;
+
+    begin(b);
+    qtest_qmp_assert_success(p->primary, "{'execute': 'migrate_cancel'}");
+    colo_wait_state(p->primary, "alone");
+    colo_wait_state(p->secondary, "ended");
+    problem = disk_problem(p->secondary);
+    g_assert_null(problem);
+    problem = disk_problem(p->primary);
+    g_assert_nonnull(problem);
+    g_assert_nonnull(strstr(problem, "node 'repl' is stopped and cannot start: "
+                            "remove it and add a new one"));
+
+    colo_quit(&p->secondary);
+    colo_pair_new_secondary(p);
+    pair_disk_add_secondary(p->secondary, b->image, b->active, b->hidden);
+    check_migrate_refused(b, "node 'repl' is stopped and cannot start: remove "
+                          "it and add a new one");
+    disk_del_child(p->primary, "disk0", "children.1");
+    g_clear_pointer(&problem, g_free);
+    problem = disk_problem(p->primary);
+    g_assert_nonnull(problem);
+    g_assert_nonnull(strstr(problem, "'disk9' is writable and not replicated"));
+    bypass_free(b);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -217,6 +288,8 @@ int main(int argc, char **argv)
     }
     colo_add("/colo/bypass", "refused", test_refused);
     colo_add("/colo/bypass", "before", test_before);
+    colo_add("/colo/bypass", "meanwhile", test_meanwhile);
     colo_add("/colo/bypass", "pivot", test_pivot);
+    colo_add("/colo/bypass", "used", test_used);
     return g_test_run();
 }

@@ -170,6 +170,26 @@ void colo_pair_migrate(ColoPair *p, const char *listen, const char *connect,
     }
 }
 
+static void set_bandwidth(ColoPair *p, int64_t bytes_a_second)
+{
+    qtest_qmp_assert_success(p->primary,
+        "{'execute': 'migrate-set-parameters', 'arguments': {"
+        "'max-bandwidth': %" PRId64 "}}", bytes_a_second);
+}
+
+void colo_pair_hold(ColoPair *p, const char *listen, const char *connect,
+                    unsigned delay_ms, unsigned timeout_ms)
+{
+    set_bandwidth(p, 1000);
+    colo_pair_migrate(p, listen, connect, delay_ms, timeout_ms);
+    colo_wait_migrate(p->primary, "active");
+}
+
+void colo_pair_release(ColoPair *p)
+{
+    set_bandwidth(p, 1 << 30);
+}
+
 void colo_pair_protect(ColoPair *p)
 {
     colo_pair_migrate(p, "mig", "mig", 10, COLO_TIMEOUT_MS);

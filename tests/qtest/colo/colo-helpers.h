@@ -63,7 +63,15 @@ void colo_pair_new_secondary(ColoPair *p);
 void colo_pair_migrate(ColoPair *p, const char *listen, const char *connect,
                        unsigned delay_ms, unsigned timeout_ms);
 
-/* The same over one socket, and wait for a few checkpoints */
+/*
+ * The same, but the first migration is under way and does not get to its end
+ * before colo_pair_release()
+ */
+void colo_pair_hold(ColoPair *p, const char *listen, const char *connect,
+                    unsigned delay_ms, unsigned timeout_ms);
+void colo_pair_release(ColoPair *p);
+
+/* As colo_pair_migrate() over one socket, and wait for a few checkpoints */
 void colo_pair_protect(ColoPair *p);
 
 /* Shut the connection down, as if the network had: each loses the other */

@@ -47,7 +47,6 @@ static void check_message(QTestState *qts, const char *text)
 
 static void check_refused(ColoPair *p, const char *text)
 {
-    colo_pair_migrate(p, "mig", "mig", 10, LONG_TIMEOUT_MS);
     colo_wait_migrate(p->primary, "failed");
     colo_wait_migrate(p->secondary, "failed");
     colo_wait_mode(p->primary, "none");
@@ -64,7 +63,10 @@ static void test_primary(const void *mode)
     ColoPair *p = colo_pair_new(mode);
     QDict *event;
 
+    /* Before that the command is refused: see below */
+    colo_pair_hold(p, "mig", "mig", 10, LONG_TIMEOUT_MS);
     add_wrong_node(p->primary, "secondary", ",top-id=none");
+    colo_pair_release(p);
     check_refused(p, "is the secondary, it cannot start as the primary");
     event = colo_wait_event(p->primary, "COLO_DISK_ERROR");
     qobject_unref(event);
@@ -77,6 +79,7 @@ static void test_secondary(const void *mode)
     QDict *event;
 
     add_wrong_node(p->secondary, "primary", "");
+    colo_pair_migrate(p, "mig", "mig", 10, LONG_TIMEOUT_MS);
     check_refused(p, "is the primary, it cannot start as the secondary");
     event = colo_wait_event(p->secondary, "COLO_DISK_ERROR");
     qobject_unref(event);
@@ -120,8 +123,9 @@ static void test_deaf(const void *mode)
     g_autofree char *state = NULL;
     unsigned sent = 0, n;
 
+    colo_pair_hold(p, NULL, "deaf", 10, LONG_TIMEOUT_MS);
     add_wrong_node(p->primary, "secondary", ",top-id=none");
-    colo_pair_migrate(p, NULL, "deaf", 10, LONG_TIMEOUT_MS);
+    colo_pair_release(p);
     wait_for(has_message(p->primary));
     colo_nic_send(nic, 100, PACKETS);
     while (sent < PACKETS) {
