@@ -612,11 +612,11 @@ static void test_wrong_chain(void)
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
         "'node-name': 'repl', 'mode': 'primary', 'file': {"
         "'driver': 'null-co', 'size': 8388608}}}");
-    disk_add_child(d->primary, "top", "repl");
-    colo_refused(d->primary, "has not the length of",
-                 "{'execute': 'xen-set-replication', 'arguments': {"
-                 "'enable': true, 'primary': true}}");
-    del_node(d->primary);
+    colo_refused(d->primary, "'repl' has 8388608 bytes, but the children of "
+                 "'top' have 16777216", "{'execute': 'x-blockdev-change', "
+                 "'arguments': {'parent': 'top', 'node': 'repl'}}");
+    qtest_qmp_assert_success(d->primary, "{'execute': 'blockdev-del', "
+                             "'arguments': {'node-name': 'repl'}}");
 
     qtest_qmp_assert_success(d->primary,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
