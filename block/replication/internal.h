@@ -191,9 +191,13 @@ bool replication_is_folded(BlockDriverState *bs);
  * BQL.
  *
  * replication_name: that name, once it is known.  Any thread.
+ *
+ * replication_disk_name: the disk of the guest that it is a part of, NULL if
+ * there is none; the caller frees it.  BQL.
  */
 const char *replication_user_name(BlockDriverState *bs);
 void replication_learn_name(BDRVReplicationState *s);
+char *replication_disk_name(BDRVReplicationState *s);
 
 static inline const char *replication_name(BDRVReplicationState *s)
 {

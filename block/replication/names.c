@@ -8,6 +8,8 @@
 
 #include "qemu/osdep.h"
 #include "block/block-io.h"
+#include "hw/qdev-core.h"
+#include "system/block-backend.h"
 #include "internal.h"
 
 static bool is_made_up(const char *node_name)
@@ -41,6 +43,19 @@ static const char *GRAPH_RDLOCK name_above(BlockDriverState *bs)
     return "";
 }
 
+/* That of the file, or "" */
+static const char *GRAPH_RDLOCK file_name(BlockDriverState *bs)
+{
+    const char *name = bs->exact_filename;
+
+    if (!*name && bs->drv && bs->drv->is_format && bs->file) {
+        /* With other options than usual, of a backing file say, it has none */
+        name = bs->file->bs->exact_filename;
+    }
+    /* One in JSON lists everything below, and is no name */
+    return g_str_has_prefix(name, "json:") ? "" : name;
+}
+
 const char *replication_user_name(BlockDriverState *bs)
 {
     const char *name;
@@ -49,10 +64,8 @@ const char *replication_user_name(BlockDriverState *bs)
 
     name = own_name(bs);
     if (!*name) {
-        /* One in JSON lists everything below, and is no name */
-        name = *bs->exact_filename && !g_str_has_prefix(bs->exact_filename,
-                                                        "json:")
-               ? bs->exact_filename : name_above(bs);
+        name = file_name(bs);
+        name = *name ? name : name_above(bs);
     }
     return *name ? name : bs->node_name;
 }
@@ -62,4 +75,36 @@ void replication_learn_name(BDRVReplicationState *s)
     if (!s->user_name) {
         qatomic_set(&s->user_name, g_strdup(replication_user_name(s->bs)));
     }
+}
+
+/* The ID may be that of the device around this one, as with virtio */
+static const char *device_id(DeviceState *dev)
+{
+    for (Object *o = OBJECT(dev); o; o = o->parent) {
+        DeviceState *around = (DeviceState *)object_dynamic_cast(o,
+                                                                 TYPE_DEVICE);
+
+        if (around && around->id) {
+            return around->id;
+        }
+    }
+    return NULL;
+}
+
+char *replication_disk_name(BDRVReplicationState *s)
+{
+    BlockBackend *blk = NULL;
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    while ((blk = blk_all_next(blk))) {
+        DeviceState *dev = blk_get_attached_dev(blk);
+        const char *id;
+
+        if (dev && blk_bs(blk) && replication_is_above(blk_bs(blk), s->bs)) {
+            id = *blk_name(blk) ? blk_name(blk) : device_id(dev);
+            return id ? g_strdup(id) : blk_get_attached_dev_id(blk);
+        }
+    }
+    return NULL;
 }

@@ -501,9 +501,13 @@ static bool check_lengths(BDRVReplicationState *s, Error **errp)
     QLIST_FOREACH(c, &s->bs->parents, next_parent) {
         BlockDriverState *parent = c->klass->parent_is_bds ? c->opaque : NULL;
 
-        if (parent && bdrv_getlength(parent) != bdrv_getlength(s->bs)) {
-            error_setg(errp, "node '%s' has not the length of the disk '%s'",
-                       replication_name(s), replication_user_name(parent));
+        int64_t length = parent ? bdrv_getlength(parent) : 0;
+        int64_t own = bdrv_getlength(s->bs);
+
+        if (parent && length != own) {
+            error_setg(errp, "node '%s' has %" PRId64 " bytes, but the disk "
+                       "'%s' has %" PRId64, replication_name(s), own,
+                       replication_user_name(parent), length);
             return false;
         }
     }

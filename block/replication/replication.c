@@ -320,6 +320,7 @@ static ColoDiskStatistics *replication_query(ReplicationState *rs)
     ColoDiskStatistics *stats = g_new0(ColoDiskStatistics, 1);
 
     stats->node_name = g_strdup(s->bs->node_name);
+    stats->disk = replication_disk_name(s);
     stats->mode = s->mode;
     stats->stage = s->stage;
     if (s->error) {

@@ -127,19 +127,34 @@ static bool GRAPH_RDLOCK check_overlay(BlockDriverState *bs, Error **errp)
     return true;
 }
 
-static bool GRAPH_RDLOCK check_length(BlockDriverState *bs, int64_t length,
-                                      Error **errp)
+static int64_t GRAPH_RDLOCK get_length(BlockDriverState *bs, Error **errp)
 {
-    int64_t its = bdrv_getlength(bs);
+    int64_t length = bdrv_getlength(bs);
 
-    if (its < 0) {
-        error_setg_errno(errp, -its, "cannot tell the length of '%s'",
+    if (length < 0) {
+        error_setg_errno(errp, -length, "cannot tell the length of '%s'",
                          replication_user_name(bs));
+    }
+    return length;
+}
+
+static bool GRAPH_RDLOCK check_lengths(BlockDriverState *active,
+                                       BlockDriverState *hidden,
+                                       BlockDriverState *disk, Error **errp)
+{
+    int64_t of_active = get_length(active, errp);
+    int64_t of_hidden = of_active < 0 ? -1 : get_length(hidden, errp);
+    int64_t of_disk = of_hidden < 0 ? -1 : get_length(disk, errp);
+
+    if (of_disk < 0) {
         return false;
     }
-    if (its != length) {
-        error_setg(errp, "'%s' has %" PRId64 " bytes, but the guest's disk "
-                   "has %" PRId64, replication_user_name(bs), its, length);
+    if (of_active != of_disk || of_hidden != of_disk) {
+        error_setg(errp, "the disk '%s' has %" PRId64 " bytes, and so has each "
+                   "overlay above it to have, but '%s' has %" PRId64 " and "
+                   "'%s' has %" PRId64, replication_user_name(disk), of_disk,
+                   replication_user_name(active), of_active,
+                   replication_user_name(hidden), of_hidden);
         return false;
     }
     return true;
@@ -191,7 +206,6 @@ static bool GRAPH_RDLOCK check_disk(BDRVReplicationState *s,
 static BlockDriverState *check_chain(BDRVReplicationState *s, Error **errp)
 {
     BlockDriverState *top, *active, *hidden, *disk;
-    int64_t length;
 
     GRAPH_RDLOCK_GUARD_MAINLOOP();
 
@@ -206,10 +220,7 @@ static BlockDriverState *check_chain(BDRVReplicationState *s, Error **errp)
     if (!check_overlay(active, errp) || !check_overlay(hidden, errp)) {
         return NULL;
     }
-    length = bdrv_getlength(s->bs);
-    if (!check_length(active, length, errp) ||
-        !check_length(hidden, length, errp) ||
-        !check_length(disk, length, errp)) {
+    if (!check_lengths(active, hidden, disk, errp)) {
         return NULL;
     }
     if (bdrv_is_read_only(s->bs)) {

@@ -624,6 +624,7 @@ static void GRAPH_WRLOCK shared_del_child(BDRVReplicationState *s,
 static bool check_disk(BDRVReplicationState *s, Error **errp)
 {
     int err = image_error(s->shared);
+    int64_t of_peer, of_image;
 
     GRAPH_RDLOCK_GUARD_MAINLOOP();
 
@@ -644,9 +645,12 @@ static bool check_disk(BDRVReplicationState *s, Error **errp)
                    "its place", s->peer->node_name);
         return false;
     }
-    if (bdrv_getlength(s->peer) != bdrv_getlength(s->bs)) {
-        error_setg(errp, "the secondary's store '%s' has not the length of "
-                   "the image", s->peer->node_name);
+    of_peer = bdrv_getlength(s->peer);
+    of_image = bdrv_getlength(s->bs);
+    if (of_peer != of_image) {
+        error_setg(errp, "the secondary's store '%s' has %" PRId64 " bytes, "
+                   "but the image has %" PRId64, s->peer->node_name, of_peer,
+                   of_image);
         return false;
     }
     if (err) {

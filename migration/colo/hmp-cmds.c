@@ -65,7 +65,7 @@ static void print_statistics(Monitor *mon, const ColoStatistics *st)
 
 static void print_disk(Monitor *mon, const ColoDiskStatistics *d)
 {
-    monitor_printf(mon, "disk '%s': %s, %s", d->node_name,
+    monitor_printf(mon, "disk '%s': %s, %s", d->disk ?: d->node_name,
                    ReplicationMode_str(d->mode), ColoDiskStage_str(d->stage));
     if (d->generation) {
         monitor_printf(mon, ", generation %" PRIu64 " %s",

@@ -8,12 +8,14 @@
  * session, a device that none begins with.  With a problem the guest is not said
  * to be protected.  The comparison of disks finds those of
  * -blockdev.  An NBD client beside the local disk, without replication, is
- * refused.
+ * refused.  Overlays of another length than their disk are a problem that names
+ * each; a replicated disk has the name of the guest's.
  */
 
 #include "qemu/osdep.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
+#include "libqos/libqos.h"
 #include "colo-disk-rig.h"
 #include "colo-net.h"
 #include "colo-pair-disk.h"
@@ -328,6 +330,66 @@ static void test_nbd(const void *mode)
     colo_pair_free(p);
 }
 
+static void test_lengths(const void *mode)
+{
+    ColoPair *p = colo_pair_new_with(mode, "qtest", "");
+    g_autofree char *image = disk_new_file(p->dir, "image", false);
+    g_autofree char *active = g_build_filename(p->dir, "active", NULL);
+    g_autofree char *hidden = g_build_filename(p->dir, "hidden", NULL);
+    g_autofree char *of_active = g_strdup_printf("'%s' has %d", active,
+                                                 (int)DISK / 2);
+    g_autofree char *of_hidden = g_strdup_printf("'%s' has %d", hidden,
+                                                 (int)DISK / 2);
+
+    mkqcow2(active, DISK_MB / 2);
+    mkqcow2(hidden, DISK_MB / 2);
+    pair_disk_add_secondary(p->secondary, image, active, hidden);
+    qtest_qmp_assert_success(p->secondary,
+        "{'execute': 'migrate-set-capabilities', 'arguments': {"
+        "'capabilities': [{'capability': 'x-colo', 'state': true}]}}");
+    g_assert_cmpint(count_problems(p->secondary, "disk", "", "the disk "
+                                   "'image0' has 16777216 bytes"), ==, 1);
+    g_assert_cmpint(count_problems(p->secondary, "disk", "", of_active), ==, 1);
+    g_assert_cmpint(count_problems(p->secondary, "disk", "", of_hidden), ==, 1);
+    colo_pair_free(p);
+}
+
+/* A pair with a disk; the secondary's image is exported */
+static ColoPair *new_exported(const void *mode)
+{
+    ColoPair *p = colo_pair_new_with(mode, "qtest", "");
+    g_autofree char *image = disk_new_file(p->dir, "image", false);
+    g_autofree char *active = disk_new_file(p->dir, "active", true);
+    g_autofree char *hidden = disk_new_file(p->dir, "hidden", true);
+    g_autofree char *path = g_build_filename(p->dir, "nbd", NULL);
+
+    pair_disk_add_primary(p->primary);
+    pair_disk_add_secondary(p->secondary, image, active, hidden);
+    disk_serve(p->secondary, path);
+    disk_export(p->secondary, "image0", "t", true);
+    return p;
+}
+
+static void test_names(const void *mode)
+{
+    ColoPair *p = new_exported(mode);
+    QTestState *sides[] = { p->primary, p->secondary };
+
+    for (int i = 0; i < G_N_ELEMENTS(sides); i++) {
+        g_autofree char *info = qtest_hmp(sides[i], "info colo");
+        QDict *status = colo_status(sides[i]);
+        QList *disks = qdict_get_qlist(status, "disks");
+        QDict *disk = qobject_to(QDict, qlist_peek(disks));
+
+        g_assert_cmpint(qlist_size(disks), ==, 1);
+        g_assert_cmpstr(qdict_get_try_str(disk, "disk"), ==, "disk9");
+        g_assert_nonnull(strstr(info, "disk 'disk9': "));
+        g_assert_null(strchr(info, '#'));
+        qobject_unref(status);
+    }
+    colo_pair_free(p);
+}
+
 int main(int argc, char **argv)
 {
     static const char *const modes[] = { "hybrid", "periodic" };
@@ -344,6 +406,8 @@ int main(int argc, char **argv)
             { "equal", test_equal },
             { "different", test_different },
             { "nbd", test_nbd },
+            { "lengths", test_lengths },
+            { "names", test_names },
         };
 
         for (int j = 0; j < G_N_ELEMENTS(tests); j++) {

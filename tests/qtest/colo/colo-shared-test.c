@@ -389,7 +389,7 @@ static void test_refused_primary(void)
         { "driver=raw,file.driver=file,file.locking=off,file.filename",
           SHARED, "without locks" },
         { "driver=raw,size=8388608,file.driver=file,file.filename", SHARED,
-          "has not the length" },
+          "has 16777216 bytes, but the image has 8388608" },
         { "driver=raw,file.driver=blkdebug,file.image.driver=file,"
           "file.image.filename", SHARED, "has to be a file" },
         { "driver=qcow2,file.driver=file,file.filename", SHARED,
