@@ -161,6 +161,7 @@ struct BDRVReplicationState {
     BlockJob *fold;             /* while FOLDING, ... */
     QEMUBH *fold_bh;            /* ...or what is about to start it */
     Error *error;               /* what ended it */
+    bool was_exported;          /* for the primary, at the start */
     bool flush_failed;          /* which has been said; atomic */
 };
 

@@ -127,17 +127,6 @@ static void replication_check(ReplicationState *rs, ReplicationMode mode,
     }
 }
 
-static const char *replication_problem(ReplicationState *rs,
-                                       ReplicationMode mode, Error **errp)
-{
-    BDRVReplicationState *s = driver_state(rs);
-
-    if (s->stage != COLO_DISK_STAGE_RUNNING) {
-        replication_check(rs, mode, errp);
-    }
-    return replication_name(s);
-}
-
 static void replication_start(ReplicationState *rs, ReplicationMode mode,
                               Error **errp)
 {
@@ -168,6 +157,19 @@ static void replication_get_error(ReplicationState *rs, Error **errp)
     } else if (s->kind->get_error) {
         s->kind->get_error(s, errp);
     }
+}
+
+static const char *replication_problem(ReplicationState *rs,
+                                       ReplicationMode mode, Error **errp)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    if (s->stage != COLO_DISK_STAGE_RUNNING) {
+        replication_check(rs, mode, errp);
+    } else {
+        replication_get_error(rs, errp);
+    }
+    return replication_name(s);
 }
 
 static void replication_checkpoint(ReplicationState *rs, Error **errp)

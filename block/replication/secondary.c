@@ -519,6 +519,31 @@ static BlockDriverState *disk_of(BDRVReplicationState *s)
     return get_disk(s);
 }
 
+/* May @exp change the disk behind the guest's back? */
+static bool exports_disk(BDRVReplicationState *s, BlockExport *exp)
+{
+    BlockDriverState *bs = blk_bs(exp->blk);
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    return bs && get_disk(s) && replication_is_above(bs, get_disk(s)) &&
+           !replication_is_above(bs, get_active(s));
+}
+
+/* Can the primary reach the disk? */
+static bool is_exported(BDRVReplicationState *s)
+{
+    g_autoptr(BlockExportInfoList) exports = qmp_query_block_exports(NULL);
+
+    for (BlockExportInfoList *e = exports; e; e = e->next) {
+        BlockExport *exp = blk_exp_find(e->value->id);
+
+        if (exp && exports_disk(s, exp)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* See to it that the guest here sees what the primary overwrites */
 static bool start_preserving(BDRVReplicationState *s, BlockDriverState *top,
                              Error **errp)
@@ -554,6 +579,7 @@ static void secondary_start(BDRVReplicationState *s, Error **errp)
         !start_preserving(s, top, errp)) {
         goto fail_hidden;
     }
+    s->was_exported = is_exported(s);
     replication_set_stage(s, COLO_DISK_STAGE_RUNNING);
     return;
 
@@ -563,11 +589,26 @@ fail:
     error_prepend(errp, "node '%s': ", replication_name(s));
 }
 
-static void secondary_prepare(BDRVReplicationState *s, Error **errp)
+static void secondary_get_error(BDRVReplicationState *s, Error **errp)
 {
     if (s->error) {
         error_setg(errp, "node '%s': %s", replication_name(s),
                    error_get_pretty(s->error));
+    } else if (s->was_exported && !is_exported(s)) {
+        error_setg(errp, "node '%s': the disk below it is not exported any "
+                   "more, so it lacks what the primary writes",
+                   replication_name(s));
+    }
+}
+
+/* The primary has said something since, so it lives and can go on alone */
+static void secondary_prepare(BDRVReplicationState *s, Error **errp)
+{
+    ERRP_GUARD();
+
+    secondary_get_error(s, errp);
+    if (*errp && !s->error) {
+        fail(s, error_copy(*errp));
     }
 }
 
@@ -580,16 +621,6 @@ static void secondary_checkpoint(BDRVReplicationState *s, Error **errp)
         error_prepend(errp, "node '%s': ", replication_name(s));
         fail(s, error_copy(*errp));
     }
-}
-
-/* May @exp change the disk behind the guest's back? */
-static bool exports_disk(BDRVReplicationState *s, BlockExport *exp)
-{
-    BlockDriverState *bs = blk_bs(exp->blk);
-
-    GRAPH_RDLOCK_GUARD_MAINLOOP();
-    return bs && get_disk(s) && replication_is_above(bs, get_disk(s)) &&
-           !replication_is_above(bs, get_active(s));
 }
 
 /* What the primary has sent is not waited for */
@@ -893,6 +924,7 @@ const ReplicationKind replication_secondary = {
     .checkpoint = secondary_checkpoint,
     .take_over = secondary_take_over,
     .stop = secondary_stop,
+    .get_error = secondary_get_error,
     .query = secondary_query,
     .abandon = secondary_abandon,
     .needs_overlays = secondary_needs_overlays,

@@ -57,7 +57,7 @@ typedef struct ReplicationOps {
     ReplicationCall *checkpoint;
     /* Could it begin?  Nothing changes. */
     ReplicationStart *check;
-    /* Set @errp if it neither runs nor could begin */
+    /* Set @errp if it has failed, or does not run and could not begin */
     ReplicationProblem *problem;
     /* Begin to replicate as primary or secondary */
     ReplicationStart *start;
@@ -99,8 +99,8 @@ struct ReplicationState {
 void replication_check_all(ReplicationMode role, Error **errp);
 
 /*
- * Call @fn for each driver that keeps replication_start_all() from beginning.
- * One that runs does not.
+ * Call @fn for each driver that has failed, or keeps replication_start_all() from
+ * beginning.  One that just runs does not.
  */
 typedef void ReplicationProblemFunc(void *opaque, const char *name,
                                     const char *message);

@@ -9,7 +9,9 @@
  * to be protected.  The comparison of disks finds those of
  * -blockdev.  An NBD client beside the local disk, without replication, is
  * refused.  Overlays of another length than their disk are a problem that names
- * each; a replicated disk has the name of the guest's.
+ * each; a replicated disk has the name of the guest's.  When the secondary's
+ * disk is not exported any more that is a problem, and the next checkpoint ends
+ * the session; a secondary whose primary is dead takes over all the same.
  */
 
 #include "qemu/osdep.h"
@@ -390,6 +392,46 @@ static void test_names(const void *mode)
     colo_pair_free(p);
 }
 
+static void stop_server(ColoPair *p)
+{
+    begin_session(p);
+    g_assert_true(is_protected(p->secondary));
+    expect_event(p->secondary, true);
+    qtest_qmp_assert_success(p->secondary, "{'execute': 'nbd-server-stop'}");
+    g_assert_cmpint(count_problems(p->secondary, "disk", "",
+                                   "is not exported any more"), ==, 1);
+    g_assert_false(is_protected(p->secondary));
+    expect_event(p->secondary, false);
+}
+
+static void test_export(const void *mode)
+{
+    ColoPair *p = new_exported(mode);
+    QDict *event;
+
+    stop_server(p);
+    qtest_qmp_assert_success(p->primary, "{'execute': 'x-colo-checkpoint'}");
+    event = colo_wait_event(p->secondary, "COLO_DISK_ERROR");
+    qobject_unref(event);
+    colo_wait_state(p->secondary, "ended");
+    colo_wait_state(p->primary, "alone");
+    colo_wait_status(p->primary, "running");
+    colo_pair_free(p);
+}
+
+/* The published sequence stops the server before it says who goes on */
+static void test_takes_over(const void *mode)
+{
+    ColoPair *p = new_exported(mode);
+
+    stop_server(p);
+    colo_kill(&p->primary);
+    colo_failover(p->secondary);
+    colo_wait_state(p->secondary, "live");
+    colo_wait_status(p->secondary, "running");
+    colo_pair_free(p);
+}
+
 int main(int argc, char **argv)
 {
     static const char *const modes[] = { "hybrid", "periodic" };
@@ -408,6 +450,8 @@ int main(int argc, char **argv)
             { "nbd", test_nbd },
             { "lengths", test_lengths },
             { "names", test_names },
+            { "export", test_export },
+            { "takes-over", test_takes_over },
         };
 
         for (int j = 0; j < G_N_ELEMENTS(tests); j++) {
