@@ -31,6 +31,14 @@ typedef void ColoProblemFunc(void *opaque, ColoProblemKind kind,
 void colo_net_problems(COLOMode side, ColoSyncMode mode,
                        ColoProblemFunc *found, void *opaque);
 
+/*
+ * colo_netdev_del_refused: does a NIC of a COLO pair, of either side, need
+ * @netdev?
+ *
+ * Returns true with @errp set.  BQL.
+ */
+bool colo_netdev_del_refused(const NetClientState *netdev, Error **errp);
+
 /* A session of @mode begins: warn of what holds output without a need */
 void colo_net_warn_slow(ColoSyncMode mode);
 

@@ -43,6 +43,19 @@ bool colo_net_check(Error **errp)
     return !*errp;
 }
 
+bool colo_netdev_del_refused(const NetClientState *netdev, Error **errp)
+{
+    /* Who has no peer any more is of no use to the guest */
+    if (!netdev->peer ||
+        !(migration_in_colo_state() || migration_incoming_in_colo_state())) {
+        return false;
+    }
+    error_setg(errp, "'netdev_del' is not possible while a COLO pair exists: "
+               "'%s' is connected to netdev '%s'", netdev->peer->name,
+               netdev->name);
+    return true;
+}
+
 static bool has_filter(NetClientState *netdev, const char *type)
 {
     NetFilterState *nf;

@@ -17,6 +17,11 @@ bool colo_net_check(Error **errp)
     return true;
 }
 
+bool colo_netdev_del_refused(const NetClientState *netdev, Error **errp)
+{
+    return false;
+}
+
 void colo_net_problems(COLOMode side, ColoSyncMode mode,
                        ColoProblemFunc *found, void *opaque)
 {

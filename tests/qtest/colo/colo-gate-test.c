@@ -4,11 +4,13 @@
  * hold packets.
  *
  * Proves: the NIC may leave when packets of it are held, or the network has
- * not taken them; and a NIC that was told to wait is let go when its netdev is
- * deleted, without a word of it that leaves.
+ * not taken them; a netdev that the guest uses is not deleted while there is a
+ * pair; and a NIC that was told to wait is let go when its netdev is deleted
+ * after that.
  */
 
 #include "qemu/osdep.h"
+#include "qemu/units.h"
 #include "libqos/pci-pc.h"
 #include "qobject/qdict.h"
 #include "colo-net.h"
@@ -67,26 +69,6 @@ static void test_nic_ejected(void)
     colo_pair_free(p);
 }
 
-static void test_netdev_deleted(void)
-{
-    ColoPair *p = pair_new();
-    ColoNic *nic = colo_nic_new(p->primary, SLOT);
-
-    begin_session(p);
-    /* Nobody commits what is held */
-    colo_kill(&p->secondary);
-    colo_wait_state(p->primary, "lost");
-    colo_nic_send(nic, BIG, COLO_NIC_RING);
-    wait_for(counter(p->primary, "oc1", "queued-packets") > 0);
-    g_assert_cmpuint(counter(p->primary, "oc1", "queued-packets"), <,
-                     COLO_NIC_RING);
-    qtest_qmp_assert_success(p->primary, "{'execute': 'netdev_del',"
-                             "'arguments': {'id': 'hn1'}}");
-    colo_nic_reset(nic);
-    colo_nic_free(nic);
-    colo_pair_free(p);
-}
-
 /* The netdev of NIC nic1 is a socket; this side of it is returned */
 static int plug_nic(QTestState *qts, const char *driver)
 {
@@ -131,22 +113,22 @@ static void plugged_free(Plugged *g)
     g_free(g);
 }
 
-static void add_compare(Plugged *g)
+static void add_compare(Plugged *g, unsigned max_packets)
 {
     add_chardev(&g->net, "sec");
     qtest_qmp_assert_success(g->net.qts,
         "{'execute': 'object-add', 'arguments': {"
         "'qom-type': 'filter-compare', 'id': 'comp1', 'netdev': 'hn1',"
         "'secondary-in': 'sec', 'compare-timeout': 3600000,"
-        "'max-queue-size': 16}}");
+        "'max-queue-size': %u}}", max_packets);
 }
 
-static void add_gate(Plugged *g)
+static void add_gate(Plugged *g, unsigned max_bytes)
 {
     qtest_qmp_assert_success(g->net.qts,
         "{'execute': 'object-add', 'arguments': {"
         "'qom-type': 'filter-output-commit', 'id': 'oc1', 'netdev': 'hn1',"
-        "'max-queue-bytes': 67108864}}");
+        "'max-queue-bytes': %u}}", max_bytes);
 }
 
 /* What the test writes there the NIC has sent */
@@ -158,6 +140,17 @@ static int add_source(Plugged *g)
         "'qom-type': 'filter-redirector', 'id': 'src1', 'netdev': 'hn1',"
         "'queue': 'rx', 'indev': 'src'}}");
     return open_chardev(&g->net, "src");
+}
+
+static void refuse_netdev_del(QTestState *qts)
+{
+    QDict *error = qtest_qmp_assert_failure_ref(qts,
+        "{'execute': 'netdev_del', 'arguments': {'id': 'hn1'}}");
+
+    g_assert_nonnull(strstr(qdict_get_str(error, "desc"),
+                            "while a COLO pair exists: 'nic1' is connected to "
+                            "netdev 'hn1'"));
+    qobject_unref(error);
 }
 
 /* What the guest says is held, and nobody can commit it */
@@ -203,7 +196,7 @@ static void test_compare_nic_ejected(void)
 {
     Plugged *g = plugged_new("hybrid", "e1000");
 
-    add_compare(g);
+    add_compare(g, 16);
     nic_ejected_behind(g, QUEUED);
 }
 
@@ -211,7 +204,7 @@ static void test_gate_nic_ejected(void)
 {
     Plugged *g = plugged_new("periodic", "e1000");
 
-    add_gate(g);
+    add_gate(g, 64 * MiB);
     nic_ejected_behind(g, MANY);
 }
 
@@ -221,7 +214,7 @@ static void test_nic_takes_nothing(void)
     Plugged *g = plugged_new("periodic", "e1000");
     int src;
 
-    add_gate(g);
+    add_gate(g, 64 * MiB);
     src = add_source(g);
     colo_pair_migrate(g->pair, "mig", "mig", 600000, COLO_TIMEOUT_MS);
     colo_wait_state(g->pair->secondary, "standing");
@@ -235,24 +228,66 @@ static void test_nic_takes_nothing(void)
     plugged_free(g);
 }
 
-static void test_compare_netdev_deleted(void)
+/* Only a netdev that the guest does not use may go while there is a pair */
+static void test_netdev_refused(const void *mode)
 {
-    Plugged *g = plugged_new("hybrid", "virtio-net-pci");
+    Plugged *g = plugged_new(mode, "virtio-net-pci");
+
+    qtest_qmp_assert_success(g->net.qts, "{'execute': 'netdev_add',"
+        "'arguments': {'type': 'socket', 'id': 'free', 'udp':"
+        "'127.0.0.1:9', 'localaddr': '127.0.0.1:0'}}");
+    colo_pair_migrate(g->pair, "mig", "mig", 600000, COLO_TIMEOUT_MS);
+    colo_wait_state(g->pair->secondary, colo_state_ready(g->pair));
+    colo_wait_state(g->pair->primary, "running");
+    refuse_netdev_del(g->pair->primary);
+    refuse_netdev_del(g->pair->secondary);
+    qtest_qmp_assert_success(g->net.qts, "{'execute': 'netdev_del',"
+                             "'arguments': {'id': 'free'}}");
+    plugged_free(g);
+}
+
+/*
+ * The netdev goes when the session is over, the network has not taken what was
+ * held, and the NIC waits for that.  It had so many @rings to send.
+ */
+static void netdev_deleted(Plugged *g, unsigned rings)
+{
     ColoNic *nic = colo_nic_new(g->net.qts, SLOT);
     unsigned sent = 0;
 
-    add_compare(g);
     lose_secondary(g);
-    colo_nic_send(nic, BYTES, COLO_NIC_RING);
-    wait_for((sent += colo_nic_sent(nic)) > 0);
-    g_assert_cmpuint(sent, <, COLO_NIC_RING);
+    for (unsigned i = 0; i < rings; i++) {
+        wait_for((sent += colo_nic_sent(nic)) == i * COLO_NIC_RING);
+        colo_nic_send(nic, BIG, COLO_NIC_RING);
+    }
+    refuse_netdev_del(g->net.qts);
+    colo_failover(g->pair->primary);
+    colo_wait_migrate(g->pair->primary, "completed");
+    sent += colo_nic_sent(nic);
+    g_assert_cmpuint(sent, <, rings * COLO_NIC_RING);
     qtest_qmp_assert_success(g->net.qts, "{'execute': 'netdev_del',"
                              "'arguments': {'id': 'hn1'}}");
-    wait_for((sent += colo_nic_sent(nic)) == COLO_NIC_RING);
+    wait_for((sent += colo_nic_sent(nic)) == rings * COLO_NIC_RING);
     colo_nic_reset(nic);
-    g_assert_true(nothing_to_read(g->net.net));
     colo_nic_free(nic);
     plugged_free(g);
+}
+
+static void test_gate_netdev_deleted(void)
+{
+    Plugged *g = plugged_new("periodic", "virtio-net-pci");
+
+    add_gate(g, 4 * MiB);
+    netdev_deleted(g, 1);
+}
+
+static void test_compare_netdev_deleted(void)
+{
+    Plugged *g = plugged_new("hybrid", "virtio-net-pci");
+
+    /* More than the backend queues and may be on the way to it */
+    add_compare(g, 450);
+    netdev_deleted(g, 2);
 }
 
 /* Nobody sees the guest of a secondary whose NIC has no filters */
@@ -301,7 +336,11 @@ int main(int argc, char **argv)
     g_setenv("MALLOC_PERTURB_", PERTURB, true);
     g_test_init(&argc, &argv, NULL);
     qtest_add_func("/colo/gate/nic-ejected", test_nic_ejected);
-    qtest_add_func("/colo/gate/netdev-deleted", test_netdev_deleted);
+    qtest_add_data_func("/colo/gate/netdev-refused/hybrid", "hybrid",
+                        test_netdev_refused);
+    qtest_add_data_func("/colo/gate/netdev-refused/periodic", "periodic",
+                        test_netdev_refused);
+    qtest_add_func("/colo/gate/netdev-deleted", test_gate_netdev_deleted);
     qtest_add_func("/colo/gate/nic-takes-nothing", test_nic_takes_nothing);
     qtest_add_func("/colo/gate/behind/nic-ejected", test_gate_nic_ejected);
     qtest_add_func("/colo/gate/compare/nic-ejected", test_compare_nic_ejected);
