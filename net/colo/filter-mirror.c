@@ -254,7 +254,10 @@ static int mirror_can_read(void *opaque)
 
 static void mirror_read(void *opaque, const uint8_t *buf, int size)
 {
-    /* Nobody has anything to say there, but its end is noticed by reading */
+    FilterMirror *m = opaque;
+
+    /* The secondary has nothing to say there, unless this is the wrong port */
+    colo_stream_end_heard(&m->out_end, buf, size);
 }
 
 static void mirror_event(void *opaque, QEMUChrEvent event)
@@ -288,7 +291,8 @@ static void mirror_setup(NetFilterState *nf, Error **errp)
     m->out = colo_stream_writer_new(&m->chr, NULL, m->vnet_hdr, QUEUE_BYTES,
                                     NULL, NULL);
     colo_stream_writer_gather(m->out, qemu_get_aio_context());
-    colo_stream_end_init(&m->out_end, &m->chr, qemu_get_aio_context());
+    colo_stream_end_init_writer(&m->out_end, &m->chr, qemu_get_aio_context(),
+                                m->vnet_hdr, "the secondary's input");
     qemu_chr_fe_set_handlers(&m->chr, mirror_can_read, mirror_read,
                              mirror_event, NULL, m, NULL, true);
     m->participant = (ColoParticipant) {

@@ -426,7 +426,10 @@ static int out_can_read(void *opaque)
 
 static void out_read(void *opaque, const uint8_t *buf, int size)
 {
-    /* Nobody has anything to say there, but its end is noticed by reading */
+    FilterRedirector *r = opaque;
+
+    /* A comparison has nothing to say there, unless this is the wrong port */
+    colo_stream_end_heard(&r->out_end, buf, size);
 }
 
 static void out_event(void *opaque, QEMUChrEvent event)
@@ -663,7 +666,9 @@ static void redirector_setup(NetFilterState *nf, Error **errp)
         colo_stream_writer_set_hard_limit(r->out,
                                           OUT_BYTES * HARD_LIMIT_FACTOR);
         colo_stream_writer_gather(r->out, qemu_get_aio_context());
-        colo_stream_end_init(&r->out_end, &r->out_chr, qemu_get_aio_context());
+        colo_stream_end_init_writer(&r->out_end, &r->out_chr,
+                                    qemu_get_aio_context(), r->vnet_hdr,
+                                    "the primary's comparison");
         qemu_chr_fe_set_handlers(&r->out_chr, out_can_read, out_read,
                                  out_event, NULL, r, NULL, true);
     }

@@ -43,6 +43,58 @@ void colo_stream_end_init(ColoStreamEnd *e, CharBackend *be, AioContext *ctx)
     }
 }
 
+static void back_packet(void *opaque, uint8_t *data, uint32_t size,
+                        uint32_t vnet_hdr_len)
+{
+    g_free(data);
+}
+
+static void back_cut(void *opaque, uint64_t epoch)
+{
+}
+
+/* Two ends that write wait for two that read, and nobody hears anything */
+static bool back_hello(void *opaque, const ColoStreamHello *hello)
+{
+    static const char *const writers[COLO_STREAM__MAX] = {
+        [COLO_STREAM_UNKNOWN] = "something that writes",
+        [COLO_STREAM_INPUT] = "the mirror of the primary",
+        [COLO_STREAM_PRIMARY_OUTPUT] = "the output of the primary",
+        [COLO_STREAM_SECONDARY_OUTPUT] = "the output of the secondary",
+    };
+    ColoStreamEnd *e = opaque;
+    Error *err = NULL;
+
+    error_setg(&err, "chardev '%s' is connected to %s, of netdev '%s', and "
+               "should be connected to %s: are the ports swapped?",
+               e->be->chr->label, writers[hello->kind], hello->netdev,
+               e->partner);
+    colo_stream_end_told(e, err, false);
+    return true;
+}
+
+static const ColoStreamReaderOps back_ops = {
+    .packet = back_packet,
+    .cut = back_cut,
+    .begin = back_packet,
+    .hello = back_hello,
+};
+
+void colo_stream_end_init_writer(ColoStreamEnd *e, CharBackend *be,
+                                 AioContext *ctx, bool vnet_hdr,
+                                 const char *partner)
+{
+    colo_stream_end_init(e, be, ctx);
+    e->partner = partner;
+    e->back = colo_stream_reader_new(vnet_hdr, &back_ops, e);
+}
+
+void colo_stream_end_heard(ColoStreamEnd *e, const uint8_t *buf, size_t size)
+{
+    /* What is no stream stays unread until the next connection */
+    colo_stream_reader_feed(e->back, buf, size, NULL);
+}
+
 void colo_stream_end_cleanup(ColoStreamEnd *e)
 {
     if (!e->be) {
@@ -50,6 +102,7 @@ void colo_stream_end_cleanup(ColoStreamEnd *e)
     }
     colo_stream_end_session(e, false);
     g_clear_pointer(&e->disconnect_bh, qemu_bh_delete);
+    g_clear_pointer(&e->back, colo_stream_reader_free);
     WITH_QEMU_LOCK_GUARD(&lock) {
         QTAILQ_REMOVE(&ends, e, next);
         g_clear_pointer(&e->fault, g_free);
@@ -90,14 +143,6 @@ void colo_stream_end_session(ColoStreamEnd *e, bool on)
     }
 }
 
-void colo_stream_end_event(ColoStreamEnd *e, QEMUChrEvent event)
-{
-    if (event == CHR_EVENT_OPENED || event == CHR_EVENT_CLOSED) {
-        e->broken = false;
-        colo_problems_changed();
-    }
-}
-
 /* Takes @err over; it is told if it is new */
 static void set_fault(ColoStreamEnd *e, Error *err, bool ends_with_record)
 {
@@ -118,6 +163,19 @@ static void set_fault(ColoStreamEnd *e, Error *err, bool ends_with_record)
     if (!same) {
         colo_problems_changed();
     }
+}
+
+void colo_stream_end_event(ColoStreamEnd *e, QEMUChrEvent event)
+{
+    if (event != CHR_EVENT_OPENED && event != CHR_EVENT_CLOSED) {
+        return;
+    }
+    e->broken = false;
+    if (e->back) {
+        colo_stream_reader_reset(e->back);
+        set_fault(e, NULL, false);
+    }
+    colo_problems_changed();
 }
 
 void colo_stream_end_broken(ColoStreamEnd *e, Error *err)

@@ -15,12 +15,15 @@
 #include "block/aio.h"
 #include "chardev/char-fe.h"
 #include "qemu/queue.h"
+#include "stream.h"
 
 typedef struct ColoStreamEnd ColoStreamEnd;
 struct ColoStreamEnd {
     /* Set once */
     CharBackend *be;            /* NULL: there is no stream */
     QEMUBH *disconnect_bh;
+    ColoStreamReader *back;     /* of an end that writes; or NULL */
+    const char *partner;        /* what an end that writes belongs to */
 
     bool in_session;
     bool made_to_reconnect;     /* its user did not ask for that */
@@ -37,6 +40,23 @@ struct ColoStreamEnd {
  * @ctx: in which the chardev works
  */
 void colo_stream_end_init(ColoStreamEnd *e, CharBackend *be, AioContext *ctx);
+
+/*
+ * colo_stream_end_init_writer: the same for an end that only writes
+ *
+ * @partner: what has to be at the other end.  If that writes, too, and says in a
+ * hello record that it is something else, that is a fault until the stream is
+ * closed.
+ */
+void colo_stream_end_init_writer(ColoStreamEnd *e, CharBackend *be,
+                                 AioContext *ctx, bool vnet_hdr,
+                                 const char *partner);
+
+/*
+ * colo_stream_end_heard: something came from the other end of what is only
+ * written
+ */
+void colo_stream_end_heard(ColoStreamEnd *e, const uint8_t *buf, size_t size);
 
 /* In the thread of the chardev; may be called twice, or without an init */
 void colo_stream_end_cleanup(ColoStreamEnd *e);

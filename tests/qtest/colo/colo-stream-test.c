@@ -7,7 +7,8 @@
  * and whether or not its socket has "reconnect-ms", after a peer that left, a
  * yank, and also if it ended before the session; after the session a socket
  * does what its user has said.  A stream that cannot be read is told and begins
- * anew.  Ends that do not fit to each other are told, and stay connected.
+ * anew.  Ends that do not fit to each other are told, and stay connected, also
+ * if both write.
  */
 
 #include "qemu/osdep.h"
@@ -273,6 +274,86 @@ static void test_hello(void)
     rig_end(&r);
 }
 
+static void add_client(QTestState *qts, const char *id, const char *path)
+{
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'chardev-add', 'arguments': {'id': %s, 'backend': {"
+        "'type': 'socket', 'data': {'server': false,"
+        "'addr': {'type': 'unix', 'data': {'path': %s}}}}}}", id, path);
+}
+
+static void add_filter(QTestState *qts, const char *type, const char *id,
+                       const char *queue, const char *end, const char *chr)
+{
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'object-add', 'arguments': {'qom-type': %s, 'id': %s,"
+        "'netdev': 'hn0', 'queue': %s, %s: %s}}", type, id, queue, end, chr);
+}
+
+/* A pair whose streams all are there; @f1, @f2: whereto those connect */
+static ColoPair *proxy_new(const char *f1, const char *f2)
+{
+    ColoPair *p = colo_pair_new("hybrid");
+    Net n = { .qts = p->primary, .dir = p->dir };
+    g_autofree char *in = g_build_filename(p->dir, f1, NULL);
+    g_autofree char *out = g_build_filename(p->dir, f2, NULL);
+
+    del_object(p->primary, "oc0");
+    del_object(p->secondary, "oc0");
+    add_chardev(&n, "mirror0");
+    add_chardev(&n, "compare1");
+    add_filter(p->primary, "filter-mirror", "m0", "tx", "outdev", "mirror0");
+    add_filter(p->primary, "filter-compare", "comp0", "rx", "secondary-in",
+               "compare1");
+    add_client(p->secondary, "red0", in);
+    add_client(p->secondary, "red1", out);
+    add_filter(p->secondary, "filter-redirector", "f1", "tx", "indev", "red0");
+    add_filter(p->secondary, "filter-redirector", "f2", "rx", "outdev", "red1");
+    qtest_qmp_assert_success(p->secondary,
+        "{'execute': 'object-add', 'arguments': {'qom-type': 'filter-rewriter',"
+        "'id': 'rew0', 'netdev': 'hn0'}}");
+    return p;
+}
+
+static void wait_problem(QTestState *qts, const char *text)
+{
+    g_autofree char *message = NULL;
+
+    wait_for((g_free(message), message = problem(qts)));
+    g_test_message("%s", message);
+    g_assert_nonnull(strstr(message, text));
+    g_assert_false(is_protected(qts));
+}
+
+/* The two ends that write are connected, and the two that read */
+static void test_swapped(void)
+{
+    Rig r = { .p = proxy_new("compare1", "mirror0") };
+
+    begin_session(&r);
+    wait_problem(r.p->secondary, "chardev 'red1' is connected to the mirror of "
+                 "the primary, of netdev 'hn0', and should be connected to the "
+                 "primary's comparison: are the ports swapped?");
+    wait_problem(r.p->primary, "chardev 'mirror0' is connected to the output "
+                 "of the secondary, of netdev 'hn0', and should be connected "
+                 "to the secondary's input: are the ports swapped?");
+    colo_pair_free(r.p);
+}
+
+static void test_right(void)
+{
+    Rig r = { .p = proxy_new("mirror0", "compare1") };
+
+    begin_session(&r);
+    wait_for(is_protected(r.p->primary));
+    wait_for(is_protected(r.p->secondary));
+    qtest_qmp_assert_success(r.p->primary, "{'execute': 'x-colo-checkpoint'}");
+    colo_wait_statistic(r.p->secondary, "checkpoints-verified", 1);
+    g_assert_true(is_protected(r.p->primary));
+    g_assert_true(is_protected(r.p->secondary));
+    colo_pair_free(r.p);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -281,5 +362,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/stream/closed-before", test_closed_before);
     qtest_add_func("/colo/stream/garbage", test_garbage);
     qtest_add_func("/colo/stream/hello", test_hello);
+    qtest_add_func("/colo/stream/swapped", test_swapped);
+    qtest_add_func("/colo/stream/right", test_right);
     return g_test_run();
 }
