@@ -54,6 +54,15 @@ bool colo_net_drops(const NetClientState *sender,
                     const NetClientState *receiver, unsigned flags);
 
 /*
+ * colo_net_mac: MAC address with which the NIC on @netdev was made, NULL if
+ * there is no NIC
+ *
+ * This is what a NIC announces after a failover, whatever the guest has set
+ * meanwhile.
+ */
+const MACAddr *colo_net_mac(const NetClientState *netdev);
+
+/*
  * colo_net_flush_standing: @netdev has just got a packet that may leave.  While
  * the VM stands still, queues keep packets; but the guest said it before.
  */

@@ -91,7 +91,7 @@ typedef struct Input {
     ColoStreamReader *reader;
     ColoStreamEnd end;
     bool told;                  /* in this connection: what follows */
-    bool has_header;
+    ColoStreamHello hello;
 } Input;
 
 struct ColoCompare {
@@ -456,13 +456,23 @@ static void notify_cut(void *opaque, uint64_t epoch)
 }
 
 /* The two netdevs cannot be looked at here, but they can be compared */
-static void check_headers(Input *in, Input *other, Error **errp)
+static void check_alike(Input *in, Input *other, Error **errp)
 {
-    if (in->told && other->told && in->has_header != other->has_header) {
+    const ColoStreamHello *one = &in->hello, *two = &other->hello;
+
+    if (!other->told) {
+        return;
+    }
+    if (!one->vnet_hdr_len != !two->vnet_hdr_len) {
         error_setg(errp, "packets have %s vnet header, those of %s have %s: "
                    "the netdevs of both sides, and their vnet_hdr, have to be "
-                   "alike", in->has_header ? "a" : "no", other->name,
-                   other->has_header ? "one" : "none");
+                   "alike", one->vnet_hdr_len ? "a" : "no", other->name,
+                   two->vnet_hdr_len ? "one" : "none");
+    } else if (one->has_mac && two->has_mac &&
+               memcmp(&one->mac, &two->mac, sizeof(one->mac))) {
+        error_setg(errp, "the MAC address of the NIC is " MAC_FMT ", that of "
+                   "%s is " MAC_FMT ": give both sides the same mac",
+                   MAC_ARG(one->mac.a), other->name, MAC_ARG(two->mac.a));
     }
 }
 
@@ -478,10 +488,10 @@ static bool input_hello(Input *in, Input *other, ColoStreamKind kind,
     bool fatal;
 
     in->told = true;
-    in->has_header = hello->vnet_hdr_len;
+    in->hello = *hello;
     if (colo_stream_hello_check(hello, &expected, &fatal, &err)) {
         fatal = false;
-        check_headers(in, other, &err);
+        check_alike(in, other, &err);
     }
     if (err) {
         error_prepend(&err, "colo-compare: %s: ", in->name);

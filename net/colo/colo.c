@@ -64,6 +64,14 @@ int colo_net_fit_header(const NetClientState *netdev, uint32_t had,
     return COLO_NET_PARTS;
 }
 
+const MACAddr *colo_net_mac(const NetClientState *netdev)
+{
+    NetClientState *nc = netdev->peer;
+
+    return nc && nc->info->type == NET_CLIENT_DRIVER_NIC
+           ? &qemu_get_nic(nc)->conf->macaddr : NULL;
+}
+
 void colo_net_flush_standing(NetClientState *netdev)
 {
     if (!runstate_is_running()) {

@@ -370,6 +370,7 @@ static bool secondary_hello(void *opaque, const ColoStreamHello *hello)
         .vnet_hdr = fc->options.vnet_hdr,
         .parsed = true,
         .netdev = NETFILTER(fc)->netdev,
+        .mac = colo_net_mac(NETFILTER(fc)->netdev),
     };
     Error *err = NULL;
     bool fatal, fits;

@@ -340,6 +340,7 @@ static bool in_hello(void *opaque, const ColoStreamHello *hello)
         .kind = feeds_guest(r) ? COLO_STREAM_INPUT : COLO_STREAM_UNKNOWN,
         .vnet_hdr = r->vnet_hdr,
         .netdev = NETFILTER(r)->netdev,
+        .mac = colo_net_mac(NETFILTER(r)->netdev),
     };
     Error *err = NULL;
     bool fatal, fits;
@@ -532,7 +533,8 @@ static void redirector_arm(ColoParticipant *p, uint64_t epoch)
     set_in_session(r, true);
     if (r->out) {
         colo_stream_writer_introduce(r->out, COLO_STREAM_PRIMARY_OUTPUT,
-                                     NETFILTER(r)->netdev);
+                                     NETFILTER(r)->netdev,
+                                     colo_net_mac(NETFILTER(r)->netdev));
         colo_stream_writer_cut(r->out, epoch);
     }
 }
@@ -550,7 +552,8 @@ static void redirector_load(ColoParticipant *p, uint64_t epoch)
     }
     if (r->out) {
         colo_stream_writer_introduce(r->out, COLO_STREAM_SECONDARY_OUTPUT,
-                                     NETFILTER(r)->netdev);
+                                     NETFILTER(r)->netdev,
+                                     colo_net_mac(NETFILTER(r)->netdev));
         colo_stream_writer_cut(r->out, epoch);
     }
 }

@@ -31,11 +31,12 @@
 #define BEGIN_HDR_LEN   12
 #define PACKET_HDR_MAX  8
 #define HELLO_HDR_LEN   8
-/* Behind that: version (2), kind (1), flags (1), vnet header (4), name */
+/* Behind that: version (2), kind (1), flags (1), vnet header (4), name, MAC */
 #define HELLO_MIN       8
 #define HELLO_MAX       (HELLO_MIN + 255)
 #define HELLO_VERSION   1
 #define HELLO_VNET_HDR  0x01
+#define HELLO_MAC       0x02
 /* An empty queue does not keep more memory than this */
 #define IDLE_BYTES      (256 * KiB)
 /* Of a burst more than this is not gathered */
@@ -181,6 +182,16 @@ static bool read_hello(ColoStreamReader *r, const uint8_t *data, uint32_t size,
                    "a QEMU with another COLO", lduw_be_p(data), HELLO_VERSION);
         return false;
     }
+    if (data[3] & HELLO_MAC) {
+        if (size < HELLO_MIN + sizeof(hello.mac)) {
+            error_setg(errp, "hello record of %" PRIu32 " bytes with a MAC "
+                       "address", size);
+            return false;
+        }
+        size -= sizeof(hello.mac);
+        hello.has_mac = true;
+        memcpy(&hello.mac, data + size, sizeof(hello.mac));
+    }
     for (uint32_t i = HELLO_MIN; i < size; i++) {
         hello.netdev[i - HELLO_MIN] = g_ascii_isprint(data[i]) ? data[i] : '?';
     }
@@ -289,6 +300,15 @@ bool colo_stream_hello_check(const ColoStreamHello *hello,
                    expected->netdev->vnet_hdr_len);
         return false;
     }
+    if (hello->has_mac && expected->mac &&
+        memcmp(&hello->mac, expected->mac, sizeof(hello->mac))) {
+        error_setg(errp, "the MAC address of the NIC is " MAC_FMT " at the "
+                   "other end, at netdev '%s', and " MAC_FMT " here: after a "
+                   "failover the network would not find the guest; give both "
+                   "sides the same mac", MAC_ARG(hello->mac.a), hello->netdev,
+                   MAC_ARG(expected->mac->a));
+        return false;
+    }
     return true;
 }
 
@@ -316,6 +336,8 @@ struct ColoStreamWriter {
     uint64_t epoch;
     ColoStreamKind kind;        /* UNKNOWN: no hello record is written */
     const NetClientState *netdev;
+    bool has_mac;
+    MACAddr mac;                /* of the NIC there */
     bool introduced;            /* in this connection and session */
 };
 
@@ -409,18 +431,20 @@ void colo_stream_writer_set_hard_limit(ColoStreamWriter *w, uint64_t bytes)
 static void writer_append_hello(ColoStreamWriter *w)
 {
     const char *name = w->netdev->name;
-    size_t len = MIN(strlen(name), HELLO_MAX - HELLO_MIN);
+    size_t mac_len = w->has_mac ? sizeof(w->mac) : 0;
+    size_t len = MIN(strlen(name), HELLO_MAX - HELLO_MIN - mac_len);
     uint8_t record[HELLO_HDR_LEN + HELLO_MIN];
     uint8_t *body = record + HELLO_HDR_LEN;
 
     stl_be_p(record, HELLO_RECORD);
-    stl_be_p(record + WORD, HELLO_MIN + len);
+    stl_be_p(record + WORD, HELLO_MIN + len + mac_len);
     stw_be_p(body, HELLO_VERSION);
     body[2] = w->kind;
-    body[3] = w->vnet_hdr ? HELLO_VNET_HDR : 0;
+    body[3] = (w->vnet_hdr ? HELLO_VNET_HDR : 0) | (w->has_mac ? HELLO_MAC : 0);
     stl_be_p(body + 4, w->netdev->vnet_hdr_len);
     g_byte_array_append(w->queue, record, sizeof(record));
     g_byte_array_append(w->queue, (const uint8_t *)name, len);
+    g_byte_array_append(w->queue, w->mac.a, mac_len);
     w->ends_with_cut = false;
     w->introduced = true;
 }
@@ -682,10 +706,15 @@ void colo_stream_writer_forget_epoch(ColoStreamWriter *w)
 }
 
 void colo_stream_writer_introduce(ColoStreamWriter *w, ColoStreamKind kind,
-                                  const NetClientState *netdev)
+                                  const NetClientState *netdev,
+                                  const MACAddr *mac)
 {
     w->kind = kind;
     w->netdev = netdev;
+    w->has_mac = mac;
+    if (mac) {
+        w->mac = *mac;
+    }
 }
 
 void colo_stream_writer_cork(ColoStreamWriter *w)

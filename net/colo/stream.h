@@ -42,6 +42,8 @@ typedef struct ColoStreamHello {
     bool vnet_hdr;              /* packets come with the length of a header */
     uint32_t vnet_hdr_len;      /* of the netdev, at that time */
     char netdev[256];
+    bool has_mac;
+    MACAddr mac;                /* of the NIC, as it was configured */
 } ColoStreamHello;
 
 /* What this end has, to hold it against that */
@@ -51,6 +53,7 @@ typedef struct ColoStreamExpected {
     /* The packets are parsed, so the length of a header has to come along */
     bool parsed;
     const NetClientState *netdev;   /* that gets or sends the same; or NULL */
+    const MACAddr *mac;         /* of the NIC on it; or NULL */
 } ColoStreamExpected;
 
 /*
@@ -206,9 +209,11 @@ ColoStreamResult colo_stream_writer_netfilter(ColoStreamWriter *w,
  * connection has a hello record before it
  *
  * @netdev: outlives the writer
+ * @mac: of the NIC on it, or NULL
  */
 void colo_stream_writer_introduce(ColoStreamWriter *w, ColoStreamKind kind,
-                                  const NetClientState *netdev);
+                                  const NetClientState *netdev,
+                                  const MACAddr *mac);
 
 /*
  * Written even if the queue is full; replaces a cut that waits at its end.

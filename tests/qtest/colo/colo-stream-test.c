@@ -238,6 +238,19 @@ static void write_hello(int fd, uint8_t kind, uint8_t flags, uint32_t header)
     write_all(fd, "far0", 4);
 }
 
+static void write_hello_mac(int fd, uint8_t kind, uint8_t last)
+{
+    const uint8_t who[] = { 0, 1, kind, 2 };
+    const uint8_t mac[] = { 0x52, 0x54, 0, 0x12, 0x34, last };
+
+    write_word(fd, HELLO);
+    write_word(fd, 18);
+    write_all(fd, who, sizeof(who));
+    write_word(fd, 0);
+    write_all(fd, "far0", 4);
+    write_all(fd, mac, sizeof(mac));
+}
+
 static void test_hello(void)
 {
     static const struct {
@@ -290,14 +303,23 @@ static void add_filter(QTestState *qts, const char *type, const char *id,
         "'netdev': 'hn0', 'queue': %s, %s: %s}}", type, id, queue, end, chr);
 }
 
-/* A pair whose streams all are there; @f1, @f2: whereto those connect */
-static ColoPair *proxy_new(const char *f1, const char *f2)
+/*
+ * A pair whose streams all are there; @f1, @f2: whereto those connect; @extra:
+ * for the secondary only
+ */
+static ColoPair *proxy_new(const char *f1, const char *f2, const char *extra)
 {
     ColoPair *p = colo_pair_new("hybrid");
     Net n = { .qts = p->primary, .dir = p->dir };
     g_autofree char *in = g_build_filename(p->dir, f1, NULL);
     g_autofree char *out = g_build_filename(p->dir, f2, NULL);
 
+    if (*extra) {
+        colo_quit(&p->secondary);
+        g_free(p->extra);
+        p->extra = g_strdup(extra);
+        colo_pair_new_secondary(p);
+    }
     del_object(p->primary, "oc0");
     del_object(p->secondary, "oc0");
     add_chardev(&n, "mirror0");
@@ -328,7 +350,7 @@ static void wait_problem(QTestState *qts, const char *text)
 /* The two ends that write are connected, and the two that read */
 static void test_swapped(void)
 {
-    Rig r = { .p = proxy_new("compare1", "mirror0") };
+    Rig r = { .p = proxy_new("compare1", "mirror0", "") };
 
     begin_session(&r);
     wait_problem(r.p->secondary, "chardev 'red1' is connected to the mirror of "
@@ -340,9 +362,63 @@ static void test_swapped(void)
     colo_pair_free(r.p);
 }
 
+/* The secondary's NIC has another one */
+static void test_mac(void)
+{
+    Rig r = { .p = proxy_new("mirror0", "compare1",
+                             "-global virtio-net-pci.mac=52:54:00:12:34:99") };
+
+    begin_session(&r);
+    wait_problem(r.p->secondary, "filter-redirector: indev 'red0': the MAC "
+                 "address of the NIC is 52:54:00:12:34:56 at the other end, at "
+                 "netdev 'hn0', and 52:54:00:12:34:99 here");
+    wait_problem(r.p->primary, "filter-compare: secondary-in 'compare1': the "
+                 "MAC address of the NIC is 52:54:00:12:34:99 at the other end");
+    colo_pair_free(r.p);
+}
+
+/* colo-compare knows no NIC, but is told of both */
+static void test_mac_compare(void)
+{
+    static const char *const streams[] = { "pri", "sec", "out" };
+    Rig r;
+    int mirror = rig_begin(&r), fds[3];
+
+    for (int i = 0; i < G_N_ELEMENTS(streams); i++) {
+        add_chardev(&r.net, streams[i]);
+    }
+    qtest_qmp_assert_success(r.p->primary,
+        "{'execute': 'object-add', 'arguments': {'qom-type': 'iothread',"
+        "'id': 'iothread1'}}");
+    qtest_qmp_assert_success(r.p->primary,
+        "{'execute': 'object-add', 'arguments': {'qom-type': 'colo-compare',"
+        "'id': 'comp0', 'iothread': 'iothread1', 'primary_in': 'pri',"
+        "'secondary_in': 'sec', 'outdev': 'out'}}");
+    for (int i = 0; i < G_N_ELEMENTS(streams); i++) {
+        fds[i] = open_chardev(&r.net, streams[i]);
+    }
+    begin_session(&r);
+    write_hello_mac(fds[0], 2, 0x56);
+    write_cut(fds[0], 0);
+    write_hello_mac(fds[1], 3, 0x56);
+    write_cut(fds[1], 0);
+    wait_for(is_protected(r.p->primary));
+    close_chardev(&r.net, "sec", fds[1]);
+    fds[1] = open_chardev(&r.net, "sec");
+    write_hello_mac(fds[1], 3, 0x99);
+    wait_problem(r.p->primary, "colo-compare: secondary_in: the MAC address of "
+                 "the NIC is 52:54:00:12:34:99, that of primary_in is "
+                 "52:54:00:12:34:56");
+    for (int i = 0; i < G_N_ELEMENTS(streams); i++) {
+        close(fds[i]);
+    }
+    close(mirror);
+    rig_end(&r);
+}
+
 static void test_right(void)
 {
-    Rig r = { .p = proxy_new("mirror0", "compare1") };
+    Rig r = { .p = proxy_new("mirror0", "compare1", "") };
 
     begin_session(&r);
     wait_for(is_protected(r.p->primary));
@@ -364,5 +440,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/stream/hello", test_hello);
     qtest_add_func("/colo/stream/swapped", test_swapped);
     qtest_add_func("/colo/stream/right", test_right);
+    qtest_add_func("/colo/stream/mac", test_mac);
+    qtest_add_func("/colo/stream/mac-compare", test_mac_compare);
     return g_test_run();
 }

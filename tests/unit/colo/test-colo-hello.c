@@ -51,6 +51,9 @@ static bool seen_hello(void *opaque, const ColoStreamHello *hello)
     g_string_append_printf(s->log, "h%d:%d:%u=%s ", hello->kind,
                            hello->vnet_hdr, hello->vnet_hdr_len,
                            hello->netdev);
+    if (hello->has_mac) {
+        g_string_append_printf(s->log, MAC_FMT " ", MAC_ARG(hello->mac.a));
+    }
     return hello->kind != COLO_STREAM_UNKNOWN;
 }
 
@@ -126,18 +129,22 @@ static void test_write(const void *opaque)
 {
     bool vnet_hdr = GPOINTER_TO_INT(opaque);
     NetClientState netdev = { .vnet_hdr_len = 12, .name = (char *)"net0" };
+    const MACAddr mac = { { 0x52, 0x54, 0, 0x12, 0x34, 0xff } };
     struct iovec iov = { (void *)"abcdefghijklm", 13 };
     g_autofree char *want = g_strdup_printf(
-        "p13 h3:%d:12=net0 c0 p13 c1 h3:%d:0=net0 c1 h3:%d:0=net0 c0 ",
+        "p13 h3:%d:12=net0 c0 p13 c1 "
+        "h3:%d:0=net0 52:54:00:12:34:FF c1 h3:%d:0=net0 52:54:00:12:34:FF c0 ",
         vnet_hdr, vnet_hdr, vnet_hdr);
     Out o;
 
     out_begin(&o, vnet_hdr);
     colo_stream_writer_packet(o.w, &iov, 1, 12);
-    colo_stream_writer_introduce(o.w, COLO_STREAM_SECONDARY_OUTPUT, &netdev);
+    colo_stream_writer_introduce(o.w, COLO_STREAM_SECONDARY_OUTPUT, &netdev,
+                                 NULL);
     colo_stream_writer_cut(o.w, 0);
     colo_stream_writer_packet(o.w, &iov, 1, 12);
-    colo_stream_writer_introduce(o.w, COLO_STREAM_SECONDARY_OUTPUT, &netdev);
+    colo_stream_writer_introduce(o.w, COLO_STREAM_SECONDARY_OUTPUT, &netdev,
+                                 &mac);
     colo_stream_writer_cut(o.w, 1);
     /* Another connection, another session */
     netdev.vnet_hdr_len = 0;
@@ -156,7 +163,7 @@ static void test_no_session(void)
     Out o;
 
     out_begin(&o, false);
-    colo_stream_writer_introduce(o.w, COLO_STREAM_INPUT, &netdev);
+    colo_stream_writer_introduce(o.w, COLO_STREAM_INPUT, &netdev, NULL);
     colo_stream_writer_closed(o.w);
     colo_stream_writer_opened(o.w);
     colo_stream_writer_packet(o.w, &iov, 1, 12);
@@ -169,6 +176,7 @@ typedef struct Bad {
     uint16_t version;
     uint8_t kind;
     const char *seen;
+    uint8_t flags;
 } Bad;
 
 static void test_read(void)
@@ -176,6 +184,11 @@ static void test_read(void)
     static const Bad records[] = {
         { 8, 1, 1, "h1:1:12= c7 " },
         { 11, 1, 2, "h2:1:12=a?c c7 " },
+        { 17, 1, 2, "h2:1:12=a?c 01:02:03:04:05:06 c7 ", 2 },
+        { 14, 1, 2, "h2:1:12= 61:0A:63:01:02:03 c7 ", 2 },
+        { 13, 1, 2, "!hello record of 13 bytes with a MAC address", 2 },
+        /* Of what is to come */
+        { 11, 1, 2, "h2:1:12=a?c c7 ", 0xfc },
         { 8, 1, 0, "h0:1:12= " },
         { 8, 1, 200, "h0:1:12= " },
         { 7, 1, 1, "!hello record of 7 bytes, 8 to 263 are allowed" },
@@ -188,17 +201,17 @@ static void test_read(void)
 
     for (int i = 0; i < ARRAY_SIZE(records); i++) {
         const Bad *b = &records[i];
-        uint8_t stream[32] = { 0 };
-        size_t size = 16 + (b->length == 11 ? 3 : 0);
+        uint8_t stream[40] = { 0 };
+        size_t size = 8 + MAX(MIN(b->length, 20), 8);
         g_autofree char *deaf = NULL;
 
         stl_be_p(stream, HELLO);
         stl_be_p(stream + 4, b->length);
         stw_be_p(stream + 8, b->version);
         stream[10] = b->kind;
-        stream[11] = 1;
+        stream[11] = 1 | b->flags;
         stl_be_p(stream + 12, 12);
-        memcpy(stream + 16, "a\nc", 3);
+        memcpy(stream + 16, "a\nc\1\2\3\4\5\6", 9);
         stl_be_p(stream + size, 0x80000001U);
         stq_be_p(stream + size + 4, 7);
         size += 12;
@@ -217,6 +230,7 @@ static void test_check(void)
 {
     NetClientState with = { .vnet_hdr_len = 12, .name = (char *)"here" };
     NetClientState without = { .name = (char *)"here" };
+    const MACAddr mac = { { 1, 2, 3, 4, 5, 6 } };
     const struct {
         ColoStreamHello hello;
         ColoStreamExpected expected;
@@ -231,6 +245,16 @@ static void test_check(void)
           { COLO_STREAM_INPUT, true, true, &without } },
         { { COLO_STREAM_INPUT, true, 12, "n" },
           { COLO_STREAM_INPUT, true, true, NULL } },
+        { { COLO_STREAM_INPUT, true, 12, "n", true, mac },
+          { COLO_STREAM_INPUT, true, true, &with, &mac } },
+        { { COLO_STREAM_INPUT, true, 12, "n" },
+          { COLO_STREAM_INPUT, true, true, &with, &mac } },
+        { { COLO_STREAM_INPUT, true, 12, "n", true },
+          { COLO_STREAM_INPUT, true, true, &with, NULL } },
+        { { COLO_STREAM_INPUT, true, 12, "n", true, { { 1, 2, 3, 4, 5, 7 } } },
+          { COLO_STREAM_INPUT, true, true, &with, &mac }, false,
+          "the MAC address of the NIC is 01:02:03:04:05:07 at the other end, at "
+          "netdev 'n', and 01:02:03:04:05:06 here" },
         { { COLO_STREAM_INPUT, true, 12, "n" },
           { COLO_STREAM_SECONDARY_OUTPUT, true, true, NULL }, true,
           "the input of the primary's guest of netdev 'n' comes here, not the "
