@@ -39,9 +39,6 @@ void colo_net_problems(COLOMode side, ColoSyncMode mode,
  */
 bool colo_netdev_del_refused(const NetClientState *netdev, Error **errp);
 
-/* A session of @mode begins: warn of what holds output without a need */
-void colo_net_warn_slow(ColoSyncMode mode);
-
 /*
  * colo_net_drops: may a packet with @flags not get from @sender to @receiver?
  *

@@ -437,7 +437,6 @@ void migrate_start_colo_process(MigrationState *ms)
     if (ok) {
         /* Cut 0: output waits from here on */
         warn_of_problems(s);
-        colo_net_warn_slow(s->mode);
         colo_participants_arm(0);
         ok = colo_disks_start(s, &err);
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * COLO: is the network set up for a session?  What is refused, what is warned
- * of, and which NICs and streams are not covered.
+ * COLO: is the network set up for a session?  What is refused, and which NICs
+ * and streams are not covered.
  *
  * Both sides, under the BQL.  All that looks at how NICs, netdevs, filters and
  * streams are put together is here; what an end of a stream says of itself is
@@ -19,7 +19,7 @@
 #include "qom/object.h"
 #include "stream-end.h"
 
-/* Refused, warned of */
+/* Refused */
 
 static void refuse_vhost(NICState *nic, void *opaque)
 {
@@ -54,36 +54,6 @@ bool colo_netdev_del_refused(const NetClientState *netdev, Error **errp)
                "'%s' is connected to netdev '%s'", netdev->peer->name,
                netdev->name);
     return true;
-}
-
-static bool has_filter(NetClientState *netdev, const char *type)
-{
-    NetFilterState *nf;
-
-    QTAILQ_FOREACH(nf, &netdev->filters, next) {
-        if (object_dynamic_cast(OBJECT(nf), type)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static void warn_if_held(NICState *nic, void *opaque)
-{
-    NetClientState *nc = qemu_get_queue(nic);
-
-    if (nc->peer && has_filter(nc->peer, "filter-output-commit")) {
-        warn_report("COLO: in hybrid mode filter-output-commit still holds "
-                    "the output of '%s' until the next checkpoint",
-                    nc->name);
-    }
-}
-
-void colo_net_warn_slow(ColoSyncMode mode)
-{
-    if (mode == COLO_SYNC_MODE_HYBRID) {
-        qemu_foreach_nic(warn_if_held, NULL);
-    }
 }
 
 /* Not covered */
@@ -201,10 +171,42 @@ static void look_at_compare(Search *s, NetClientState *nc)
     }
 }
 
+static NetFilterState *find_gate(NetClientState *netdev)
+{
+    return find_filter(netdev, "filter-output-commit",
+                       NET_FILTER_DIRECTION_RX, NULL);
+}
+
+static void look_at_compared_nic(Search *s, NetClientState *nc)
+{
+    NetClientState *netdev = nc->peer;
+    bool mirrored = find_filter(netdev, "filter-mirror",
+                                NET_FILTER_DIRECTION_TX, NULL);
+
+    look_at_compare(s, nc);
+    if (!mirrored) {
+        report(s, COLO_PROBLEM_KIND_NIC, nc->name,
+               "the secondary's guest gets no input of '%s': netdev '%s' "
+               "needs filter-mirror with queue=tx", nc->name, netdev->name);
+    }
+}
+
 static void look_at_primary_nic(Search *s, NetClientState *nc)
 {
     NetClientState *netdev = nc->peer;
+    NetFilterState *gate = find_gate(netdev);
 
+    if (gate && s->mode == COLO_SYNC_MODE_PERIODIC) {
+        return;
+    }
+    if (gate) {
+        report(s, COLO_PROBLEM_KIND_NIC, nc->name,
+               "filter-output-commit '%s' holds the output of '%s' until the "
+               "next checkpoint, and in hybrid mode there are few: set "
+               "x-colo-mode to periodic before migrate, or use filter-mirror "
+               "and filter-compare instead", id_of(gate), nc->name);
+        return;
+    }
     if (s->mode == COLO_SYNC_MODE_PERIODIC) {
         report(s, COLO_PROBLEM_KIND_NIC, nc->name,
                "nothing holds the output of '%s' until it is committed: add "
@@ -212,12 +214,7 @@ static void look_at_primary_nic(Search *s, NetClientState *nc)
                netdev->name);
         return;
     }
-    look_at_compare(s, nc);
-    if (!find_filter(netdev, "filter-mirror", NET_FILTER_DIRECTION_TX, NULL)) {
-        report(s, COLO_PROBLEM_KIND_NIC, nc->name,
-               "the secondary's guest gets no input of '%s': netdev '%s' "
-               "needs filter-mirror with queue=tx", nc->name, netdev->name);
-    }
+    look_at_compared_nic(s, nc);
 }
 
 static void look_at_rewriter(Search *s, NetClientState *nc,
@@ -248,15 +245,23 @@ static void look_at_rewriter(Search *s, NetClientState *nc,
     }
 }
 
-/* In hybrid mode */
-static void look_at_secondary_nic(Search *s, NetClientState *nc)
+static void look_at_hybrid_nic(Search *s, NetClientState *nc)
 {
     NetClientState *netdev = nc->peer;
+    NetFilterState *gate = find_gate(netdev);
     NetFilterState *f1 = find_filter(netdev, "filter-redirector",
                                      NET_FILTER_DIRECTION_TX, "indev");
     NetFilterState *f2 = find_filter(netdev, "filter-redirector",
                                      NET_FILTER_DIRECTION_RX, "outdev");
 
+    if (gate) {
+        report(s, COLO_PROBLEM_KIND_NIC, nc->name,
+               "filter-output-commit '%s' lets nothing of '%s' pass, and in "
+               "hybrid mode the secondary's guest runs: set x-colo-mode of the "
+               "primary to periodic, or use filter-redirector and "
+               "filter-rewriter instead", id_of(gate), nc->name);
+        return;
+    }
     if (!f1) {
         report(s, COLO_PROBLEM_KIND_NIC, nc->name,
                "'%s' does not get the input of the primary's guest: netdev "
@@ -277,15 +282,14 @@ static void look_at_nic(NICState *nic, void *opaque)
     NetClientState *nc = qemu_get_queue(nic);
     Search *s = opaque;
 
-    /* A gate is enough in either mode, and on either side */
-    if (!nc->peer || find_filter(nc->peer, "filter-output-commit",
-                                 NET_FILTER_DIRECTION_RX, NULL)) {
+    /* Of a netdev that was deleted the NIC has the rest, which does nothing */
+    if (!nc->peer || nic->peer_deleted) {
         return;
     }
     if (s->side == COLO_MODE_PRIMARY) {
         look_at_primary_nic(s, nc);
     } else if (s->mode == COLO_SYNC_MODE_HYBRID) {
-        look_at_secondary_nic(s, nc);
+        look_at_hybrid_nic(s, nc);
     }
 }
 

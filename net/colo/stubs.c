@@ -27,10 +27,6 @@ void colo_net_problems(COLOMode side, ColoSyncMode mode,
 {
 }
 
-void colo_net_warn_slow(ColoSyncMode mode)
-{
-}
-
 bool colo_net_drops(const NetClientState *sender,
                     const NetClientState *receiver, unsigned flags)
 {

@@ -70,6 +70,18 @@ const char *colo_state_ready(ColoPair *p)
     return colo_is_hybrid(p) ? "running" : "standing";
 }
 
+void colo_side_unplug_net(QTestState *qts)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'netdev_del',"
+                             "'arguments': {'id': 'hn0'}}");
+}
+
+void colo_pair_unplug_net(ColoPair *p)
+{
+    colo_side_unplug_net(p->primary);
+    colo_side_unplug_net(p->secondary);
+}
+
 void colo_pair_new_secondary(ColoPair *p)
 {
     g_assert_null(p->secondary);

@@ -50,6 +50,10 @@ bool colo_is_hybrid(ColoPair *p);
 /* The state of a secondary that could take over */
 const char *colo_state_ready(ColoPair *p);
 
+/* Before a session: the NIC is connected to nothing, and needs no filters */
+void colo_side_unplug_net(QTestState *qts);
+void colo_pair_unplug_net(ColoPair *p);
+
 /* End what is left of both */
 void colo_pair_free(ColoPair *p);
 

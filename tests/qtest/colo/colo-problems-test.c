@@ -3,15 +3,16 @@
  * COLO qtests: what a session does not cover, and disks without a name.
  *
  * Proves: each writable disk that is not replicated is a problem on both sides,
- * also those of -blockdev; so is a NIC without filters, in each mode, and a
- * stream that nobody is connected to, for as long as that lasts; and, before a
- * session, a device that none begins with.  With a problem the guest is not said
- * to be protected.  The comparison of disks finds those of
- * -blockdev.  An NBD client beside the local disk, without replication, is
- * refused.  Overlays of another length than their disk are a problem that names
- * each; a replicated disk has the name of the guest's.  When the secondary's
- * disk is not exported any more that is a problem, and the next checkpoint ends
- * the session; a secondary whose primary is dead takes over all the same.
+ * also those of -blockdev; so is a NIC without filters, or with those of the
+ * other mode, in each mode, and a stream that nobody is connected to, for as
+ * long as that lasts; and, before a session, a device that none begins with.
+ * With a problem the guest is not said to be protected.  The comparison of disks
+ * finds those of -blockdev.  An NBD client beside the local disk, without
+ * replication, is refused.  Overlays of another length than their disk are a
+ * problem that names each; a replicated disk has the name of the guest's.  When
+ * the secondary's disk is not exported any more that is a problem, and the next
+ * checkpoint ends the session; a secondary whose primary is dead takes over all
+ * the same.
  */
 
 #include "qemu/osdep.h"
@@ -22,7 +23,7 @@
 #include "colo-net.h"
 #include "colo-pair-disk.h"
 
-/* How many problems of that kind, with @name and @text in them */
+/* How many problems of that @kind (or ""), with @name and @text in them */
 static int count_problems(QTestState *qts, const char *kind, const char *name,
                           const char *text)
 {
@@ -34,7 +35,7 @@ static int count_problems(QTestState *qts, const char *kind, const char *name,
         QDict *p = qobject_to(QDict, qlist_entry_obj(e));
 
         g_test_message("%s", qdict_get_str(p, "message"));
-        n += !strcmp(qdict_get_str(p, "kind"), kind) &&
+        n += strstr(qdict_get_str(p, "kind"), kind) &&
              strstr(qdict_get_str(p, "name"), name) &&
              strstr(qdict_get_str(p, "message"), text);
     }
@@ -82,6 +83,7 @@ static void test_disks(const void *mode)
         "-device virtio-blk-pci,drive=named,id=third");
     QTestState *sides[] = { p->primary, p->secondary };
 
+    colo_pair_unplug_net(p);
     begin_session(p);
     for (int i = 0; i < G_N_ELEMENTS(sides); i++) {
         g_autofree char *info = qtest_hmp(sides[i], "info colo");
@@ -137,6 +139,25 @@ static void test_nics(const void *mode)
                                    "filter-rewriter"), ==, hybrid);
     g_assert_false(is_protected(p->primary));
     g_assert_cmpint(is_protected(p->secondary), ==, !hybrid);
+    colo_pair_free(p);
+}
+
+/* Filters of the other mode */
+static void test_gate_in_hybrid(void)
+{
+    ColoPair *p = colo_pair_new("hybrid");
+
+    begin_session(p);
+    g_assert_cmpint(count_problems(p->primary, "nic", "virtio-net-pci",
+                                   "filter-output-commit 'oc0' holds the "
+                                   "output of 'virtio-net-pci.0' until the next "
+                                   "checkpoint"), ==, 1);
+    g_assert_cmpint(count_problems(p->primary, "", "", "x-colo-mode"), ==, 1);
+    g_assert_cmpint(count_problems(p->secondary, "nic", "virtio-net-pci",
+                                   "filter-output-commit 'oc0' lets nothing"),
+                    ==, 1);
+    g_assert_false(is_protected(p->primary));
+    g_assert_false(is_protected(p->secondary));
     colo_pair_free(p);
 }
 
@@ -199,6 +220,18 @@ static void test_published(void)
     colo_pair_free(p);
 }
 
+/* A NIC without a network has nothing to lose */
+static void test_netdev_gone(const void *mode)
+{
+    ColoPair *p = colo_pair_new(mode);
+
+    colo_pair_unplug_net(p);
+    begin_session(p);
+    g_assert_true(is_protected(p->primary));
+    g_assert_true(is_protected(p->secondary));
+    colo_pair_free(p);
+}
+
 static void test_streams(void)
 {
     ColoPair *p = colo_pair_new("hybrid");
@@ -252,6 +285,7 @@ static void compare_disks(const void *mode, bool equal)
     }
     pair_disk_add_primary(p->primary);
     pair_disk_add_secondary(p->secondary, image, active, hidden);
+    colo_pair_unplug_net(p);
     colo_pair_protect(p);
     colo_wait_statistic(p->secondary, "checkpoints-verified", 3);
     if (equal) {
@@ -452,6 +486,7 @@ int main(int argc, char **argv)
             { "names", test_names },
             { "export", test_export },
             { "takes-over", test_takes_over },
+            { "netdev-gone", test_netdev_gone },
         };
 
         for (int j = 0; j < G_N_ELEMENTS(tests); j++) {
@@ -461,6 +496,7 @@ int main(int argc, char **argv)
             qtest_add_data_func(path, modes[i], tests[j].fn);
         }
     }
+    qtest_add_func("/colo/problems/gate/hybrid", test_gate_in_hybrid);
     qtest_add_func("/colo/problems/streams/hybrid", test_streams);
     qtest_add_func("/colo/problems/published/hybrid", test_published);
     return g_test_run();

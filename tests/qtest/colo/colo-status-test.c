@@ -61,6 +61,7 @@ static ColoPair *begin(const void *mode)
 
     check_protected(p->primary, false);
     check_protected(p->secondary, false);
+    colo_pair_unplug_net(p);
     colo_pair_protect(p);
     check_begun(p, p->primary, "primary", begin_s);
     check_begun(p, p->secondary, "secondary", begin_s);
@@ -107,6 +108,7 @@ static void test_primary(const void *mode)
     fail_over(p, &p->primary, "primary");
     colo_quit(&p->secondary);
     colo_pair_new_secondary(p);
+    colo_side_unplug_net(p->secondary);
     colo_pair_protect(p);
     check_protected(p->primary, true);
     expect_event(p->primary, true, "primary", NULL);

@@ -90,12 +90,16 @@ static void begin_session(Rig *r)
     colo_wait_state(r->p->primary, "running");
 }
 
-/* The mirror connects to us, from c0, and nothing else has a stream yet */
+/*
+ * The mirror connects to us, from c0, nothing else has a stream yet, and nothing
+ * compares
+ */
 static int rig_begin(Rig *r)
 {
     g_autofree char *path = NULL;
 
     r->p = colo_pair_new("hybrid");
+    del_object(r->p->primary, "oc0");
     r->net = (Net) { .qts = r->p->primary, .dir = r->p->dir };
     path = g_build_filename(r->p->dir, "listener", NULL);
     r->listener = unix_listen(path, &error_abort);
@@ -131,7 +135,6 @@ static void test_server(void)
     Rig r;
     int mirror = rig_begin(&r), compare;
 
-    del_object(r.p->primary, "oc0");
     compare = add_compare_on(&r);
     begin_session(&r);
     expect_protection(r.p->primary, true, NULL);
@@ -148,7 +151,7 @@ static void test_server(void)
 static void test_client(void)
 {
     Rig r;
-    int fd = rig_begin(&r);
+    int fd = rig_begin(&r), compare = add_compare_on(&r);
 
     begin_session(&r);
     expect_cut(fd, 0);
@@ -175,13 +178,14 @@ static void test_client(void)
     /* Longer than it takes to connect in a session */
     g_assert_cmpint(poll(&(struct pollfd) { r.listener, POLLIN }, 1, 2000),
                     ==, 0);
+    close(compare);
     rig_end(&r);
 }
 
 static void test_closed_before(void)
 {
     Rig r;
-    int fd = rig_begin(&r);
+    int fd = rig_begin(&r), compare = add_compare_on(&r);
 
     close_chardev(&r.net, "c0", fd);
     begin_session(&r);
@@ -189,6 +193,7 @@ static void test_closed_before(void)
     expect_cut(fd, 0);
     wait_for(is_protected(r.p->primary));
     close(fd);
+    close(compare);
     rig_end(&r);
 }
 
@@ -383,6 +388,14 @@ static void test_mac_compare(void)
     static const char *const streams[] = { "pri", "sec", "out" };
     Rig r;
     int mirror = rig_begin(&r), fds[3];
+
+    /* There and back, to nowhere */
+    add_chardev(&r.net, "c2");
+    add_chardev(&r.net, "c3");
+    add_filter(r.p->primary, "filter-redirector", "redire0", "rx", "indev",
+               "c2");
+    add_filter(r.p->primary, "filter-redirector", "redire1", "rx", "outdev",
+               "c3");
 
     for (int i = 0; i < G_N_ELEMENTS(streams); i++) {
         add_chardev(&r.net, streams[i]);
