@@ -25,6 +25,8 @@ bool colo_net_check(Error **errp);
 /*
  * colo_net_problems: call @found for each NIC and each stream that a session of
  * @side in @mode does not cover; @message says what is wrong with @name
+ *
+ * A secondary that does not know the mode yet says it is periodic.
  */
 typedef void ColoProblemFunc(void *opaque, ColoProblemKind kind,
                              const char *name, const char *message);

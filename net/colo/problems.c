@@ -18,6 +18,7 @@
 #include "net/vhost_net.h"
 #include "qom/object.h"
 #include "stream-end.h"
+#include "system/runstate.h"
 
 /* Refused */
 
@@ -245,6 +246,41 @@ static void look_at_rewriter(Search *s, NetClientState *nc,
     }
 }
 
+/*
+ * While the guest stands its NIC takes nothing, and without a gate what the
+ * network sends waits in queues, the oldest of it.
+ */
+static void look_at_standing_nic(Search *s, NetClientState *nc)
+{
+    if (!find_gate(nc->peer)) {
+        report(s, COLO_PROBLEM_KIND_NIC, nc->name,
+               "after a failover '%s' would get packets that the network sent "
+               "long before: add -object filter-output-commit,netdev=%s",
+               nc->name, nc->peer->name);
+    }
+}
+
+static bool has_filters_of_secondary(NetClientState *netdev)
+{
+    return find_filter(netdev, "filter-redirector", NET_FILTER_DIRECTION_TX,
+                       "indev") ||
+           find_filter(netdev, "filter-redirector", NET_FILTER_DIRECTION_RX,
+                       "outdev") ||
+           find_filter(netdev, "filter-rewriter", NET_FILTER_DIRECTION_RX,
+                       NULL);
+}
+
+/* The primary, which knows the mode, has not been heard yet */
+static void look_at_waiting_nic(Search *s, NetClientState *nc)
+{
+    if (!find_gate(nc->peer) && !has_filters_of_secondary(nc->peer)) {
+        report(s, COLO_PROBLEM_KIND_NIC, nc->name,
+               "'%s' has no filters: netdev '%s' needs filter-output-commit in "
+               "periodic mode, and in hybrid mode filter-redirector, twice, "
+               "and filter-rewriter", nc->name, nc->peer->name);
+    }
+}
+
 static void look_at_hybrid_nic(Search *s, NetClientState *nc)
 {
     NetClientState *netdev = nc->peer;
@@ -290,6 +326,10 @@ static void look_at_nic(NICState *nic, void *opaque)
         look_at_primary_nic(s, nc);
     } else if (s->mode == COLO_SYNC_MODE_HYBRID) {
         look_at_hybrid_nic(s, nc);
+    } else if (runstate_check(RUN_STATE_COLO)) {
+        look_at_standing_nic(s, nc);
+    } else {
+        look_at_waiting_nic(s, nc);
     }
 }
 

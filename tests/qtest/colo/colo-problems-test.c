@@ -138,7 +138,10 @@ static void test_nics(const void *mode)
     g_assert_cmpint(count_problems(p->secondary, "nic", "virtio-net-pci",
                                    "filter-rewriter"), ==, hybrid);
     g_assert_false(is_protected(p->primary));
-    g_assert_cmpint(is_protected(p->secondary), ==, !hybrid);
+    g_assert_cmpint(count_problems(p->secondary, "nic", "virtio-net-pci",
+                                   "add -object filter-output-commit"), ==,
+                    !hybrid);
+    g_assert_false(is_protected(p->secondary));
     colo_pair_free(p);
 }
 
@@ -158,6 +161,27 @@ static void test_gate_in_hybrid(void)
                     ==, 1);
     g_assert_false(is_protected(p->primary));
     g_assert_false(is_protected(p->secondary));
+    colo_pair_free(p);
+}
+
+/* Before the primary has said what mode it is */
+static void test_waiting(void)
+{
+    ColoPair *p = colo_pair_new("hybrid");
+    Net sec = { .qts = p->secondary, .dir = p->dir };
+
+    qtest_qmp_assert_success(p->secondary,
+        "{'execute': 'migrate-set-capabilities', 'arguments': {"
+        "'capabilities': [{'capability': 'x-colo', 'state': true}]}}");
+    g_assert_cmpint(count_problems(p->secondary, "nic", "", ""), ==, 0);
+    del_object(p->secondary, "oc0");
+    g_assert_cmpint(count_problems(p->secondary, "nic", "virtio-net-pci",
+                                   "'virtio-net-pci.0' has no filters"), ==, 1);
+    add_chardev(&sec, "c0");
+    qtest_qmp_assert_success(p->secondary, "{'execute': 'object-add',"
+        "'arguments': {'qom-type': 'filter-redirector', 'id': 'f2',"
+        "'netdev': 'hn0', 'queue': 'rx', 'outdev': 'c0'}}");
+    g_assert_cmpint(count_problems(p->secondary, "nic", "", ""), ==, 0);
     colo_pair_free(p);
 }
 
@@ -497,6 +521,7 @@ int main(int argc, char **argv)
         }
     }
     qtest_add_func("/colo/problems/gate/hybrid", test_gate_in_hybrid);
+    qtest_add_func("/colo/problems/waiting", test_waiting);
     qtest_add_func("/colo/problems/streams/hybrid", test_streams);
     qtest_add_func("/colo/problems/published/hybrid", test_published);
     return g_test_run();
