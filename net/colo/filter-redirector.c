@@ -49,6 +49,7 @@
 #include "migration/colo.h"
 #include "net/colo.h"
 #include "net/colo-begin.h"
+#include "filter-redirector.h"
 #include "held-output.h"
 #include "stream.h"
 #include "stream-end.h"
@@ -598,6 +599,14 @@ static bool redirector_drained(ColoParticipant *p)
     return !r->in || feeds_guest(r) ||
            (!moved &&
             !qemu_net_queue_len(NETFILTER(r)->netdev->incoming_queue));
+}
+
+bool colo_redirector_is_spent(NetFilterState *nf)
+{
+    FilterRedirector *r = (FilterRedirector *)
+        object_dynamic_cast(OBJECT(nf), TYPE_FILTER_REDIRECTOR);
+
+    return r && r->state == REDIRECTOR_LIVE;
 }
 
 static void redirector_vm_state(void *opaque, bool running, RunState state)

@@ -17,6 +17,7 @@
 #include "net/net.h"
 #include "net/vhost_net.h"
 #include "qom/object.h"
+#include "filter-redirector.h"
 #include "stream-end.h"
 #include "system/runstate.h"
 
@@ -104,6 +105,7 @@ static NetFilterState *find_filter(NetClientState *netdev, const char *type,
         g_autofree char *id = NULL;
 
         if (!nf->on || !object_dynamic_cast(OBJECT(nf), type) ||
+            colo_redirector_is_spent(nf) ||
             (nf->direction != direction &&
              nf->direction != NET_FILTER_DIRECTION_ALL)) {
             continue;
@@ -178,12 +180,36 @@ static NetFilterState *find_gate(NetClientState *netdev)
                        NET_FILTER_DIRECTION_RX, NULL);
 }
 
+/* The filters of the secondary that this side was, like "'f2', 'f1'"; or NULL */
+static char *names_of_spent(NetClientState *netdev)
+{
+    g_autoptr(GString) names = g_string_new(NULL);
+    NetFilterState *nf;
+
+    QTAILQ_FOREACH(nf, &netdev->filters, next) {
+        if (colo_redirector_is_spent(nf)) {
+            g_string_append_printf(names, "%s'%s'", names->len ? ", " : "",
+                                   id_of(nf));
+        }
+    }
+    return names->len ? g_strdup(names->str) : NULL;
+}
+
 static void look_at_compared_nic(Search *s, NetClientState *nc)
 {
     NetClientState *netdev = nc->peer;
+    g_autofree char *spent = names_of_spent(netdev);
     bool mirrored = find_filter(netdev, "filter-mirror",
                                 NET_FILTER_DIRECTION_TX, NULL);
 
+    if (spent && !mirrored) {
+        report(s, COLO_PROBLEM_KIND_NIC, nc->name,
+               "netdev '%s' has filters of the secondary that this side was, "
+               "%s: remove them with object-del, and add filter-compare and "
+               "filter-mirror with position=head, to protect '%s' again",
+               netdev->name, spent, nc->name);
+        return;
+    }
     look_at_compare(s, nc);
     if (!mirrored) {
         report(s, COLO_PROBLEM_KIND_NIC, nc->name,

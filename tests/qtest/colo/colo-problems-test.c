@@ -244,6 +244,36 @@ static void test_published(void)
     colo_pair_free(p);
 }
 
+/* The secondary of a hybrid pair takes over, and is to be a primary */
+static void test_survivor(void)
+{
+    ColoPair *p = colo_pair_new("hybrid");
+    Net sec = { .qts = p->secondary, .dir = p->dir };
+
+    del_object(p->secondary, "oc0");
+    add_filter(&sec, "filter-redirector", "f1", "tx", "indev");
+    add_filter(&sec, "filter-redirector", "f2", "rx", "outdev");
+    add_filter(&sec, "filter-rewriter", "rew0", "all", NULL);
+    begin_session(p);
+    colo_kill(&p->primary);
+    colo_wait_state(p->secondary, "lost");
+    colo_failover(p->secondary);
+    colo_wait_state(p->secondary, "live");
+    g_assert_cmpint(count_problems(p->secondary, "nic", "", "'f1', 'f2': remove "
+                                   "them with object-del, and add "
+                                   "filter-compare and filter-mirror"), ==, 1);
+    g_assert_cmpint(count_problems(p->secondary, "nic", "", ""), ==, 1);
+    del_object(p->secondary, "f2");
+    g_assert_true(has_nic_problem(p->secondary, "was, 'f1': remove"));
+    del_object(p->secondary, "f1");
+    g_assert_true(has_nic_problem(p->secondary, "needs filter-compare"));
+    g_assert_true(has_nic_problem(p->secondary, "needs filter-mirror"));
+    add_filter(&sec, "filter-mirror", "m0", "tx", "outdev");
+    add_filter(&sec, "filter-compare", "comp0", "rx", "secondary-in");
+    g_assert_false(has_nic_problem(p->secondary, ""));
+    colo_pair_free(p);
+}
+
 /* A NIC without a network has nothing to lose */
 static void test_netdev_gone(const void *mode)
 {
@@ -524,5 +554,6 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/problems/waiting", test_waiting);
     qtest_add_func("/colo/problems/streams/hybrid", test_streams);
     qtest_add_func("/colo/problems/published/hybrid", test_published);
+    qtest_add_func("/colo/problems/survivor/hybrid", test_survivor);
     return g_test_run();
 }
