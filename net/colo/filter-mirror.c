@@ -317,6 +317,11 @@ static void mirror_cleanup(NetFilterState *nf)
     g_clear_pointer(&m->out, colo_stream_writer_free);
 }
 
+static void mirror_status_changed(NetFilterState *nf, Error **errp)
+{
+    colo_problems_changed();
+}
+
 static char *mirror_get_outdev(Object *obj, Error **errp)
 {
     return g_strdup(FILTER_MIRROR(obj)->outdev);
@@ -377,6 +382,7 @@ static void mirror_class_init(ObjectClass *oc, void *data)
 
     nfc->setup = mirror_setup;
     nfc->cleanup = mirror_cleanup;
+    nfc->status_changed = mirror_status_changed;
     nfc->receive_iov = mirror_receive_iov;
     object_class_property_add_str(oc, "outdev", mirror_get_outdev,
                                   mirror_set_outdev);

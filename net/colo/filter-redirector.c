@@ -632,6 +632,7 @@ static void redirector_status_changed(NetFilterState *nf, Error **errp)
 {
     FilterRedirector *r = FILTER_REDIRECTOR(nf);
 
+    colo_problems_changed();
     if (nf->on) {
         redirector_feed(r);
     } else if (r->state == REDIRECTOR_SECONDARY && colo_secondary_follows()) {

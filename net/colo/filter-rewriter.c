@@ -495,7 +495,13 @@ static void rewriter_cleanup(NetFilterState *nf)
         g_clear_pointer(&fr->servers, g_hash_table_unref);
         g_clear_pointer(&fr->state, g_free);
         fr->tick = NULL;
+        colo_problems_changed();
     }
+}
+
+static void rewriter_status_changed(NetFilterState *nf, Error **errp)
+{
+    colo_problems_changed();
 }
 
 static bool rewriter_get_vnet_hdr(Object *obj, Error **errp)
@@ -568,6 +574,7 @@ static void rewriter_class_init(ObjectClass *oc, void *data)
     VMSTATE_IF_CLASS(oc)->get_id = rewriter_vmstate_id;
     nfc->setup = rewriter_setup;
     nfc->cleanup = rewriter_cleanup;
+    nfc->status_changed = rewriter_status_changed;
     nfc->receive_iov = rewriter_receive_iov;
     object_class_property_add_bool(oc, "vnet_hdr_support",
                                    rewriter_get_vnet_hdr,

@@ -108,6 +108,8 @@ void colo_stream_end_cleanup(ColoStreamEnd *e)
         g_clear_pointer(&e->fault, g_free);
     }
     e->be = NULL;
+    /* Its object goes, which may be missed */
+    colo_problems_changed();
 }
 
 /* A socket that can be connected to its peer once more; or NULL */

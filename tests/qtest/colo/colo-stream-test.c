@@ -443,6 +443,29 @@ static void test_right(void)
     colo_pair_free(r.p);
 }
 
+/* Filters that may go in a session, or be off, are missed without a query */
+static void test_object_deleted(void)
+{
+    Rig r = { .p = proxy_new("mirror0", "compare1", "") };
+
+    begin_session(&r);
+    expect_protection(r.p->primary, true, NULL);
+    expect_protection(r.p->secondary, true, NULL);
+    set_status(r.p->primary, "m0", "off");
+    expect_protection(r.p->primary, false, "filter-mirror");
+    set_status(r.p->primary, "m0", "on");
+    expect_protection(r.p->primary, true, NULL);
+    del_object(r.p->primary, "m0");
+    expect_protection(r.p->primary, false, "filter-mirror");
+    set_status(r.p->secondary, "rew0", "off");
+    expect_protection(r.p->secondary, false, "filter-rewriter");
+    set_status(r.p->secondary, "rew0", "on");
+    expect_protection(r.p->secondary, true, NULL);
+    del_object(r.p->secondary, "rew0");
+    expect_protection(r.p->secondary, false, "filter-rewriter");
+    colo_pair_free(r.p);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -453,6 +476,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/stream/hello", test_hello);
     qtest_add_func("/colo/stream/swapped", test_swapped);
     qtest_add_func("/colo/stream/right", test_right);
+    qtest_add_func("/colo/stream/object-deleted", test_object_deleted);
     qtest_add_func("/colo/stream/mac", test_mac);
     qtest_add_func("/colo/stream/mac-compare", test_mac_compare);
     return g_test_run();
