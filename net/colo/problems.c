@@ -180,7 +180,7 @@ static NetFilterState *find_gate(NetClientState *netdev)
                        NET_FILTER_DIRECTION_RX, NULL);
 }
 
-/* The filters of the secondary that this side was, like "'f2', 'f1'"; or NULL */
+/* Filters of the secondary that this side was, like "'f2', 'f1'"; or NULL */
 static char *names_of_spent(NetClientState *netdev)
 {
     g_autoptr(GString) names = g_string_new(NULL);

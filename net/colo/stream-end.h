@@ -44,9 +44,8 @@ void colo_stream_end_init(ColoStreamEnd *e, CharBackend *be, AioContext *ctx);
 /*
  * colo_stream_end_init_writer: the same for an end that only writes
  *
- * @partner: what has to be at the other end.  If that writes, too, and says in a
- * hello record that it is something else, that is a fault until the stream is
- * closed.
+ * @partner: what has to be at the other end.  If that writes, too, and says so
+ * in a hello record, that is a fault until the stream is closed.
  */
 void colo_stream_end_init_writer(ColoStreamEnd *e, CharBackend *be,
                                  AioContext *ctx, bool vnet_hdr,
