@@ -594,7 +594,8 @@ static void secondary_get_error(BDRVReplicationState *s, Error **errp)
     if (s->error) {
         error_setg(errp, "node '%s': %s", replication_name(s),
                    error_get_pretty(s->error));
-    } else if (s->was_exported && !is_exported(s)) {
+    } else if (s->stage == COLO_DISK_STAGE_RUNNING && s->was_exported &&
+               !is_exported(s)) {
         error_setg(errp, "node '%s': the disk below it is not exported any "
                    "more, so it lacks what the primary writes",
                    replication_name(s));
