@@ -148,8 +148,7 @@ struct BDRVReplicationState {
     bool resynced;              /* the last one did; BQL */
     bool written;               /* somebody could write to the node; BQL */
     bool misses;                /* the guest may have written past it; BQL */
-    uint64_t reached;           /* last epoch in which a disk's writes reach it,
-                                   0 for none; BQL */
+    uint64_t reached;           /* last epoch by replication_reach(), 0: none */
     ColoDiskRole role;          /* the last one that was asked for; BQL */
     ReplicationShared *shared;  /* or NULL; peer then comes and goes: BQL */
 

@@ -99,8 +99,8 @@ struct ReplicationState {
 void replication_check_all(ReplicationMode role, Error **errp);
 
 /*
- * Call @fn for each driver that has failed, or keeps replication_start_all() from
- * beginning.  One that just runs does not.
+ * Call @fn for each driver that has failed, or keeps replication_start_all()
+ * from beginning.  One that just runs does not.
  */
 typedef void ReplicationProblemFunc(void *opaque, const char *name,
                                     const char *message);
@@ -233,8 +233,8 @@ void replication_reach(BlockDriverState *bs, uint64_t epoch);
 
 /*
  * May @op not be done with @bs?  It would put a node in the place of one of a
- * disk that is being replicated, so that writes of the guest go past replication
- * or the image.  As bdrv_op_is_blocked().
+ * disk that is being replicated, so that writes of the guest go past
+ * replication or the image.  As bdrv_op_is_blocked().
  */
 bool GRAPH_RDLOCK replication_op_is_blocked(BlockDriverState *bs,
                                             BlockOpType op, Error **errp);

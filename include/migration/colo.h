@@ -164,7 +164,7 @@ void colo_incoming_start(void);
  *
  * colo_first_failed: the stream from @f could not be loaded: tell the source
  *
- * Waits for some seconds at most.
+ * Waits for some seconds at most, in a coroutine of the main loop.
  *
  * At the source, in the migration thread without the BQL:
  *
@@ -174,7 +174,7 @@ void colo_incoming_start(void);
 void colo_first_begin(void);
 bool colo_first_check(const char *name, uint32_t instance);
 bool colo_first_complete(void);
-void colo_first_failed(QEMUFile *f);
+void coroutine_fn colo_first_failed(QEMUFile *f);
 bool colo_first_refused(QEMUFile *f, Error **errp);
 bool migration_incoming_in_colo_state(void);
 

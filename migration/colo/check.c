@@ -19,6 +19,7 @@
 #include "hw/virtio/virtio.h"
 #include "io/channel-socket.h"
 #include "migration/colo.h"
+#include "migration/migration.h"
 #include "migration/options.h"
 #include "migration/savevm.h"
 #include "net/colo.h"
@@ -201,9 +202,23 @@ static bool check_devices(Error **errp)
     return colo_net_check(errp);
 }
 
+/* Its state is `failed` already, and its thread or channel is still there */
+static bool migration_ends(void)
+{
+    MigrationState *ms = migrate_get_current();
+
+    return !migration_is_running() &&
+           (ms->to_dst_file || ms->migration_thread_running);
+}
+
 bool colo_migrate_check(const MigrationAddress *addr, Error **errp)
 {
-    if (colo_lost_refused("migrate", errp)) {
+    if (colo_lost_refused("migrate", errp) ||
+        colo_command_refused("migrate", errp)) {
+        return false;
+    }
+    if (migration_ends()) {
+        error_setg(errp, "the migration before is just ending: try again");
         return false;
     }
     if (!migrate_colo()) {
@@ -219,7 +234,9 @@ bool colo_migrate_check(const MigrationAddress *addr, Error **errp)
          !colo_disks_can_begin(COLO_MODE_PRIMARY, errp))) {
         return false;
     }
-    colo_status_forget();
+    if (!migration_is_running()) {
+        colo_status_forget();
+    }
     return true;
 }
 

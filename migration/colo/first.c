@@ -11,13 +11,14 @@
  */
 
 #include "qemu/osdep.h"
-#include <poll.h>
 #include "qemu/bswap.h"
+#include "qemu/coroutine.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/sockets.h"
 #include "qemu/thread.h"
 #include "qemu/timer.h"
+#include "qemu/units.h"
 #include "qapi/error.h"
 #include "io/channel-socket.h"
 #include "migration/colo.h"
@@ -31,7 +32,9 @@
 #include "system/runstate.h"
 
 /* So long the secondary waits for a primary that goes on sending */
-#define DRAIN_NS    (2 * NANOSECONDS_PER_SECOND)
+#define DRAIN_NS        (2 * NANOSECONDS_PER_SECOND)
+#define DRAIN_LOOK_NS   (5 * SCALE_MS)
+#define DRAIN_BYTES     (64 * KiB)
 
 /* Secondary: errors since the migration began, NULL if none is under way */
 static GString *reported;
@@ -45,9 +48,13 @@ static void note_report(const char *text)
 {
     QEMU_LOCK_GUARD(&reported_lock);
 
-    if (reported && reported->len + strlen(text) + 2 < COLO_TEXT_MAX) {
-        g_string_append_printf(reported, "%s%s", reported->len ? "; " : "",
-                               text);
+    if (!reported) {
+        return;
+    }
+    g_string_append_printf(reported, "%s%s", reported->len ? "; " : "", text);
+    /* What was reported last is why it failed */
+    if (reported->len > COLO_TEXT_MAX) {
+        g_string_erase(reported, 0, reported->len - COLO_TEXT_MAX);
     }
 }
 
@@ -114,7 +121,7 @@ bool colo_first_check(const char *name, uint32_t instance)
     if (!migrate_colo() || !runstate_check(RUN_STATE_INMIGRATE)) {
         return true;
     }
-    if (!migration_incoming_colo_enabled()) {
+    if (!sections) {
         error_report("x-colo is set here and not at the source of the "
                      "migration: set it there, too, or clear it here");
         return false;
@@ -134,7 +141,7 @@ bool colo_first_complete(void)
 {
     Error *err = NULL;
 
-    if (migration_incoming_colo_enabled() &&
+    if (sections &&
         !qemu_device_state_complete(has_come, NULL, &err)) {
         error_reportf_err(err, "the machines of the two sides differ: ");
         return false;
@@ -154,33 +161,42 @@ static int socket_of(QEMUFile *f)
  * What the primary has sent and still sends is read until it hangs up, for a
  * socket that is closed with unread data resets the connection.
  */
-static void drain(int fd)
+static void coroutine_fn drain(int fd)
 {
     int64_t end_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + DRAIN_NS;
-    g_autofree uint8_t *buf = g_malloc(64 * 1024);
-    struct pollfd p = { .fd = fd, .events = POLLIN };
-    int64_t left_ns;
+    g_autofree uint8_t *buf = g_malloc(DRAIN_BYTES);
+    ssize_t n;
 
     do {
-        left_ns = end_ns - qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-    } while (left_ns > 0 && poll(&p, 1, left_ns / SCALE_MS + 1) > 0 &&
-             recv(fd, buf, 64 * 1024, MSG_DONTWAIT) > 0);
+        n = RETRY_ON_EINTR(recv(fd, buf, DRAIN_BYTES, MSG_DONTWAIT));
+        if (n < 0 && errno == EAGAIN) {
+            /* The monitor answers meanwhile */
+            qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, DRAIN_LOOK_NS);
+            n = 1;
+        }
+    } while (n > 0 && qemu_clock_get_ns(QEMU_CLOCK_REALTIME) < end_ns);
 }
 
-void colo_first_failed(QEMUFile *f)
+void coroutine_fn colo_first_failed(QEMUFile *f)
 {
     int fd = socket_of(f);
     uint8_t frame[COLO_FRAME_HDR_LEN + COLO_TEXT_MAX];
     ColoFrame head = { .type = COLO_FRAME_ERROR };
 
     WITH_QEMU_LOCK_GUARD(&reported_lock) {
-        if (!reported || fd < 0) {
+        if (!reported) {
             return;
         }
         head.length = MIN(reported->len, COLO_TEXT_MAX);
         memcpy(frame + COLO_FRAME_HDR_LEN, reported->str, head.length);
     }
     reported_clear();
+    if (migration_incoming_colo_enabled()) {
+        migration_incoming_disable_colo();
+    }
+    if (fd < 0) {
+        return;
+    }
     colo_frame_encode(&head, frame);
     /* Nothing was sent before on this way, so there is room */
     if (send(fd, frame, COLO_FRAME_HDR_LEN + head.length,

@@ -112,7 +112,7 @@ bool colo_first_complete(void)
     return true;
 }
 
-void colo_first_failed(QEMUFile *f)
+void coroutine_fn colo_first_failed(QEMUFile *f)
 {
 }
 

@@ -272,7 +272,8 @@ static bool may_be_of_use(FilterRedirector *r)
     }
     /* A session that never loads, that of periodic mode, has no use for it */
     return r->state == REDIRECTOR_SECONDARY ? r->in_epoch >= r->loaded
-           : r->in_epoch == 0 && r->kept.bytes < KEPT_BYTES;
+           : r->in_epoch == 0 &&
+             colo_held_output_memory(&r->kept) < KEPT_BYTES;
 }
 
 static void in_packet(void *opaque, uint8_t *data, uint32_t size,
@@ -371,7 +372,7 @@ static int in_can_read(void *opaque)
     if (!feeds_guest(r)) {
         stop |= colo_held_output_is_long(nf->netdev);
     } else if (r->state == REDIRECTOR_SECONDARY) {
-        stop |= r->kept.bytes >= KEPT_BYTES;
+        stop |= colo_held_output_memory(&r->kept) >= KEPT_BYTES;
     } else if (r->state == REDIRECTOR_PLAIN && !awaits_load(r)) {
         stop |= colo_held_output_is_long(nf->netdev->peer);
     }

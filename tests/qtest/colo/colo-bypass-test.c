@@ -36,6 +36,7 @@ static Bypass *bypass_new(const void *mode)
     ColoPair *p = colo_pair_new_with(mode, "qtest", "");
 
     b->pair = p;
+    colo_pair_unplug_net(p);
     b->image = disk_new_file(p->dir, "image", false);
     b->active = disk_new_file(p->dir, "active", true);
     b->hidden = disk_new_file(p->dir, "hidden", true);

@@ -2,8 +2,8 @@
 /*
  * COLO qtests: a replicated disk of a pair, which is all zero.
  *
- * Of both guests it is node "disk0", device "disk9".  The primary's has its data
- * nowhere, and so does the way to the secondary, node "repl", lead.
+ * Of both guests it is node "disk0", device "disk9".  The primary's has no data,
+ * and the way to the secondary, node "repl", leads nowhere.
  */
 
 #ifndef TESTS_QTEST_COLO_PAIR_DISK_H

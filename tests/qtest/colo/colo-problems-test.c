@@ -457,6 +457,7 @@ static ColoPair *new_exported(const void *mode)
     pair_disk_add_secondary(p->secondary, image, active, hidden);
     disk_serve(p->secondary, path);
     disk_export(p->secondary, "image0", "t", true);
+    colo_pair_unplug_net(p);
     return p;
 }
 
