@@ -126,8 +126,8 @@ static bool is_between_checkpoints(ColoSession *s)
 
 /*
  * Of this side, in the session or in one that would begin now.  A secondary
- * that has not heard from the primary does not know the mode: in periodic mode
- * its network needs nothing.
+ * that has not heard from the primary does not know the mode, and is taken for
+ * one of periodic mode.
  */
 static ColoProblemList *find_problems(ColoSession *s)
 {
