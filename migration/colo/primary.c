@@ -234,6 +234,10 @@ static void primary_protect(ColoSession *s, Error **errp)
     bql_lock();
     s->was_ready = true;
     colo_set_primary(s, COLO_PRIMARY_STATE_RUNNING, "secondary is ready");
+    if (s->primary.starts) {
+        s->primary.starts = false;
+        colo_start_guest();
+    }
     bql_unlock();
     while (primary_run_epoch(s, &reason, errp) &&
            colo_primary_checkpoint(s, reason, errp)) {
@@ -417,8 +421,7 @@ void migrate_start_colo_process(MigrationState *ms)
 {
     ColoSession *s;
     g_autoptr(Error) err = NULL;
-    bool live = runstate_is_live(ms->vm_old_state) ||
-                colo_starts_guest(ms->vm_old_state);
+    bool live = runstate_is_live(ms->vm_old_state);
     bool ok;
 
     assert(bql_locked());
@@ -441,7 +444,9 @@ void migrate_start_colo_process(MigrationState *ms)
         ok = colo_disks_start(s, &err);
     }
     s->primary.last_cut_ns = colo_now_ns();
-    s->primary.paused = !live;
+    /* Nobody has let it run so far: not unless it is protected */
+    s->primary.starts = colo_starts_guest(ms->vm_old_state);
+    s->primary.paused = !live && !s->primary.starts;
     if (s->mode == COLO_SYNC_MODE_HYBRID) {
         s->primary.vm_state =
             qemu_add_vm_change_state_handler(primary_vm_state, s);

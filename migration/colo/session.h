@@ -47,6 +47,7 @@ typedef struct ColoPrimary {
     /* BQL */
     RunState deferred_stop;             /* RUN_STATE__MAX: none */
     bool paused;                        /* the guest stands, not for a cut */
+    bool starts;                        /* it runs for the first time, soon */
     VMChangeStateEntry *vm_state;       /* hybrid mode */
     Notifier wakeup;                    /* hybrid mode */
 

@@ -73,6 +73,19 @@ static void test_primary(const void *mode)
     colo_pair_free(p);
 }
 
+/* Started with -S it would run when protection begins, and does not */
+static void test_not_started(const void *mode)
+{
+    ColoPair *p = colo_pair_new_with(mode, "qtest", "-S");
+
+    add_wrong_node(p->secondary, "primary", "");
+    colo_pair_migrate(p, "mig", "mig", 10, LONG_TIMEOUT_MS);
+    colo_wait_migrate(p->primary, "failed");
+    colo_wait_state(p->primary, "alone");
+    colo_wait_status(p->primary, "prelaunch");
+    colo_pair_free(p);
+}
+
 static void test_secondary(const void *mode)
 {
     ColoPair *p = colo_pair_new(mode);
@@ -159,6 +172,7 @@ int main(int argc, char **argv)
             { "primary", test_primary },
             { "secondary", test_secondary },
             { "deaf", test_deaf },
+            { "not-started", test_not_started },
         };
 
         for (int j = 0; j < G_N_ELEMENTS(tests); j++) {
