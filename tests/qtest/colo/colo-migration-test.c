@@ -392,7 +392,7 @@ static void test_refused(const void *mode)
         colo_refused(both[i], "while migrating",
                      "{'execute': 'device_add', 'arguments': {"
                      "'driver': 'virtio-rng-pci'}}");
-        colo_refused(both[i], "in progress",
+        colo_refused(both[i], i ? "follows the primary" : "in progress",
                      "{'execute': 'migrate', 'arguments': {"
                      "'uri': 'unix:/nowhere'}}");
     }
