@@ -44,7 +44,7 @@ WARM_LOADS = 60         # after which memory has to be flat
 LOADS = 300
 QUIET_SECONDS = 0.05
 QUIET_SAMPLES = 6
-ATTEMPTS = 2            # at that
+ATTEMPTS = 5            # at that
 # What may stay: something is made when it is first needed
 SLACK = 2560
 GROWTH = 16             # bytes a load: the least that malloc() hands out

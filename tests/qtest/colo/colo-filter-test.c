@@ -859,7 +859,8 @@ static void test_session_kept_full(void)
 
     begin_session(p);
     write_cut(c, 1);
-    while (kept(n) < 16 * MiB) {
+    /* The bound is in bytes of memory, a little more than these */
+    while (kept(n) < 14 * MiB) {
         write_packet(c, packet + 4, BIG);
         sent++;
     }
@@ -873,8 +874,7 @@ static void test_session_kept_full(void)
     g_assert_cmpuint(counter(n->qts, "in", "in-packets"), ==, 0);
 
     ask_for_checkpoint(p);
-    wait_for(kept(n) < 16 * MiB);
-    g_assert_cmpuint(counter(n->qts, "in", "in-packets"), ==, 1);
+    wait_for(counter(n->qts, "in", "in-packets") == 1);
     g_assert_cmpuint(kept(n), >=, (sent - 1) * BIG);
     g_assert_cmpuint(stale(n), ==, 0);
     close(c);

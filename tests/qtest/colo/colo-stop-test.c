@@ -201,7 +201,7 @@ static void test_ended(const void *opaque)
     colo_quit(&p->primary);
     colo_wait_state(p->secondary, "ended");
     colo_wait_status(p->secondary, "shutdown");
-    colo_refused(p->secondary, "Resetting the Virtual Machine is required",
+    colo_refused(p->secondary, "its guest is out of date",
                  "{'execute': 'cont'}");
     end(p);
 }
