@@ -74,7 +74,10 @@ ColoProblemList *colo_problems(COLOMode side, ColoSyncMode mode)
         /* There is nothing to mend: the message says what has happened */
         return NULL;
     }
-    colo_device_problems(append, &tail);
+    if (!colo_session_active(side)) {
+        /* No session begins with one, and none can be plugged meanwhile */
+        colo_device_problems(append, &tail);
+    }
     for (BlockBackend *blk = colo_disk_next(NULL); blk;
          blk = colo_disk_next(blk)) {
         look_at_disk(blk, role, &tail);
