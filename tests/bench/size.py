@@ -33,8 +33,10 @@ CHECKPOINT_SECONDS = 600.0
 
 # What the guest does instead of a firmware:
 #   cli; a: mov bx, 0x1000; b: mov es, bx; inc word [es:0]; add bx, 0x100;
-#   cmp bx, 0x5000; jb b; jmp a
-CODE = bytes.fromhex('fabb00108ec326ff06000081c3000181fb005072efebea')
+#   cmp bx, 0x5000; jb b; mov cx, 0x2000; c: loop c; jmp a
+# It rests, for a KVM that emulates it notes each write in the dirty ring.
+CODE = bytes.fromhex('fabb00108ec326ff06000081c3000181fb005072efb90020e2fe'
+                     'ebe5')
 RESET = bytes.fromhex('e90d00')
 PAGES = 64
 

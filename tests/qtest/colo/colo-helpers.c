@@ -210,11 +210,13 @@ void colo_pair_protect(ColoPair *p)
     colo_wait_statistic(p->primary, "checkpoints", 3);
 }
 
-/* QEMU ends when it may not use KVM */
-static bool kvm_opens(void)
+/* QEMU ends when it may not use KVM, or has no ring of @ring bytes */
+static const char *why_no_kvm(int ring)
 {
     int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
     int vm = fd < 0 ? -1 : ioctl(fd, KVM_CREATE_VM, 0);
+    int has = vm < 0 ? -1 : ioctl(vm, KVM_CHECK_EXTENSION,
+                                  KVM_CAP_DIRTY_LOG_RING);
 
     if (vm >= 0) {
         close(vm);
@@ -222,16 +224,23 @@ static bool kvm_opens(void)
     if (fd >= 0) {
         close(fd);
     }
-    return vm >= 0;
+    if (vm < 0) {
+        return "/dev/kvm cannot be opened, or makes no VM";
+    }
+    return has < ring ? "/dev/kvm has no such dirty ring" : NULL;
 }
 
 const char *colo_why_no_accel(const char *accel)
 {
-    if (!qtest_has_accel(accel)) {
+    const char *ring = strstr(accel, COLO_DIRTY_RING);
+    g_autofree char *name = g_strndup(accel, strcspn(accel, ","));
+
+    if (!qtest_has_accel(name)) {
         return "this QEMU has no such accelerator";
     }
-    if (!strcmp(accel, "kvm") && !kvm_opens()) {
-        return "/dev/kvm cannot be opened, or makes no VM";
+    if (!strcmp(name, "kvm")) {
+        return why_no_kvm(ring ? atoi(ring + strlen(COLO_DIRTY_RING)) *
+                                 sizeof(struct kvm_dirty_gfn) : 0);
     }
     return NULL;
 }

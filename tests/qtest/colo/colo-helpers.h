@@ -90,7 +90,13 @@ void colo_quit(QTestState **qts);
 /* x-colo-lost-heartbeat, which has to be accepted */
 void colo_failover(QTestState *qts);
 
-/* Why no QEMU can be started with @accel on this host; NULL if one can */
+/* A property of the accelerator KVM, its value follows */
+#define COLO_DIRTY_RING     "dirty-ring-size="
+
+/*
+ * Why no QEMU can be started with @accel on this host; NULL if one can.  It may
+ * have properties.
+ */
 const char *colo_why_no_accel(const char *accel);
 
 /* The answer of query-colo-status; the caller unrefs it */
