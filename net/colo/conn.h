@@ -50,6 +50,7 @@ struct ColoHeld {
     GPtrArray *fragments;           /* what leaves instead of p; or NULL */
     uint64_t bytes;
     int64_t since_ms;
+    bool is_patient;                /* primary's: nobody waits for it */
     ColoSeq cut_ack;                /* primary's TCP: see ColoAckControl */
     uint32_t from;                  /* secondary's TCP: the part that is */
     uint32_t to;                    /* not said by another one, FIN included */

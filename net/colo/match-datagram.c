@@ -9,6 +9,9 @@
  * Within the flow datagrams leave in order.  If the two guests say different
  * ones, these may just be swapped, because a guest has several CPUs: that is a
  * doubt, which becomes a difference after a while.
+ *
+ * Reports of group membership (IGMP, MLD) are made at random times, and a
+ * router does not wait for them: there is no doubt, and more patience.
  */
 
 #include "qemu/osdep.h"
@@ -112,8 +115,9 @@ static void datagram_advance(ColoMatch *m, ColoFlow *f, ColoHeld *newest)
            colo_match_comparable(m, h->p->epoch) && !f->diverged) {
         s = datagram_find(&f->secondary, h->p);
         if (!s) {
-            if (QTAILQ_EMPTY(&f->secondary) ? datagram_has_sibling(m, f)
-                                            : datagram_differs(f, newest)) {
+            if (!h->is_patient &&
+                (QTAILQ_EMPTY(&f->secondary) ? datagram_has_sibling(m, f)
+                                             : datagram_differs(f, newest))) {
                 match_doubt(m, f);
                 return;
             }

@@ -64,6 +64,7 @@ struct ColoMatch {
     /* Oldest first */
     ColoAckLists acks;
     ColoHeldList primary_by_age[COLO_MATCH_AGE__MAX];
+    ColoHeldList patient_by_age[COLO_MATCH_AGE__MAX];   /* is_patient */
     ColoHeldList secondary_by_age;
     ColoFlowList doubted;
     ColoFlowList fronts;            /* flows with front_due, in any order */

@@ -38,6 +38,9 @@
 /* How long a TCP connection that ended is remembered */
 #define COLO_MATCH_LINGER_MS    2000
 
+/* What nobody waits for may wait for so many timeouts */
+#define COLO_MATCH_PATIENCE     10
+
 /* How long nothing may leave a full queue while the secondary speaks */
 #define COLO_MATCH_FULL_MS      200
 
@@ -70,10 +73,19 @@ static int64_t match_after(int64_t since_ms, uint64_t wait_ms)
                                                   : since_ms + (int64_t)wait_ms;
 }
 
+/* When has what nobody waits for waited for too long? */
+static int64_t match_after_patience(const ColoMatch *m, int64_t since_ms)
+{
+    uint64_t timeout = MIN(m->config.timeout_ms, UINT32_MAX);
+
+    return match_after(since_ms, timeout * COLO_MATCH_PATIENCE);
+}
+
 /* When does it become a need?  INT64_MAX: never as it is, INT64_MIN: now */
 static int64_t match_due_ms(const ColoMatch *m, ColoMatchNeed why)
 {
     const ColoHeld *p = QTAILQ_FIRST(&m->primary_by_age[COLO_MATCH_NOW]);
+    const ColoHeld *patient = QTAILQ_FIRST(&m->patient_by_age[COLO_MATCH_NOW]);
     const ColoHeld *s = QTAILQ_FIRST(&m->secondary_by_age);
     uint64_t timeout = m->config.timeout_ms;
     int64_t due, lag;
@@ -86,13 +98,18 @@ static int64_t match_due_ms(const ColoMatch *m, ColoMatchNeed why)
         if (m->diverged) {
             return INT64_MIN;
         }
-        return s ? match_after(s->since_ms, timeout) : INT64_MAX;
+        /* Of what the primary does not say a client knows nothing */
+        return s ? match_after_patience(m, s->since_ms) : INT64_MAX;
     case COLO_MATCH_NEED_TIMEOUT:
         due = colo_ack_lists_since_ms(&m->acks);
         if (p) {
             due = MIN(due, p->since_ms);
         }
-        return due == INT64_MAX ? due : match_after(due + lag, timeout);
+        if (due != INT64_MAX) {
+            due = match_after(due + lag, timeout);
+        }
+        return patient ? MIN(due, match_after_patience(m, patient->since_ms +
+                                                          lag)) : due;
     case COLO_MATCH_NEED_ROOM:
         if (m->s_dropped || !QTAILQ_EMPTY(&m->overflow)) {
             return INT64_MIN;
@@ -185,6 +202,13 @@ static void match_insert_by_age(ColoHeldList *list, ColoHeld *h)
     }
 }
 
+static ColoHeldList *match_list_by_age(ColoMatch *m, const ColoHeld *h)
+{
+    ColoMatchAge age = colo_match_age(m, h->p->epoch);
+
+    return h->is_patient ? &m->patient_by_age[age] : &m->primary_by_age[age];
+}
+
 static ColoHeld *match_queue(ColoMatch *m, ColoHeldList *queue, ColoPacket *p,
                              GPtrArray *fragments)
 {
@@ -193,12 +217,13 @@ static ColoHeld *match_queue(ColoMatch *m, ColoHeldList *queue, ColoPacket *p,
     h->p = p;
     h->fragments = fragments;
     h->since_ms = p->arrived_ms;
+    h->is_patient = colo_packet_is_membership(p);
     h->bytes = match_memory(p);
     for (guint i = 0; fragments && i < fragments->len; i++) {
         h->bytes += match_memory(g_ptr_array_index(fragments, i));
     }
     QTAILQ_INSERT_TAIL(queue, h, in_queue);
-    match_insert_by_age(&m->primary_by_age[colo_match_age(m, p->epoch)], h);
+    match_insert_by_age(match_list_by_age(m, h), h);
     match_count_in(m, fragments ? fragments->len : 1, h->bytes);
     return h;
 }
@@ -206,8 +231,7 @@ static ColoHeld *match_queue(ColoMatch *m, ColoHeldList *queue, ColoPacket *p,
 static void match_unqueue(ColoMatch *m, ColoHeldList *queue, ColoHeld *h)
 {
     QTAILQ_REMOVE(queue, h, in_queue);
-    QTAILQ_REMOVE(&m->primary_by_age[colo_match_age(m, h->p->epoch)], h,
-                  by_age);
+    QTAILQ_REMOVE(match_list_by_age(m, h), h, by_age);
     match_count_out(m, h->fragments ? h->fragments->len : 1, h->bytes);
 }
 
@@ -479,6 +503,8 @@ static void match_begin_epoch(ColoMatch *m, uint64_t epoch)
     g_hash_table_remove_all(m->primary_alone);
     COLO_TAILQ_CONCAT(&m->primary_by_age[COLO_MATCH_CUT],
                       &m->primary_by_age[COLO_MATCH_NOW], by_age);
+    COLO_TAILQ_CONCAT(&m->patient_by_age[COLO_MATCH_CUT],
+                      &m->patient_by_age[COLO_MATCH_NOW], by_age);
     colo_ack_lists_cut(&m->acks);
     m->epoch = epoch;
     m->needed = 0;
@@ -805,6 +831,7 @@ ColoMatch *colo_match_new(const ColoMatchConfig *config,
     colo_flow_table_init(&m->table, config->max_flows);
     for (ColoMatchAge age = 0; age < COLO_MATCH_AGE__MAX; age++) {
         QTAILQ_INIT(&m->primary_by_age[age]);
+        QTAILQ_INIT(&m->patient_by_age[age]);
     }
     colo_ack_lists_init(&m->acks);
     m->full_since_ms = INT64_MAX;

@@ -42,7 +42,11 @@ typedef struct ColoMatchOps {
 } ColoMatchOps;
 
 typedef struct ColoMatchConfig {
-    /* Longest wait before NEED_TIMEOUT, while the secondary can speak */
+    /*
+     * Longest wait before NEED_TIMEOUT, while the secondary can speak.  Ten
+     * times that for what nobody waits for: group membership (IGMP, MLD), and
+     * what the secondary alone has said (NEED_MISMATCH).
+     */
     uint64_t timeout_ms;
     uint32_t max_packets;       /* per flow and side, before NEED_ROOM */
     uint64_t max_bytes;         /* of memory, in all flows, per side */

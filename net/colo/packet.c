@@ -32,9 +32,13 @@
 #define ARP_PLN             5
 
 #define PROTO_ICMP          1
+#define PROTO_IGMP          2
 #define PROTO_ICMPV6        58
 #define ICMP_HDR_LEN        8
 #define ICMP_CSUM           2
+#define MLD_QUERY           130
+#define MLD_DONE            132
+#define MLD2_REPORT         143
 
 #define IP_HDR_LEN          (sizeof(struct ip_header))
 #define IP6_SRC             8
@@ -760,6 +764,23 @@ bool colo_packet_same_datagram(const ColoPacket *a, const ColoPacket *b)
         return false;
     }
     return same_transport(a, b);
+}
+
+bool colo_packet_is_membership(const ColoPacket *p)
+{
+    uint8_t type;
+
+    if (p->kind != COLO_PACKET_DATAGRAM) {
+        return false;
+    }
+    if (p->key.ethertype == ETH_P_IP) {
+        return p->key.proto == PROTO_IGMP;
+    }
+    if (p->key.proto != PROTO_ICMPV6 || p->payload == p->l4) {
+        return false;
+    }
+    type = p->data[p->l4];
+    return (type >= MLD_QUERY && type <= MLD_DONE) || type == MLD2_REPORT;
 }
 
 /* The same options in the same places; what the clocks say may differ */

@@ -246,6 +246,12 @@ ColoPacket *colo_packet_bare_ack(const ColoPacket *model, uint32_t seq,
 bool colo_packet_same_datagram(const ColoPacket *a, const ColoPacket *b);
 
 /*
+ * colo_packet_is_membership: a whole report or query of group membership, of
+ * IGMP or MLD (RFC 3376, RFC 3810)?
+ */
+bool colo_packet_is_membership(const ColoPacket *p);
+
+/*
  * colo_packet_same_syn: do two segments with SYN mean the same?
  *
  * Key, flags (reserved bits too), window, options (values of timestamps

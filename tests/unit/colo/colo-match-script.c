@@ -103,7 +103,7 @@ static ColoPacket *packet_from_text(const char *text)
     char what = *text;
     uint32_t id, i = 0, n = 0, flow = 0;
 
-    if (!strchr("dfr", what)) {
+    if (!strchr("dfir", what)) {
         return tcp_from_text(text);
     }
     text++;
@@ -124,6 +124,8 @@ static ColoPacket *packet_from_text(const char *text)
     switch (what) {
     case 'd':
         return colo_test_udp(flow, data, sizeof(data));
+    case 'i':
+        return colo_test_igmp(data, sizeof(data));
     case 'f':
         return colo_test_fragment(flow, data, sizeof(data), id, i, n);
     default:
@@ -173,6 +175,10 @@ static void packet_to_text(const ColoPacket *p, GString *out)
         tcp_to_text(p, out);
         break;
     case COLO_PACKET_DATAGRAM:
+        if (colo_packet_is_membership(p)) {
+            g_string_append_printf(out, "i%s", data + COLO_TEST_UDP_LEN);
+            return;
+        }
         g_string_append_printf(out, "d%s", data);
         break;
     case COLO_PACKET_FRAGMENT:

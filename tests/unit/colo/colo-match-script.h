@@ -22,6 +22,7 @@
  *                    number; x changes the byte at the offset.
  *   dID[@FLOW]       UDP with a payload of ID
  *   fID.I/N[@FLOW]   fragment I of N of such a datagram
+ *   iID              IGMP
  *   rID              unknown EtherType
  *
  * From @20000 on flows are to the same server, each from the port @FLOW.

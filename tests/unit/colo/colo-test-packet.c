@@ -12,7 +12,7 @@
 #define TCP_LEN     20
 #define TS_LEN      12
 #define OPTION_LEN  20
-#define UDP_LEN     8
+#define UDP_LEN     COLO_TEST_UDP_LEN
 #define L3          ETH_LEN
 #define L4          (ETH_LEN + IP_LEN)
 #define FLOW_PORT   1024
@@ -118,6 +118,14 @@ static uint8_t *udp_frame(uint16_t flow, const void *data, uint16_t len)
 ColoPacket *colo_test_udp(uint16_t flow, const void *data, uint16_t len)
 {
     return frame_packet(udp_frame(flow, data, len), UDP_LEN + len);
+}
+
+ColoPacket *colo_test_igmp(const void *data, uint16_t len)
+{
+    uint8_t *frame = udp_frame(0, data, len);
+
+    frame[L3 + 9] = 2;
+    return frame_packet(frame, UDP_LEN + len);
 }
 
 ColoPacket *colo_test_fragment(uint16_t flow, const void *data, uint16_t len,

@@ -11,6 +11,8 @@
 /* Flows from here on are to one server, from a port that a kernel has picked */
 #define COLO_TEST_PICKED    20000
 
+#define COLO_TEST_UDP_LEN   8
+
 /* One of TCP, over IPv4; @flow tells the connections apart */
 typedef struct ColoTestTcp {
     uint16_t flow;
@@ -40,6 +42,9 @@ ColoPacket *colo_test_udp(uint16_t flow, const void *data, uint16_t len);
  */
 ColoPacket *colo_test_fragment(uint16_t flow, const void *data, uint16_t len,
                                uint16_t id, unsigned i, unsigned n);
+
+/* The same with another protocol: IGMP begins with the header of UDP */
+ColoPacket *colo_test_igmp(const void *data, uint16_t len);
 
 /* Of an EtherType that nobody knows */
 ColoPacket *colo_test_raw(const void *data, uint16_t len);

@@ -75,7 +75,7 @@ static void test_deadline(void)
     feed(&b, (const char *const []) { "T 100 > !T", NULL });
     g_assert_cmpint(colo_match_deadline_ms(b.m), ==, INT64_MAX);
     feed(&b, (const char *const []) { "s d3@2", NULL });
-    g_assert_cmpint(colo_match_deadline_ms(b.m), ==, 212);
+    g_assert_cmpint(colo_match_deadline_ms(b.m), ==, 1112);
     feed(&b, (const char *const []) { "p f1.0/2", "C 1 > f1.0 d2@1", NULL });
     g_assert_cmpint(colo_match_deadline_ms(b.m), ==, INT64_MAX);
     bench_cleanup(&b);

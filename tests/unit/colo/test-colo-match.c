@@ -222,7 +222,9 @@ static const Script scripts[] = {
       "p d1@1\n"
       "s d2@2\n"
       "T 99\n"
-      "T 1 > !M !T\n" },
+      "T 1 > !T\n"
+      "T 899\n"
+      "T 1 > !M\n" },
     { "datagram/picked-ports-void", NULL,
       /* What the secondary said in another epoch is not a reason */
       BEGIN
@@ -810,7 +812,7 @@ static const Script scripts[] = {
     { "time/secondary-alone", NULL,
       MIDDLE
       "s 1000+10a50\n"
-      "T 99\n"
+      "T 999\n"
       "T 1 > !M\n"
       "T 500\n" },
     { "tcp/last-words", NULL,
@@ -825,11 +827,34 @@ static const Script scripts[] = {
       "p FP1028+14a500\n"
       "p 1000+14a500 > 1000+14a500\n"
       "s F1042+0a500 > FP1028+14a500\n" },
+    { "time/membership", NULL,
+      /* Made at random times: nobody waits for them, what differs is late */
+      MIDDLE
+      "p i1\n"
+      "T 900\n"
+      "p i2\n"
+      "s i1 > i1\n"
+      "T 50\n"
+      "s i3\n"
+      "T 49\n"
+      "p i3\n"
+      "T 1\n"
+      "p d1\n"                             /* has its own time */
+      "T 99\n"
+      "T 1 > !T\n"
+      "P 1\n"
+      "p i4\n"
+      "T 700\n"
+      "C 1 > i2 i3 d1\n"
+      "S 1\n"
+      "T 299\n"
+      "T 701 > !T\n"
+      "O > i4\n" },
     { "time/secondary-first", NULL,
       MIDDLE
       "t 500\n"                             /* nothing was said for long */
       "s 1000+10a50\n"
-      "T 99\n"
+      "T 999\n"
       "T 1 > !M\n" },
     { "time/forgotten", NULL,
       MIDDLE

@@ -320,6 +320,38 @@ static void test_syn_dress(void)
     g_assert(!same_syn(&udp, &udp));
 }
 
+static bool is_membership(const Make *m, int type)
+{
+    ColoPacket *p = make_packet(m);
+    bool is;
+
+    if (type) {
+        p->data[p->l4] = type;
+    }
+    is = colo_packet_is_membership(p);
+    colo_packet_free(p);
+    return is;
+}
+
+static void test_membership(void)
+{
+    const Make mld = { .proto = MAKE_ICMPV6, .v6 = true, .payload_len = 20,
+                       .exts = { MAKE_HOP_BY_HOP }, .nexts = 1 };
+    const Make v4 = { .proto = MAKE_ICMPV6, .payload_len = 20 };
+    const Make igmp = { .proto = 2, .payload_len = 8 };
+    const Make not_v6 = { .proto = 2, .v6 = true, .payload_len = 8 };
+    const Make udp = { .proto = MAKE_UDP, .payload_len = 20 };
+
+    g_assert(is_membership(&igmp, 0));
+    g_assert(!is_membership(&not_v6, 0));
+    for (int type = 1; type < 256; type++) {
+        g_assert_cmpint(is_membership(&mld, type), ==,
+                        (type >= 130 && type <= 132) || type == 143);
+        g_assert(!is_membership(&v4, type));
+        g_assert(!is_membership(&udp, type));
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -342,5 +374,6 @@ int main(int argc, char **argv)
         g_test_add_data_func(name, &syns[i], test_syn);
     }
     g_test_add_func("/colo/packet/same-syn/dress", test_syn_dress);
+    g_test_add_func("/colo/packet/membership", test_membership);
     return g_test_run();
 }
