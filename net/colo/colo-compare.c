@@ -385,7 +385,7 @@ static void primary_packet(void *opaque, uint8_t *data, uint32_t size,
                            uint32_t vnet_hdr_len)
 {
     Input *in = opaque;
-    ColoPacket *p = colo_packet_new(data, size, vnet_hdr_len);
+    ColoPacket *p = colo_packet_new_behind(data, size, vnet_hdr_len);
 
     p->arrived_ms = now_ms();
     colo_match_primary(in->c->match, p);
@@ -405,7 +405,7 @@ static void secondary_packet(void *opaque, uint8_t *data, uint32_t size,
                              uint32_t vnet_hdr_len)
 {
     Input *in = opaque;
-    ColoPacket *p = colo_packet_new(data, size, vnet_hdr_len);
+    ColoPacket *p = colo_packet_new_behind(data, size, vnet_hdr_len);
 
     p->arrived_ms = now_ms();
     colo_match_secondary(in->c->match, p);
@@ -517,12 +517,14 @@ static bool secondary_hello(void *opaque, const ColoStreamHello *hello)
 }
 
 static const ColoStreamReaderOps primary_ops = {
+    .room = COLO_PACKET_ROOM,
     .packet = primary_packet,
     .cut = primary_cut,
     .hello = primary_hello,
 };
 
 static const ColoStreamReaderOps secondary_ops = {
+    .room = COLO_PACKET_ROOM,
     .packet = secondary_packet,
     .cut = secondary_cut,
     .hello = secondary_hello,

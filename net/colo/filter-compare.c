@@ -283,12 +283,11 @@ static ColoPacket *packet_of(FilterCompare *fc, unsigned flags,
     uint32_t header = NETFILTER(fc)->netdev->vnet_hdr_len;
     uint32_t missing = flags & QEMU_NET_PACKET_FLAG_RAW ? header : 0;
     uint32_t size = iov_size(iov, iovcnt);
-    uint8_t *data = g_malloc(missing + size);
-    ColoPacket *p;
+    ColoPacket *p = colo_packet_alloc(missing + size, header);
 
-    memset(data, 0, missing);
-    iov_to_buf(iov, iovcnt, 0, data + missing, size);
-    p = colo_packet_new(data, missing + size, header);
+    memset(p->data, 0, missing);
+    iov_to_buf(iov, iovcnt, 0, p->data + missing, size);
+    colo_packet_parse(p);
     p->arrived_ms = now_ms();
     return p;
 }
@@ -347,7 +346,7 @@ static void secondary_packet(void *opaque, uint8_t *data, uint32_t size,
                              uint32_t vnet_hdr_len)
 {
     FilterCompare *fc = opaque;
-    ColoPacket *p = colo_packet_new(data, size, vnet_hdr_len);
+    ColoPacket *p = colo_packet_new_behind(data, size, vnet_hdr_len);
 
     p->arrived_ms = now_ms();
     colo_match_secondary(fc->match, p);
@@ -385,6 +384,7 @@ static bool secondary_hello(void *opaque, const ColoStreamHello *hello)
 }
 
 static const ColoStreamReaderOps secondary_ops = {
+    .room = COLO_PACKET_ROOM,
     .packet = secondary_packet,
     .cut = secondary_cut,
     .hello = secondary_hello,

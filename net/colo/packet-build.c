@@ -88,12 +88,9 @@ static void finish(ColoPacket *p, uint16_t before)
 /* Headers of @p and @bytes of its payload, in memory of its own */
 static ColoPacket *front_of(const ColoPacket *p, uint32_t bytes)
 {
-    ColoPacket *front = g_memdup2(p, sizeof(*p));
+    ColoPacket *front = colo_packet_dup(p, p->payload + bytes);
 
-    memset(&front->next, 0, sizeof(front->next));
-    front->size = p->payload + bytes;
     front->payload_len = bytes;
-    front->buffer = front->data = g_memdup2(p->data, front->size);
     return front;
 }
 

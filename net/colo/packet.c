@@ -499,13 +499,52 @@ ColoPacket *colo_packet_new(uint8_t *data, uint32_t size,
     return p;
 }
 
+static ColoPacket *packet_before(uint8_t *data, uint32_t size,
+                                 uint32_t vnet_hdr_len)
+{
+    ColoPacket *p = (ColoPacket *)(data - COLO_PACKET_ROOM);
+
+    *p = (ColoPacket) {
+        .data = data,
+        .size = size,
+        .vnet_hdr_len = vnet_hdr_len,
+    };
+    return p;
+}
+
+ColoPacket *colo_packet_alloc(uint32_t size, uint32_t vnet_hdr_len)
+{
+    uint8_t *room = g_malloc(COLO_PACKET_ROOM + size);
+
+    return packet_before(room + COLO_PACKET_ROOM, size, vnet_hdr_len);
+}
+
+ColoPacket *colo_packet_new_behind(uint8_t *data, uint32_t size,
+                                   uint32_t vnet_hdr_len)
+{
+    ColoPacket *p = packet_before(data, size, vnet_hdr_len);
+
+    colo_packet_parse(p);
+    return p;
+}
+
+ColoPacket *colo_packet_dup(const ColoPacket *p, uint32_t size)
+{
+    ColoPacket *dup = colo_packet_alloc(size, p->vnet_hdr_len);
+    uint8_t *data = dup->data;
+
+    *dup = *p;
+    memset(&dup->next, 0, sizeof(dup->next));
+    dup->buffer = NULL;
+    dup->data = data;
+    dup->size = size;
+    memcpy(data, p->data, size);
+    return dup;
+}
+
 ColoPacket *colo_packet_copy(const ColoPacket *p)
 {
-    ColoPacket *copy = g_memdup2(p, sizeof(*p));
-
-    memset(&copy->next, 0, sizeof(copy->next));
-    copy->buffer = copy->data = g_memdup2(p->data, p->size);
-    return copy;
+    return colo_packet_dup(p, p->size);
 }
 
 void colo_packet_free(ColoPacket *p)

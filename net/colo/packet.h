@@ -85,7 +85,7 @@ typedef struct ColoPacket ColoPacket;
 struct ColoPacket {
     QSIMPLEQ_ENTRY(ColoPacket) next;    /* for its owner */
 
-    uint8_t *buffer;            /* owned; data is somewhere in there */
+    uint8_t *buffer;            /* owned, data is in there; NULL: behind this */
     uint8_t *data;              /* vnet header and frame */
     uint32_t size;              /* bytes of both */
     uint32_t readable;          /* of these; all but in a head */
@@ -134,6 +134,24 @@ struct ColoPacket {
  */
 ColoPacket *colo_packet_new(uint8_t *data, uint32_t size,
                             uint32_t vnet_hdr_len);
+
+/*
+ * colo_packet_alloc: a packet that has its data behind it, in one allocation
+ *
+ * The caller fills in the data and calls colo_packet_parse().
+ */
+ColoPacket *colo_packet_alloc(uint32_t size, uint32_t vnet_hdr_len);
+
+/*
+ * colo_packet_new_behind: as colo_packet_new(), for @data that has
+ * COLO_PACKET_ROOM bytes before it in the same allocation
+ */
+#define COLO_PACKET_ROOM    sizeof(ColoPacket)
+ColoPacket *colo_packet_new_behind(uint8_t *data, uint32_t size,
+                                   uint32_t vnet_hdr_len);
+
+/* A copy of the first @size bytes (up to p->size); else as @p is, not parsed */
+ColoPacket *colo_packet_dup(const ColoPacket *p, uint32_t size);
 ColoPacket *colo_packet_copy(const ColoPacket *p);
 
 /* The same as colo_packet_new() without looking at it: nothing is parsed */

@@ -49,7 +49,7 @@ struct ColoStreamReader {
 
     uint8_t hdr[CUT_LEN];
     size_t hdr_len;             /* bytes of it that are here */
-    uint8_t *packet;            /* under way, or NULL */
+    uint8_t *packet;            /* under way, behind ops->room; or NULL */
     uint32_t size;
     uint32_t filled;
     uint32_t vnet_hdr_len;
@@ -162,7 +162,7 @@ static bool read_header(ColoStreamReader *r, Error **errp)
                    PRIu32, r->size, r->vnet_hdr_len);
         return false;
     }
-    r->packet = g_malloc(r->size);
+    r->packet = g_malloc(r->ops->room + r->size);
     r->filled = 0;
     return true;
 }
@@ -205,7 +205,7 @@ static size_t feed_packet(ColoStreamReader *r, const uint8_t *buf, size_t size,
 {
     size_t n = MIN(r->size - r->filled, size);
 
-    memcpy(r->packet + r->filled, buf, n);
+    memcpy(r->packet + r->ops->room + r->filled, buf, n);
     r->filled += n;
     if (r->filled < r->size) {
         return n;
@@ -213,10 +213,11 @@ static size_t feed_packet(ColoStreamReader *r, const uint8_t *buf, size_t size,
     if (r->record == HELLO_RECORD) {
         g_autofree uint8_t *hello = g_steal_pointer(&r->packet);
 
-        return read_hello(r, hello, r->size, errp) ? n : 0;
+        return read_hello(r, hello + r->ops->room, r->size, errp) ? n : 0;
     }
     (r->record == BEGIN_RECORD ? r->ops->begin : r->ops->packet)(
-        r->opaque, g_steal_pointer(&r->packet), r->size, r->vnet_hdr_len);
+        r->opaque, g_steal_pointer(&r->packet) + r->ops->room, r->size,
+        r->vnet_hdr_len);
     return n;
 }
 

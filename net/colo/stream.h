@@ -73,7 +73,8 @@ bool colo_stream_hello_check(const ColoStreamHello *hello,
 typedef struct ColoStreamReader ColoStreamReader;
 
 typedef struct ColoStreamReaderOps {
-    /* @data is the callee's to g_free() */
+    size_t room;        /* bytes before @data, which the callee may use */
+    /* @data - @room is the callee's to g_free() */
     void (*packet)(void *opaque, uint8_t *data, uint32_t size,
                    uint32_t vnet_hdr_len);
     void (*cut)(void *opaque, uint64_t epoch);

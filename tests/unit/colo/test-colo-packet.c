@@ -787,6 +787,36 @@ static void test_copy(void)
     colo_packet_free(NULL);
 }
 
+/* A packet with its data behind it is like any other, and so are its copies */
+static void test_behind(void)
+{
+    Make m = { TCP_FIELDS, .vnet = 12, .payload_len = 10 };
+    ColoPacket *p = make_packet(&m);
+    ColoPacket *made[2], *copy;
+    uint8_t *room = g_malloc(COLO_PACKET_ROOM + p->size);
+
+    memset(room, 0xee, COLO_PACKET_ROOM);
+    memcpy(room + COLO_PACKET_ROOM, p->data, p->size);
+    made[0] = colo_packet_new_behind(room + COLO_PACKET_ROOM, p->size,
+                                     p->vnet_hdr_len);
+    made[1] = colo_packet_alloc(p->size, p->vnet_hdr_len);
+    memcpy(made[1]->data, p->data, p->size);
+    colo_packet_parse(made[1]);
+    for (int i = 0; i < ARRAY_SIZE(made); i++) {
+        g_assert_cmpmem(made[i]->data, made[i]->size, p->data, p->size);
+        g_assert(colo_flow_key_equal(&made[i]->key, &p->key));
+        g_assert_cmpuint(made[i]->payload, ==, p->payload);
+        g_assert_cmpuint(made[i]->vnet_hdr_len, ==, p->vnet_hdr_len);
+        g_assert_cmpuint(made[i]->epoch, ==, 0);
+        g_assert_cmpint(made[i]->arrived_ms, ==, 0);
+        copy = colo_packet_copy(made[i]);
+        colo_packet_free(made[i]);
+        g_assert_cmpmem(copy->data, copy->size, p->data, p->size);
+        colo_packet_free(copy);
+    }
+    colo_packet_free(p);
+}
+
 static void test_key_reverse(void)
 {
     for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -883,6 +913,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/packet/set", test_setters);
     g_test_add_func("/colo/packet/set/other-csum", test_setters_other_csum);
     g_test_add_func("/colo/packet/copy", test_copy);
+    g_test_add_func("/colo/packet/behind", test_behind);
     g_test_add_func("/colo/packet/key/reverse", test_key_reverse);
     g_test_add_func("/colo/packet/key/hash", test_key_hash);
     g_test_add_func("/colo/packet/seq", test_seq);
