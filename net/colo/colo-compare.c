@@ -244,6 +244,9 @@ static void compare_obey(ColoCompare *c)
         switch (cmd->what) {
         case COMPARE_ARM:
             colo_match_arm(c->match);
+            if (!colo_stream_end_is_open(&c->secondary.end)) {
+                colo_match_secondary_lost(c->match);
+            }
             compare_set_in_session(c, true);
             break;
         case COMPARE_HOLD:
@@ -588,6 +591,9 @@ static void input_event(void *opaque, QEMUChrEvent event)
         /* Its first bytes may have been read already */
         if (in == &c->notify) {
             compare_tell_opened(c, COMPARE_NOTIFY_OPENED);
+        }
+        if (in == &c->secondary) {
+            colo_match_secondary_opened(c->match);
         }
         break;
     case CHR_EVENT_CLOSED:

@@ -221,7 +221,12 @@ static FilterCompare *from_participant(ColoParticipant *p)
 
 static void compare_prepare(ColoParticipant *p)
 {
-    colo_match_arm(from_participant(p)->match);
+    FilterCompare *fc = from_participant(p);
+
+    colo_match_arm(fc->match);
+    if (!colo_stream_end_is_open(&fc->in_end)) {
+        colo_match_secondary_lost(fc->match);
+    }
 }
 
 static void compare_arm(ColoParticipant *p, uint64_t epoch)
@@ -427,6 +432,9 @@ static void secondary_event(void *opaque, QEMUChrEvent event)
     if (event == CHR_EVENT_CLOSED) {
         colo_stream_reader_reset(fc->reader);
         colo_match_secondary_lost(fc->match);
+        compare_fed(fc);
+    } else if (event == CHR_EVENT_OPENED) {
+        colo_match_secondary_opened(fc->match);
         compare_fed(fc);
     }
     colo_stream_end_event(&fc->in_end, event);

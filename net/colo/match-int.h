@@ -50,6 +50,7 @@ struct ColoMatch {
     uint64_t epoch;                 /* what the primary says now is of it */
     uint64_t committed;             /* earlier epochs may leave */
     bool s_known;                   /* the secondary told its epoch */
+    bool s_lost;                    /* its stream was closed in this session */
     uint64_t s_epoch;               /* valid if s_known */
     uint64_t generation;            /* changes when its words become void */
     uint64_t diverged;              /* flows that are, in this generation */

@@ -106,7 +106,8 @@ static int64_t match_due_ms(const ColoMatch *m, ColoMatchNeed why)
             due = MIN(due, p->since_ms);
         }
         if (due != INT64_MAX) {
-            due = match_after(due + lag, timeout);
+            /* What is not said again is not waited for */
+            due = match_after(due + lag, m->s_lost ? 0 : timeout);
         }
         return patient ? MIN(due, match_after_patience(m, patient->since_ms +
                                                           lag)) : due;
@@ -651,6 +652,7 @@ void colo_match_secondary_cut(ColoMatch *m, uint64_t epoch, int64_t now_ms)
     m->now_ms = MAX(m->now_ms, now_ms);
     match_interrupt_read(m);
     m->s_known = true;
+    m->s_lost = false;
     m->s_epoch = epoch;
     m->lag_ms = epoch == m->epoch ? m->now_ms - m->cut_ms : 0;
     match_forget_secondary(m);
@@ -680,6 +682,13 @@ static void match_lose_secondary(ColoMatch *m)
 void colo_match_secondary_lost(ColoMatch *m)
 {
     match_lose_secondary(m);
+    m->s_lost = m->mode != COLO_MATCH_OPEN;
+    match_review(m);
+}
+
+void colo_match_secondary_opened(ColoMatch *m)
+{
+    m->s_lost = false;
     match_review(m);
 }
 
@@ -751,6 +760,7 @@ void colo_match_open(ColoMatch *m)
     match_interrupt_read(m);
     m->mode = COLO_MATCH_OPEN;
     match_lose_secondary(m);
+    m->s_lost = false;
     match_give_up_all(m);
     match_release_queue(m, &m->loose, UINT64_MAX, why);
     QTAILQ_FOREACH(f, &m->table.lists[COLO_FLOW_BUSY], next) {

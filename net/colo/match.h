@@ -111,8 +111,12 @@ void colo_match_secondary_cut(ColoMatch *m, uint64_t epoch, int64_t now_ms);
 void colo_match_begin_read(ColoMatch *m);
 void colo_match_end_read(ColoMatch *m);
 
-/* The secondary's stream was closed: what it said is void */
+/*
+ * The secondary's stream was closed: what it said is void.  Until it is opened
+ * again, or says something, nobody is waited for: NEED_TIMEOUT comes at once.
+ */
 void colo_match_secondary_lost(ColoMatch *m);
+void colo_match_secondary_opened(ColoMatch *m);
 
 /*
  * colo_match_commit: the secondary has cut @cut.  Epochs before it may leave,

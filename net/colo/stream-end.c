@@ -180,6 +180,13 @@ void colo_stream_end_event(ColoStreamEnd *e, QEMUChrEvent event)
     colo_problems_changed();
 }
 
+bool colo_stream_end_is_open(ColoStreamEnd *e)
+{
+    Chardev *chr = qemu_chr_fe_get_driver(e->be);
+
+    return chr && chr->be_open && !e->broken;
+}
+
 void colo_stream_end_broken(ColoStreamEnd *e, Error *err)
 {
     e->broken = true;

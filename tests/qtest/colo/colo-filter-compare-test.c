@@ -134,16 +134,27 @@ typedef struct Session {
     int sec;
 } Session;
 
-static void session_begin(Session *s, const char *options)
+static void session_begin_alone(Session *s, const char *options)
 {
     s->pair = colo_pair_new("hybrid");
     s->net = net_on(s->pair->primary);
     add_chardev(s->net, "sec");
     add_compare(s->net, options);
-    s->sec = open_chardev(s->net, "sec");
+    s->sec = -1;
+}
+
+static void session_protect(Session *s)
+{
     colo_pair_migrate(s->pair, "mig", "mig", 600000, COLO_TIMEOUT_MS);
     colo_wait_state(s->pair->secondary, colo_state_ready(s->pair));
     colo_wait_state(s->pair->primary, "running");
+}
+
+static void session_begin(Session *s, const char *options)
+{
+    session_begin_alone(s, options);
+    s->sec = open_chardev(s->net, "sec");
+    session_protect(s);
 }
 
 static void session_end(Session *s)
@@ -286,17 +297,40 @@ static void test_stream(void)
     /* In one go: it hangs up as soon as it has read the first word */
     write_all(s.sec, unknown, sizeof(unknown));
     close_chardev(s.net, "sec", s.sec);
-    s.sec = open_chardev(s.net, "sec");
-    wait_held(&s, 1);
+    /* It is not waited for: a checkpoint is asked for */
+    expect_str(s.net->net, "b");
+    g_assert_cmpint(compared(s.net, "released-commit"), ==, 1);
     g_assert_cmpint(compared(s.net, "secondary-packets"), ==, 2);
+    s.sec = open_chardev(s.net, "sec");
+    write_str(s.net->guest, "c");
     /* A record of an epoch that never was */
     write_cut(s.sec, 9);
-    write_str(s.sec, "b");
+    write_str(s.sec, "c");
     wait_for(compared(s.net, "secondary-packets") == 3);
     wait_held(&s, 1);
     checkpoint(&s);
+    expect_str(s.net->net, "c");
+    g_assert_cmpint(compared(s.net, "released-commit"), ==, 2);
+    session_end(&s);
+}
+
+/* While nobody is there a checkpoint is asked for at once, for each packet */
+static void test_nobody(void)
+{
+    Session s;
+
+    session_begin_alone(&s, PATIENCE);
+    session_protect(&s);
+    write_str(s.net->guest, "a");
+    expect_str(s.net->net, "a");
+    s.sec = open_chardev(s.net, "sec");
+    write_str(s.net->guest, "b");
+    wait_held(&s, 1);
+    close_chardev(s.net, "sec", s.sec);
+    s.sec = -1;
     expect_str(s.net->net, "b");
-    g_assert_cmpint(compared(s.net, "released-commit"), ==, 1);
+    g_assert_cmpint(compared(s.net, "timeouts"), ==, 2);
+    g_assert_cmpint(compared(s.net, "released-commit"), ==, 2);
     session_end(&s);
 }
 
@@ -334,5 +368,6 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/filter-compare/session/guarded", test_guarded);
     qtest_add_func("/colo/filter-compare/session/stream", test_stream);
     qtest_add_func("/colo/filter-compare/session/late", test_late);
+    qtest_add_func("/colo/filter-compare/session/nobody", test_nobody);
     return g_test_run();
 }

@@ -263,6 +263,9 @@ static void bench_command(Bench *b, const char *what, const char *arg)
     case 'L':
         colo_match_secondary_lost(b->m);
         break;
+    case 'B':
+        colo_match_secondary_opened(b->m);
+        break;
     case '[':
         colo_match_begin_read(b->m);
         break;

@@ -7,7 +7,7 @@
  * nothing else does.
  *
  *   P n, S n, C n    cut record of the primary, of the secondary; commit
- *   A, O, L          arm, open, the secondary is lost
+ *   A, O, L, B       arm, open, the secondary is lost, it is back
  *   T ms             time goes on, and the engine is told
  *   t ms             time goes on
  *   p ..., s ...     packets of the primary, of the secondary

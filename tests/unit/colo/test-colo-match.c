@@ -110,12 +110,33 @@ static const Script scripts[] = {
       "s d1\n"
       "s 0+5a5\n"
       "L\n"
-      "p d1\n"
+      "p d1 > !T\n"                        /* it will not say that soon */
       "p 0+5a5\n"
       "s d1\n"
-      "S 0\n"
+      "S 0 > -T\n"
       "s d1 > d1\n"
       "s 0+5a5 > 0+5a5\n" },
+    { "epoch/back", NULL,
+      BEGIN
+      "p d1\n"
+      "L > !T\n"
+      "B > -T\n"
+      "p d2\n"
+      "s d1\n"                             /* not known of which epoch */
+      "S 0\n"
+      "T 99\n"
+      "T 1 > !T\n"
+      "P 1\n"
+      "L\n"
+      "p i3\n"
+      "C 1 > d1 d2\n"
+      "T 999\n"
+      "T 1 > !T\n"
+      "O > i3\n"
+      "A\nP 0\n"                          /* another session, with another */
+      "p d4\n"
+      "S 0\n"
+      "s d4 > d4\n" },
     { "epoch/diverged-ends", NULL,
       BEGIN
       "p d1\n"
@@ -771,8 +792,7 @@ static const Script scripts[] = {
       "L > !T\n"
       "C 1\n"
       "P 2\n"
-      "p d2@1\n"
-      "T 100 > !T\n" },
+      "p d2@1 > !T\n" },
     { "time/cut-under-way", NULL,
       /* What a cut has ended needs no other one */
       MIDDLE
@@ -906,10 +926,10 @@ static const Script scripts[] = {
     { "room/lost", &few_packets,
       BEGIN
       "L\n"
-      "p d1\n"
+      "p d1 > !T\n"
       "p d2\n"
       "p d3 > !R\n"
-      "S 0 > -R\n"
+      "S 0 > -T -R\n"
       "s d1 > d1\n" },
     { "room/secondary-packets", &few_packets,
       BEGIN
