@@ -21,9 +21,9 @@
 #define DEFAULT_TIMEOUT_MS      200
 #define DEFAULT_SCAN_MS         3000
 #define DEFAULT_MAX_PACKETS     (1 << 20)
+#define DEFAULT_MAX_FLOWS       65536
 
 #define MAX_BYTES               (64 * MiB)
-#define MAX_FLOWS               65536
 #define IDLE_MS                 (10 * 60 * 1000)
 
 /* A number and its bounds */
@@ -42,6 +42,8 @@ static const Number numbers[] = {
       3600 * 1000 },
     { "max_queue_size", offsetof(ColoCompareOptions, max_packets), false, 1,
       1 << 20 },
+    { "max_connections", offsetof(ColoCompareOptions, max_flows), false, 1,
+      1 << 24 },
 };
 
 /* An option by its name, however that is spelt */
@@ -136,6 +138,7 @@ void colo_compare_options_init(ColoCompareOptions *o, Object *obj,
         .timeout_ms = DEFAULT_TIMEOUT_MS,
         .scan_ms = DEFAULT_SCAN_MS,
         .max_packets = DEFAULT_MAX_PACKETS,
+        .max_flows = DEFAULT_MAX_FLOWS,
     };
     for (int i = 0; i < ARRAY_SIZE(numbers); i++) {
         add_property(o, obj, numbers[i].name, separator,
@@ -153,7 +156,7 @@ ColoMatch *colo_compare_options_match(const ColoCompareOptions *o,
         .timeout_ms = o->timeout_ms,
         .max_packets = o->max_packets,
         .max_bytes = MAX_BYTES,
-        .max_flows = MAX_FLOWS,
+        .max_flows = o->max_flows,
         .idle_ms = IDLE_MS,
     };
 
@@ -198,6 +201,7 @@ ColoCompareStatistics *colo_compare_statistics_new(Object *obj,
     st->secondary_discarded = m->secondary_discarded;
     st->secondary_dropped = m->secondary_dropped;
     st->flows = m->flows;
+    st->unplaced_packets = m->unplaced_packets;
     st->queued_packets = m->queued_packets;
     st->queued_bytes = m->queued_bytes;
     st->queued_bytes_max = m->queued_bytes_max;

@@ -17,6 +17,7 @@ typedef struct ColoCompareOptions {
     uint64_t timeout_ms;        /* compare_timeout */
     uint32_t scan_ms;           /* expired_scan_cycle */
     uint32_t max_packets;       /* max_queue_size */
+    uint32_t max_flows;         /* max_connections */
     bool vnet_hdr;              /* vnet_hdr_support */
     bool fixed;                 /* in use, refuse changes */
 } ColoCompareOptions;

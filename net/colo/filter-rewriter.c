@@ -27,6 +27,7 @@
 #include "qemu/module.h"
 #include "qemu/timer.h"
 #include "qapi/error.h"
+#include "qapi/visitor.h"
 #include "hw/vmstate-if.h"
 #include "migration/colo.h"
 #include "migration/vmstate.h"
@@ -41,7 +42,8 @@
 #define TYPE_FILTER_REWRITER "filter-rewriter"
 OBJECT_DECLARE_SIMPLE_TYPE(FilterRewriter, FILTER_REWRITER)
 
-#define MAX_FLOWS       65536
+#define DEFAULT_FLOWS   65536
+#define MAX_FLOWS       (1 << 24)
 /* Clients that keep a connection alive do so every two hours by default */
 #define IDLE_MS         (24 * 3600 * 1000)
 #define TICK_MS         1000
@@ -72,6 +74,7 @@ struct FilterRewriter {
 
     /* Set once */
     bool vnet_hdr_support;
+    uint32_t max_flows;
     ColoParticipant participant;
     ColoRewrite *rewrite;
 
@@ -519,6 +522,35 @@ static void rewriter_set_vnet_hdr(Object *obj, bool value, Error **errp)
     FILTER_REWRITER(obj)->vnet_hdr_support = value;
 }
 
+static void rewriter_get_max_flows(Object *obj, Visitor *v, const char *name,
+                                   void *opaque, Error **errp)
+{
+    visit_type_uint32(v, name, &FILTER_REWRITER(obj)->max_flows, errp);
+}
+
+static void rewriter_set_max_flows(Object *obj, Visitor *v, const char *name,
+                                   void *opaque, Error **errp)
+{
+    FilterRewriter *fr = FILTER_REWRITER(obj);
+    uint32_t value;
+
+    if (!visit_type_uint32(v, name, &value, errp)) {
+        return;
+    }
+    if (NETFILTER(obj)->netdev) {
+        error_setg(errp, "Parameter '%s' cannot be changed while the filter is "
+                   "in use", name);
+        return;
+    }
+    if (value < 1 || value > MAX_FLOWS) {
+        error_setg(errp, "Parameter '%s' is %" PRIu32 ", it has to be between "
+                   "1 and %d", name, value, MAX_FLOWS);
+        return;
+    }
+    fr->max_flows = value;
+    colo_rewrite_set_max_flows(fr->rewrite, value);
+}
+
 static void rewriter_add_counters(Object *obj, const ColoRewriteStats *s)
 {
     const struct {
@@ -555,7 +587,8 @@ static void rewriter_init(Object *obj)
     FilterRewriter *fr = FILTER_REWRITER(obj);
 
     QTAILQ_INIT(&fr->waiting);
-    fr->rewrite = colo_rewrite_new(MAX_FLOWS, IDLE_MS);
+    fr->max_flows = DEFAULT_FLOWS;
+    fr->rewrite = colo_rewrite_new(fr->max_flows, IDLE_MS);
     rewriter_add_counters(obj, colo_rewrite_stats(fr->rewrite));
     object_property_add_uint64_ptr(obj, "dropped-packets-foreign",
                                    &fr->dropped_foreign, OBJ_PROP_FLAG_READ);
@@ -576,6 +609,9 @@ static void rewriter_class_init(ObjectClass *oc, void *data)
     nfc->cleanup = rewriter_cleanup;
     nfc->status_changed = rewriter_status_changed;
     nfc->receive_iov = rewriter_receive_iov;
+    object_class_property_add(oc, "max_connections", "uint32",
+                              rewriter_get_max_flows, rewriter_set_max_flows,
+                              NULL, NULL);
     object_class_property_add_bool(oc, "vnet_hdr_support",
                                    rewriter_get_vnet_hdr,
                                    rewriter_set_vnet_hdr);

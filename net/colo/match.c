@@ -419,6 +419,7 @@ static void match_take_primary(ColoMatch *m, ColoPacket *p,
     if (!f) {
         match_queue(m, &m->overflow, p, fragments);
         m->overflow_count++;
+        m->stats.unplaced_packets++;
         return;
     }
     if (flow_is_tcp(f)) {

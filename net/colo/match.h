@@ -76,6 +76,7 @@ typedef struct ColoMatchStats {
     uint64_t windows_clamped;       /* the same of the window */
     uint64_t secondary_discarded;   /* of an epoch that is over */
     uint64_t secondary_dropped;     /* bounds of the queue */
+    uint64_t unplaced_packets;      /* of flows that had no place */
     uint64_t flows;                 /* now */
     uint64_t queued_packets;        /* now, of the primary */
     uint64_t queued_bytes;          /* now, of the primary: memory */

@@ -245,6 +245,11 @@ ColoRewriteFlow *colo_rewrite_add(ColoRewrite *r, const ColoFlowKey *key,
     return f;
 }
 
+void colo_rewrite_set_max_flows(ColoRewrite *r, uint32_t max_flows)
+{
+    r->max_flows = max_flows;
+}
+
 void colo_rewrite_advance_clock(ColoRewrite *r, int64_t now_ms)
 {
     r->now_ms = MAX(r->now_ms, now_ms);

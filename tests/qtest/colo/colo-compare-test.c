@@ -105,6 +105,7 @@ static void refuse_changes(Rig *r)
     };
     static const char *const numbers[] = {
         "compare_timeout", "expired_scan_cycle", "max_queue_size",
+        "max_connections",
     };
 
     for (int i = 0; i < ARRAY_SIZE(strings); i++) {
@@ -147,6 +148,7 @@ static void test_options(void)
     refuse_number(r, "compare_timeout", 3600000);
     refuse_number(r, "expired_scan_cycle", 3600000);
     refuse_number(r, "max_queue_size", 1 << 20);
+    refuse_number(r, "max_connections", 1 << 24);
 
     /* What was refused left nothing behind */
     add(r);

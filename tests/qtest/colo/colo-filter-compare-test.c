@@ -64,6 +64,8 @@ static void test_options(void)
           "Parameter 'expired-scan-cycle' is 3600001, it has to be" },
         { ", 'secondary-in': 'sec', 'max-queue-size': 0",
           "Parameter 'max-queue-size' is 0, it has to be between 1 and" },
+        { ", 'secondary-in': 'sec', 'max-connections': 16777217",
+          "Parameter 'max-connections' is 16777217, it has to be" },
     };
     Net *n = net_new();
 
@@ -79,10 +81,12 @@ static void test_options(void)
                      qobject_from_json(args, &error_abort));
     }
     add_compare(n, ", 'compare-timeout': 5, 'expired-scan-cycle': 7, "
-                "'max-queue-size': 9, 'vnet-hdr-support': true");
-    for (int i = 0; i < 3; i++) {
+                "'max-queue-size': 9, 'max-connections': 11, "
+                "'vnet-hdr-support': true");
+    for (int i = 0; i < 4; i++) {
         static const char *const names[] = {
             "compare-timeout", "expired-scan-cycle", "max-queue-size",
+            "max-connections",
         };
 
         g_assert_cmpuint(counter(n->qts, "comp0", names[i]), ==, 5 + 2 * i);

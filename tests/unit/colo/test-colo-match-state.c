@@ -136,6 +136,8 @@ static void test_free(void)
     feed(&b, (const char *const []) {
         "A", "P 0", "S 0", "p 1000+10a5", "p 1000+0a6", "s S5+0a7",
         "p f1.0/2", "p f1.1/2@1", "p d1@3 > !R", "s f2.0/2", NULL });
+    g_assert_cmpint(colo_match_stats(b.m)->flows, ==, 2);
+    g_assert_cmpint(colo_match_stats(b.m)->unplaced_packets, ==, 1);
     bench_cleanup(&b);
     colo_match_free(NULL);
 }
