@@ -153,6 +153,36 @@ static bool GRAPH_RDLOCK is_below_running(BlockDriverState *bs)
     return false;
 }
 
+static bool is_running_secondary(BDRVReplicationState *s, void *opaque)
+{
+    return is_secondary(s, NULL) && is_running(s, NULL);
+}
+
+bool replication_needs(BlockDriverState *bs, BlockDriverState *to,
+                       Error **errp)
+{
+    if (!visit(bs, true, is_running_secondary, NULL) ||
+        (to && visit(to, true, is_running_secondary, NULL))) {
+        return false;
+    }
+    error_setg(errp, "Node '%s' is busy: a disk is being replicated by way of "
+               "it", replication_user_name(bs));
+    return true;
+}
+
+bool replication_reopen_is_blocked(BlockDriverState *parent,
+                                   BlockDriverState *bs, BlockDriverState *to,
+                                   Error **errp)
+{
+    if (is_below_running(parent)) {
+        error_setg(errp, "Node '%s' is busy: its disk is being replicated, and "
+                   "the nodes below it have to stay",
+                   replication_user_name(parent));
+        return true;
+    }
+    return bs && replication_needs(bs, to, errp);
+}
+
 bool replication_op_is_blocked(BlockDriverState *bs, BlockOpType op,
                                Error **errp)
 {

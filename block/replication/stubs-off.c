@@ -11,3 +11,16 @@ bool replication_op_is_blocked(BlockDriverState *bs, BlockOpType op,
 {
     return false;
 }
+
+bool replication_needs(BlockDriverState *bs, BlockDriverState *to,
+                       Error **errp)
+{
+    return false;
+}
+
+bool replication_reopen_is_blocked(BlockDriverState *parent,
+                                   BlockDriverState *bs, BlockDriverState *to,
+                                   Error **errp)
+{
+    return false;
+}

@@ -240,6 +240,22 @@ bool GRAPH_RDLOCK replication_op_is_blocked(BlockDriverState *bs,
                                             BlockOpType op, Error **errp);
 
 /*
+ * Secondary: does its disk need @bs, which is about to go, or to be replaced by
+ * @to?  It would be lost in a failover.  Then true with @errp set.  Main loop.
+ */
+bool GRAPH_RDLOCK replication_needs(BlockDriverState *bs, BlockDriverState *to,
+                                    Error **errp);
+
+/*
+ * The same, if @bs, or NULL, is a child of @parent and blockdev-reopen does it.
+ * What is below a driver that replicates stays as it is.
+ */
+bool GRAPH_RDLOCK replication_reopen_is_blocked(BlockDriverState *parent,
+                                                BlockDriverState *bs,
+                                                BlockDriverState *to,
+                                                Error **errp);
+
+/*
  * Primary: does all that the guest writes to its disk @bs reach the secondary
  * in the order of checkpoints, or not at all?  False with @errp set if not.
  * As replication_covers().

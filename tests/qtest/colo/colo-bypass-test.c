@@ -8,12 +8,15 @@
  * above the disk before, it is a problem with its name, and no session begins;
  * nor with a node that was in a session.  The command is refused for that, and
  * the secondary waits as before.  A job from before that does it in a session
- * ends the session at the next checkpoint.
+ * ends the session at the next checkpoint.  On the secondary the nodes of the
+ * disk stay where they are, and its guest can go on with them.
  */
 
 #include "qemu/osdep.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
+#include "qobject/qnull.h"
+#include "qobject/qstring.h"
 #include "libqos/libqos.h"
 #include "colo-disk-rig.h"
 #include "colo-helpers.h"
@@ -30,6 +33,33 @@ typedef struct Bypass {
     char *snapshot;
 } Bypass;
 
+/* As pair_disk_add_secondary(), but all nodes have names */
+static void add_secondary(Bypass *b)
+{
+    QTestState *qts = b->pair->secondary;
+
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'raw',"
+        "'node-name': 'image0', 'file': {'driver': 'file', 'filename': %s}}}",
+        b->image);
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'qcow2',"
+        "'node-name': 'hidden0', 'backing': 'image0', 'file': {"
+        "'driver': 'file', 'node-name': 'hidden-file0', 'filename': %s}}}",
+        b->hidden);
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'qcow2',"
+        "'node-name': 'active0', 'backing': 'hidden0', 'file': {"
+        "'driver': 'file', 'node-name': 'active-file0', 'filename': %s}}}",
+        b->active);
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
+        "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
+        "'children': [{'driver': 'replication', 'mode': 'secondary',"
+        "'top-id': 'disk0', 'file': 'active0'}]}}");
+    pair_disk_plug(qts);
+}
+
 static Bypass *bypass_new(const void *mode)
 {
     Bypass *b = g_new0(Bypass, 1);
@@ -42,7 +72,7 @@ static Bypass *bypass_new(const void *mode)
     b->hidden = disk_new_file(p->dir, "hidden", true);
     b->snapshot = disk_new_file(p->dir, "snapshot", true);
     pair_disk_add_primary(p->primary);
-    pair_disk_add_secondary(p->secondary, b->image, b->active, b->hidden);
+    add_secondary(b);
     return b;
 }
 
@@ -249,6 +279,44 @@ static void test_pivot(const void *mode)
     bypass_free(b);
 }
 
+/* @backing: a node or NULL */
+static void check_reopen_refused(QTestState *qts, const char *node,
+                                 const char *file, const char *backing)
+{
+    colo_refused(qts, BUSY, "{'execute': 'blockdev-reopen', 'arguments': {"
+                 "'options': [{'driver': 'qcow2', 'node-name': %s, 'file': %s,"
+                 "'backing': %p}]}}", node, file,
+                 backing ? QOBJECT(qstring_from_str(backing))
+                         : QOBJECT(qnull()));
+}
+
+/* The secondary's disk cannot be taken apart, and is whole after a failover */
+static void test_secondary(const void *mode)
+{
+    Bypass *b = bypass_new(mode);
+    QTestState *qts = b->pair->secondary;
+
+    add_target(qts);
+    colo_pair_protect(b->pair);
+    check_reopen_refused(qts, "active0", "active-file0", NULL);
+    check_reopen_refused(qts, "active0", "active-file0", "image0");
+    check_reopen_refused(qts, "hidden0", "hidden-file0", NULL);
+    check_reopen_refused(qts, "hidden0", "hidden-file0", "target");
+    disk_add_child(qts, "disk0", "target");
+    colo_refused(qts, "is being replicated", "{'execute': 'x-blockdev-change',"
+                 "'arguments': {'parent': 'disk0', 'child': 'children.0'}}");
+    disk_del_child(qts, "disk0", "children.1");
+    g_assert_true(is_protected(qts));
+
+    colo_kill(&b->pair->primary);
+    colo_wait_state(qts, "lost");
+    colo_failover(qts);
+    colo_wait_state(qts, "live");
+    colo_wait_status(qts, "running");
+    disk_wait_no_job(qts);
+    bypass_free(b);
+}
+
 /* A node that has been in a session */
 static void test_used(const void *mode)
 {
@@ -292,5 +360,6 @@ int main(int argc, char **argv)
     colo_add("/colo/bypass", "meanwhile", test_meanwhile);
     colo_add("/colo/bypass", "pivot", test_pivot);
     colo_add("/colo/bypass", "used", test_used);
+    colo_add("/colo/bypass", "secondary", test_secondary);
     return g_test_run();
 }
