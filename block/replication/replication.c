@@ -570,6 +570,10 @@ static void replication_close(BlockDriverState *bs)
 {
     BDRVReplicationState *s = bs->opaque;
 
+    if (s->stage == COLO_DISK_STAGE_RUNNING && s->reached) {
+        /* The guest's disk was all that had the node, and has it no more */
+        s->kind->bypassed(s);
+    }
     /* Lets settle fail, which replication_remove() waits for */
     s->kind->end(s);
     replication_remove(s->rs);

@@ -8,8 +8,9 @@
  * above the disk before, it is a problem with its name, and no session begins;
  * nor with a node that was in a session.  The command is refused for that, and
  * the secondary waits as before.  A job from before that does it in a session
- * ends the session at the next checkpoint.  On the secondary the nodes of the
- * disk stay where they are, and its guest can go on with them.
+ * ends the session at the next checkpoint, and so does the loss of the node that
+ * replicates.  On the secondary the nodes of the disk stay where they are, and
+ * its guest can go on with them.
  */
 
 #include "qemu/osdep.h"
@@ -317,6 +318,21 @@ static void test_secondary(const void *mode)
     bypass_free(b);
 }
 
+/* The node that replicates is only in the disk, and is taken out of it */
+static void test_lost(const void *mode)
+{
+    Bypass *b = bypass_new(mode);
+    QTestState *qts = b->pair->primary;
+
+    begin(b);
+    disk_del_child(qts, "disk0", "children.1");
+    wait_disk_error(qts, "does not reach node 'repl'");
+    colo_wait_state(qts, "alone");
+    colo_wait_status(qts, "running");
+    colo_wait_state(b->pair->secondary, "ended");
+    bypass_free(b);
+}
+
 /* A node that has been in a session */
 static void test_used(const void *mode)
 {
@@ -361,5 +377,6 @@ int main(int argc, char **argv)
     colo_add("/colo/bypass", "pivot", test_pivot);
     colo_add("/colo/bypass", "used", test_used);
     colo_add("/colo/bypass", "secondary", test_secondary);
+    colo_add("/colo/bypass", "lost", test_lost);
     return g_test_run();
 }
