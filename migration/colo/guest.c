@@ -349,6 +349,12 @@ void colo_vm_start(void)
 void colo_vm_stop_begin(void)
 {
     change_wait();
+    if (colo_session_active(COLO_MODE_PRIMARY) &&
+        colo_session()->primary.starts) {
+        /* Whoever stops it does not want it to start */
+        colo_session()->primary.starts = false;
+        colo_session()->primary.paused = true;
+    }
 }
 
 void colo_reset_begin(void)

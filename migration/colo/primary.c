@@ -234,7 +234,7 @@ static void primary_protect(ColoSession *s, Error **errp)
     bql_lock();
     s->was_ready = true;
     colo_set_primary(s, COLO_PRIMARY_STATE_RUNNING, "secondary is ready");
-    if (s->primary.starts) {
+    if (s->primary.starts && colo_wish(s) == COLO_WISH_NONE) {
         s->primary.starts = false;
         colo_start_guest();
     }
