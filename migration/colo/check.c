@@ -235,7 +235,7 @@ bool colo_migrate_check(const MigrationAddress *addr, Error **errp)
         return false;
     }
     if (!migration_is_running()) {
-        colo_status_forget();
+        colo_status_try_again();
     }
     return true;
 }

@@ -58,13 +58,16 @@ static void note_report(const char *text)
     }
 }
 
-/* A migration that x-colo was set for has failed: query-colo-status says why */
-static int migration_ended(NotifierWithReturn *n, MigrationEvent *e,
+/* Of one that x-colo was set for query-colo-status says why it has failed */
+static int migration_event(NotifierWithReturn *n, MigrationEvent *e,
                            Error **errp)
 {
     MigrationState *ms = migrate_get_current();
     g_autoptr(Error) err = NULL;
 
+    if (e->type == MIG_EVENT_PRECOPY_SETUP) {
+        colo_status_forget_old();
+    }
     if (e->type != MIG_EVENT_PRECOPY_FAILED || !migrate_colo()) {
         return 0;
     }
@@ -77,12 +80,12 @@ static int migration_ended(NotifierWithReturn *n, MigrationEvent *e,
     return 0;
 }
 
-static NotifierWithReturn end_notifier;
+static NotifierWithReturn event_notifier;
 
 static void __attribute__((constructor)) first_init(void)
 {
     qemu_mutex_init(&reported_lock);
-    migration_add_notifier(&end_notifier, migration_ended);
+    migration_add_notifier(&event_notifier, migration_event);
 }
 
 static void reported_clear(void)

@@ -29,6 +29,7 @@
 static bool protected;
 static int64_t since_s;         /* Unix time of the last change; 0: none */
 static char *message;
+static bool message_is_old;     /* it is of the attempt before */
 static char *peer;              /* of the running or the last session */
 static bool was_ready;          /* at the last change of a state */
 static int64_t problems_ns;     /* when problems were looked for */
@@ -57,6 +58,7 @@ static char *address_of_peer(QIOChannel *ioc)
 void colo_status_begin(QIOChannel *ioc)
 {
     g_clear_pointer(&message, g_free);
+    message_is_old = false;
     g_free(peer);
     peer = address_of_peer(ioc);
 }
@@ -68,6 +70,7 @@ void colo_status_say(const char *fmt, ...)
     va_start(ap, fmt);
     g_free(message);
     message = g_strdup_vprintf(fmt, ap);
+    message_is_old = false;
     va_end(ap);
 }
 
@@ -76,15 +79,25 @@ void colo_status_say_first(const char *fmt, ...)
     va_list ap;
 
     va_start(ap, fmt);
-    if (!message) {
+    if (!message || message_is_old) {
+        g_free(message);
         message = g_strdup_vprintf(fmt, ap);
+        message_is_old = false;
     }
     va_end(ap);
 }
 
-void colo_status_forget(void)
+void colo_status_try_again(void)
 {
-    g_clear_pointer(&message, g_free);
+    message_is_old = true;
+}
+
+void colo_status_forget_old(void)
+{
+    if (message_is_old) {
+        g_clear_pointer(&message, g_free);
+        message_is_old = false;
+    }
 }
 
 void colo_status_add(const char *text)

@@ -28,8 +28,15 @@ void colo_status_say(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 /* The same, unless something has been said in this attempt.  BQL. */
 void colo_status_say_first(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 
-/* A new attempt begins: the message of the one before is forgotten.  BQL. */
-void colo_status_forget(void);
+/*
+ * colo_status_try_again: a new attempt is asked for, and may be refused yet: what
+ * is said first is said in place of the message of the one before
+ * colo_status_forget_old: it begins: that message is forgotten
+ *
+ * BQL.
+ */
+void colo_status_try_again(void);
+void colo_status_forget_old(void);
 
 /* The same, after what has been said already.  BQL. */
 void colo_status_add(const char *text);

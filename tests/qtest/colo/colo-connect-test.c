@@ -338,7 +338,7 @@ static void test_no_colo(const void *kind)
     colo_pair_free(p);
 }
 
-/* What a message says is of the last attempt */
+/* What a message says is of the last attempt; one that is refused is none */
 static void test_message(void)
 {
     ColoPair *p = colo_pair_new("periodic");
@@ -349,6 +349,9 @@ static void test_message(void)
     close(fd);
     begin_migrate(p, uri, COLO_TIMEOUT_MS);
     colo_wait_migrate(p->primary, "failed");
+    check_why(p->primary, uri);
+    colo_refused(p->primary, "Cannot resume", "{'execute': 'migrate',"
+                 "'arguments': {'uri': %s, 'resume': true}}", uri);
     check_why(p->primary, uri);
     begin_migrate(p, path, COLO_TIMEOUT_MS);
     colo_wait_migrate(p->primary, "failed");
