@@ -160,6 +160,11 @@ static void check_mirror_refused(QTestState *qts)
                  "'target': '/nonexistent/m', 'sync': 'none'}}");
 }
 
+/* The backend of the guest's disk becomes @node */
+#define SET_DRIVE(node) \
+    "{'execute': 'qom-set', 'arguments': {'property': 'drive', 'value': '" \
+    node "', 'path': '/machine/peripheral/disk9/virtio-backend'}}"
+
 static void test_refused(const void *mode)
 {
     Bypass *b = bypass_new(mode);
@@ -181,6 +186,8 @@ static void test_refused(const void *mode)
                      "'node': %s, 'overlay': 'over'}}]}}", nodes[i]);
     }
     check_mirror_refused(qts);
+    /* The node that it has already */
+    qtest_qmp_assert_success(qts, SET_DRIVE("disk0"));
     g_assert_true(is_protected(qts));
 
     /* What is on the image comes from above */
