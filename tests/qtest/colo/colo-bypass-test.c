@@ -24,7 +24,7 @@
 #include "colo-pair-disk.h"
 
 #define LONG_MS 600000
-#define BUSY    "is being replicated"
+#define BUSY    "being replicated"
 
 typedef struct Bypass {
     ColoPair *pair;
@@ -311,9 +311,11 @@ static void test_secondary(const void *mode)
     check_reopen_refused(qts, "hidden0", "hidden-file0", NULL);
     check_reopen_refused(qts, "hidden0", "hidden-file0", "target");
     disk_add_child(qts, "disk0", "target");
-    colo_refused(qts, "is being replicated", "{'execute': 'x-blockdev-change',"
+    colo_refused(qts, BUSY, "{'execute': 'x-blockdev-change',"
                  "'arguments': {'parent': 'disk0', 'child': 'children.0'}}");
     disk_del_child(qts, "disk0", "children.1");
+    colo_refused(qts, BUSY, SET_DRIVE("image0"));
+    colo_refused(qts, BUSY, SET_DRIVE("active0"));
     g_assert_true(is_protected(qts));
 
     colo_kill(&b->pair->primary);
