@@ -285,6 +285,32 @@ static void test_other_machine(const void *kind)
     colo_pair_free(p);
 }
 
+/* It has less memory, and by several channels more is sent than it takes */
+static void test_less_memory(const void *kind)
+{
+    ColoPair *p = colo_pair_new_with("periodic", "tcg",
+                                     "-m 64,slots=1,maxmem=2G");
+    QTestState *sides[] = { p->primary, p->secondary };
+    g_autofree char *uri = NULL;
+
+    qtest_qmp_assert_success(p->primary, "{'execute': 'object-add',"
+        "'arguments': {'qom-type': 'memory-backend-ram', 'id': 'less',"
+        "'size': %d}}", 1024 * 1024 * 1024);
+    qtest_qmp_device_add(p->primary, "pc-dimm", "dimm", "{'memdev': 'less'}");
+    for (int i = 0; i < G_N_ELEMENTS(sides); i++) {
+        qtest_qmp_assert_success(sides[i],
+            "{'execute': 'migrate-set-capabilities', 'arguments': {"
+            "'capabilities': [{'capability': 'multifd', 'state': true}]}}");
+    }
+    colo_pair_migrate(p, NULL, NULL, 10, COLO_TIMEOUT_MS);
+    uri = listen_at(p, kind);
+    begin_migrate(p, uri, COLO_TIMEOUT_MS);
+    colo_wait_migrate(p->primary, "failed");
+    check_why(p->primary, "Unknown ramblock \"less\"");
+    colo_wait_status(p->primary, "running");
+    colo_pair_free(p);
+}
+
 /* It has more: a device that would come out of nowhere, or a CPU */
 static void check_more(ColoPair *p, const char *kind, const char *text)
 {
@@ -401,11 +427,14 @@ int main(int argc, char **argv)
                                                kinds[i]);
         g_autofree char *cpus = g_strdup_printf("/colo/connect/cpus/%s",
                                                 kinds[i]);
+        g_autofree char *ram = g_strdup_printf("/colo/connect/memory/%s",
+                                               kinds[i]);
 
         qtest_add_data_func(other, kinds[i], test_other_machine);
         qtest_add_data_func(none, kinds[i], test_no_colo);
         qtest_add_data_func(dev, kinds[i], test_more_devices);
         qtest_add_data_func(cpus, kinds[i], test_more_cpus);
+        qtest_add_data_func(ram, kinds[i], test_less_memory);
     }
     return g_test_run();
 }
