@@ -4,8 +4,8 @@
  *
  * Both sides, under the BQL.  A disk is only replicated if all that the guest
  * writes reaches such a node.  A snapshot above it, say, keeps the writes for
- * itself: the node is still below the disk, and hears nothing.  Filters, quorum
- * and raw pass on whatever they are given.
+ * itself: the node is still below the disk, and hears nothing.  Filters, quorum,
+ * raw and luks pass on whatever they are given.
  */
 
 #include "qemu/osdep.h"
@@ -21,7 +21,9 @@ static bool GRAPH_RDLOCK passes_writes(BlockDriverState *bs, BdrvChild *c)
     if (bs->drv == bdrv_find_format("quorum")) {
         return true;
     }
-    if (bs->drv == bdrv_find_format("raw")) {
+    /* Both keep nothing of it, and know nothing that changes */
+    if (bs->drv == bdrv_find_format("raw") ||
+        bs->drv == bdrv_find_format("luks")) {
         return c == bs->file;
     }
     return c == bdrv_filter_child(bs);

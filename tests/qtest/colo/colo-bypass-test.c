@@ -10,7 +10,7 @@
  * the secondary waits as before.  A job from before that does it in a session
  * ends the session at the next checkpoint, and so does the loss of the node that
  * replicates.  On the secondary the nodes of the disk stay where they are, and
- * its guest can go on with them.
+ * its guest can go on with them.  An encrypted disk is a disk like others.
  */
 
 #include "qemu/osdep.h"
@@ -342,6 +342,55 @@ static void test_lost(const void *mode)
     bypass_free(b);
 }
 
+/* @header: of the encrypted disk; false if this QEMU has no such thing */
+static bool make_header(const char *header)
+{
+    const char *img = getenv("QTEST_QEMU_IMG");
+    g_autofree char *command = g_strdup_printf("'%s' create -q -f luks "
+        "--object secret,id=s,data=abc -o key-secret=s,iter-time=10,"
+        "detached-header=true '%s' %dM", img, header, DISK_MB);
+    int status;
+
+    return g_spawn_command_line_sync(command, NULL, NULL, &status, NULL) &&
+           status == 0;
+}
+
+static void encrypt(QTestState *qts, const char *header)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'object-add', 'arguments': {"
+                             "'qom-type': 'secret', 'id': 's',"
+                             "'data': 'abc'}}");
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'luks',"
+        "'node-name': 'crypt', 'key-secret': 's', 'file': 'disk0', 'header': {"
+        "'driver': 'file', 'filename': %s, 'locking': 'off'}}}", header);
+    qtest_qmp_assert_success(qts, SET_DRIVE("crypt"));
+}
+
+/* An encrypted disk: all that is written to it is, but otherwise */
+static void test_luks(const void *mode)
+{
+    Bypass *b = bypass_new(mode);
+    ColoPair *p = b->pair;
+    g_autofree char *header = g_strdup_printf("%s/header", p->dir);
+    g_autofree char *problem = NULL;
+
+    if (!make_header(header)) {
+        g_test_skip("no luks");
+        bypass_free(b);
+        return;
+    }
+    encrypt(p->primary, header);
+    encrypt(p->secondary, header);
+    set_capability(p->primary);
+    problem = disk_problem(p->primary);
+    g_assert_null(problem);
+    colo_pair_protect(p);
+    g_assert_true(is_protected(p->primary));
+    g_assert_true(is_protected(p->secondary));
+    bypass_free(b);
+}
+
 /* A node that has been in a session */
 static void test_used(const void *mode)
 {
@@ -387,5 +436,6 @@ int main(int argc, char **argv)
     colo_add("/colo/bypass", "used", test_used);
     colo_add("/colo/bypass", "secondary", test_secondary);
     colo_add("/colo/bypass", "lost", test_lost);
+    colo_add("/colo/bypass", "luks", test_luks);
     return g_test_run();
 }
