@@ -9,6 +9,7 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
+#include "qemu/timer.h"
 #include "chardev/char.h"
 #include "chardev/char-socket.h"
 #include "migration/colo.h"
@@ -16,6 +17,10 @@
 
 /* Between attempts to connect, if the user has not said how long */
 #define RECONNECT_MS    1000
+/* A peer may do wrong as often as it likes: so many faults are reported... */
+#define REPORTS_MAX     10
+/* ...in so long a time.  The status has the latest one in any case. */
+#define REPORTS_MS      60000
 
 static QemuMutex lock;
 static QTAILQ_HEAD(, ColoStreamEnd) ends = QTAILQ_HEAD_INITIALIZER(ends);
@@ -145,6 +150,21 @@ void colo_stream_end_session(ColoStreamEnd *e, bool on)
     }
 }
 
+static bool may_report(ColoStreamEnd *e)
+{
+    int64_t now_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+
+    if (!e->reports || now_ms - e->reports_since_ms >= REPORTS_MS) {
+        e->reports = 0;
+        e->reports_since_ms = now_ms;
+    }
+    if (e->reports == REPORTS_MAX) {
+        return false;
+    }
+    e->reports++;
+    return true;
+}
+
 /* Takes @err over; it is told if it is new */
 static void set_fault(ColoStreamEnd *e, Error *err, bool ends_with_record)
 {
@@ -157,7 +177,7 @@ static void set_fault(ColoStreamEnd *e, Error *err, bool ends_with_record)
         e->fault_ends_with_record = ends_with_record;
         same = !g_strcmp0(before, e->fault);
     }
-    if (err && !same) {
+    if (err && !same && may_report(e)) {
         error_report_err(err);
     } else {
         error_free(err);

@@ -28,6 +28,8 @@ struct ColoStreamEnd {
     bool in_session;
     bool made_to_reconnect;     /* its user did not ask for that */
     bool broken;                /* nothing is read until it is opened again */
+    unsigned reports;           /* faults that were, since then */
+    int64_t reports_since_ms;
 
     /* lock of stream-end.c */
     char *fault;                /* what is wrong with what comes; or NULL */
@@ -77,7 +79,7 @@ void colo_stream_end_event(ColoStreamEnd *e, QEMUChrEvent event);
 /*
  * colo_stream_end_broken: what comes is no stream, and is not read any more
  *
- * @err: why; taken over, and reported unless it has been already
+ * @err: why; taken over, and reported unless it has been already, or many were
  *
  * In a session the stream is closed, so that it begins anew.
  */
@@ -86,7 +88,7 @@ void colo_stream_end_broken(ColoStreamEnd *e, Error *err);
 /*
  * colo_stream_end_told: the other end has said what it is
  *
- * @err: what does not fit; taken over, and reported; NULL: all fits
+ * @err: what does not fit; taken over, and reported likewise; NULL: all fits
  * @fatal: nothing more can be read from this stream
  */
 void colo_stream_end_told(ColoStreamEnd *e, Error *err, bool fatal);

@@ -8,7 +8,7 @@
  * yank, and also if it ended before the session; after the session a socket
  * does what its user has said.  A stream that cannot be read is told and begins
  * anew.  Ends that do not fit to each other are told, and stay connected, also
- * if both write.
+ * if both write; one that goes on and on with that does not fill the log.
  */
 
 #include "qemu/osdep.h"
@@ -292,6 +292,42 @@ static void test_hello(void)
     rig_end(&r);
 }
 
+static unsigned count_lines(const char *path, const char *with)
+{
+    g_autofree char *text = NULL;
+    g_auto(GStrv) lines = NULL;
+    unsigned count = 0;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    lines = g_strsplit(text, "\n", 0);
+    for (char **line = lines; *line; line++) {
+        count += !!strstr(*line, with);
+    }
+    return count;
+}
+
+/* However often the other end changes its mind, the log does not fill */
+static void test_many_faults(void)
+{
+    g_autofree char *dir = g_dir_make_tmp("colo-stream-XXXXXX", NULL);
+    g_autofree char *log = g_build_filename(dir, "log", NULL);
+    Net *n = net_on(qtest_initf("-machine pc -nodefaults 2>%s", log));
+    int fd;
+
+    add_redirector(n, "in", "tx", "indev", "c1");
+    fd = open_chardev(n, "c1");
+    for (int i = 1; i <= 1000; i++) {
+        write_hello(fd, 1, 0, i);
+    }
+    write_str(fd, "all was read");
+    expect_str(n->guest, "all was read");
+    g_assert_cmpuint(count_lines(log, "vnet header of 1 bytes"), ==, 1);
+    g_assert_cmpuint(count_lines(log, "vnet header of"), <=, 10);
+    close(fd);
+    net_free(n);
+    remove_dir(g_steal_pointer(&dir));
+}
+
 static void add_client(QTestState *qts, const char *id, const char *path)
 {
     qtest_qmp_assert_success(qts,
@@ -474,6 +510,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/stream/closed-before", test_closed_before);
     qtest_add_func("/colo/stream/garbage", test_garbage);
     qtest_add_func("/colo/stream/hello", test_hello);
+    qtest_add_func("/colo/stream/many-faults", test_many_faults);
     qtest_add_func("/colo/stream/swapped", test_swapped);
     qtest_add_func("/colo/stream/right", test_right);
     qtest_add_func("/colo/stream/object-deleted", test_object_deleted);
