@@ -33,7 +33,8 @@
  *   epoch 0 is kept.
  *
  * When the session is over and this side lives on, what was kept is put in, the
- * streams are out of use, and packets pass on both ways.
+ * streams are out of use, and packets pass on both ways.  What the network sends
+ * then is newer than what was kept, so the netdev waits until that is taken.
  *
  * What comes in is read no faster than it is taken: the queue here and that of
  * whom it is for are bounded, and the stream waits when they are full.
@@ -98,6 +99,7 @@ struct FilterRedirector {
     uint64_t loaded;            /* secondary: epoch that its guest executes */
 
     ColoHeldOutput kept;        /* BQL: input; NIC that waits for outdev */
+    NetPacketSent *netdev_cb;   /* BQL: the netdev waits behind what is kept */
 
     /* BQL: indev */
     ColoStreamReader *in;
@@ -228,6 +230,16 @@ static bool redirector_pass(NetFilterState *nf, ColoPacket *p)
     return true;
 }
 
+static void netdev_wake(FilterRedirector *r)
+{
+    NetPacketSent *cb = r->netdev_cb;
+
+    r->netdev_cb = NULL;
+    if (cb) {
+        cb(NETFILTER(r)->netdev, 1);
+    }
+}
+
 static void redirector_feed(void *opaque)
 {
     FilterRedirector *r = opaque;
@@ -239,6 +251,13 @@ static void redirector_feed(void *opaque)
         kept_drop_before(r, r->loaded);
     }
     colo_held_output_drain(&r->kept);
+    if (r->state == REDIRECTOR_LIVE && !colo_held_output_first(&r->kept)) {
+        netdev_wake(r);
+        if (r->off_when_live) {
+            r->off_when_live = false;
+            NETFILTER(r)->on = false;
+        }
+    }
     in_accept(r);
 }
 
@@ -488,6 +507,19 @@ static ssize_t redirect(FilterRedirector *r, NetClientState *sender,
            ? NET_FILTER_QUEUED : size;
 }
 
+/* Live: a packet of the network takes its turn behind what was kept */
+static ssize_t queue_behind_kept(FilterRedirector *r, const struct iovec *iov,
+                                 int iovcnt, NetPacketSent *sent_cb)
+{
+    size_t size = iov_size(iov, iovcnt);
+    uint8_t *data = g_malloc(size);
+
+    iov_to_buf(iov, iovcnt, 0, data, size);
+    keep(r, data, size, NETFILTER(r)->netdev->vnet_hdr_len, 0);
+    r->netdev_cb = sent_cb;
+    return NET_FILTER_QUEUED;
+}
+
 static ssize_t redirector_receive_iov(NetFilterState *nf,
                                       NetClientState *sender, unsigned flags,
                                       const struct iovec *iov, int iovcnt,
@@ -504,7 +536,15 @@ static ssize_t redirector_receive_iov(NetFilterState *nf,
         r->dropped_network++;
         return iov_size(iov, iovcnt);
     }
-    if (!r->out || r->state == REDIRECTOR_LIVE || !iov_size(iov, iovcnt)) {
+    if (!iov_size(iov, iovcnt)) {
+        return 0;
+    }
+    /* Who cannot wait may overtake */
+    if (r->state == REDIRECTOR_LIVE && sender == nf->netdev && sent_cb &&
+        colo_held_output_first(&r->kept)) {
+        return queue_behind_kept(r, iov, iovcnt, sent_cb);
+    }
+    if (!r->out || r->state == REDIRECTOR_LIVE) {
         return 0;
     }
     return redirect(r, sender, flags, iov, iovcnt, sent_cb);
@@ -577,9 +617,6 @@ static void redirector_open(ColoParticipant *p)
         kept_drop_before(r, UINT64_MAX);
     }
     r->state = REDIRECTOR_LIVE;
-    if (r->off_when_live) {
-        NETFILTER(r)->on = false;
-    }
     colo_held_output_wake(&r->kept);
     redirector_feed(r);
 }
@@ -716,6 +753,7 @@ static void redirector_cleanup(NetFilterState *nf)
     if (r->out) {
         colo_stream_writer_end_burst(r->out);
     }
+    netdev_wake(r);
     colo_stream_end_cleanup(&r->in_end);
     colo_stream_end_cleanup(&r->out_end);
     qemu_chr_fe_deinit(&r->in_chr, false);

@@ -4,13 +4,19 @@
  *
  * Proves: it gets each packet that the primary's guest got, in order, however
  * many come at once and whenever it gives descriptors back.  What the ring has
- * no room for waits.
+ * no room for waits.  After a failover that comes before what the network sends
+ * then.
  *
  * A firmware that halts is the guest, this is the driver of its NIC.  The ring
  * is set up on the primary and emptied on the secondary.
  */
 
 #include "qemu/osdep.h"
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+#include "qemu/bswap.h"
+#include "qemu/sockets.h"
+#include "qapi/error.h"
 #include "libqos/malloc-pc.h"
 #include "libqos/pci-pc.h"
 #include "colo-device-rig.h"
@@ -169,14 +175,33 @@ static int add_input(Net *n)
     return open_chardev(n, "red0");
 }
 
-static void write_packets(int fd)
+/* At once, so that they are read at once */
+static void write_packets(int fd, int from, int to)
 {
+    g_autoptr(GByteArray) all = g_byte_array_new();
+    const uint32_t size = cpu_to_be32(PACKET_BYTES);
     uint8_t packet[PACKET_BYTES] = { };
 
     memset(packet, 0xff, 6);
-    for (int i = 0; i < PACKETS; i++) {
+    for (int i = from; i < to; i++) {
         packet[NUMBER_AT] = i;
-        write_packet(fd, packet, sizeof(packet));
+        g_byte_array_append(all, (const uint8_t *)&size, sizeof(size));
+        g_byte_array_append(all, packet, sizeof(packet));
+    }
+    write_all(fd, all->data, all->len);
+}
+
+/* The guest goes through its ring, and gives back what it has had */
+static void expect_packets(QTestState *qts, const Model *model, uint64_t regs,
+                           unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        wait_for(model->received(qts, i));
+        g_assert_cmpuint(qtest_readb(qts, buffer(i) + NUMBER_AT), ==, i);
+        model->give(qts, i);
+        if (model->gave && (i + 1) % GIVEN_BACK == 0) {
+            model->gave(qts, regs, i + 1);
+        }
     }
 }
 
@@ -193,18 +218,71 @@ static void test_ring(const void *opaque)
 
     device_protect(p);
     write_cut(fd, 0);
-    write_packets(fd);
-    for (unsigned i = 0; i < PACKETS; i++) {
-        wait_for(model->received(n.qts, i));
-        g_assert_cmpuint(qtest_readb(n.qts, buffer(i) + NUMBER_AT), ==, i);
-        model->give(n.qts, i);
-        if (model->gave && (i + 1) % GIVEN_BACK == 0) {
-            model->gave(n.qts, regs, i + 1);
-        }
-    }
+    write_packets(fd, 0, PACKETS);
+    expect_packets(n.qts, model, regs, PACKETS);
     g_assert_cmpuint(counter(n.qts, "f1", "in-packets"), ==, PACKETS);
     close(fd);
     colo_pair_free(p);
+}
+
+/* The network of each side is the socket that it opened */
+static void accept_networks(int listener, ColoPair *p, int *primary,
+                            int *secondary)
+{
+    for (int i = 0; i < 2; i++) {
+        int fd = accept(listener, NULL, NULL);
+        struct ucred peer;
+        socklen_t len = sizeof(peer);
+
+        g_assert_cmpint(fd, >=, 0);
+        set_deadline(fd);
+        g_assert_cmpint(getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len),
+                        ==, 0);
+        *(peer.pid == qtest_pid(p->secondary) ? secondary : primary) = fd;
+    }
+}
+
+static bool all_was_read(int fd)
+{
+    int unread;
+
+    g_assert_cmpint(ioctl(fd, SIOCOUTQ, &unread), ==, 0);
+    return !unread;
+}
+
+/* What the primary's guest has had is older than what the network sends now */
+static void test_failover(const void *opaque)
+{
+    const Model *model = opaque;
+    const int kept = PACKETS / 2;
+    g_autofree char *dir = g_dir_make_tmp("colo-ring-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(dir, "net", NULL);
+    g_autofree char *extra = g_strdup_printf(
+        "-netdev stream,id=hn1,server=off,addr.type=unix,addr.path=%s "
+        "-device %s,netdev=hn1,addr=%d,romfile=", path, model->name, SLOT);
+    int listener = unix_listen(path, &error_abort);
+    ColoPair *p = device_pair("hybrid", extra);
+    Net n = { .qts = p->secondary, .dir = p->dir };
+    uint64_t regs = begin_nic(p->primary, model);
+    int fd = add_input(&n), primary, secondary;
+
+    accept_networks(listener, p, &primary, &secondary);
+    device_protect(p);
+    write_cut(fd, 0);
+    write_packets(fd, 0, kept);
+    wait_for(counter(n.qts, "f1", "kept-bytes") > 0 && all_was_read(fd));
+    set_status(n.qts, "/objects/f1", "off");
+    device_failover(p);
+    write_packets(secondary, kept, PACKETS);
+    wait_for(all_was_read(secondary));
+    expect_packets(n.qts, model, regs, PACKETS);
+    wait_for(!counter(n.qts, "f1", "kept-bytes"));
+    close(fd);
+    close(primary);
+    close(secondary);
+    close(listener);
+    colo_pair_free(p);
+    remove_dir(g_steal_pointer(&dir));
 }
 
 int main(int argc, char **argv)
@@ -217,8 +295,10 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strdup_printf(
             "/colo/ring/%s/%s", models[i].name,
             models[i].gave ? "tells" : "silent");
+        g_autofree char *failover = g_strdup_printf("%s/failover", path);
 
         g_test_add_data_func(path, &models[i], test_ring);
+        g_test_add_data_func(failover, &models[i], test_failover);
     }
     ret = g_test_run();
     device_rig_end();
