@@ -131,9 +131,38 @@ static void test_qemu_io_inactive(const void *mode)
     rig_end(&r);
 }
 
+/* What would end the guest or the session here goes to the primary */
+static void test_ends(const void *mode)
+{
+    static const char *const commands[] = {
+        "system_powerdown", "migrate_cancel"
+    };
+    Rig r;
+    QTestState *qts;
+
+    rig_begin(&r, mode);
+    qts = r.pair->secondary;
+    for (int i = 0; i < G_N_ELEMENTS(commands); i++) {
+        g_autofree char *answer = qtest_hmp(qts, "%s", commands[i]);
+
+        g_assert_nonnull(strstr(answer, "follows the primary"));
+        colo_refused(qts, "follows the primary", "{'execute': %s}",
+                     commands[i]);
+    }
+    g_assert_null(qtest_qmp_event_ref(qts, "POWERDOWN"));
+    check_protected(r.pair);
+    qtest_qmp_assert_success(r.pair->primary,
+                             "{'execute': 'system_powerdown'}");
+    qtest_qmp_eventwait(r.pair->primary, "POWERDOWN");
+    check_protected(r.pair);
+    rig_end(&r);
+}
+
 static void test_ended(const void *mode)
 {
-    static const char *const commands[] = { "system_reset", "stop" };
+    static const char *const commands[] = {
+        "system_reset", "stop", "system_powerdown"
+    };
     Rig r;
     QTestState *qts;
 
@@ -193,6 +222,7 @@ int main(int argc, char **argv)
         add("xen", modes[i], test_xen);
         add("qemu-io", modes[i], test_qemu_io);
         add("qemu-io-inactive", modes[i], test_qemu_io_inactive);
+        add("ends", modes[i], test_ends);
         add("ended", modes[i], test_ended);
         add("live", modes[i], test_live);
     }
