@@ -150,6 +150,8 @@ void colo_incoming_start(void);
 /*
  * The first migration, and why it fails.  At the destination, in this order:
  *
+ * colo_first_listen: the configuration of the source is about to be loaded
+ *
  * colo_first_begin: the source says that it has x-colo
  *
  * colo_first_check: section @name, @instance is about to be loaded
@@ -171,6 +173,7 @@ void colo_incoming_start(void);
  * colo_first_refused: has the destination told, against the stream, why it
  * cannot load what it gets?  Then true with @errp set.
  */
+void colo_first_listen(void);
 void colo_first_begin(void);
 bool colo_first_check(const char *name, uint32_t instance);
 bool colo_first_complete(void);

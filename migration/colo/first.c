@@ -100,13 +100,27 @@ static void reported_clear(void)
     }
 }
 
+static void reported_begin(void)
+{
+    QEMU_LOCK_GUARD(&reported_lock);
+
+    reported = g_string_new(NULL);
+    error_report_listen(note_report);
+}
+
+void colo_first_listen(void)
+{
+    reported_clear();
+    if (migrate_colo() && runstate_check(RUN_STATE_INMIGRATE)) {
+        reported_begin();
+    }
+}
+
 void colo_first_begin(void)
 {
     reported_clear();
     sections = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-    QEMU_LOCK_GUARD(&reported_lock);
-    reported = g_string_new(NULL);
-    error_report_listen(note_report);
+    reported_begin();
 }
 
 void colo_first_done(void)

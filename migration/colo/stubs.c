@@ -98,6 +98,10 @@ int colo_incoming_prepare(void)
     return -ENOTSUP;
 }
 
+void colo_first_listen(void)
+{
+}
+
 void colo_first_begin(void)
 {
 }

@@ -311,6 +311,26 @@ static void test_less_memory(const void *kind)
     colo_pair_free(p);
 }
 
+/* Found before anything says that the source has x-colo */
+static void test_other_type(const void *kind)
+{
+    ColoPair *p = colo_pair_new("periodic");
+    g_autofree char *uri = NULL;
+
+    colo_quit(&p->secondary);
+    g_free(p->extra);
+    p->extra = g_strdup("-machine q35");
+    colo_pair_new_secondary(p);
+    colo_pair_migrate(p, NULL, NULL, 10, COLO_TIMEOUT_MS);
+    uri = listen_at(p, kind);
+    begin_migrate(p, uri, COLO_TIMEOUT_MS);
+    colo_wait_migrate(p->primary, "failed");
+    colo_wait_migrate(p->secondary, "failed");
+    check_why(p->primary, "local is 'pc-q35");
+    colo_wait_status(p->primary, "running");
+    colo_pair_free(p);
+}
+
 /* It has more: a device that would come out of nowhere, or a CPU */
 static void check_more(ColoPair *p, const char *kind, const char *text)
 {
@@ -423,6 +443,8 @@ int main(int argc, char **argv)
                                                  kinds[i]);
         g_autofree char *none = g_strdup_printf("/colo/connect/no-colo/%s",
                                                 kinds[i]);
+        g_autofree char *type = g_strdup_printf("/colo/connect/type/%s",
+                                                kinds[i]);
         g_autofree char *dev = g_strdup_printf("/colo/connect/devices/%s",
                                                kinds[i]);
         g_autofree char *cpus = g_strdup_printf("/colo/connect/cpus/%s",
@@ -432,6 +454,7 @@ int main(int argc, char **argv)
 
         qtest_add_data_func(other, kinds[i], test_other_machine);
         qtest_add_data_func(none, kinds[i], test_no_colo);
+        qtest_add_data_func(type, kinds[i], test_other_type);
         qtest_add_data_func(dev, kinds[i], test_more_devices);
         qtest_add_data_func(cpus, kinds[i], test_more_cpus);
         qtest_add_data_func(ram, kinds[i], test_less_memory);
