@@ -533,6 +533,13 @@ static bool check_log(BDRVReplicationState *s, Error **errp)
     return !stats.err;
 }
 
+/* Does anything write to the node? */
+static bool is_used(BDRVReplicationState *s)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    return !QLIST_EMPTY(&s->bs->parents);
+}
+
 static void primary_check(BDRVReplicationState *s, Error **errp)
 {
     if (s->resync) {
@@ -545,8 +552,9 @@ static void primary_check(BDRVReplicationState *s, Error **errp)
                    "completed", replication_name(s));
         return;
     }
-    if (check_lengths(s, errp)) {
-        check_log(s, errp);
+    if (check_lengths(s, errp) && check_log(s, errp) && !is_used(s)) {
+        error_setg(errp, "node '%s' is below no disk of the guest: add it to "
+                   "one with x-blockdev-change", replication_name(s));
     }
 }
 
@@ -585,13 +593,6 @@ static void primary_set_perm(BDRVReplicationState *s, uint64_t perm)
     if (s->written && QLIST_EMPTY(&s->bs->parents)) {
         s->misses = true;
     }
-}
-
-/* Does anything write to the node? */
-static bool is_used(BDRVReplicationState *s)
-{
-    GRAPH_RDLOCK_GUARD_MAINLOOP();
-    return !QLIST_EMPTY(&s->bs->parents);
 }
 
 static void primary_bypassed(BDRVReplicationState *s)

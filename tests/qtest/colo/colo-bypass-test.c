@@ -6,11 +6,12 @@
  * disk, and no job begins that could put another node in its place, in whatever
  * way it is asked for; the image below may have a snapshot.  If there is one
  * above the disk before, it is a problem with its name, and no session begins;
- * nor with a node that was in a session.  The command is refused for that, and
- * the secondary waits as before.  A job from before that does it in a session
- * ends the session at the next checkpoint, and so does the loss of the node that
- * replicates.  On the secondary the nodes of the disk stay where they are, and
- * its guest can go on with them.  An encrypted disk is a disk like others.
+ * nor with a node that was in a session or is below no disk.  The command is
+ * refused for that, and the secondary waits as before.  A job from before that
+ * does it in a session ends the session at the next checkpoint, and so does the
+ * loss of the node that replicates.  On the secondary the nodes of the disk stay
+ * where they are, and its guest can go on with them.  An encrypted disk is a disk
+ * like others.
  */
 
 #include "qemu/osdep.h"
@@ -287,6 +288,24 @@ static void test_pivot(const void *mode)
     bypass_free(b);
 }
 
+/* blockdev-add was typed, x-blockdev-change was not */
+static void test_unused(const void *mode)
+{
+    Bypass *b = bypass_new(mode);
+    QTestState *qts = b->pair->primary;
+
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication',"
+        "'node-name': 'idle', 'mode': 'primary', 'file': {"
+        "'driver': 'null-co', 'size': %d}}}", (int)DISK);
+    set_capability(qts);
+    check_migrate_refused(b, "node 'idle' is below no disk of the guest: add "
+                          "it to one with x-blockdev-change");
+    qtest_qmp_assert_success(qts, "{'execute': 'blockdev-del', 'arguments': {"
+                             "'node-name': 'idle'}}");
+    bypass_free(b);
+}
+
 /* @backing: a node or NULL */
 static void check_reopen_refused(QTestState *qts, const char *node,
                                  const char *file, const char *backing)
@@ -433,6 +452,7 @@ int main(int argc, char **argv)
     colo_add("/colo/bypass", "before", test_before);
     colo_add("/colo/bypass", "meanwhile", test_meanwhile);
     colo_add("/colo/bypass", "pivot", test_pivot);
+    colo_add("/colo/bypass", "unused", test_unused);
     colo_add("/colo/bypass", "used", test_used);
     colo_add("/colo/bypass", "secondary", test_secondary);
     colo_add("/colo/bypass", "lost", test_lost);
