@@ -18,19 +18,21 @@ the kernel ends what it started and takes the interfaces away.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Iterator, NoReturn
 
 GUEST_PREFIX = 24
 GUEST_PREFIX6 = 64
 LINK_ADDRESS = {'a': '10.78.0.1', 'b': '10.78.0.2'}
 LINK_PREFIX = 24
 COMMAND_SECONDS = 60
+RELAY = Path(__file__).resolve().parent / 'relay.py'
 REMEDY = 'run as root, or permit user namespaces'
 
 _CLONE_NEWNS = 0x00020000
@@ -262,6 +264,42 @@ class Hosts:
 
     def mend_uplink(self, name: str) -> None:
         self.ip('switch', 'link', 'set', f'to-{name}', 'up')
+
+    @contextlib.contextmanager
+    def bad_network(self, loss: float, jitter_ms: float,
+                    seed: int) -> Iterator[dict[str, int]]:
+        """Between client and switch frames are lost and overtake each other.
+
+        @loss: share of the frames; @jitter_ms: longest delay of one.  What is
+        yielded tells in the end how many there were.
+        """
+        done: dict[str, int] = {}
+        self._cable('switch', 'bad0', 'switch', 'bad1')
+        self._port('switch', 'bad0', 0)
+        self.ip('switch', 'link', 'set', 'bad1', 'addrgenmode', 'none', 'up')
+        self.ip('switch', 'link', 'set', 'to-client', 'nomaster')
+        _command(*self.argv('switch', RELAY, '--plain', 'bad0'))
+        _command(*self.argv('client', RELAY, '--plain', 'eth0'))
+        with subprocess.Popen(
+                self.argv('switch', RELAY, '--loss', str(loss), '--jitter',
+                          str(jitter_ms), '--seed', str(seed), 'bad1',
+                          'to-client'),
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            try:
+                if process.stdout.readline() != b'ready\n':
+                    raise NetError('the relay does not begin')
+                yield done
+                process.terminate()
+                counts = process.stdout.readline().split()
+                if len(counts) != 3:
+                    raise NetError('the relay has ended')
+                done.update(zip(('frames', 'lost', 'overtaken'),
+                                map(int, counts)))
+            finally:
+                process.kill()
+        self.ip('switch', 'link', 'del', 'bad0')
+        self._port('switch', 'to-client', 0)
 
     def limit_link(self, mbit: float) -> None:
         """No more than so many Mbit/s between the hosts, in each direction."""

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A network between client and guest that loses frames and reorders them."""
+
+from __future__ import annotations
+
+import time
+
+from .registry import (Context, check, check_intact, test,
+                       wait_more)
+
+LOSS = 0.01
+JITTER_MS = 20.0
+SECONDS = 10.0
+LONG_SECONDS = 600.0
+
+
+def bad(ctx: Context, mode: str) -> None:
+    """Each connection gets on, also after a failover, and what arrives is
+    right."""
+    seconds = LONG_SECONDS if ctx.long else SECONDS
+    with (ctx.pair(mode=mode, memory='256') as pair,
+          ctx.hosts.bad_network(LOSS, JITTER_MS, ctx.seed) as relayed):
+        ctx.protected(pair)
+        clients = [pair.client('ticker'), pair.client('echo', interval=5),
+                   pair.client('http', path='/64k', connections=2),
+                   pair.client('bulk-in')]
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for running in clients:
+                wait_more(running)
+        state = pair.vm('primary').status().state
+        check(state not in ('alone', 'lost'), f'the primary is {state}')
+        pair.fence('primary')
+        pair.failover('secondary')
+        for running in clients:
+            wait_more(running)
+        ends = [check_intact(running) for running in clients]
+    gap = max(end.get('longest_gap_us', 0) for end in ends) / 1000
+    check(relayed['lost'] > 0 and relayed['overtaken'] > 0,
+          f'the network was not bad: {relayed}')
+    ctx.note(f'{relayed["lost"]} of {relayed["frames"]} frames lost, '
+             f'{relayed["overtaken"]} overtaken; longest gap {gap:.0f} ms')
+
+
+@test('/colo/e2e/network/bad/hybrid')
+def bad_hybrid(ctx: Context) -> None:
+    bad(ctx, 'hybrid')
+
+
+@test('/colo/e2e/network/bad/periodic', long_only=True)
+def bad_periodic(ctx: Context) -> None:
+    bad(ctx, 'periodic')
