@@ -346,3 +346,13 @@ void bench_run_script(const void *opaque)
     g_assert_cmpint(colo_match_deadline_ms(b.m), ==, INT64_MAX);
     bench_cleanup(&b);
 }
+
+void bench_add_scripts(const Script *scripts, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        g_autofree char *path = g_strdup_printf("/colo/match/%s",
+                                                scripts[i].name);
+
+        g_test_add_data_func(path, &scripts[i], bench_run_script);
+    }
+}

@@ -36,6 +36,11 @@
 
 #include "net/colo/match.h"
 
+#define BEGIN   "A\nP 0\nS 0\n"
+
+/* A connection in its middle: 1000 is said next, all up to 50 acknowledged */
+#define MIDDLE  BEGIN "p 999+1a50\ns 999+1a50 > 999+1a50\n"
+
 /* Payload of the datagrams, bytes */
 #define DATAGRAM_LEN    240
 
@@ -62,5 +67,8 @@ void bench_line(Bench *b, const char *script, unsigned line,
 
 /* A test function: @opaque is a Script */
 void bench_run_script(const void *opaque);
+
+/* Tests of @scripts, which stay, by their names */
+void bench_add_scripts(const Script *scripts, size_t count);
 
 #endif

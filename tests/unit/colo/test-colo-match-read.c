@@ -7,10 +7,6 @@
 #include "qemu/osdep.h"
 #include "colo-match-script.h"
 
-/* A connection in its middle: 1000 is said next, all up to 50 acknowledged */
-#define MIDDLE  "A\nP 0\nS 0\n" \
-                "p 999+1a50\ns 999+1a50 > 999+1a50\n"
-
 static const Script scripts[] = {
     /* It lets one front go, not one for each piece */
     { "read/front", NULL,
@@ -68,11 +64,6 @@ static const Script scripts[] = {
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    for (int i = 0; i < ARRAY_SIZE(scripts); i++) {
-        g_autofree char *path = g_strdup_printf("/colo/match/%s",
-                                                scripts[i].name);
-
-        g_test_add_data_func(path, &scripts[i], bench_run_script);
-    }
+    bench_add_scripts(scripts, ARRAY_SIZE(scripts));
     return g_test_run();
 }
