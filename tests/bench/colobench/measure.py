@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import signal
 import subprocess
 import time
@@ -42,9 +43,21 @@ NET_TESTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ('bulk-in', 'bulk-in', {}),
     ('http-small', 'http', {'path': '/small', 'connections': 4}),
     ('http-64k', 'http', {'path': '/64k', 'connections': 4}),
+    ('http-connect', 'http', {'path': '/small', 'connections': 4,
+                              'requests': 1}),
 )
 
 Cell = dict[str, Any]
+
+
+def cpu_seconds(pair: variants.BenchPair) -> float:
+    """What the QEMUs of both hosts have used, guest included."""
+    ticks = 0
+    for side in (pair.primary, pair.secondary):
+        if side:
+            stat = Path(f'/proc/{side.pid}/stat').read_text(encoding='ascii')
+            ticks += sum(map(int, stat.rpartition(')')[2].split()[11:13]))
+    return ticks / os.sysconf('SC_CLK_TCK')
 
 
 class Hung(Exception):
@@ -305,6 +318,7 @@ class Bench:
     def _client(self, variant: variants.Variant, pair: variants.BenchPair,
                 mode: str, options: dict[str, Any], cell: Cell) -> None:
         seconds = self.plan.net_seconds
+        cpu = cpu_seconds(pair)
         pauses = Pauses(pair) if variant.protected else None
         running = client.Client(
             self.hosts, pair.machine.image.client, mode, seconds=seconds,
@@ -317,6 +331,9 @@ class Bench:
         finally:
             running.kill()
         self._take_summary(end, cell)
+        done = end.get('count') or end.get('bytes', 0) / 1e6
+        if done:
+            cell['cpu_us_each'] = (cpu_seconds(pair) - cpu) * 1e6 / done
         if variant.kind == 'ours':
             own = pair.own_statistics()
             cell['own_commit_ms'] = {name: own['commit'][name] / 1000
@@ -330,6 +347,9 @@ class Bench:
             cell['checkpoints'] = len(pauses.ms)
             if pauses.ms:
                 cell['pause_ms'] = percentiles(pauses.ms)
+            if 'own_commit_ms' in cell:
+                cell['committing'] = (len(pauses.ms) * cell['own_commit_ms']
+                                      ['p50'] / 1000 / seconds)
 
     @staticmethod
     def _take_summary(end: dict[str, Any], cell: Cell) -> None:

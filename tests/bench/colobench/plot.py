@@ -190,7 +190,8 @@ def _panels(cells: list[Cell], shown: list[Variant], delay_ms: int,
                            test=test))
              for test, name in (('echo', '64 bytes, one at a time'),
                                 ('http-small', 'HTTP 6 bytes'),
-                                ('http-64k', 'HTTP 64 KiB'))]))
+                                ('http-64k', 'HTTP 64 KiB'),
+                                ('http-connect', 'HTTP, connects'))]))
         panels.append(_panel(
             top(), 'Throughput at the modes\' own delays, of that alone',
             '%', False,
@@ -201,7 +202,8 @@ def _panels(cells: list[Cell], shown: list[Variant], delay_ms: int,
                  ('bulk-out', 'mb_per_s', 'bulk out'),
                  ('bulk-in', 'mb_per_s', 'bulk in'),
                  ('http-small', 'per_second', 'HTTP 6 bytes'),
-                 ('http-64k', 'per_second', 'HTTP 64 KiB'))]))
+                 ('http-64k', 'per_second', 'HTTP 64 KiB'),
+                 ('http-connect', 'per_second', 'HTTP, connects'))]))
     return panels
 
 

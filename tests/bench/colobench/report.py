@@ -16,6 +16,7 @@ TITLES = {
     'bulk-in': 'bulk into the guest',
     'http-small': 'HTTP, 6 bytes, 4 connections',
     'http-64k': 'HTTP, 64 KiB, 4 connections',
+    'http-connect': 'HTTP, 6 bytes, 4 at a time, a connection each',
 }
 
 
@@ -186,28 +187,33 @@ def _latency_row(variant: Variant, cell: Cell,
                  alone: Cell | None) -> list[str]:
     return [label(variant), number(cell.get('per_second')),
             _share(cell, alone, 'per_second'), *_triple(cell, 'latency_ms'),
-            *_checkpoints(cell)]
+            number(cell.get('cpu_us_each')), *_checkpoints(cell)]
 
 
 def _bulk_row(variant: Variant, cell: Cell, alone: Cell | None) -> list[str]:
     return [label(variant), number(cell.get('mb_per_s')),
             _share(cell, alone, 'mb_per_s'),
-            number(cell.get('longest_gap_ms')), *_checkpoints(cell)]
+            number(cell.get('longest_gap_ms')),
+            number(cell.get('cpu_us_each')), *_checkpoints(cell)]
 
 
 def _checkpoints(cell: Cell) -> list[str]:
     if 'checkpoints' not in cell:
-        return ['-', '-', '-', '-']
+        return ['-'] * len(CHECKPOINTS_HEAD)
+    committing = cell.get('committing')
     commit = cell.get('own_commit_ms', {})
     return [str(cell['checkpoints']),
             number(cell.get('pause_ms', {}).get('p50')),
-            number(commit.get('p50')), number(commit.get('p99'))]
+            number(commit.get('p50')), number(commit.get('p99')),
+            '-' if committing is None else f'{100 * committing:.0f} %']
 
 
-CHECKPOINTS_HEAD = ['checkpoints', 'pause p50', 'commit p50', 'p99']
-LATENCY_HEAD = ['', 'per s', 'of alone', 'p50 ms', 'p99', 'max',
+CHECKPOINTS_HEAD = ['checkpoints', 'pause p50', 'commit p50', 'p99',
+                    'committing']
+LATENCY_HEAD = ['', 'per s', 'of alone', 'p50 ms', 'p99', 'max', 'CPU us each',
                 *CHECKPOINTS_HEAD]
-BULK_HEAD = ['', 'MB/s', 'of alone', 'longest gap ms', *CHECKPOINTS_HEAD]
+BULK_HEAD = ['', 'MB/s', 'of alone', 'longest gap ms', 'CPU us per MB',
+             *CHECKPOINTS_HEAD]
 
 
 def network(cells: list[Cell], shown: list[Variant]) -> list[str]:
@@ -215,7 +221,11 @@ def network(cells: list[Cell], shown: list[Variant]) -> list[str]:
     delays = ', '.join(f'{variant.title} {variant.default_delay}'
                        for variant in shown if variant.protected)
     lines = ['CLIENTS, checkpoints at the modes\' own delays: '
-             f'{delays or "none"}']
+             f'{delays or "none"}',
+             '',
+             'CPU: of the QEMUs of both hosts, their guests included.  '
+             'Committing: checkpoints',
+             'times the median of their commits, of the time.']
     for test, mode, _ in NET_TESTS:
         head, make = (BULK_HEAD, _bulk_row) if mode.startswith('bulk') else \
             (LATENCY_HEAD, _latency_row)

@@ -434,6 +434,7 @@ static int run_echo(void)
 typedef struct Http {
     int fd;
     int64_t sent_at;
+    int sent;               /* requests on this connection */
     char head[1024];
     size_t head_len;        /* what we have of the head */
     size_t body_left;       /* 0 while the head is not complete */
@@ -442,6 +443,7 @@ typedef struct Http {
 
 static char http_request[512];
 
+/* By a new connection if there were enough on the old one, which counts */
 static bool http_send(Http *h)
 {
     size_t len = strlen(http_request);
@@ -450,6 +452,16 @@ static bool http_send(Http *h)
     h->body_left = 0;
     colo_stream_init(&h->stream, 64);
     h->sent_at = now_ns();
+    if (opt.requests && h->sent == opt.requests) {
+        close(h->fd);
+        h->fd = connect_guest(80);
+        h->sent = 0;
+        if (h->fd < 0) {
+            errno = ETIMEDOUT;
+            return false;
+        }
+    }
+    h->sent++;
     return send(h->fd, http_request, len, MSG_NOSIGNAL) == (ssize_t)len;
 }
 
@@ -563,6 +575,7 @@ static int run_http(void)
                 if (!http_send(&http[i])) {
                     why = strerror(errno);
                 }
+                pfd[i].fd = http[i].fd;
             }
         }
         now = now_ns();
@@ -658,7 +671,7 @@ static const struct {
     { "bulk-out", run_bulk_out, "read the stream (--seed, --rate)" },
     { "bulk-in", run_bulk_in, "send the stream (--seed, --rate)" },
     { "echo", run_echo, "64-byte requests (--interval MS)" },
-    { "http", run_http, "GET (--path, --connections)" },
+    { "http", run_http, "GET (--path, --connections, --requests)" },
     { "udp", run_udp, "numbered datagrams (--interval MS)" },
     { "ping6", run_ping6, "ICMPv6 echo requests (--interval MS)" },
     { "control", run_control, "one command (--command)" },
@@ -673,8 +686,9 @@ static int usage(void)
             "[--seconds S] [--connect-seconds S]\n"
             "       [--idle-seconds S] [--seed N] [--rate BYTES_PER_S] "
             "[--interval MS]\n"
-            "       [--connections N] [--path P] [--command C] [--device D] "
-            "[--slots N]\n");
+            "       [--connections N] [--requests N] [--path P] [--command C] "
+            "[--device D]\n"
+            "       [--slots N]\n");
     for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
         fprintf(stderr, "  %-10s %s\n", modes[i].name, modes[i].help);
     }
@@ -693,6 +707,7 @@ int main(int argc, char **argv)
         { "rate", required_argument, NULL, 'r' },
         { "interval", required_argument, NULL, 'I' },
         { "connections", required_argument, NULL, 'n' },
+        { "requests", required_argument, NULL, 'R' },
         { "path", required_argument, NULL, 'P' },
         { "command", required_argument, NULL, 'C' },
         { "device", required_argument, NULL, 'd' },
@@ -730,6 +745,9 @@ int main(int argc, char **argv)
             break;
         case 'n':
             opt.connections = atoi(optarg);
+            break;
+        case 'R':
+            opt.requests = atoi(optarg);
             break;
         case 'P':
             opt.path = optarg;

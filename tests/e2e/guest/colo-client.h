@@ -31,6 +31,7 @@ typedef struct Options {
                                    disk: pause of the writer;
                                    last: before the command */
     int connections;            /* http, last */
+    int requests;               /* http: of a connection, 0 = no limit */
     const char *path;           /* http */
     const char *command;        /* control */
     const char *device;         /* disk */
