@@ -538,7 +538,9 @@ ColoPacket *colo_packet_dup(const ColoPacket *p, uint32_t size)
     dup->buffer = NULL;
     dup->data = data;
     dup->size = size;
-    memcpy(data, p->data, size);
+    if (size) {
+        memcpy(data, p->data, size);
+    }
     return dup;
 }
 

@@ -202,7 +202,7 @@ void colo_stream_end_event(ColoStreamEnd *e, QEMUChrEvent event)
 
 bool colo_stream_end_is_open(ColoStreamEnd *e)
 {
-    Chardev *chr = qemu_chr_fe_get_driver(e->be);
+    Chardev *chr = e->be ? qemu_chr_fe_get_driver(e->be) : NULL;
 
     return chr && chr->be_open && !e->broken;
 }
