@@ -83,6 +83,7 @@ struct FilterRewriter {
     WaitingList waiting;        /* oldest first */
     GHashTable *servers;        /* WaitingServer by key, owned */
     unsigned n_waiting;
+    uint8_t *buffer;            /* for a packet; NULL while in use */
     uint64_t dropped_foreign;
     uint32_t state_len;         /* what a checkpoint carries */
     uint8_t *state;
@@ -352,6 +353,50 @@ static ssize_t rewriter_pass_on(NetFilterState *nf, NetClientState *sender,
     return iov->iov_len;
 }
 
+/*
+ * Room for a packet.  One buffer is kept; while a packet is passed on, another
+ * one may come here.
+ */
+static uint8_t *buffer_take(FilterRewriter *fr, size_t size)
+{
+    if (fr->buffer && size <= NET_BUFSIZE) {
+        return g_steal_pointer(&fr->buffer);
+    }
+    return g_malloc(MAX(size, NET_BUFSIZE));
+}
+
+static void buffer_give(FilterRewriter *fr, uint8_t *buffer)
+{
+    g_free(fr->buffer);
+    fr->buffer = buffer;
+}
+
+/* The packet is rewritten where it is, and passed on if it has changed */
+static ssize_t rewriter_map(FilterRewriter *fr, NetClientState *sender,
+                            unsigned flags, ColoPacket *p,
+                            NetPacketSent *sent_cb)
+{
+    bool from_guest = sender != NETFILTER(fr)->netdev;
+    struct iovec iov;
+    int64_t now = now_ms();
+
+    if (from_guest && colo_rewrite_awaits(fr->rewrite, p)) {
+        waiting_add(fr, colo_packet_copy(p), flags);
+        return p->size;
+    }
+    if (from_guest ? colo_rewrite_must_drop(fr->rewrite, p)
+                   : colo_rewrite_must_drop_input(fr->rewrite, p)) {
+        fr->dropped_foreign++;
+        return p->size;
+    }
+    if (from_guest ? !colo_rewrite_from_guest(fr->rewrite, p, now)
+                   : !colo_rewrite_to_guest(fr->rewrite, p, now)) {
+        return 0;
+    }
+    iov = (struct iovec) { .iov_base = p->data, .iov_len = p->size };
+    return rewriter_pass_on(NETFILTER(fr), sender, flags, &iov, sent_cb);
+}
+
 static ssize_t rewriter_receive_iov(NetFilterState *nf,
                                     NetClientState *sender,
                                     unsigned flags,
@@ -363,12 +408,9 @@ static ssize_t rewriter_receive_iov(NetFilterState *nf,
     uint32_t vnet_hdr_len = fr->vnet_hdr_support ? nf->netdev->vnet_hdr_len
                                                  : 0;
     uint8_t head[COLO_REWRITE_HEAD];
-    struct iovec changed_iov;
     size_t size, head_len;
-    ssize_t ret = 0;
-    ColoPacket *p;
-    uint8_t *data;
-    int64_t now;
+    ssize_t ret;
+    ColoPacket p = { .vnet_hdr_len = vnet_hdr_len };
 
     size = iov_size(iov, iovcnt);
     head_len = iov_to_buf(iov, iovcnt, 0, head, sizeof(head));
@@ -377,31 +419,13 @@ static ssize_t rewriter_receive_iov(NetFilterState *nf,
         return 0;
     }
 
-    data = g_malloc(size);
-    iov_to_buf(iov, iovcnt, 0, data, size);
-    p = colo_packet_new(data, size, vnet_hdr_len);
-    now = now_ms();
-    if (from_guest && colo_rewrite_awaits(fr->rewrite, p)) {
-        waiting_add(fr, p, flags);
-        rewriter_start_tick(fr);
-        return size;
-    }
-    if (from_guest ? colo_rewrite_must_drop(fr->rewrite, p)
-                   : colo_rewrite_must_drop_input(fr->rewrite, p)) {
-        fr->dropped_foreign++;
-        colo_packet_free(p);
-        return size;
-    }
-    if (from_guest ? colo_rewrite_from_guest(fr->rewrite, p, now)
-                   : colo_rewrite_to_guest(fr->rewrite, p, now)) {
-        changed_iov = (struct iovec) {
-            .iov_base = p->data,
-            .iov_len = p->size,
-        };
-        ret = rewriter_pass_on(nf, sender, flags, &changed_iov, sent_cb);
-    }
+    p.size = size;
+    p.data = buffer_take(fr, size);
+    iov_to_buf(iov, iovcnt, 0, p.data, size);
+    colo_packet_parse(&p);
+    ret = rewriter_map(fr, sender, flags, &p, sent_cb);
     rewriter_start_tick(fr);
-    colo_packet_free(p);
+    buffer_give(fr, p.data);
     return ret;
 }
 
@@ -497,6 +521,7 @@ static void rewriter_cleanup(NetFilterState *nf)
         waiting_drop_all(fr);
         g_clear_pointer(&fr->servers, g_hash_table_unref);
         g_clear_pointer(&fr->state, g_free);
+        g_clear_pointer(&fr->buffer, g_free);
         fr->tick = NULL;
         colo_problems_changed();
     }
