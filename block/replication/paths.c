@@ -138,8 +138,8 @@ void replication_reach(BlockDriverState *bs, uint64_t epoch)
     visit(bs, true, reach, &epoch);
 }
 
-/* True if @bs is where a node that is running has its data, or above that */
-static bool GRAPH_RDLOCK is_below_running(BlockDriverState *bs)
+/* True if @bs is where a node that matches has its data, or above that */
+static bool GRAPH_RDLOCK is_below(BlockDriverState *bs, NodeFunc *match)
 {
     BdrvChild *c;
 
@@ -147,8 +147,7 @@ static bool GRAPH_RDLOCK is_below_running(BlockDriverState *bs)
         BlockDriverState *parent = c->klass->parent_is_bds ? c->opaque : NULL;
         BDRVReplicationState *s = parent ? replication_of(parent) : NULL;
 
-        if (parent && ((s && is_running(s, NULL)) ||
-                       is_below_running(parent))) {
+        if (parent && ((s && match(s, NULL)) || is_below(parent, match))) {
             return true;
         }
     }
@@ -176,13 +175,30 @@ bool replication_reopen_is_blocked(BlockDriverState *parent,
                                    BlockDriverState *bs, BlockDriverState *to,
                                    Error **errp)
 {
-    if (is_below_running(parent)) {
+    if (is_below(parent, is_running)) {
         error_setg(errp, "Node '%s' is busy: its disk is being replicated, and "
                    "the nodes below it have to stay",
                    replication_user_name(parent));
         return true;
     }
     return bs && replication_needs(bs, to, errp);
+}
+
+static bool is_folding(BDRVReplicationState *s, void *opaque)
+{
+    return s->stage == COLO_DISK_STAGE_FOLDING;
+}
+
+bool replication_folds(BlockDriverState *bs, Error **errp)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    if (!is_below(bs, is_folding)) {
+        return false;
+    }
+    error_setg(errp, "Node '%s' is busy: overlays are being folded into their "
+               "disk", replication_user_name(bs));
+    return true;
 }
 
 bool replication_op_is_blocked(BlockDriverState *bs, BlockOpType op,
@@ -199,7 +215,7 @@ bool replication_op_is_blocked(BlockDriverState *bs, BlockOpType op,
     default:
         return false;
     }
-    if (!visit(bs, true, is_running, NULL) && !is_below_running(bs)) {
+    if (!visit(bs, true, is_running, NULL) && !is_below(bs, is_running)) {
         return false;
     }
     error_setg(errp, "Node '%s' is busy: its disk is being replicated, and no "

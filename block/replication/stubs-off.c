@@ -24,3 +24,8 @@ bool replication_reopen_is_blocked(BlockDriverState *parent,
 {
     return false;
 }
+
+bool replication_folds(BlockDriverState *bs, Error **errp)
+{
+    return false;
+}

@@ -256,6 +256,12 @@ bool GRAPH_RDLOCK replication_reopen_is_blocked(BlockDriverState *parent,
                                                 Error **errp);
 
 /*
+ * replication_folds: does a job fold overlays into the disk, and is @bs one of
+ * the nodes?  Then true with @errp set: they go when it ends.  Main loop.
+ */
+bool replication_folds(BlockDriverState *bs, Error **errp);
+
+/*
  * Primary: does all that the guest writes to its disk @bs reach the secondary
  * in the order of checkpoints, or not at all?  False with @errp set if not.
  * As replication_covers().

@@ -387,6 +387,10 @@ static void test_crash(const void *flush)
         }
     }
     disk_check_stage(s->qts, "folding");
+    colo_refused(s->qts, "overlays are being folded into their disk",
+        "{'execute': 'blockdev-reopen', 'arguments': {'options': [{"
+        "'driver': 'qcow2', 'node-name': 'hidden', 'file': 'disk',"
+        "'discard': 'unmap'}]}}");
     colo_kill(&s->qts);
     g_assert_true(left_is_view(s));
     view_free(s);
