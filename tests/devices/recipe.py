@@ -133,6 +133,9 @@ CANNOT = {
     'vfio-pci-igd-lpc-bridge': 'a part of vfio-pci',
     'vmmouse': 'a part of the machines that have an i8042',
 }
+# A second CPU without an APIC runs the firmware, too, and both fail, in a pair
+# or not: these are tried alone
+WITHOUT_APIC = ('486', '486-v1', 'base')
 # A backend that is a host's device or another program
 NOT_HERE = {
     'ivshmem-doorbell': 'needs an ivshmem server',
@@ -276,6 +279,8 @@ def setups(model: Model, properties: set[str]) -> list[Setup]:
         return [Setup(model, model.name)]
     if model.kind == 'cpu':
         cpu = model.name.removesuffix('-x86_64-cpu')
+        if cpu in WITHOUT_APIC:
+            return [Setup(model, 'q35', cpu=cpu)]
         setup = Setup(model, 'q35', cpu=cpu, device=(
             f'{model.name},socket-id=1,core-id=0,thread-id=0'))
         return [setup, replace(setup, accel='kvm')]
