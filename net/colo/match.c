@@ -407,20 +407,20 @@ static bool flow_is_tcp(const ColoFlow *f)
 
 /* The primary's stream */
 
-static void match_take_primary(ColoMatch *m, ColoPacket *p,
+/* False: its flow has no place */
+static bool match_take_primary(ColoMatch *m, ColoPacket *p,
                                GPtrArray *fragments)
 {
     ColoFlow *f = match_flow(m, &p->key);
 
     if (!f && p->epoch < m->committed) {
         colo_match_release(m, p, COLO_RELEASE_COMMIT);
-        return;
+        return true;
     }
     if (!f) {
         match_queue(m, &m->overflow, p, fragments);
         m->overflow_count++;
-        m->stats.unplaced_packets++;
-        return;
+        return false;
     }
     if (flow_is_tcp(f)) {
         colo_match_tcp_primary(m, f, p);
@@ -428,6 +428,7 @@ static void match_take_primary(ColoMatch *m, ColoPacket *p,
         colo_match_datagram_primary(m, f, p, fragments);
     }
     match_touch(m, f);
+    return true;
 }
 
 /* Fragments that were put together nowhere wait for the commit as they are */
@@ -475,7 +476,8 @@ static void match_primary_fragment(ColoMatch *m, ColoPacket *p)
         }
         whole.whole->epoch = m->epoch;
         whole.whole->arrived_ms = arrived_ms;
-        match_take_primary(m, whole.whole, whole.fragments);
+        m->stats.unplaced_packets +=
+            !match_take_primary(m, whole.whole, whole.fragments);
     }
 }
 
@@ -493,7 +495,7 @@ void colo_match_primary(ColoMatch *m, ColoPacket *p)
     } else if (p->kind == COLO_PACKET_FRAGMENT) {
         match_primary_fragment(m, p);
     } else {
-        match_take_primary(m, p, NULL);
+        m->stats.unplaced_packets += !match_take_primary(m, p, NULL);
     }
     match_review(m);
 }

@@ -70,7 +70,7 @@ void colo_stream_end_cleanup(ColoStreamEnd *e);
  */
 void colo_stream_end_session(ColoStreamEnd *e, bool on);
 
-/* Is something at the other end, and does it make sense?  Not before init. */
+/* Is something at the other end, and does it make sense?  False before init. */
 bool colo_stream_end_is_open(ColoStreamEnd *e);
 
 /* The chardev was opened or closed */

@@ -197,6 +197,12 @@ static void test_options(void)
     refused(qtest_qmp(w.qts, ADD_WITH("'netdev': 'net0', "
                                       "'vnet_hdr_support': 'perhaps'")),
             "vnet_hdr_support");
+    refused(qtest_qmp(w.qts, ADD_WITH("'netdev': 'net0', "
+                                      "'max_connections': 0")),
+            "'max_connections' is 0, it has to be between 1 and 16777216");
+    refused(qtest_qmp(w.qts, ADD_WITH("'netdev': 'net0', "
+                                      "'max_connections': 16777217")),
+            "'max_connections' is 16777217, it has to be");
     /* What was refused left nothing behind */
     add(&w);
     refused(qtest_qmp(w.qts, ADD_WITH("'netdev': 'net0'")), "rew0");
@@ -209,6 +215,10 @@ static void test_options(void)
     refused(qtest_qmp(w.qts, "{'execute': 'qom-set', 'arguments': {"
                       "'path': %s, 'property': 'flows', 'value': 3}}", PATH),
             "flows");
+    g_assert_cmpuint(counter(&w, "max_connections"), ==, 65536);
+    refused(qtest_qmp(w.qts, "{'execute': 'qom-set', 'arguments': {"
+                      "'path': %s, 'property': 'max_connections',"
+                      "'value': 3}}", PATH), "while the filter is in use");
     refused(qtest_qmp(w.qts, "{'execute': 'qom-set', 'arguments': {"
                       "'path': %s, 'property': 'status', "
                       "'value': 'open'}}", PATH), "status");

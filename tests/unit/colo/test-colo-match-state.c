@@ -123,6 +123,24 @@ static void test_memory(void)
     bench_cleanup(&b);
 }
 
+/* A packet that finds no place again after a commit counts once */
+static void test_unplaced(void)
+{
+    static const ColoMatchConfig config = {
+        .timeout_ms = 100, .max_packets = 64, .max_bytes = 1 << 20,
+        .max_flows = 2, .idle_ms = 10000,
+    };
+    Bench b;
+
+    bench_init(&b, &config);
+    feed(&b, (const char *const []) {
+        "A", "P 0", "S 0", "p d1@1", "p d1@2", "p d1@3 > !R", "P 1", "p d2@1",
+        "p d2@2", "p d2@3", "C 1 > d1@1 d1@2 d1@3", "S 1 > !R", NULL });
+    g_assert_cmpint(colo_match_stats(b.m)->unplaced_packets, ==, 2);
+    g_assert_cmpint(colo_match_stats(b.m)->queued_packets, ==, 3);
+    bench_cleanup(&b);
+}
+
 /* What is held when the engine goes is freed; leak checkers look at it */
 static void test_free(void)
 {
@@ -204,6 +222,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/match/stats", test_stats);
     g_test_add_func("/colo/match/deadline", test_deadline);
     g_test_add_func("/colo/match/memory", test_memory);
+    g_test_add_func("/colo/match/unplaced", test_unplaced);
     g_test_add_func("/colo/match/free", test_free);
     g_test_add_func("/colo/match/begin", test_begin);
     return g_test_run();
