@@ -30,6 +30,10 @@ def bad(ctx: Context, mode: str) -> None:
                 wait_more(running)
         state = pair.vm('primary').status().state
         check(state not in ('alone', 'lost'), f'the primary is {state}')
+        # These get numbers of two guests, in this epoch
+        clients += [pair.client('echo', interval=5), pair.client('bulk-in')]
+        for running in clients[-2:]:
+            wait_more(running)
         pair.fence('primary')
         pair.failover('secondary')
         for running in clients:
