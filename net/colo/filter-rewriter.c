@@ -74,7 +74,6 @@ struct FilterRewriter {
 
     /* Set once */
     bool vnet_hdr_support;
-    uint32_t max_flows;
     ColoParticipant participant;
     ColoRewrite *rewrite;
 
@@ -550,13 +549,14 @@ static void rewriter_set_vnet_hdr(Object *obj, bool value, Error **errp)
 static void rewriter_get_max_flows(Object *obj, Visitor *v, const char *name,
                                    void *opaque, Error **errp)
 {
-    visit_type_uint32(v, name, &FILTER_REWRITER(obj)->max_flows, errp);
+    uint32_t value = colo_rewrite_max_flows(FILTER_REWRITER(obj)->rewrite);
+
+    visit_type_uint32(v, name, &value, errp);
 }
 
 static void rewriter_set_max_flows(Object *obj, Visitor *v, const char *name,
                                    void *opaque, Error **errp)
 {
-    FilterRewriter *fr = FILTER_REWRITER(obj);
     uint32_t value;
 
     if (!visit_type_uint32(v, name, &value, errp)) {
@@ -572,8 +572,7 @@ static void rewriter_set_max_flows(Object *obj, Visitor *v, const char *name,
                    "1 and %d", name, value, MAX_FLOWS);
         return;
     }
-    fr->max_flows = value;
-    colo_rewrite_set_max_flows(fr->rewrite, value);
+    colo_rewrite_set_max_flows(FILTER_REWRITER(obj)->rewrite, value);
 }
 
 static void rewriter_add_counters(Object *obj, const ColoRewriteStats *s)
@@ -612,8 +611,7 @@ static void rewriter_init(Object *obj)
     FilterRewriter *fr = FILTER_REWRITER(obj);
 
     QTAILQ_INIT(&fr->waiting);
-    fr->max_flows = DEFAULT_FLOWS;
-    fr->rewrite = colo_rewrite_new(fr->max_flows, IDLE_MS);
+    fr->rewrite = colo_rewrite_new(DEFAULT_FLOWS, IDLE_MS);
     rewriter_add_counters(obj, colo_rewrite_stats(fr->rewrite));
     object_property_add_uint64_ptr(obj, "dropped-packets-foreign",
                                    &fr->dropped_foreign, OBJ_PROP_FLAG_READ);

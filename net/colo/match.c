@@ -106,7 +106,7 @@ static int64_t match_due_ms(const ColoMatch *m, ColoMatchNeed why)
             due = MIN(due, p->since_ms);
         }
         if (due != INT64_MAX) {
-            /* What is not said again is not waited for */
+            /* While its stream is down the secondary says nothing */
             due = match_after(due + lag, m->s_lost ? 0 : timeout);
         }
         return patient ? MIN(due, match_after_patience(m, patient->since_ms +

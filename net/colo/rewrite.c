@@ -245,6 +245,11 @@ ColoRewriteFlow *colo_rewrite_add(ColoRewrite *r, const ColoFlowKey *key,
     return f;
 }
 
+uint32_t colo_rewrite_max_flows(const ColoRewrite *r)
+{
+    return r->max_flows;
+}
+
 void colo_rewrite_set_max_flows(ColoRewrite *r, uint32_t max_flows)
 {
     r->max_flows = max_flows;

@@ -142,7 +142,8 @@ typedef struct ColoRewriteStats {
  * @idle_ms: forget a connection that was silent for so long, in any state
  */
 ColoRewrite *colo_rewrite_new(uint32_t max_flows, uint64_t idle_ms);
-/* Before the first packet */
+/* To be set before the first packet */
+uint32_t colo_rewrite_max_flows(const ColoRewrite *r);
 void colo_rewrite_set_max_flows(ColoRewrite *r, uint32_t max_flows);
 void colo_rewrite_free(ColoRewrite *r);
 
