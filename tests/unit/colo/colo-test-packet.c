@@ -12,6 +12,8 @@
 #define TCP_LEN     20
 #define TS_LEN      12
 #define OPTION_LEN  20
+#define SACK_OK_LEN 4
+#define SACK_LEN(n) ((n) ? 4 + 8 * (n) : 0)
 #define UDP_LEN     COLO_TEST_UDP_LEN
 #define L3          ETH_LEN
 #define L4          (ETH_LEN + IP_LEN)
@@ -63,10 +65,51 @@ static ColoPacket *frame_packet(uint8_t *frame, size_t l4_len)
     return colo_packet_new(frame, L4 + l4_len, 0);
 }
 
+static void swap(uint8_t *a, uint8_t *b, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        uint8_t byte = a[i];
+
+        a[i] = b[i];
+        b[i] = byte;
+    }
+}
+
+/* Ports and direction; before the checksums */
+static void frame_turn(uint8_t *frame, const ColoTestTcp *t)
+{
+    if (t->guest_port) {
+        stw_be_p(frame + L4, t->guest_port);
+        stw_be_p(frame + L4 + 2, t->peer_port);
+    }
+    if (t->to_guest) {
+        swap(frame, frame + 6, 6);
+        swap(frame + L3 + 12, frame + L3 + 16, 4);
+        swap(frame + L4, frame + L4 + 2, 2);
+    }
+}
+
+static void put_sack(uint8_t *at, const ColoTestTcp *t)
+{
+    if (t->sack_ok) {
+        memcpy(at, "\1\1\4\2", SACK_OK_LEN);
+        at += SACK_OK_LEN;
+    }
+    if (t->sacks) {
+        memcpy(at, "\1\1\5", 3);
+        at[3] = 2 + 8 * t->sacks;
+        for (unsigned i = 0; i < 2 * t->sacks; i++) {
+            stl_be_p(at + 4 + 4 * i, t->sack[i]);
+        }
+    }
+}
+
 ColoPacket *colo_test_tcp(const ColoTestTcp *t)
 {
+    bool ts = t->ts || t->tsval;
     size_t tcp_len = TCP_LEN + (t->option ? OPTION_LEN : 0) +
-                     (t->tsval ? TS_LEN : 0);
+                     (ts ? TS_LEN : 0) + (t->sack_ok ? SACK_OK_LEN : 0) +
+                     SACK_LEN(t->sacks);
     size_t l4_len = tcp_len + t->len;
     uint8_t *frame = frame_new(6, t->flow, l4_len);
     uint8_t *tcp = frame + L4;
@@ -76,10 +119,12 @@ ColoPacket *colo_test_tcp(const ColoTestTcp *t)
     tcp[12] = tcp_len / 4 << 4;
     tcp[13] = t->flags;
     stw_be_p(tcp + 14, t->window);
-    if (t->tsval) {
+    if (ts) {
         memcpy(tcp + TCP_LEN, "\1\1\10\12", 4);
         stl_be_p(tcp + TCP_LEN + 4, t->tsval);
+        stl_be_p(tcp + TCP_LEN + 8, t->tsecr);
     }
+    put_sack(tcp + TCP_LEN + (ts ? TS_LEN : 0), t);
     if (t->option) {
         uint8_t *option = tcp + tcp_len - OPTION_LEN;
 
@@ -89,6 +134,7 @@ ColoPacket *colo_test_tcp(const ColoTestTcp *t)
     if (t->len) {
         memcpy(tcp + tcp_len, t->data, t->len);
     }
+    frame_turn(frame, t);
     stw_be_p(tcp + 16, l4_checksum(frame, 6, l4_len));
     return frame_packet(frame, l4_len);
 }

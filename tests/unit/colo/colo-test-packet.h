@@ -20,8 +20,17 @@ typedef struct ColoTestTcp {
     uint32_t ack;
     uint8_t flags;
     uint16_t window;
-    uint32_t tsval;             /* 0: without timestamps */
+    uint32_t tsval;             /* 0: without timestamps, unless... */
+    bool ts;                    /* ...it has them whatever they are */
+    uint32_t tsecr;
+    bool sack_ok;
+    unsigned sacks;             /* blocks of SACK, up to 3 */
+    const uint32_t *sack;       /* two edges each */
     uint8_t option;             /* 0: no other one; else this, 18 bytes */
+    /* Not 0: these, whatever @flow says */
+    uint16_t guest_port;
+    uint16_t peer_port;
+    bool to_guest;              /* the other direction */
     const void *data;
     uint16_t len;
 } ColoTestTcp;
