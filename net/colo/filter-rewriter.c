@@ -132,8 +132,8 @@ static bool rewriter_state_is_bounded(void *opaque, int version_id)
 
 static const VMStateDescription vmstate_rewriter = {
     .name = "filter-rewriter",
-    .version_id = 2,            /* ports */
-    .minimum_version_id = 2,
+    .version_id = 3,            /* handshakes */
+    .minimum_version_id = 3,
     .pre_save = rewriter_pre_save,
     .pre_load = rewriter_pre_load,
     .needed = rewriter_needed,
@@ -486,7 +486,10 @@ static void rewriter_load(ColoParticipant *p, uint64_t epoch)
 
 static void rewriter_open(ColoParticipant *p)
 {
-    rewriter_untold(container_of(p, FilterRewriter, participant));
+    FilterRewriter *fr = container_of(p, FilterRewriter, participant);
+
+    rewriter_untold(fr);
+    colo_rewrite_set_live(fr->rewrite);
 }
 
 static void rewriter_setup(NetFilterState *nf, Error **errp)

@@ -9,7 +9,12 @@
 #include "qemu/bswap.h"
 #include "rewrite-int.h"
 
+/* Flags */
 #define EXPORT_FLOOR    1
+#define EXPORT_SYN      2
+#define EXPORT_SYN_ACK  4
+#define EXPORT_TSVAL    8
+#define EXPORT_FLAGS    15
 
 static void encode_fin(const ColoRewriteFin *fin, uint8_t *out)
 {
@@ -36,7 +41,10 @@ static void encode_flow(const ColoRewriteFlow *f,
     stw_be_p(out + 36, f->key.ethertype);
     stw_be_p(out + 38, f->key.sport);
     stw_be_p(out + 40, f->key.dport);
-    out[42] = f->floor_known ? EXPORT_FLOOR : 0;
+    out[42] = (f->floor_known ? EXPORT_FLOOR : 0) |
+              (f->sent_syn ? EXPORT_SYN : 0) |
+              (f->sent_syn_ack ? EXPORT_SYN_ACK : 0) |
+              (f->tsval_known ? EXPORT_TSVAL : 0);
     out[43] = f->state;
     stl_be_p(out + 44, f->offset);
     stl_be_p(out + 48, f->ts_offset);
@@ -44,6 +52,19 @@ static void encode_flow(const ColoRewriteFlow *f,
     encode_fin(&f->guest_fin, out + 56);
     encode_fin(&f->peer_fin, out + 64);
     stw_be_p(out + 72, f->outer.sport);
+    stw_be_p(out + 74, f->syn_window);
+    stl_be_p(out + 76, f->isn);
+    stl_be_p(out + 80, f->syn_payload);
+    stl_be_p(out + 84, f->peer_next);
+    stl_be_p(out + 88, f->tsval_first);
+    stl_be_p(out + 92, f->tsval_latest);
+}
+
+/* Nothing is known yet, but what the guest has sent to begin it */
+static bool is_handshake(const ColoRewriteFlow *f)
+{
+    return f->state == FLOW_HANDSHAKE && (f->sent_syn || f->sent_syn_ack) &&
+           !f->offset && !f->ts_offset && !f->floor_known;
 }
 
 static bool decode_flow(const uint8_t in[COLO_REWRITE_EXPORT_LEN],
@@ -61,21 +82,39 @@ static bool decode_flow(const uint8_t in[COLO_REWRITE_EXPORT_LEN],
     f->outer = f->key;
     f->outer.sport = lduw_be_p(in + 72);
     f->floor_known = in[42] & EXPORT_FLOOR;
+    f->sent_syn = in[42] & EXPORT_SYN;
+    f->sent_syn_ack = in[42] & EXPORT_SYN_ACK;
+    f->tsval_known = in[42] & EXPORT_TSVAL;
     f->state = in[43];
     f->offset = ldl_be_p(in + 44);
     f->ts_offset = ldl_be_p(in + 48);
     f->floor = ldl_be_p(in + 52);
-    return !(in[42] & ~EXPORT_FLOOR) &&
-           (f->state == FLOW_OPEN || f->state == FLOW_CLOSING) &&
+    f->syn_window = lduw_be_p(in + 74);
+    f->isn = ldl_be_p(in + 76);
+    f->syn_payload = ldl_be_p(in + 80);
+    f->peer_next = ldl_be_p(in + 84);
+    f->tsval_first = ldl_be_p(in + 88);
+    f->tsval_latest = ldl_be_p(in + 92);
+    return !(in[42] & ~EXPORT_FLAGS) &&
+           (f->state == FLOW_OPEN || f->state == FLOW_CLOSING ||
+            is_handshake(f)) &&
            decode_fin(in + 56, &f->guest_fin) &&
            decode_fin(in + 64, &f->peer_fin);
 }
 
-/* Is it anything else than what is not known? */
+/*
+ * Is it anything else than what is not known, or may it become that?  What the
+ * guest has begun while it was live has the numbers that clients know.
+ */
 static bool is_worth_export(const ColoRewrite *r, const ColoRewriteFlow *f)
 {
-    return f->offset_known && !colo_rewrite_is_stale(r, f) &&
-           (f->offset || f->ts_offset || colo_rewrite_is_mapped(f));
+    if (colo_rewrite_is_stale(r, f)) {
+        return false;
+    }
+    if (!f->offset_known) {
+        return !f->own && is_handshake(f);
+    }
+    return f->offset || f->ts_offset || colo_rewrite_is_mapped(f);
 }
 
 GByteArray *colo_rewrite_export(const ColoRewrite *r)
@@ -87,7 +126,7 @@ GByteArray *colo_rewrite_export(const ColoRewrite *r)
     if (!r->maps) {
         return out;
     }
-    for (ColoRewriteState s = FLOW_OPEN; s <= FLOW_CLOSING; s++) {
+    for (ColoRewriteState s = 0; s < FLOW__MAX; s++) {
         QTAILQ_FOREACH(f, &r->lists[s], next) {
             if (is_worth_export(r, f)) {
                 encode_flow(f, buf);
@@ -158,8 +197,17 @@ bool colo_rewrite_import(ColoRewrite *r, const uint8_t *buf, size_t len,
         decode_flow(buf + pos, &in);
         make_room(r, &in);
         f = colo_rewrite_add(r, &in.key, in.outer.sport, in.state);
-        f->offset_known = true;
         r->maps = true;
+        f->sent_syn = in.sent_syn;
+        f->sent_syn_ack = in.sent_syn_ack;
+        f->isn = in.isn;
+        f->syn_payload = in.syn_payload;
+        f->peer_next = in.peer_next;
+        f->syn_window = in.syn_window;
+        f->tsval_known = in.tsval_known;
+        f->tsval_first = in.tsval_first;
+        f->tsval_latest = in.tsval_latest;
+        f->offset_known = in.state != FLOW_HANDSHAKE;
         f->offset = in.offset;
         f->ts_offset = in.ts_offset;
         colo_rewrite_set_floor_known(r, f, in.floor_known);

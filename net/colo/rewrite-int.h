@@ -45,6 +45,8 @@ struct ColoRewriteFlow {
     int64_t last_ms;
     QTAILQ_ENTRY(ColoRewriteFlow) next;
 
+    bool own;                   /* begun while S was live: offset zero */
+
     /* What the guest sent to open it: facts, both in a simultaneous open */
     bool sent_syn;
     bool sent_syn_ack;
@@ -113,6 +115,7 @@ struct ColoRewrite {
     ColoRewriteFlow *sweep;     /* where it goes on; NULL: at the next list */
     ColoRewriteState sweep_list;
     bool maps;                  /* something to export since the load */
+    bool live;                  /* clients see what S begins */
     bool told;
     ColoRewriteOpenList opens;  /* oldest first, none unless told */
     GHashTable *opens_by_key;   /* the oldest with that key */

@@ -255,6 +255,13 @@ void colo_rewrite_set_max_flows(ColoRewrite *r, uint32_t max_flows)
     r->max_flows = max_flows;
 }
 
+void colo_rewrite_set_live(ColoRewrite *r)
+{
+    r->live = true;
+    /* What is in its handshake may learn an offset yet */
+    r->maps |= !QTAILQ_EMPTY(&r->lists[FLOW_HANDSHAKE]);
+}
+
 void colo_rewrite_advance_clock(ColoRewrite *r, int64_t now_ms)
 {
     r->now_ms = MAX(r->now_ms, now_ms);
@@ -367,6 +374,7 @@ static ColoRewriteFlow *note_syn(ColoRewrite *r, ColoRewriteFlow *f,
         } else {
             f = colo_rewrite_add(r, &p->key, port, FLOW_HANDSHAKE);
         }
+        f->own = r->live;
     }
     f->isn = p->seq;
     f->syn_payload = p->payload_len;

@@ -32,7 +32,8 @@
  * offsets come with the checkpoint, and are those of S from the load on.
  *
  * A failover changes nothing: the connections that live on are rewritten until
- * they end.
+ * they end, and one in its handshake still learns from the client's answer what
+ * P has said.  What S begins from then on is what clients see.
  *
  * Timestamps (RFC 7323).  A guest begins each connection at a random value of
  * its own, the clock of S lags behind P's by the time a load takes, and clients
@@ -229,14 +230,17 @@ bool colo_rewrite_awaits(ColoRewrite *r, const ColoPacket *p);
 /* A checkpoint was loaded: S has the TCP state of P; told stays as it is */
 void colo_rewrite_load(ColoRewrite *r);
 
+/* S is no secondary any more: clients see what it begins from now on */
+void colo_rewrite_set_live(ColoRewrite *r);
+
 /*
- * colo_rewrite_export: the connections that are rewritten, to be sent along with
- * a checkpoint; empty if there are none
+ * colo_rewrite_export: the connections that are rewritten or may have to be, to
+ * be sent along with a checkpoint; empty if there are none
  * colo_rewrite_import: take them over from the primary, after
  * colo_rewrite_load().  Returns false, with none taken, if this is no export;
  * two connections with the same inner or outer port are none.
  */
-#define COLO_REWRITE_EXPORT_LEN     74      /* bytes a connection */
+#define COLO_REWRITE_EXPORT_LEN     96      /* bytes a connection */
 #define COLO_REWRITE_EXPORT_MAX(flows) ((flows) * COLO_REWRITE_EXPORT_LEN)
 
 GByteArray *colo_rewrite_export(const ColoRewrite *r);

@@ -230,7 +230,9 @@ static void net_send(TcpWorld *w, ColoPacket *p, TcpPipe *net)
                     due + below(w, 20));
     }
     /* One at a time: what follows of it is over before the next */
-    if (w->now >= *good_until && !(p->tcp_flags & COLO_TCP_RST) &&
+    if (w->now >= *good_until &&
+        w->progress[conn].since_ms > *good_until - TCP_LOSS_GAP_MS &&
+        !(p->tcp_flags & COLO_TCP_RST) &&
         one_in(w, w->plan->loses)) {
         *good_until = w->now + TCP_LOSS_GAP_MS;
         tw_trace(w, "lost", p, 0);
@@ -294,17 +296,6 @@ void tw_client_gets(TcpWorld *w, ColoPacket *p)
     tw_trace(w, "client gets", p, 0);
     if (!colo_test_tcp_checksum_ok(p)) {
         tw_fault(w, "connection %u: a bad checksum", conn);
-    }
-    if (w->half_open[conn] && a->end.state == TCP_END_SYN_RCVD &&
-        in.flags == COLO_TCP_SYN && p->key.sport != w->client_ports[conn]) {
-        /* To a server another connection, and one that comes to nothing */
-        memset(a, 0, sizeof(*a));
-        tcp_app_init(a, &s);
-        w->left_behind[conn] = w->client_ports[conn];
-    }
-    if (p->key.sport == w->left_behind[conn]) {
-        colo_packet_free(p);
-        return;
     }
     if (a->end.state == TCP_END_LISTEN && in.flags == COLO_TCP_SYN) {
         w->client_ports[conn] = p->key.sport;

@@ -199,12 +199,6 @@ static void checkpoint(TcpWorld *w)
     w->snapshot_ms = w->now;
     if (w->p->rewriter) {
         w->export = colo_rewrite_export(w->p->rewriter);
-        for (unsigned i = 0; i < TCP_CONNS; i++) {
-            TcpEndState state = w->snapshot[i].end.state;
-
-            w->half_open[i] |= state == TCP_END_SYN_SENT ||
-                               state == TCP_END_SYN_RCVD;
-        }
     }
 }
 
@@ -375,6 +369,7 @@ void tw_secondary_goes_live(TcpWorld *w)
     w->s_live = true;
     colo_rewrite_set_told(w->s->rewriter, false);
     tw_waiting_look(w, w->s, true);
+    colo_rewrite_set_live(w->s->rewriter);
     tw_secondary_takes_kept(w, true);
     w->p = w->s;
     w->s = NULL;

@@ -84,14 +84,6 @@ struct TcpWorld {
     uint16_t client_ports[TCP_CONNS];   /* of the guest, as it knows them */
     uint32_t client_isn[TCP_CONNS];     /* of the guest, as it left */
     TcpProgress progress[TCP_CONNS];
-    /*
-     * A checkpoint was taken of a primary that was a secondary once, in the
-     * middle of the handshake.  Known limit: its rewriter hands on what it has
-     * learned, so not this one.  After a failure it may be reset, or go on from
-     * another port.
-     */
-    bool half_open[TCP_CONNS];
-    uint16_t left_behind[TCP_CONNS];    /* the port before; or 0 */
 
     TcpHost hosts[2];
     TcpHost *p;                 /* NULL: it has failed, and s is not live */

@@ -183,7 +183,7 @@ static void check_end(TcpWorld *w)
                      "sent %u of %u, got %u of %u", i, e->state, e->una,
                      plan->to_guest, e->rcv_nxt, plan->to_client);
         } else if (e->state == TCP_END_RESET &&
-                   plan->abort == TCP_ABORT_NONE && !w->half_open[i]) {
+                   plan->abort == TCP_ABORT_NONE) {
             tw_fault(w, "connection %u was reset", i);
         } else if (e->state == TCP_END_CLOSED &&
                    (e->rcv_nxt != plan->to_client + 2 ||

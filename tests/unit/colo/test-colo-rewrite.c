@@ -601,6 +601,77 @@ static void test_handed_on(void)
     test_free(t);
 }
 
+/* The same of a handshake that a checkpoint comes into, on either side's own */
+static void hand_on(Test *t)
+{
+    ColoRewrite *first = t->r;
+    g_autoptr(GByteArray) state = NULL;
+
+    colo_rewrite_set_live(first);
+    state = colo_rewrite_export(first);
+    g_assert_cmpuint(state->len, >, 0);
+    colo_rewrite_free(first);
+    t->r = colo_rewrite_new(10, 1000000);
+    colo_rewrite_load(t->r);
+    g_assert_true(colo_rewrite_import(t->r, state->data, state->len, 0));
+}
+
+static void test_handed_on_handshake(void)
+{
+    Test *t = test_new(10);
+    Seg in, out;
+
+    /* The client has the SYN-ACK of the first primary, and answers it late */
+    gets(t, seg_ts(SYN, t->c, 0, 500, 0), 0);
+    says(t, seg_ts(SYN | ACK, t->s, t->c + 1, 5000, 500), t->s);
+    hand_on(t);
+    in = seg_ts(ACK, t->c + 1, t->p + 1, 510, 9000);
+    out = in;
+    out.ack = t->s + 1;
+    out.tsecr = 5000;
+    pass(t, false, in, out);
+    says_ts(t, 1, 5010, 9010);
+    /* The new guest may say it once more */
+    in = seg_ts(SYN | ACK, t->s, t->c + 1, 5000, 500);
+    out = in;
+    out.seq = t->p;
+    out.tsval = 9000;
+    pass(t, true, in, out);
+
+    /* Or the server has its SYN, from its port */
+    t->port++;
+    says(t, seg(SYN, t->s, 0, 0), t->s);
+    hand_on(t);
+    says(t, seg(SYN, t->s, 0, 0), t->s);
+    gets(t, seg(SYN | ACK, t->c, t->p + 1, 0), t->s + 1);
+    talk(t);
+    test_free(t);
+}
+
+/* What it begins when it is live is what clients see: nothing to hand on */
+static void test_handed_on_own(void)
+{
+    Test *t = test_new(10);
+    g_autoptr(GByteArray) state = NULL;
+
+    says(t, seg(SYN | ACK, t->s, t->c + 1, 0), t->s);
+    colo_rewrite_set_live(t->r);
+    t->port++;
+    says(t, seg(SYN | ACK, t->s, t->c + 1, 0), t->s);
+    t->port++;
+    says(t, seg(SYN, t->s, 0, 0), t->s);
+    state = colo_rewrite_export(t->r);
+    g_assert_cmpuint(state->len, ==, COLO_REWRITE_EXPORT_LEN);
+
+    /* Another connection from the same port is its own as well */
+    t->port -= 2;
+    says(t, seg(SYN | ACK, t->s + 5000, t->c + 70000, 0), t->s + 5000);
+    g_byte_array_unref(state);
+    state = colo_rewrite_export(t->r);
+    g_assert_cmpuint(state->len, ==, 0);
+    test_free(t);
+}
+
 /* The end of a connection */
 
 static void advance(Test *t, int64_t ms)
@@ -819,6 +890,9 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/rewrite/load/established", test_load);
     g_test_add_func("/colo/rewrite/load/handshake", test_load_handshake);
     g_test_add_func("/colo/rewrite/load/handed-on", test_handed_on);
+    g_test_add_func("/colo/rewrite/load/handed-on/handshake",
+                    test_handed_on_handshake);
+    g_test_add_func("/colo/rewrite/load/handed-on/own", test_handed_on_own);
     g_test_add_func("/colo/rewrite/timestamps/clamp", test_timestamps);
     g_test_add_func("/colo/rewrite/timestamps/wrap", test_timestamps_wrap);
     g_test_add_func("/colo/rewrite/undo", test_undo);
