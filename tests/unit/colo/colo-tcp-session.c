@@ -383,8 +383,8 @@ static void secondary_fails(TcpWorld *w)
 {
     TcpItem *item;
 
-    w->holding = false;
     tw_engine_gets(w);
+    w->holding = false;
     colo_match_open(w->match);
     tw_session_drop(w);
     tw_pipe_clear(&w->to_secondary);
