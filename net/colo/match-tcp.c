@@ -10,7 +10,8 @@
  * that stream, so to speak; a SYN has to be the same in its options as well.
  *
  *   repeated   A segment that ends at or before released_end said nothing new,
- *              and leaves at once.
+ *              and leaves at once.  But one that begins before all that was
+ *              seen, as it was lost before the session, waits for the commit.
  *   front      If the secondary said just the front of a long segment, that
  *              leaves alone: its congestion window may be smaller than the
  *              primary's, and it would not go on before that is acknowledged.
