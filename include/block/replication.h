@@ -269,6 +269,13 @@ bool replication_folds(BlockDriverState *bs, Error **errp);
 bool replication_check_order(BlockDriverState *bs, Error **errp);
 
 /*
+ * colo_medium_refused: may a monitor not take the medium out of @blk, or put
+ * one in, as its device belongs to a guest of a pair, on either side?  The other
+ * side would keep what it has.  Then true with @errp set.  BQL.
+ */
+bool colo_medium_refused(BlockBackend *blk, Error **errp);
+
+/*
  * Is @bs above a driver, of either side, that replicates now?  BQL, any thread
  * that may run the main loop.
  */

@@ -23,6 +23,8 @@
 #include "block/replication.h"
 #include "hw/block/flash.h"
 #include "hw/qdev-core.h"
+#include "migration/migration.h"
+#include "migration/options.h"
 #include "system/block-backend.h"
 #include "disks.h"
 #include "progress.h"
@@ -89,6 +91,29 @@ char *colo_disk_name(BlockBackend *blk)
         }
     }
     return blk_get_attached_dev_id(blk);
+}
+
+/* From the first migration on */
+static bool pair_exists(void)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+
+    return migration_in_colo_state() || migration_incoming_in_colo_state() ||
+           (migrate_colo() && (migration_is_running() ||
+                               mis->state == MIGRATION_STATUS_ACTIVE));
+}
+
+bool colo_medium_refused(BlockBackend *blk, Error **errp)
+{
+    g_autofree char *name = NULL;
+
+    if (!blk_get_attached_dev(blk) || !pair_exists()) {
+        return false;
+    }
+    name = colo_disk_name(blk);
+    error_setg(errp, "the medium of '%s' cannot be changed while a COLO pair "
+               "exists: the other side would keep its own", name);
+    return true;
 }
 
 static void note_failure(const Error *err)

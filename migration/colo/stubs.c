@@ -5,6 +5,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "block/replication.h"
 #include "migration/colo.h"
 #include "system/runstate.h"
 
@@ -218,4 +219,9 @@ void colo_vm_stop_begin(void)
 
 void colo_vm_stop_deferred(RunState state)
 {
+}
+
+bool colo_medium_refused(BlockBackend *blk, Error **errp)
+{
+    return false;
 }

@@ -5,7 +5,8 @@
  * Proves: a channel that goes one way, a device that cannot be loaded again and
  * again, or one with a stream of its own, is found before anything is migrated,
  * on either side, and a session is possible afterwards over a channel that can
- * have one.  A file descriptor is one if it is a socket.
+ * have one.  A file descriptor is one if it is a socket.  And so is, while
+ * there is a pair, what would change a disk of one side alone.
  */
 
 #include "qemu/osdep.h"
@@ -150,6 +151,57 @@ static void test_xen(const void *mode)
     colo_pair_free(p);
 }
 
+static void insert(QTestState *qts, const char *file)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'blockdev-change-medium',"
+                             "'arguments': {'id': 'cd', 'format': 'raw',"
+                             "'filename': %s}}", file);
+}
+
+static void check_hmp(QTestState *qts, const char *command, const char *text)
+{
+    g_autofree char *out = qtest_hmp(qts, "%s", command);
+
+    g_assert_nonnull(strstr(out, text));
+}
+
+/* The other side would have the old one after a failover */
+static void test_medium(const void *mode)
+{
+    static const char why[] = "the medium of 'cd0' cannot be changed";
+    ColoPair *p = pair_new(mode, "-drive if=none,id=cd0,media=cdrom "
+                           "-device ide-cd,id=cd,drive=cd0 "
+                           "-drive if=none,id=fd0 "
+                           "-device floppy,id=fd,drive=fd0");
+    QTestState *sides[] = { p->primary, p->secondary };
+    g_autofree char *file = g_strdup_printf("%s/cd.iso", p->dir);
+    g_autofree char *content = g_strnfill(4096, 'm');
+
+    g_assert_true(g_file_set_contents(file, content, 4096, NULL));
+    insert(p->primary, file);
+    insert(p->secondary, file);
+    colo_pair_protect(p);
+    for (int i = 0; i < G_N_ELEMENTS(sides); i++) {
+        colo_refused(sides[i], why, "{'execute': 'eject', 'arguments': {"
+                     "'id': 'cd', 'force': true}}");
+        colo_refused(sides[i], why, "{'execute': 'blockdev-open-tray',"
+                     "'arguments': {'id': 'cd', 'force': true}}");
+        colo_refused(sides[i], why, "{'execute': 'blockdev-change-medium',"
+                     "'arguments': {'id': 'cd', 'filename': %s}}", file);
+        colo_refused(sides[i], "the medium of 'fd0'",
+                     "{'execute': 'blockdev-change-medium', 'arguments': {"
+                     "'id': 'fd', 'format': 'raw', 'filename': %s}}", file);
+        check_hmp(sides[i], "eject -f cd0", why);
+        check_hmp(sides[i], "drive_del cd0", why);
+    }
+    colo_kill(&p->primary);
+    colo_wait_state(p->secondary, "lost");
+    colo_failover(p->secondary);
+    colo_wait_status(p->secondary, "running");
+    insert(p->secondary, file);
+    colo_pair_free(p);
+}
+
 int main(int argc, char **argv)
 {
     static const char *const modes[] = { "hybrid", "periodic" };
@@ -163,6 +215,7 @@ int main(int argc, char **argv)
         { "virtio-mem", test_virtio_mem },
         { "own-stream", test_own_stream },
         { "xen", test_xen },
+        { "medium", test_medium },
     };
 
     g_test_init(&argc, &argv, NULL);
