@@ -286,8 +286,16 @@ static bool output_commit_drained(ColoParticipant *p)
 
 static void output_commit_stand(ColoParticipant *p, bool standing)
 {
-    from_participant(p)->state = standing ? OUTPUT_COMMIT_STANDING
-                                          : OUTPUT_COMMIT_OFF;
+    OutputCommit *oc = from_participant(p);
+
+    oc->state = standing ? OUTPUT_COMMIT_STANDING : OUTPUT_COMMIT_OFF;
+    if (standing) {
+        /*
+         * What came before waits for the guest to run.  Until it is gone the
+         * backend reads nothing, and what follows is not here to be dropped.
+         */
+        qemu_purge_queued_packets(NETFILTER(oc)->netdev);
+    }
 }
 
 /*

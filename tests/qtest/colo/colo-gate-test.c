@@ -5,8 +5,8 @@
  *
  * Proves: the NIC may leave when packets of it are held, or the network has
  * not taken them; a netdev that the guest uses is not deleted while there is a
- * pair; and a NIC that was told to wait is let go when its netdev is deleted
- * after that.
+ * pair; a NIC that was told to wait is let go when its netdev is deleted after
+ * that; and a guest that stands still gets nothing, then or later.
  */
 
 #include "qemu/osdep.h"
@@ -331,6 +331,24 @@ static void test_secondary_unfiltered(void)
     plugged_free(g);
 }
 
+/*
+ * What the network sends to a guest that stands still is dropped, also if
+ * something has come before the session, and waits for the guest.
+ */
+static void test_secondary_input(void)
+{
+    Plugged *g = plugged_new("periodic", "virtio-net-pci");
+
+    g->net.qts = g->pair->secondary;
+    add_gate(g, 64 * MiB);
+    write_str(g->other, "before");
+    colo_pair_migrate(g->pair, "mig", "mig", 600000, COLO_TIMEOUT_MS);
+    colo_wait_state(g->pair->secondary, "standing");
+    write_str(g->other, "meanwhile");
+    wait_for(counter(g->net.qts, "oc1", "ignored-packets") == 1);
+    plugged_free(g);
+}
+
 int main(int argc, char **argv)
 {
     g_setenv("MALLOC_PERTURB_", PERTURB, true);
@@ -348,5 +366,6 @@ int main(int argc, char **argv)
                    test_compare_netdev_deleted);
     qtest_add_func("/colo/gate/secondary-unfiltered",
                    test_secondary_unfiltered);
+    qtest_add_func("/colo/gate/secondary-input", test_secondary_input);
     return g_test_run();
 }
