@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A network between client and guest that loses frames and reorders them."""
+"""A network between client and guest that loses frames, reorders them, or
+sends those for the guest to both hosts."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ LOSS = 0.01
 JITTER_MS = 20.0
 SECONDS = 10.0
 LONG_SECONDS = 600.0
+FLOODED = 50                # answers
 
 
 def bad(ctx: Context, mode: str) -> None:
@@ -54,3 +56,18 @@ def bad_hybrid(ctx: Context) -> None:
 @test('/colo/e2e/network/bad/periodic', long_only=True)
 def bad_periodic(ctx: Context) -> None:
     bad(ctx, 'periodic')
+
+
+@test('/colo/e2e/network/flooded')
+def flooded(ctx: Context) -> None:
+    """What came to the host of the secondary while its guest stood still has
+    been answered on the primary; nobody gets a second answer later."""
+    with ctx.pair(memory='256') as pair, ctx.hosts.flooded():
+        ctx.protected(pair)
+        udp = pair.client('udp')
+        wait_more(udp, FLOODED)
+        pair.fence('primary')
+        pair.failover('secondary')
+        wait_more(udp, FLOODED)
+        end = check_intact(udp)
+    ctx.note(f'{end["count"]} answers, none of them twice')

@@ -266,6 +266,25 @@ class Hosts:
         self.ip('switch', 'link', 'set', f'to-{name}', 'up')
 
     @contextlib.contextmanager
+    def flooded(self) -> Iterator[None]:
+        """The switch, and the bridges of the hosts, forget where the guest is:
+        each frame for it comes to both."""
+        ports = [('switch', 'to-a'), ('switch', 'to-b'), ('a', 'up0'),
+                 ('b', 'up0')]
+
+        def learning(state: str) -> None:
+            for name, port in ports:
+                _command('bridge', '-n', name, 'link', 'set', 'dev', port,
+                         'learning', state)
+                self.ip(name, 'link', 'set', 'br0', 'type', 'bridge',
+                        'fdb_flush')
+        learning('off')
+        try:
+            yield
+        finally:
+            learning('on')
+
+    @contextlib.contextmanager
     def bad_network(self, loss: float, jitter_ms: float,
                     seed: int) -> Iterator[dict[str, int]]:
         """Between client and switch frames are lost and overtake each other.
