@@ -71,6 +71,8 @@ typedef QTAILQ_HEAD(ColoHeldList, ColoHeld) ColoHeldList;
  * The secondary's numbers are mapped to the primary's before they come here,
  * all but that of its SYN.
  */
+#define COLO_TCP_RSTS   8
+
 typedef struct ColoTcp {
     ColoSeq released_end;
     uint32_t released_begin;        /* valid if released_end is */
@@ -85,7 +87,8 @@ typedef struct ColoTcp {
     /* What the secondary said in its epoch; see ColoFlow.generation */
     ColoSeq secondary_isn;          /* of the SYN that matched */
     ColoHeld *secondary_syn;        /* SYN that did not match yet */
-    uint32_t secondary_rsts;
+    uint8_t secondary_rsts;         /* none of the primary's matched yet */
+    uint32_t secondary_rst_at[COLO_TCP_RSTS];   /* oldest first */
     uint32_t secondary_mss;         /* longest payload seen, of any epoch */
 } ColoTcp;
 

@@ -18,11 +18,12 @@
  *              It leaves when all that was read at once has been looked at.
  *   gap        A segment ahead of released_end waits for the one that fills
  *              the gap, which may overtake it.
- *   RST        Needs one of the secondary.  Urgent data and combinations of
- *              flags that make no sense wait for the commit, and so does what
- *              has a digest or belongs to Multipath TCP: both are bound to
- *              numbers that the other guest does not have, and nothing may be
- *              changed in them.
+ *   RST        Needs one of the secondary, with its number: one that answers
+ *              what did not suit the secondary then is not the end.  Urgent
+ *              data and combinations of flags that make no sense wait for the
+ *              commit, and so does what has a digest or belongs to Multipath
+ *              TCP: both are bound to numbers that the other guest does not
+ *              have, and nothing may be changed in them.
  *
  * What a segment may acknowledge, and with which window and timestamp it
  * leaves, is for match-ack.c to say.
@@ -131,6 +132,31 @@ static bool tcp_in_reach(const ColoFlow *f, const ColoPacket *p)
         return true;
     }
     return p->seq - anchor + TCP_REACH / 2 < TCP_REACH;
+}
+
+/* The secondary said a reset at @seq */
+static void tcp_note_rst(ColoTcp *t, uint32_t seq)
+{
+    if (t->secondary_rsts == COLO_TCP_RSTS) {
+        t->secondary_rsts--;
+        memmove(t->secondary_rst_at, t->secondary_rst_at + 1,
+                t->secondary_rsts * sizeof(*t->secondary_rst_at));
+    }
+    t->secondary_rst_at[t->secondary_rsts++] = seq;
+}
+
+/* Did it, once for each of the primary? */
+static bool tcp_take_rst(ColoTcp *t, uint32_t seq)
+{
+    for (unsigned i = 0; i < t->secondary_rsts; i++) {
+        if (t->secondary_rst_at[i] == seq) {
+            t->secondary_rsts--;
+            memmove(t->secondary_rst_at + i, t->secondary_rst_at + i + 1,
+                    (t->secondary_rsts - i) * sizeof(*t->secondary_rst_at));
+            return true;
+        }
+    }
+    return false;
 }
 
 /* Keep what of @p was not there yet, in its place */
@@ -464,10 +490,9 @@ static bool tcp_step(ColoMatch *m, ColoFlow *f, ColoHeld *h)
         return false;
     }
     if (p->tcp_flags & COLO_TCP_RST) {
-        if (!t->secondary_rsts) {
+        if (!tcp_take_rst(t, p->seq)) {
             return false;
         }
-        t->secondary_rsts--;
         t->close_released = true;
         colo_match_release(m, tcp_unhold(m, f, h), COLO_RELEASE_EQUAL);
         return true;
@@ -523,7 +548,7 @@ void colo_match_tcp_secondary(ColoMatch *m, ColoFlow *f, ColoPacket *p)
         return;
     }
     if (p->tcp_flags & COLO_TCP_RST) {
-        t->secondary_rsts += t->secondary_rsts < UINT32_MAX;
+        tcp_note_rst(t, p->seq);
         colo_packet_free(p);
     } else if (p->tcp_flags & COLO_TCP_SYN) {
         tcp_secondary_syn(m, f, p);

@@ -589,6 +589,28 @@ static bool map_tsecr(ColoRewrite *r, ColoRewriteFlow *f, ColoPacket *p)
     return true;
 }
 
+/*
+ * May @tcp_flags be of the answer to a connect that S has by a load?  Its clock
+ * is behind that of P then, by nobody knows how much until it speaks, and it
+ * resets what it connects if the echo is of the future.
+ */
+static bool may_blank_echo(const ColoRewrite *r, uint8_t tcp_flags)
+{
+    return r->generation && (tcp_flags & COLO_TCP_SYN) &&
+           (tcp_flags & COLO_TCP_ACK) && !(tcp_flags & COLO_TCP_RST);
+}
+
+static bool blank_echo(ColoRewrite *r, const ColoRewriteFlow *f, ColoPacket *p)
+{
+    if ((f && f->tsval_known) || !may_blank_echo(r, p->tcp_flags) ||
+        !p->ts_off || colo_packet_tsecr(p) == 0) {
+        return false;
+    }
+    colo_packet_set_tsecr(p, 0);
+    r->stats.rewritten_tsecrs++;
+    return true;
+}
+
 bool colo_rewrite_to_guest(ColoRewrite *r, ColoPacket *p, int64_t now_ms)
 {
     bool changed = false;
@@ -606,7 +628,9 @@ bool colo_rewrite_to_guest(ColoRewrite *r, ColoPacket *p, int64_t now_ms)
     colo_flow_key_reverse(&p->key, &key);
     f = colo_rewrite_find_outer(r, &key);
     if (!f) {
-        return false;
+        changed = blank_echo(r, NULL, p);
+        r->stats.rewritten_packets += changed;
+        return changed;
     }
 
     flow_touch(r, f);
@@ -620,6 +644,7 @@ bool colo_rewrite_to_guest(ColoRewrite *r, ColoPacket *p, int64_t now_ms)
         changed |= map_acks(r, f, p);
         changed |= map_refusal(r, f, p);
         changed |= map_tsecr(r, f, p);
+        changed |= blank_echo(r, f, p);
     }
     /* ack is in the numbers of S by now */
     note_end(r, f, p, p->seq, p->ack, &f->peer_fin, &f->guest_fin);
@@ -692,7 +717,7 @@ bool colo_rewrite_wants(const ColoRewrite *r, const uint8_t *head,
     ColoFlowKey reverse;
     ColoPacket p;
 
-    if (!from_guest && r->stats.flows == 0) {
+    if (!from_guest && r->stats.flows == 0 && !r->generation) {
         return false;
     }
     if (!colo_packet_parse_head(&p, head, len, size, vnet_hdr_len)) {
@@ -703,7 +728,8 @@ bool colo_rewrite_wants(const ColoRewrite *r, const uint8_t *head,
     }
     if (!from_guest) {
         colo_flow_key_reverse(&p.key, &reverse);
-        return knows_flow(r, &reverse);
+        return knows_flow(r, &reverse) ||
+               may_blank_echo(r, p.tcp_flags);
     }
     return (p.tcp_flags & COLO_TCP_SYN) || knows_flow(r, &p.key) ||
            /* Longer than the bare header: may have timestamps */

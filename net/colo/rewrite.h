@@ -43,7 +43,8 @@
  *   - To the guest: a TSecr later than any TSval that S has sent on this
  *     connection becomes the latest that it sent.  The answer to a SYN must not
  *     be earlier than that SYN either: a guest that connects resets the
- *     connection in both cases.
+ *     connection in both cases.  If it connects since before a load, its clock
+ *     is not known: then the answer has the TSecr 0, which is none.
  *   - From the guest: a TSval must not step back behind what the client has
  *     seen from P, or the client drops the segment (PAWS).  The highest TSecr
  *     that came from the client is the floor.  It survives loads and failover,

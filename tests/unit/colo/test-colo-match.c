@@ -533,6 +533,13 @@ static const Script scripts[] = {
       "S 1\n"
       "P 1\n"
       "p R1000+0\n" },
+    { "tcp/rst-elsewhere", NULL,
+      /* It answers something that did not suit: not the primary's end */
+      MIDDLE
+      "s R1000+0\n"
+      "p R1100+0a60\n"
+      "s R1100+0a60 > R1100+0a60\n"
+      "p R1000+0 > R1000+0\n" },
 
     /* Acknowledgements */
     { "ack/follows", NULL,

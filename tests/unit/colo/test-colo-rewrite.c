@@ -485,6 +485,32 @@ static void test_timestamps_connect(void)
     test_free(t);
 }
 
+/* It connects since before a load: then its clock may be behind any echo */
+static void test_timestamps_connect_load(void)
+{
+    Test *t = test_new(10);
+    ColoPacket *p;
+    Seg in, out;
+
+    in = seg_ts(SYN | ACK, t->c, t->p + 1, 7777, 1000);
+    pass(t, false, in, in);
+    colo_rewrite_load(t->r);
+    p = build(t, false, &in);
+    g_assert_true(colo_rewrite_wants(t->r, p->data, p->size, p->size, 0, false));
+    colo_packet_free(p);
+    out = in;
+    out.tsecr = 0;
+    pass(t, false, in, out);
+    /* Any other segment says nothing of it */
+    in = seg_ts(ACK, t->c, t->p + 1, 7777, 1000);
+    pass(t, false, in, in);
+
+    /* A reset ends it, whatever it echoes */
+    in = seg_ts(RST | SYN | ACK, t->c, t->p + 1, 7777, 1000);
+    pass(t, false, in, in);
+    test_free(t);
+}
+
 /* A connection that was there before, and is at offset zero */
 static void test_timestamps_adopted(void)
 {
@@ -893,6 +919,8 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/rewrite/load/handed-on/handshake",
                     test_handed_on_handshake);
     g_test_add_func("/colo/rewrite/load/handed-on/own", test_handed_on_own);
+    g_test_add_func("/colo/rewrite/timestamps/connect-load",
+                    test_timestamps_connect_load);
     g_test_add_func("/colo/rewrite/timestamps/clamp", test_timestamps);
     g_test_add_func("/colo/rewrite/timestamps/wrap", test_timestamps_wrap);
     g_test_add_func("/colo/rewrite/undo", test_undo);
