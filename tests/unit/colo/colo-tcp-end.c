@@ -595,7 +595,8 @@ void tcp_end_input(TcpEnd *e, const TcpSeg *in, int64_t now_ms,
     default:
         break;
     }
-    if (in->ts && e->ts && (in->flags & COLO_TCP_ACK) && e->ts_said &&
+    if (in->ts && in->tsecr && e->ts && (in->flags & COLO_TCP_ACK) &&
+        e->ts_said &&
         !(in->flags & COLO_TCP_RST) && e->state != TCP_END_SYN_RCVD &&
         (colo_seq_lt(e->ts_latest + TCP_END_ECHO_MS, in->tsecr) ||
          colo_seq_lt(in->tsecr, e->ts_first - TCP_END_ECHO_MS))) {
