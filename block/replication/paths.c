@@ -159,11 +159,22 @@ static bool is_running_secondary(BDRVReplicationState *s, void *opaque)
     return is_secondary(s, NULL) && is_running(s, NULL);
 }
 
+/*
+ * Does the guest write by way of @to as by way of @bs?  Another node above the
+ * same data will not do.  The nodes of a secondary may be inactive, so nobody
+ * has asked yet whether both can be there, and the failover would fail.
+ */
+static bool GRAPH_RDLOCK is_as_good(BlockDriverState *bs, BlockDriverState *to)
+{
+    return visit(to, true, is_running_secondary, NULL) &&
+           bdrv_skip_filters(to) == bdrv_skip_filters(bs);
+}
+
 bool replication_needs(BlockDriverState *bs, BlockDriverState *to,
                        Error **errp)
 {
     if (!visit(bs, true, is_running_secondary, NULL) ||
-        (to && visit(to, true, is_running_secondary, NULL))) {
+        (to && is_as_good(bs, to))) {
         return false;
     }
     error_setg(errp, "Node '%s' is busy: a disk is being replicated by way of "

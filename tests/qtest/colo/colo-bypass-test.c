@@ -58,7 +58,7 @@ static void add_secondary(Bypass *b)
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
         "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
         "'children': [{'driver': 'replication', 'mode': 'secondary',"
-        "'top-id': 'disk0', 'file': 'active0'}]}}");
+        "'node-name': 'follower0', 'top-id': 'disk0', 'file': 'active0'}]}}");
     pair_disk_plug(qts);
 }
 
@@ -335,6 +335,17 @@ static void test_secondary(const void *mode)
     disk_del_child(qts, "disk0", "children.1");
     colo_refused(qts, BUSY, SET_DRIVE("image0"));
     colo_refused(qts, BUSY, SET_DRIVE("active0"));
+    /* The quorum would be in its way as soon as the disk is used */
+    colo_refused(qts, BUSY, SET_DRIVE("follower0"));
+    qtest_qmp_assert_success(qts, "{'execute': 'object-add', 'arguments': {"
+                             "'qom-type': 'throttle-group', 'id': 'tg'}}");
+    qtest_qmp_assert_success(qts, "{'execute': 'blockdev-add', 'arguments': {"
+                             "'driver': 'throttle', 'node-name': 'above',"
+                             "'throttle-group': 'tg', 'file': 'disk0',"
+                             "'active': %i}}", !strcmp(mode, "hybrid"));
+    qtest_qmp_assert_success(qts, SET_DRIVE("above"));
+    qtest_qmp_assert_success(qts, SET_DRIVE("disk0"));
+    qtest_qmp_assert_success(qts, SET_DRIVE("above"));
     g_assert_true(is_protected(qts));
 
     colo_kill(&b->pair->primary);
