@@ -118,6 +118,7 @@ struct ColoCompare {
     uint64_t dropped_closed;
 
     /* iothread */
+    bool begun;                 /* all chardevs have their handlers */
     Input primary;
     Input secondary;
     Input notify;
@@ -293,7 +294,7 @@ static void compare_obey_bh(void *opaque)
 {
     ColoCompare *c = opaque;
 
-    if (!c->out) {
+    if (!c->begun) {
         /* Too early; compare_begin() sees to it */
         return;
     }
@@ -318,12 +319,13 @@ static void compare_command(ColoCompare *c, CompareCommand what, uint64_t cut)
 
 /*
  * A client that was connecting when the object was made says in the main loop
- * that it did, all others say so in the iothread.
+ * that it did, all others say so in the iothread.  Those that are open already
+ * do while compare_begin() runs: a session needs all of them.
  */
 static void compare_tell_opened(ColoCompare *c, CompareCommand what)
 {
     compare_command(c, what, 0);
-    if (in_aio_context_home_thread(c->ctx)) {
+    if (in_aio_context_home_thread(c->ctx) && c->begun) {
         compare_obey(c);
     }
 }
@@ -691,8 +693,9 @@ static void compare_begin(void *opaque)
     input_begin(c, &c->secondary, "secondary_in", vnet_hdr, &secondary_ops);
     input_begin(c, &c->primary, "primary_in", vnet_hdr, &primary_ops);
     timer_mod(c->timer, now_ms() + c->options.scan_ms);
+    c->begun = true;
     /* What was said before is done now */
-    qemu_bh_schedule(c->bh);
+    compare_obey_bh(c);
 }
 
 /* In the iothread: nothing of it runs afterwards */

@@ -240,6 +240,53 @@ static void test_hold(void)
     rig_end(&r);
 }
 
+static bool is_plugged(const Rig *r, const char *chardev)
+{
+    QDict *answer = qtest_qmp(r->pair->primary, "{'execute': 'query-chardev'}");
+    const QListEntry *e;
+    bool plugged = false;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(answer, "return"), e) {
+        QDict *chr = qobject_to(QDict, qlist_entry_obj(e));
+
+        plugged |= !strcmp(qdict_get_str(chr, "label"), chardev) &&
+                   !g_str_has_prefix(qdict_get_str(chr, "filename"),
+                                     "disconnected");
+    }
+    qobject_unref(answer);
+    return plugged;
+}
+
+/* All have connected before there is an object: its streams are in a session */
+static void test_plugged(void)
+{
+    uint32_t garbage[2] = { cpu_to_be32(0x7fffffff) };
+    int64_t end = g_get_monotonic_time() + COLO_DEADLINE_MS * 1000LL;
+    int fds[ARRAY_SIZE(chardevs)];
+    Rig r;
+
+    rig_start(&r);
+    for (int i = 0; i < ARRAY_SIZE(chardevs); i++) {
+        fds[i] = plug(&r, chardevs[i]);
+        while (!is_plugged(&r, chardevs[i])) {
+            g_assert_cmpint(g_get_monotonic_time(), <, end);
+        }
+    }
+    add(&r);
+    for (int i = 0; i < 2; i++) {
+        struct pollfd p = { .fd = fds[i], .events = POLLIN };
+
+        /* What is no stream is closed, so that it begins anew */
+        g_assert_cmpint(write(fds[i], garbage, sizeof(garbage)), ==,
+                        sizeof(garbage));
+        g_assert_cmpint(poll(&p, 1, COLO_DEADLINE_MS), ==, 1);
+    }
+    for (int i = 0; i < ARRAY_SIZE(chardevs); i++) {
+        close(fds[i]);
+    }
+    rig_end(&r);
+}
+
 /* QEMU ends with a session and packets that wait */
 static void test_quit(void)
 {
@@ -261,6 +308,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     qtest_add_func("/colo/compare-session/add-del", test_add_del);
     qtest_add_func("/colo/compare-session/hold", test_hold);
+    qtest_add_func("/colo/compare-session/plugged", test_plugged);
     qtest_add_func("/colo/compare-session/quit", test_quit);
     return g_test_run();
 }
