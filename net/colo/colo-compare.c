@@ -75,6 +75,7 @@ typedef enum CompareCommand {
     COMPARE_OPEN,
     COMPARE_OUT_OPENED,
     COMPARE_NOTIFY_OPENED,
+    COMPARE_SECONDARY_OPENED,
 } CompareCommand;
 
 typedef struct Command {
@@ -225,6 +226,15 @@ static void compare_opened(ColoStreamWriter *w, CharBackend *chr)
     }
 }
 
+/* The rules have no lock: they belong to the iothread */
+static void compare_secondary_opened(ColoCompare *c)
+{
+    assert(in_aio_context_home_thread(c->ctx));
+    if (qemu_chr_fe_backend_open(&c->secondary.chr)) {
+        colo_match_secondary_opened(c->match);
+    }
+}
+
 static void compare_set_in_session(ColoCompare *c, bool on)
 {
     colo_stream_end_session(&c->primary.end, on);
@@ -265,6 +275,9 @@ static void compare_obey(ColoCompare *c)
             break;
         case COMPARE_NOTIFY_OPENED:
             compare_opened(c->notify_out, &c->notify.chr);
+            break;
+        case COMPARE_SECONDARY_OPENED:
+            compare_secondary_opened(c);
             break;
         }
         g_free(cmd);
@@ -595,7 +608,7 @@ static void input_event(void *opaque, QEMUChrEvent event)
             compare_tell_opened(c, COMPARE_NOTIFY_OPENED);
         }
         if (in == &c->secondary) {
-            colo_match_secondary_opened(c->match);
+            compare_tell_opened(c, COMPARE_SECONDARY_OPENED);
         }
         break;
     case CHR_EVENT_CLOSED:
