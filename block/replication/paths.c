@@ -204,12 +204,18 @@ bool replication_folds(BlockDriverState *bs, Error **errp)
 {
     GRAPH_RDLOCK_GUARD_MAINLOOP();
 
-    if (!is_below(bs, is_folding)) {
-        return false;
+    if (is_below(bs, is_folding)) {
+        error_setg(errp, "Node '%s' is busy: overlays are being folded into "
+                   "their disk", replication_user_name(bs));
+        return true;
     }
-    error_setg(errp, "Node '%s' is busy: overlays are being folded into their "
-               "disk", replication_user_name(bs));
-    return true;
+    /* With another offset the primary's writes would go somewhere else */
+    if (is_below(bs, is_running_secondary)) {
+        error_setg(errp, "Node '%s' is busy: its disk is being replicated, and "
+                   "it has to stay as it is", replication_user_name(bs));
+        return true;
+    }
+    return false;
 }
 
 bool replication_op_is_blocked(BlockDriverState *bs, BlockOpType op,

@@ -256,8 +256,9 @@ bool GRAPH_RDLOCK replication_reopen_is_blocked(BlockDriverState *parent,
                                                 Error **errp);
 
 /*
- * replication_folds: does a job fold overlays into the disk, and is @bs one of
- * the nodes?  Then true with @errp set: they go when it ends.  Main loop.
+ * replication_folds: does a job fold overlays into the disk, or may it do so at
+ * any time (a secondary that replicates), and is @bs one of the nodes?  Then
+ * true with @errp set: it may not be reopened.  Main loop.
  */
 bool replication_folds(BlockDriverState *bs, Error **errp);
 

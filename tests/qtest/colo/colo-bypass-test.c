@@ -329,6 +329,11 @@ static void test_secondary(const void *mode)
     check_reopen_refused(qts, "active0", "active-file0", "image0");
     check_reopen_refused(qts, "hidden0", "hidden-file0", NULL);
     check_reopen_refused(qts, "hidden0", "hidden-file0", "target");
+    /* What the primary's guest writes would be somewhere else in the image */
+    colo_refused(qts, BUSY, "{'execute': 'blockdev-reopen', 'arguments': {"
+                 "'options': [{'driver': 'raw', 'node-name': 'image0',"
+                 "'offset': 4096, 'file': {'driver': 'file',"
+                 "'filename': %s}}]}}", b->image);
     disk_add_child(qts, "disk0", "target");
     colo_refused(qts, BUSY, "{'execute': 'x-blockdev-change',"
                  "'arguments': {'parent': 'disk0', 'child': 'children.0'}}");
