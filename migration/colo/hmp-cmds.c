@@ -24,13 +24,16 @@ static void print_compare(Monitor *mon, const ColoCompareStatistics *c)
                    ", mismatches %" PRIu64 ", timeouts %" PRIu64 "\n", c->id,
                    c->released_equal, c->released_commit, c->mismatches,
                    c->timeouts);
-    monitor_printf(mon, "  flows: %" PRIu64 ", queued: %" PRIu64 " packets, %"
-                   PRIu64 " bytes, at most %" PRIu64 "\n", c->flows,
-                   c->queued_packets, c->queued_bytes, c->queued_bytes_max);
+    monitor_printf(mon, "  flows: %" PRIu64 ", packets without a place: %"
+                   PRIu64 ", lost: %" PRIu64 "\n", c->flows,
+                   c->unplaced_packets, c->dropped_closed + c->dropped_full);
+    monitor_printf(mon, "  queued: %" PRIu64 " packets, %" PRIu64
+                   " bytes, at most %" PRIu64 "\n", c->queued_packets,
+                   c->queued_bytes, c->queued_bytes_max);
     monitor_printf(mon, "  acks clamped: %" PRIu64 ", of the secondary: "
-                   "discarded %" PRIu64 ", dropped %" PRIu64 ", lost: %"
-                   PRIu64 "\n", c->acks_clamped, c->secondary_discarded,
-                   c->secondary_dropped, c->dropped_closed);
+                   "discarded %" PRIu64 ", dropped %" PRIu64 "\n",
+                   c->acks_clamped, c->secondary_discarded,
+                   c->secondary_dropped);
 }
 
 static void print_statistics(Monitor *mon, const ColoStatistics *st)
