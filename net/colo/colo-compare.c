@@ -264,7 +264,7 @@ static void compare_obey(ColoCompare *c)
             colo_match_primary_cut(c->match, cmd->cut, now_ms());
             break;
         case COMPARE_COMMIT:
-            colo_match_commit(c->match, cmd->cut);
+            colo_match_commit(c->match, cmd->cut, now_ms());
             break;
         case COMPARE_OPEN:
             colo_match_open(c->match);
@@ -459,7 +459,7 @@ static void notify_packet(void *opaque, uint8_t *data, uint32_t size,
     } else if (is_message(data, size, XEN_CHECKPOINT)) {
         c->xen_epoch++;
         colo_match_primary_cut(c->match, c->xen_epoch, now_ms());
-        colo_match_commit(c->match, c->xen_epoch);
+        colo_match_commit(c->match, c->xen_epoch, now_ms());
         colo_match_secondary_cut(c->match, c->xen_epoch, now_ms());
     } else {
         warn_report("colo-compare: unknown message of %" PRIu32 " bytes from "

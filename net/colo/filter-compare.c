@@ -244,7 +244,7 @@ static void compare_commit(ColoParticipant *p, uint64_t cut)
 {
     FilterCompare *fc = from_participant(p);
 
-    colo_match_commit(fc->match, cut);
+    colo_match_commit(fc->match, cut, now_ms());
     compare_fed(fc);
 }
 

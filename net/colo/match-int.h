@@ -59,6 +59,7 @@ struct ColoMatch {
     int64_t now_ms;                 /* latest time heard of */
     int64_t cut_ms;                 /* when epoch began */
     int64_t lag_ms;                 /* how much later s_epoch did */
+    int64_t commit_lag_ms;          /* how much later epoch was committed */
     int64_t full_since_ms;          /* INT64_MAX: it is not */
 
     ColoFlowTable table;

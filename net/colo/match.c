@@ -66,6 +66,16 @@ static bool match_lag(const ColoMatch *m, int64_t *lag_ms)
     return m->committed <= m->epoch && (!m->s_known || m->s_epoch == m->epoch);
 }
 
+/*
+ * The secondary runs in this epoch, but its stream does not say so: does it get
+ * on at all?  What waits has a timeout from the commit on.
+ */
+static bool match_is_stuck(const ColoMatch *m, int64_t *lag_ms)
+{
+    *lag_ms = m->commit_lag_ms;
+    return m->committed == m->epoch && m->s_known && m->s_epoch < m->epoch;
+}
+
 /* @since_ms and @wait_ms later, without an overflow */
 static int64_t match_after(int64_t since_ms, uint64_t wait_ms)
 {
@@ -90,7 +100,8 @@ static int64_t match_due_ms(const ColoMatch *m, ColoMatchNeed why)
     uint64_t timeout = m->config.timeout_ms;
     int64_t due, lag;
 
-    if (!match_lag(m, &lag)) {
+    if (!match_lag(m, &lag) &&
+        (why != COLO_MATCH_NEED_TIMEOUT || !match_is_stuck(m, &lag))) {
         return INT64_MAX;
     }
     switch (why) {
@@ -514,6 +525,7 @@ static void match_begin_epoch(ColoMatch *m, uint64_t epoch)
     m->needed = 0;
     m->cut_ms = m->now_ms;
     m->lag_ms = 0;
+    m->commit_lag_ms = 0;
     m->full_since_ms = INT64_MAX;
 }
 
@@ -731,14 +743,16 @@ static void match_commit_flows(ColoMatch *m)
     }
 }
 
-void colo_match_commit(ColoMatch *m, uint64_t cut)
+void colo_match_commit(ColoMatch *m, uint64_t cut, int64_t now_ms)
 {
     ColoRelease why = COLO_RELEASE_COMMIT;
 
     if (m->mode == COLO_MATCH_OPEN || cut <= m->committed) {
         return;
     }
+    m->now_ms = MAX(m->now_ms, now_ms);
     m->committed = cut;
+    m->commit_lag_ms = m->now_ms - m->cut_ms;
     if (m->epoch < cut) {
         m->needed = 0;
     }

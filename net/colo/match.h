@@ -122,9 +122,9 @@ void colo_match_secondary_opened(ColoMatch *m);
 /*
  * colo_match_commit: the secondary has cut @cut.  Epochs before it may leave,
  * also what of them is still on its way here.  May come before the cut's
- * record.
+ * record.  If the secondary's record does not come NEED_TIMEOUT counts from here.
  */
-void colo_match_commit(ColoMatch *m, uint64_t cut);
+void colo_match_commit(ColoMatch *m, uint64_t cut, int64_t now_ms);
 
 /*
  * colo_match_open: the session is over.  Everything leaves.

@@ -237,7 +237,7 @@ static void do_commit(Fuzz *f)
             f->needed = 0;
         }
     }
-    colo_match_commit(f->m, cut);
+    colo_match_commit(f->m, cut, f->now_ms);
 }
 
 static void step(Fuzz *f)

@@ -279,7 +279,7 @@ static void bench_command(Bench *b, const char *what, const char *arg)
         colo_match_secondary_cut(b->m, n, b->now_ms);
         break;
     case 'C':
-        colo_match_commit(b->m, n);
+        colo_match_commit(b->m, n, b->now_ms);
         break;
     case 't':
         b->now_ms += n;

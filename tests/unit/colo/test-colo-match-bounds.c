@@ -74,6 +74,26 @@ static const Script scripts[] = {
       "C 1\n"
       "P 2\n"
       "p d2@1 > !T\n" },
+    { "time/late-record", NULL,
+      /* It has loaded and runs, but its stream does not get on */
+      BEGIN
+      "P 1\n"
+      "p d1\n"
+      "T 300\n"
+      "p d2@1\n"
+      "C 1\n"
+      "T 99\n"                             /* from the commit on */
+      "T 1 > !T\n"
+      "S 1 > -T\n"                         /* it lags as long */
+      "T 99\n"
+      "T 1 > !T\n"
+      "P 2\n"
+      "p d3\n"
+      "C 2 > d1 d2@1\n"
+      "p d4\n"
+      "s d3\n"                             /* of an epoch that is over */
+      "T 99\n"
+      "T 1 > !T\n" },
     { "time/cut-under-way", NULL,
       /* What a cut has ended needs no other one */
       MIDDLE

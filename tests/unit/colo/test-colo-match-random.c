@@ -449,7 +449,7 @@ static void cut(World *w)
 static void commit(World *w)
 {
     w->committed = w->cut;
-    colo_match_commit(w->m, w->cut);
+    colo_match_commit(w->m, w->cut, 0);
 }
 
 static void load(World *w)

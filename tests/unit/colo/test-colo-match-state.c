@@ -208,7 +208,7 @@ static void test_begin(void)
     g_assert_cmpstr(told->str, ==, " 2 6");
     colo_match_primary_cut(m, 1, 0);
     say(m, COLO_TCP_SYN, 2, 0, 1);              /* again, in another epoch */
-    colo_match_commit(m, 1);
+    colo_match_commit(m, 1, 0);
     say(m, COLO_TCP_SYN, 2, 0, 1);
     g_assert_cmpstr(told->str, ==, " 2 6");
     say(m, COLO_TCP_SYN, 7, 0, 1);              /* another connection */
