@@ -93,7 +93,7 @@ static void run_session(TcpWorld *w)
         w->commit_due = INT64_MAX;
         w->committed = w->cut;
         tw_trace(w, "commit", NULL, w->cut);
-        colo_match_commit(w->match, w->cut);
+        colo_match_commit(w->match, w->cut, w->now);
     }
     if (w->needed && tw_checkpoint_may_begin(w)) {
         w->cp_due = w->now;
