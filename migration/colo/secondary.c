@@ -380,7 +380,10 @@ static void secondary_go_live(ColoSession *s, MigrationIncomingState *mis)
     } else if (s->secondary.run_state == COLO_RUN_SHUTDOWN) {
         runstate_set(RUN_STATE_SHUTDOWN);
     } else if (!migration_block_activate(&err)) {
-        error_reportf_err(err, "COLO secondary: cannot take over the disks: ");
+        error_prepend(&err, "cannot take over the disks, and the guest is "
+                      "paused: ");
+        colo_status_add(error_get_pretty(err));
+        error_reportf_err(err, "COLO secondary: ");
         runstate_set(RUN_STATE_PAUSED);
     } else if (s->secondary.run_state == COLO_RUN_RUNNING) {
         secondary_resume(s);

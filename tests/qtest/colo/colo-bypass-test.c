@@ -426,6 +426,39 @@ static void test_luks(const void *mode)
     bypass_free(b);
 }
 
+/*
+ * A node that cannot be there together with the guest's disk, while none of
+ * them is in use: the survivor says so, and goes on when it is gone
+ */
+static void test_in_the_way(void)
+{
+    Bypass *b = bypass_new("periodic");
+    QTestState *qts = b->pair->secondary;
+    QDict *status;
+
+    colo_pair_protect(b->pair);
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
+        "'node-name': 'aside', 'read-pattern': 'fifo', 'vote-threshold': 1,"
+        "'active': false, 'children': ['follower0']}}");
+    colo_kill(&b->pair->primary);
+    colo_wait_state(qts, "lost");
+    colo_failover(qts);
+    colo_wait_state(qts, "live");
+    colo_wait_status(qts, "paused");
+    status = qtest_qmp_assert_success_ref(qts,
+                                          "{'execute': 'query-colo-status'}");
+    g_assert_nonnull(strstr(qdict_get_str(status, "message"),
+                            "the guest is paused: Permission conflict"));
+    qobject_unref(status);
+    disk_wait_no_job(qts);
+    qtest_qmp_assert_success(qts, "{'execute': 'blockdev-del', 'arguments': {"
+                             "'node-name': 'aside'}}");
+    qtest_qmp_assert_success(qts, "{'execute': 'cont'}");
+    colo_wait_status(qts, "running");
+    bypass_free(b);
+}
+
 /* A node that has been in a session */
 static void test_used(const void *mode)
 {
@@ -471,6 +504,7 @@ int main(int argc, char **argv)
     colo_add("/colo/bypass", "unused", test_unused);
     colo_add("/colo/bypass", "used", test_used);
     colo_add("/colo/bypass", "secondary", test_secondary);
+    qtest_add_func("/colo/bypass/in-the-way", test_in_the_way);
     colo_add("/colo/bypass", "lost", test_lost);
     colo_add("/colo/bypass", "luks", test_luks);
     return g_test_run();
