@@ -344,6 +344,26 @@ static void test_more_cpus(const void *kind)
     check_fails(p, kind, "'cpu_common' (instance 1) is on the secondary only");
 }
 
+/* Its CPU is another one: what the guest has found in it would be gone */
+static void check_cpu(const char *kind, const char *cpu, const char *text)
+{
+    ColoPair *p = colo_pair_new_with("periodic", "tcg", "-cpu Nehalem");
+
+    colo_quit(&p->secondary);
+    g_free(p->extra);
+    p->extra = g_strdup_printf("-cpu %s", cpu);
+    colo_pair_new_secondary(p);
+    check_fails(p, kind, text);
+}
+
+static void test_other_cpu(const void *kind)
+{
+    check_cpu(kind, "qemu64", "a CPU is of model 'Nehalem-x86_64-cpu' at the "
+              "primary, and of 'qemu64-x86_64-cpu' here");
+    check_cpu(kind, "Nehalem,-sse4.2", "a CPU of model 'Nehalem-x86_64-cpu' "
+              "has other features at the primary");
+}
+
 /* x-colo was forgotten at the primary */
 static void test_no_colo(const void *kind)
 {
@@ -427,6 +447,8 @@ int main(int argc, char **argv)
                                                kinds[i]);
         g_autofree char *cpus = g_strdup_printf("/colo/connect/cpus/%s",
                                                 kinds[i]);
+        g_autofree char *cpu = g_strdup_printf("/colo/connect/cpu/%s",
+                                               kinds[i]);
         g_autofree char *ram = g_strdup_printf("/colo/connect/memory/%s",
                                                kinds[i]);
 
@@ -435,6 +457,7 @@ int main(int argc, char **argv)
         qtest_add_data_func(type, kinds[i], test_other_type);
         qtest_add_data_func(dev, kinds[i], test_more_devices);
         qtest_add_data_func(cpus, kinds[i], test_more_cpus);
+        qtest_add_data_func(cpu, kinds[i], test_other_cpu);
         qtest_add_data_func(ram, kinds[i], test_less_memory);
     }
     return g_test_run();
