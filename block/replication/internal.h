@@ -248,6 +248,29 @@ bool coroutine_fn replication_primary_must_admit(BDRVReplicationState *s);
  */
 void GRAPH_RDLOCK replication_sink_give_up(BlockDriverState *bs);
 
+/* The nodes of a secondary; NULL unless all three are there */
+BlockDriverState *GRAPH_RDLOCK replication_active(BDRVReplicationState *s);
+BlockDriverState *GRAPH_RDLOCK replication_hidden(BDRVReplicationState *s);
+BlockDriverState *GRAPH_RDLOCK replication_disk(BDRVReplicationState *s);
+
+/*
+ * Its disk has failed: the first error is kept, and said.  Takes @err.  BQL.
+ *
+ * replication_report: say it only.
+ */
+void replication_fail(BDRVReplicationState *s, Error *err);
+void replication_report(BDRVReplicationState *s, const Error *err);
+
+/*
+ * After a failover: see fold.c.  BQL, but for the flush, which is the guest's.
+ *
+ * replication_fold_end: the node goes.
+ */
+void replication_fold_begin(BDRVReplicationState *s);
+void replication_fold_query(BDRVReplicationState *s, ColoDiskStatistics *stats);
+void replication_fold_end(BDRVReplicationState *s);
+void coroutine_fn GRAPH_RDLOCK replication_fold_flush(BDRVReplicationState *s);
+
 /* The image of a shared disk, on both sides: see claim.c.  BQL. */
 
 /* Is it one that two hosts can share? */

@@ -35,9 +35,8 @@
  *
  * A failover first shuts the NBD clients out.  A primary that was only slow
  * may have writes in socket buffers, and these would be neither in the
- * checkpoint nor of this guest.  Then the job ends, and another one commits
- * both overlays into the disk, while the guest runs.  Both are flushed then: if
- * this QEMU dies, too, the disk is not whole without them.
+ * checkpoint nor of this guest.  Then the job ends, and what is left to do is
+ * in fold.c.
  *
  * Of a shared disk the disk is the primary's own, read-only here.  There is no
  * job: the primary itself puts into the hidden overlay what it is going to
@@ -100,19 +99,19 @@ static void deadline_end(Deadline *deadline)
 
 /* The nodes.  NULL unless all three are there. */
 
-static BlockDriverState *GRAPH_RDLOCK get_active(BDRVReplicationState *s)
+BlockDriverState *GRAPH_RDLOCK replication_active(BDRVReplicationState *s)
 {
     return s->bs->file->bs;
 }
 
-static BlockDriverState *GRAPH_RDLOCK get_hidden(BDRVReplicationState *s)
+BlockDriverState *GRAPH_RDLOCK replication_hidden(BDRVReplicationState *s)
 {
-    return bdrv_cow_bs(get_active(s));
+    return bdrv_cow_bs(replication_active(s));
 }
 
-static BlockDriverState *GRAPH_RDLOCK get_disk(BDRVReplicationState *s)
+BlockDriverState *GRAPH_RDLOCK replication_disk(BDRVReplicationState *s)
 {
-    BlockDriverState *hidden = get_hidden(s);
+    BlockDriverState *hidden = replication_hidden(s);
 
     return hidden ? bdrv_cow_bs(hidden) : NULL;
 }
@@ -193,10 +192,10 @@ static bool GRAPH_RDLOCK check_disk(BDRVReplicationState *s,
                    "has to be read-only here", replication_user_name(disk));
         return false;
     }
-    if (!has_store(get_hidden(s))) {
+    if (!has_store(replication_hidden(s))) {
         error_setg(errp, "there is no 'replication-store' above the hidden "
                    "overlay '%s', for the primary",
-                   replication_user_name(get_hidden(s)));
+                   replication_user_name(replication_hidden(s)));
         return false;
     }
     return replication_check_image(disk, s->cache_coherent, errp);
@@ -209,9 +208,9 @@ static BlockDriverState *check_chain(BDRVReplicationState *s, Error **errp)
 
     GRAPH_RDLOCK_GUARD_MAINLOOP();
 
-    active = get_active(s);
-    hidden = get_hidden(s);
-    disk = get_disk(s);
+    active = replication_active(s);
+    hidden = replication_hidden(s);
+    disk = replication_disk(s);
     if (!disk) {
         error_setg(errp, "'%s' has to be an overlay over another one over the "
                    "secondary's disk", replication_user_name(active));
@@ -301,7 +300,7 @@ static bool open_hidden(BDRVReplicationState *s, Error **errp)
     BlockDriverState *hidden;
 
     bdrv_graph_rdlock_main_loop();
-    hidden = get_hidden(s);
+    hidden = replication_hidden(s);
     bdrv_graph_rdunlock_main_loop();
 
     if (bdrv_is_read_only(hidden) &&
@@ -321,7 +320,7 @@ static void close_hidden(BDRVReplicationState *s)
 }
 
 /* After a failover that is no news for a session that has begun since */
-static void report(BDRVReplicationState *s, const Error *err)
+void replication_report(BDRVReplicationState *s, const Error *err)
 {
     if (replication_stage(s) == COLO_DISK_STAGE_RUNNING) {
         replication_report_error(replication_name(s), err);
@@ -332,14 +331,14 @@ static void report(BDRVReplicationState *s, const Error *err)
 
 /* The job that copies before the primary writes */
 
-static void fail(BDRVReplicationState *s, Error *err)
+void replication_fail(BDRVReplicationState *s, Error *err)
 {
     if (s->error) {
         error_free(err);
         return;
     }
     s->error = err;
-    report(s, err);
+    replication_report(s, err);
 }
 
 static void backup_done(void *opaque, int ret)
@@ -355,7 +354,7 @@ static void backup_done(void *opaque, int ret)
         error_setg_errno(&err, ret < 0 ? -ret : ECANCELED,
                          "nothing is copied any more before the primary "
                          "writes to the disk");
-        fail(s, err);
+        replication_fail(s, err);
     }
     bdrv_unref(bs);
 }
@@ -431,7 +430,7 @@ static void coroutine_fn spare_copies(void *opaque, BlockCopyState *bcs,
     BlockDriverState *active;
 
     assume_graph_lock(); /* the filter has it */
-    active = get_active(s);
+    active = replication_active(s);
     bdrv_inc_in_flight(active);
     smp_mb__after_rmw();
     if (!qatomic_read(&active->quiesce_counter)) {
@@ -475,7 +474,7 @@ static bool start_backup(BDRVReplicationState *s, BlockDriverState *top,
     int ret;
 
     bdrv_graph_rdlock_main_loop();
-    disk = get_disk(s);
+    disk = replication_disk(s);
     bdrv_graph_rdunlock_main_loop();
 
     s->backup = backup_job_create(NULL, disk, blk_bs(s->hidden), 0,
@@ -516,7 +515,7 @@ static bool secondary_ignores(BDRVReplicationState *s, ReplicationMode role)
 static BlockDriverState *disk_of(BDRVReplicationState *s)
 {
     GRAPH_RDLOCK_GUARD_MAINLOOP();
-    return get_disk(s);
+    return replication_disk(s);
 }
 
 /* May @exp change the disk behind the guest's back? */
@@ -525,8 +524,9 @@ static bool exports_disk(BDRVReplicationState *s, BlockExport *exp)
     BlockDriverState *bs = blk_bs(exp->blk);
 
     GRAPH_RDLOCK_GUARD_MAINLOOP();
-    return bs && get_disk(s) && replication_is_above(bs, get_disk(s)) &&
-           !replication_is_above(bs, get_active(s));
+    return bs && replication_disk(s) &&
+           replication_is_above(bs, replication_disk(s)) &&
+           !replication_is_above(bs, replication_active(s));
 }
 
 /* Can the primary reach the disk? */
@@ -609,7 +609,7 @@ static void secondary_prepare(BDRVReplicationState *s, Error **errp)
 
     secondary_get_error(s, errp);
     if (*errp && !s->error) {
-        fail(s, error_copy(*errp));
+        replication_fail(s, error_copy(*errp));
     }
 }
 
@@ -620,7 +620,7 @@ static void secondary_checkpoint(BDRVReplicationState *s, Error **errp)
     secondary_prepare(s, errp);
     if (!*errp && !empty_overlays(s, errp)) {
         error_prepend(errp, "node '%s': ", replication_name(s));
-        fail(s, error_copy(*errp));
+        replication_fail(s, error_copy(*errp));
     }
 }
 
@@ -672,123 +672,6 @@ static void secondary_take_over(BDRVReplicationState *s, Error **errp)
     }
 }
 
-/* Failover: the overlays go into the disk */
-
-static void fold_done(void *opaque, int ret)
-{
-    BDRVReplicationState *s = opaque;
-    Error *err = NULL;
-
-    trace_replication_folded(replication_name(s), ret);
-    s->fold = NULL;
-    if (ret < 0) {
-        error_setg_errno(&err, -ret, "the overlays are not in the disk, and "
-                         "are needed still");
-        if (ret == -ECANCELED && !s->error) {
-            s->error = err; /* as the user wanted it */
-        } else {
-            fail(s, err);
-        }
-        replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
-        return;
-    }
-    /* We write to the disk ourselves now */
-    replication_unclaim(s);
-    replication_set_stage(s, COLO_DISK_STAGE_FOLDED);
-    if (!replication_folded(s, &err)) {
-        error_reportf_err(err, "after a crash it is not known that the "
-                          "overlays are in the disk: ");
-    }
-}
-
-/* What the guest has below its own writes, as long as that is needed */
-static int coroutine_fn GRAPH_RDLOCK flush_hidden(BDRVReplicationState *s)
-{
-    /* The job's filter may be above the active overlay; or that is gone */
-    BlockDriverState *hidden = bdrv_cow_bs(bdrv_skip_filters(get_active(s)));
-
-    return hidden ? bdrv_co_flush(hidden) : 0;
-}
-
-/* The guest goes on: it is only without these if this host fails, too */
-static void report_flush(BDRVReplicationState *s, int ret)
-{
-    g_autoptr(Error) err = NULL;
-
-    if (ret >= 0 || qatomic_xchg(&s->flush_failed, true)) {
-        return;
-    }
-    error_setg_errno(&err, -ret, "node '%s': the overlays cannot be flushed, "
-                     "and the disk may not be whole after a crash",
-                     replication_name(s));
-    warn_report("%s", error_get_pretty(err));
-    report(s, err);
-}
-
-static void coroutine_fn flush_entry(void *opaque)
-{
-    BDRVReplicationState *s = opaque;
-    int ret;
-
-    WITH_GRAPH_RDLOCK_GUARD() {
-        ret = flush_hidden(s);
-        if (ret >= 0) {
-            ret = bdrv_co_flush(get_active(s));
-        }
-    }
-    trace_replication_flushed(replication_name(s), ret);
-    report_flush(s, ret);
-    bdrv_dec_in_flight(s->bs);
-}
-
-/* Nothing has flushed them: until now they were of no use without this QEMU */
-static void flush_overlays(BDRVReplicationState *s)
-{
-    bdrv_inc_in_flight(s->bs);
-    qemu_coroutine_enter(qemu_coroutine_create(flush_entry, s));
-}
-
-/*
- * The guest is about to start, which may move its disk to another AioContext,
- * and a job that is just done cannot follow.  So the job is begun when the main
- * loop has finished with that.
- */
-static void start_fold_bh(void *opaque)
-{
-    BDRVReplicationState *s = opaque;
-    Error *err = NULL;
-    const char *name = s->bs->node_name;
-    /* A name that QEMU has made up begins with what no job ID may have */
-    g_autofree char *id = g_strdup_printf("replication-%s",
-                                          name + (*name == '#'));
-    BlockDriverState *active, *disk;
-
-    bdrv_graph_rdlock_main_loop();
-    active = get_active(s);
-    disk = get_disk(s);
-    bdrv_graph_rdunlock_main_loop();
-
-    g_clear_pointer(&s->fold_bh, qemu_bh_delete);
-    s->fold = commit_active_start(id, active, disk, JOB_DEFAULT, 0,
-                                  BLOCKDEV_ON_ERROR_REPORT, NULL, fold_done,
-                                  s, true, &err);
-    if (!s->fold) {
-        error_report("node '%s': the overlays are not in the disk, and are "
-                     "needed still: %s", replication_name(s),
-                     error_get_pretty(err));
-        fail(s, err);
-        replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
-    }
-    flush_overlays(s);
-}
-
-static void start_fold(BDRVReplicationState *s)
-{
-    replication_set_stage(s, COLO_DISK_STAGE_FOLDING);
-    s->fold_bh = qemu_bh_new(start_fold_bh, s);
-    qemu_bh_schedule(s->fold_bh);
-}
-
 static void secondary_stop(BDRVReplicationState *s, bool failover,
                            Error **errp)
 {
@@ -801,7 +684,7 @@ static void secondary_stop(BDRVReplicationState *s, bool failover,
         }
         stop_backup(s);
         close_hidden(s);
-        start_fold(s);
+        replication_fold_begin(s);
     } else {
         if (!s->error) {
             empty_overlays(s, errp);
@@ -822,18 +705,13 @@ static void secondary_query(BDRVReplicationState *s,
     GRAPH_RDLOCK_GUARD_MAINLOOP();
 
     if (s->stage == COLO_DISK_STAGE_RUNNING) {
-        int64_t active = bdrv_get_allocated_file_size(get_active(s));
-        int64_t hidden = bdrv_get_allocated_file_size(get_hidden(s));
+        int64_t active = bdrv_get_allocated_file_size(replication_active(s));
+        int64_t hidden = bdrv_get_allocated_file_size(replication_hidden(s));
 
         stats->has_overlay_bytes = true;
         stats->overlay_bytes = MAX(active, 0) + MAX(hidden, 0);
     }
-    if (s->fold) {
-        stats->has_fold_bytes = true;
-        stats->has_fold_total = true;
-        progress_get_snapshot(&s->fold->job.progress, &stats->fold_bytes,
-                              &stats->fold_total);
-    }
+    replication_fold_query(s, stats);
 }
 
 static bool secondary_needs_overlays(BDRVReplicationState *s)
@@ -843,11 +721,8 @@ static bool secondary_needs_overlays(BDRVReplicationState *s)
 
 static void secondary_end(BDRVReplicationState *s)
 {
-    g_clear_pointer(&s->fold_bh, qemu_bh_delete);
     /* The job that copies has a reference to us: it is no more */
-    if (s->fold) {
-        job_cancel_sync(&s->fold->job, true);
-    }
+    replication_fold_end(s);
     close_hidden(s);
     replication_unclaim(s);
 }
@@ -907,7 +782,7 @@ static int coroutine_fn GRAPH_RDLOCK secondary_flush(BDRVReplicationState *s)
 
     if (stage == COLO_DISK_STAGE_FOLDING ||
         stage == COLO_DISK_STAGE_UNFOLDED) {
-        report_flush(s, flush_hidden(s));
+        replication_fold_flush(s);
     }
     return bdrv_co_flush(s->bs->file->bs);
 }

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Replication: the secondary's half of the block driver, after a failover.
+ *
+ * The guest runs and sees the disk through both overlays.  A job commits them
+ * into the disk meanwhile, and takes their place when it has done that.
+ * Both are flushed then: if this QEMU dies, too, the disk is not whole without
+ * them.  If the job fails the guest goes on in the overlays.
+ *
+ * All is under the BQL, but what the guest does.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "block/block_int.h"
+#include "block/blockjob_int.h"
+#include "trace.h"
+#include "internal.h"
+
+static void fold_done(void *opaque, int ret)
+{
+    BDRVReplicationState *s = opaque;
+    Error *err = NULL;
+
+    trace_replication_folded(replication_name(s), ret);
+    s->fold = NULL;
+    if (ret < 0) {
+        error_setg_errno(&err, -ret, "the overlays are not in the disk, and "
+                         "are needed still");
+        if (ret == -ECANCELED && !s->error) {
+            s->error = err; /* as the user wanted it */
+        } else {
+            replication_fail(s, err);
+        }
+        replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
+        return;
+    }
+    /* We write to the disk ourselves now */
+    replication_unclaim(s);
+    replication_set_stage(s, COLO_DISK_STAGE_FOLDED);
+    if (!replication_folded(s, &err)) {
+        error_reportf_err(err, "after a crash it is not known that the "
+                          "overlays are in the disk: ");
+    }
+}
+
+/* What the guest has below its own writes, as long as that is needed */
+static int coroutine_fn GRAPH_RDLOCK flush_hidden(BDRVReplicationState *s)
+{
+    /* The job's filter may be above the active overlay; or that is gone */
+    BlockDriverState *active = bdrv_skip_filters(replication_active(s));
+    BlockDriverState *hidden = bdrv_cow_bs(active);
+
+    return hidden ? bdrv_co_flush(hidden) : 0;
+}
+
+/* The guest goes on: it is only without these if this host fails, too */
+static void report_flush(BDRVReplicationState *s, int ret)
+{
+    g_autoptr(Error) err = NULL;
+
+    if (ret >= 0 || qatomic_xchg(&s->flush_failed, true)) {
+        return;
+    }
+    error_setg_errno(&err, -ret, "node '%s': the overlays cannot be flushed, "
+                     "and the disk may not be whole after a crash",
+                     replication_name(s));
+    warn_report("%s", error_get_pretty(err));
+    replication_report(s, err);
+}
+
+void coroutine_fn GRAPH_RDLOCK replication_fold_flush(BDRVReplicationState *s)
+{
+    report_flush(s, flush_hidden(s));
+}
+
+static void coroutine_fn flush_entry(void *opaque)
+{
+    BDRVReplicationState *s = opaque;
+    int ret;
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        ret = flush_hidden(s);
+        if (ret >= 0) {
+            ret = bdrv_co_flush(replication_active(s));
+        }
+    }
+    trace_replication_flushed(replication_name(s), ret);
+    report_flush(s, ret);
+    bdrv_dec_in_flight(s->bs);
+}
+
+/* Nothing has flushed them: until now they were of no use without this QEMU */
+static void flush_overlays(BDRVReplicationState *s)
+{
+    bdrv_inc_in_flight(s->bs);
+    qemu_coroutine_enter(qemu_coroutine_create(flush_entry, s));
+}
+
+/*
+ * The guest is about to start, which may move its disk to another AioContext,
+ * and a job that is just done cannot follow.  So the job is begun when the main
+ * loop has finished with that.
+ */
+static void start_fold_bh(void *opaque)
+{
+    BDRVReplicationState *s = opaque;
+    Error *err = NULL;
+    const char *name = s->bs->node_name;
+    /* A name that QEMU has made up begins with what no job ID may have */
+    g_autofree char *id = g_strdup_printf("replication-%s",
+                                          name + (*name == '#'));
+    BlockDriverState *active, *disk;
+
+    bdrv_graph_rdlock_main_loop();
+    active = replication_active(s);
+    disk = replication_disk(s);
+    bdrv_graph_rdunlock_main_loop();
+
+    g_clear_pointer(&s->fold_bh, qemu_bh_delete);
+    s->fold = commit_active_start(id, active, disk, JOB_DEFAULT, 0,
+                                  BLOCKDEV_ON_ERROR_REPORT, NULL, fold_done,
+                                  s, true, &err);
+    if (!s->fold) {
+        error_report("node '%s': the overlays are not in the disk, and are "
+                     "needed still: %s", replication_name(s),
+                     error_get_pretty(err));
+        replication_fail(s, err);
+        replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
+    }
+    flush_overlays(s);
+}
+
+void replication_fold_begin(BDRVReplicationState *s)
+{
+    replication_set_stage(s, COLO_DISK_STAGE_FOLDING);
+    s->fold_bh = qemu_bh_new(start_fold_bh, s);
+    qemu_bh_schedule(s->fold_bh);
+}
+
+void replication_fold_query(BDRVReplicationState *s, ColoDiskStatistics *stats)
+{
+    if (s->fold) {
+        stats->has_fold_bytes = true;
+        stats->has_fold_total = true;
+        progress_get_snapshot(&s->fold->job.progress, &stats->fold_bytes,
+                              &stats->fold_total);
+    }
+}
+
+void replication_fold_end(BDRVReplicationState *s)
+{
+    g_clear_pointer(&s->fold_bh, qemu_bh_delete);
+    if (s->fold) {
+        job_cancel_sync(&s->fold->job, true);
+    }
+}
