@@ -3,9 +3,19 @@
  * Replication: the secondary's half of the block driver, after a failover.
  *
  * The guest runs and sees the disk through both overlays.  A job commits them
- * into the disk meanwhile, and takes their place when it has done that.
- * Both are flushed then: if this QEMU dies, too, the disk is not whole without
- * them.  If the job fails the guest goes on in the overlays.
+ * into the disk meanwhile, which takes their place when it has been flushed
+ * after that.  If the job fails the guest goes on in the overlays.
+ *
+ * What the guest flushes has to outlive this host.  Until the overlays are
+ * folded it consists of all three files.  The disk has what the primary wrote,
+ * which may not have been flushed, as in a session nobody needs that; the
+ * hidden overlay has what was there before; the active one, what the guest
+ * wrote.  So a flush is one of all three.  The disk's is for what was there at
+ * the failover, and once is enough: what the job writes there is in the
+ * overlays as well.  Nor does the guest wait for the job's writes then.
+ *
+ * A node flushes a child only if it may write to it, so until the overlays are
+ * folded we keep the right to write to the disk: s->claim.
  *
  * All is under the BQL, but what the guest does.
  */
@@ -15,6 +25,7 @@
 #include "qemu/error-report.h"
 #include "block/block_int.h"
 #include "block/blockjob_int.h"
+#include "system/block-backend.h"
 #include "trace.h"
 #include "internal.h"
 
@@ -45,34 +56,51 @@ static void fold_done(void *opaque, int ret)
     }
 }
 
-/* What the guest has below its own writes, as long as that is needed */
-static int coroutine_fn GRAPH_RDLOCK flush_hidden(BDRVReplicationState *s)
+/* The disk as the primary has left it */
+static int coroutine_fn GRAPH_RDLOCK flush_disk(BDRVReplicationState *s,
+                                                BlockDriverState *hidden)
 {
-    /* The job's filter may be above the active overlay; or that is gone */
-    BlockDriverState *active = bdrv_skip_filters(replication_active(s));
-    BlockDriverState *hidden = bdrv_cow_bs(active);
+    BlockDriverState *disk = hidden ? bdrv_cow_bs(hidden) : NULL;
+    int ret;
 
-    return hidden ? bdrv_co_flush(hidden) : 0;
+    if (!disk || qatomic_read(&s->disk_flushed)) {
+        return 0;
+    }
+    ret = s->claim ? bdrv_co_flush(disk) : -EPERM;
+    if (ret >= 0) {
+        qatomic_set(&s->disk_flushed, true);
+    }
+    return ret;
 }
 
-/* The guest goes on: it is only without these if this host fails, too */
-static void report_flush(BDRVReplicationState *s, int ret)
+/* The guest is told as well; this is for who can do something about it */
+static void report_flush(BDRVReplicationState *s, const char *what, int ret)
 {
     g_autoptr(Error) err = NULL;
 
     if (ret >= 0 || qatomic_xchg(&s->flush_failed, true)) {
         return;
     }
-    error_setg_errno(&err, -ret, "node '%s': the overlays cannot be flushed, "
-                     "and the disk may not be whole after a crash",
-                     replication_name(s));
+    error_setg_errno(&err, -ret, "node '%s': the %s cannot be flushed, and the "
+                     "disk may not be whole after a crash",
+                     replication_name(s), what);
     warn_report("%s", error_get_pretty(err));
     replication_report(s, err);
 }
 
-void coroutine_fn GRAPH_RDLOCK replication_fold_flush(BDRVReplicationState *s)
+int coroutine_fn GRAPH_RDLOCK replication_fold_flush(BDRVReplicationState *s)
 {
-    report_flush(s, flush_hidden(s));
+    /* The job's filter may be above the active overlay; or that is gone */
+    BlockDriverState *active = bdrv_skip_filters(replication_active(s));
+    BlockDriverState *hidden = bdrv_cow_bs(active);
+    int of_disk = flush_disk(s, hidden);
+    int of_hidden = hidden ? bdrv_co_flush(hidden) : 0;
+    int of_active = bdrv_co_flush(replication_active(s));
+
+    report_flush(s, "disk", of_disk);
+    report_flush(s, "hidden overlay", of_hidden);
+    report_flush(s, "active overlay", of_active);
+    return of_disk < 0 ? of_disk : of_hidden < 0 ? of_hidden : of_active;
 }
 
 static void coroutine_fn flush_entry(void *opaque)
@@ -81,18 +109,14 @@ static void coroutine_fn flush_entry(void *opaque)
     int ret;
 
     WITH_GRAPH_RDLOCK_GUARD() {
-        ret = flush_hidden(s);
-        if (ret >= 0) {
-            ret = bdrv_co_flush(replication_active(s));
-        }
+        ret = replication_fold_flush(s);
     }
     trace_replication_flushed(replication_name(s), ret);
-    report_flush(s, ret);
     bdrv_dec_in_flight(s->bs);
 }
 
 /* Nothing has flushed them: until now they were of no use without this QEMU */
-static void flush_overlays(BDRVReplicationState *s)
+static void flush_all(BDRVReplicationState *s)
 {
     bdrv_inc_in_flight(s->bs);
     qemu_coroutine_enter(qemu_coroutine_create(flush_entry, s));
@@ -129,11 +153,38 @@ static void start_fold_bh(void *opaque)
         replication_fail(s, err);
         replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
     }
-    flush_overlays(s);
+    flush_all(s);
+}
+
+/* Keep the right to write to the disk; of a shared one the failover has it */
+static bool claim_disk(BDRVReplicationState *s, Error **errp)
+{
+    BlockDriverState *disk;
+
+    if (s->claim) {
+        return true;
+    }
+    bdrv_graph_rdlock_main_loop();
+    disk = replication_disk(s);
+    bdrv_graph_rdunlock_main_loop();
+
+    s->claim = blk_new(bdrv_get_aio_context(disk), BLK_PERM_WRITE,
+                       BLK_PERM_ALL);
+    blk_set_allow_aio_context_change(s->claim, true);
+    if (blk_insert_bs(s->claim, disk, errp) < 0) {
+        replication_unclaim(s);
+        return false;
+    }
+    return true;
 }
 
 void replication_fold_begin(BDRVReplicationState *s)
 {
+    Error *err = NULL;
+
+    if (!claim_disk(s, &err)) {
+        replication_fail(s, err);
+    }
     replication_set_stage(s, COLO_DISK_STAGE_FOLDING);
     s->fold_bh = qemu_bh_new(start_fold_bh, s);
     qemu_bh_schedule(s->fold_bh);

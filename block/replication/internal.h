@@ -156,12 +156,13 @@ struct BDRVReplicationState {
     char *top_id;               /* set once */
     BlockBackend *hidden;       /* while RUNNING */
     BlockJob *backup;           /* while RUNNING, but not a shared disk */
-    BlockBackend *claim;        /* of a shared disk, until it is folded */
+    BlockBackend *claim;        /* to write to the disk, until it is folded */
     BlockJob *fold;             /* while FOLDING, ... */
     QEMUBH *fold_bh;            /* ...or what is about to start it */
     Error *error;               /* what ended it */
     bool was_exported;          /* for the primary, at the start */
     bool flush_failed;          /* which has been said; atomic */
+    bool disk_flushed;          /* since the failover; atomic */
 };
 
 /* BQL */
@@ -269,7 +270,7 @@ void replication_report(BDRVReplicationState *s, const Error *err);
 void replication_fold_begin(BDRVReplicationState *s);
 void replication_fold_query(BDRVReplicationState *s, ColoDiskStatistics *stats);
 void replication_fold_end(BDRVReplicationState *s);
-void coroutine_fn GRAPH_RDLOCK replication_fold_flush(BDRVReplicationState *s);
+int coroutine_fn GRAPH_RDLOCK replication_fold_flush(BDRVReplicationState *s);
 
 /* The image of a shared disk, on both sides: see claim.c.  BQL. */
 

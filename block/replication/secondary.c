@@ -776,13 +776,19 @@ secondary_pdiscard(BDRVReplicationState *s, int64_t offset, int64_t bytes)
     return bdrv_co_pdiscard(s->bs->file, offset, bytes);
 }
 
+/*
+ * In a session this is only for what the guest has written itself.  If this
+ * host fails, the primary goes on with its own image, on which everything is
+ * that was flushed; if both fail, nobody needs these overlays, see the
+ * generations.  If only the primary fails, the failover flushes the rest.
+ */
 static int coroutine_fn GRAPH_RDLOCK secondary_flush(BDRVReplicationState *s)
 {
     ColoDiskStage stage = replication_stage(s);
 
     if (stage == COLO_DISK_STAGE_FOLDING ||
         stage == COLO_DISK_STAGE_UNFOLDED) {
-        replication_fold_flush(s);
+        return replication_fold_flush(s);
     }
     return bdrv_co_flush(s->bs->file->bs);
 }
