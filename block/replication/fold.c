@@ -4,7 +4,8 @@
  *
  * The guest runs and sees the disk through both overlays.  A job commits them
  * into the disk meanwhile, which takes their place when it has been flushed
- * after that.  If the job fails the guest goes on in the overlays.
+ * after that.  If the job fails, or is cancelled, the guest goes on in the
+ * overlays, which have everything still, and x-colo-fold begins another one.
  *
  * What the guest flushes has to outlive this host.  Until the overlays are
  * folded it consists of all three files.  The disk has what the primary wrote,
@@ -22,6 +23,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qapi/qapi-commands-colo.h"
 #include "qemu/error-report.h"
 #include "block/block_int.h"
 #include "block/blockjob_int.h"
@@ -122,40 +124,6 @@ static void flush_all(BDRVReplicationState *s)
     qemu_coroutine_enter(qemu_coroutine_create(flush_entry, s));
 }
 
-/*
- * The guest is about to start, which may move its disk to another AioContext,
- * and a job that is just done cannot follow.  So the job is begun when the main
- * loop has finished with that.
- */
-static void start_fold_bh(void *opaque)
-{
-    BDRVReplicationState *s = opaque;
-    Error *err = NULL;
-    const char *name = s->bs->node_name;
-    /* A name that QEMU has made up begins with what no job ID may have */
-    g_autofree char *id = g_strdup_printf("replication-%s",
-                                          name + (*name == '#'));
-    BlockDriverState *active, *disk;
-
-    bdrv_graph_rdlock_main_loop();
-    active = replication_active(s);
-    disk = replication_disk(s);
-    bdrv_graph_rdunlock_main_loop();
-
-    g_clear_pointer(&s->fold_bh, qemu_bh_delete);
-    s->fold = commit_active_start(id, active, disk, JOB_DEFAULT, 0,
-                                  BLOCKDEV_ON_ERROR_REPORT, NULL, fold_done,
-                                  s, true, &err);
-    if (!s->fold) {
-        error_report("node '%s': the overlays are not in the disk, and are "
-                     "needed still: %s", replication_name(s),
-                     error_get_pretty(err));
-        replication_fail(s, err);
-        replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
-    }
-    flush_all(s);
-}
-
 /* Keep the right to write to the disk; of a shared one the failover has it */
 static bool claim_disk(BDRVReplicationState *s, Error **errp)
 {
@@ -178,13 +146,51 @@ static bool claim_disk(BDRVReplicationState *s, Error **errp)
     return true;
 }
 
-void replication_fold_begin(BDRVReplicationState *s)
+static bool start_job(BDRVReplicationState *s, Error **errp)
 {
+    const char *name = s->bs->node_name;
+    /* A name that QEMU has made up begins with what no job ID may have */
+    g_autofree char *id = g_strdup_printf("replication-%s",
+                                          name + (*name == '#'));
+    BlockDriverState *active, *disk;
+
+    if (!claim_disk(s, errp)) {
+        return false;
+    }
+    bdrv_graph_rdlock_main_loop();
+    active = replication_active(s);
+    disk = replication_disk(s);
+    bdrv_graph_rdunlock_main_loop();
+
+    s->fold = commit_active_start(id, active, disk, JOB_DEFAULT, 0,
+                                  BLOCKDEV_ON_ERROR_REPORT, NULL, fold_done,
+                                  s, true, errp);
+    return s->fold;
+}
+
+/*
+ * The guest is about to start, which may move its disk to another AioContext,
+ * and a job that is just done cannot follow.  So the job is begun when the main
+ * loop has finished with that.
+ */
+static void start_fold_bh(void *opaque)
+{
+    BDRVReplicationState *s = opaque;
     Error *err = NULL;
 
-    if (!claim_disk(s, &err)) {
+    g_clear_pointer(&s->fold_bh, qemu_bh_delete);
+    if (!start_job(s, &err)) {
+        error_report("node '%s': the overlays are not in the disk, and are "
+                     "needed still: %s", replication_name(s),
+                     error_get_pretty(err));
         replication_fail(s, err);
+        replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
     }
+    flush_all(s);
+}
+
+void replication_fold_begin(BDRVReplicationState *s)
+{
     replication_set_stage(s, COLO_DISK_STAGE_FOLDING);
     s->fold_bh = qemu_bh_new(start_fold_bh, s);
     qemu_bh_schedule(s->fold_bh);
@@ -206,4 +212,69 @@ void replication_fold_end(BDRVReplicationState *s)
     if (s->fold) {
         job_cancel_sync(&s->fold->job, true);
     }
+}
+
+/* The secondary's node that is @bs, or below it: the one to fold, if any is */
+static BDRVReplicationState *GRAPH_RDLOCK find_below(BlockDriverState *bs)
+{
+    BDRVReplicationState *found = NULL;
+    BlockDriverState *node = NULL;
+
+    while ((node = bdrv_next_all_states(node))) {
+        BDRVReplicationState *s = replication_of(node);
+
+        if (s && s->kind == &replication_secondary &&
+            replication_is_above(bs, node) &&
+            (!found || s->stage == COLO_DISK_STAGE_UNFOLDED)) {
+            found = s;
+        }
+    }
+    return found;
+}
+
+static BDRVReplicationState *find_unfolded(const char *disk, Error **errp)
+{
+    BlockDriverState *bs;
+    BDRVReplicationState *s;
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    bs = bdrv_lookup_bs(disk, disk, errp);
+    if (!bs) {
+        return NULL;
+    }
+    s = find_below(bs);
+    if (!s) {
+        error_setg(errp, "there is no replication node of a secondary at or "
+                   "below '%s'", disk);
+        return NULL;
+    }
+    if (s->stage != COLO_DISK_STAGE_UNFOLDED) {
+        error_setg(errp, "node '%s' is %s, there is nothing to be folded "
+                   "again", replication_name(s), ColoDiskStage_str(s->stage));
+        return NULL;
+    }
+    if (!replication_disk(s)) {
+        error_setg(errp, "below node '%s' there are no two overlays any more",
+                   replication_name(s));
+        return NULL;
+    }
+    return s;
+}
+
+void qmp_x_colo_fold(const char *disk, Error **errp)
+{
+    BDRVReplicationState *s = find_unfolded(disk, errp);
+
+    if (!s) {
+        return;
+    }
+    replication_set_stage(s, COLO_DISK_STAGE_FOLDING);
+    if (!start_job(s, errp)) {
+        replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
+        return;
+    }
+    /* What fails from now on is news */
+    g_clear_pointer(&s->error, error_free);
+    qatomic_set(&s->flush_failed, false);
 }

@@ -22,12 +22,12 @@
  *                               are logged
  *  STOPPED     stop (primary)   reads fail, writes  never
  *                               are dropped
- *  FOLDING     failover         never               all; the overlays go into
- *                                                   the disk
+ *  FOLDING     failover, or     never               all; the overlays go into
+ *              x-colo-fold                          the disk
  *  FOLDED      the end of that  never               all, on the disk
  *  UNFOLDED    failure of that  never               all, in the overlays
  *
- * All but IDLE and RUNNING are final.  The primary of a shared disk does all
+ * STOPPED and FOLDED are final.  The primary of a shared disk does all
  * in each; after a session it is IDLE, or STOPPED if QEMU ends.
  */
 

@@ -46,6 +46,7 @@ static const unsigned next_stages[COLO_DISK_STAGE__MAX] = {
                                   BIT(COLO_DISK_STAGE_UNFOLDED),
     [COLO_DISK_STAGE_FOLDING] = BIT(COLO_DISK_STAGE_FOLDED) |
                                   BIT(COLO_DISK_STAGE_UNFOLDED),
+    [COLO_DISK_STAGE_UNFOLDED] = BIT(COLO_DISK_STAGE_FOLDING),
 };
 
 static BlockDriver bdrv_replication;
