@@ -165,6 +165,12 @@ static bool start_job(BDRVReplicationState *s, Error **errp)
     s->fold = commit_active_start(id, active, disk, JOB_DEFAULT, 0,
                                   BLOCKDEV_ON_ERROR_REPORT, NULL, fold_done,
                                   s, true, errp);
+    if (s->fold) {
+        /* The job's filter would drop what the guest discards meanwhile */
+        bdrv_graph_rdlock_main_loop();
+        replication_active(s)->open_flags |= BDRV_O_UNMAP;
+        bdrv_graph_rdunlock_main_loop();
+    }
     return s->fold;
 }
 

@@ -154,6 +154,7 @@ struct BDRVReplicationState {
 
     /* Secondary; BQL.  See secondary.c. */
     char *top_id;               /* set once */
+    bool session_discards;      /* take them in a session as well; set once */
     BlockBackend *hidden;       /* while RUNNING */
     BlockJob *backup;           /* while RUNNING, but not a shared disk */
     BlockBackend *claim;        /* to write to the disk, until it is folded */

@@ -4,7 +4,8 @@
  *
  * Proves: when its overlays could not be folded into it, as it was full say, or
  * the job was cancelled, x-colo-fold does it while the guest goes on, as often
- * as needed, and says why if there is nothing to do.
+ * as needed, and says why if there is nothing to do.  What the guest discards
+ * is freed in the image, be it that it does so before that is folded.
  *
  * The nodes are those of the manual.  No guest runs, the monitor writes in its
  * place, and the test in that of the primary.
@@ -212,6 +213,46 @@ static void test_cancel(void)
     survivor_free(s);
 }
 
+static int64_t allocated(Survivor *s)
+{
+    struct stat st;
+
+    g_assert_cmpint(stat(s->raw, &st), ==, 0);
+    return st.st_blocks * 512LL;
+}
+
+/* While the overlays are folded, and when they are */
+static void test_trim(void)
+{
+    Survivor *s = survivor_new("");
+    int64_t before;
+
+    primary_writes(s, 0x21, 0, 12 * MiB);
+    qtest_qmp_assert_success(s->qts, "{'execute': 'xen-colo-do-checkpoint'}");
+    disk_write(s->qts, 0x31, 11 * MiB, MiB);
+    before = allocated(s);
+    if (before < 12 * MiB) {
+        g_test_skip("the file system tells no allocated size");
+        survivor_free(s);
+        return;
+    }
+    hold_write(s);
+    disk_failover(s->qts, false);
+    wait_held(s);
+    disk_io(s->qts, "discard 0 4M");
+    disk_check_stage(s->qts, "folding");
+    disk_io_at(s->qts, "parent", "resume X");
+    disk_wait_no_job(s->qts);
+    disk_check_stage(s->qts, "folded");
+    g_assert_cmpint(allocated(s), <=, before - 4 * MiB + 64 * KiB);
+    disk_io(s->qts, "discard 4M 4M");
+    g_assert_cmpint(allocated(s), <=, before - 8 * MiB + 64 * KiB);
+    disk_read(s->socket, 0, 0, 8 * MiB);
+    disk_read(s->socket, 0x21, 8 * MiB, 3 * MiB);
+    disk_read(s->socket, 0x31, 11 * MiB, MiB);
+    survivor_free(s);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -221,5 +262,6 @@ int main(int argc, char **argv)
     }
     qtest_add_func("/colo/survivor/full", test_full);
     qtest_add_func("/colo/survivor/cancel", test_cancel);
+    qtest_add_func("/colo/survivor/trim", test_trim);
     return g_test_run();
 }
