@@ -10,7 +10,7 @@
 
 #define INFO_MAGIC 0x434f4c4f53494e4bULL    /* COLOSINK */
 #define BATCH_MAGIC 0x434f4c4f42415443ULL   /* COLOBATC */
-#define VERSION 1
+#define VERSION 2
 
 /* Offsets of the fields */
 enum {
@@ -18,6 +18,8 @@ enum {
     INFO_AT_VERSION = 8,        /* 32 bits */
     INFO_AT_WINDOW = 12,        /* 32 bits, bytes */
     INFO_AT_LENGTH = 16,        /* of the disk */
+    INFO_AT_NUMBER = 24,        /* of its generation */
+    INFO_AT_ROLE = 32,          /* 32 bits, from 1; 0: it keeps none */
 
     HEAD_AT_MAGIC = 0,
     HEAD_AT_SESSION = 8,
@@ -29,18 +31,32 @@ enum {
     ENTRY_AT_BYTES = 16,
 };
 
-void replication_sink_info_pack(uint8_t *buf, int64_t length)
+/* Roles are numbered from 1 on the wire */
+static bool unpack_role(uint64_t value, ColoDiskRole *role)
+{
+    *role = value - 1;
+    return value >= 1 && value <= COLO_DISK_ROLE__MAX;
+}
+
+void replication_sink_info_pack(uint8_t *buf, const ReplicationSinkInfo *info)
 {
     memset(buf, 0, REPLICATION_SINK_INFO_SIZE);
     stq_be_p(buf + INFO_AT_MAGIC, INFO_MAGIC);
     stl_be_p(buf + INFO_AT_VERSION, VERSION);
     stl_be_p(buf + INFO_AT_WINDOW, REPLICATION_WINDOW);
-    stq_be_p(buf + INFO_AT_LENGTH, length);
+    stq_be_p(buf + INFO_AT_LENGTH, info->length);
+    if (info->has_generation) {
+        stq_be_p(buf + INFO_AT_NUMBER, info->generation.number);
+        stl_be_p(buf + INFO_AT_ROLE, info->generation.role + 1);
+    }
 }
 
-bool replication_sink_info_check(const uint8_t *buf, int64_t length,
-                                 Error **errp)
+bool replication_sink_info_unpack(ReplicationSinkInfo *info,
+                                  const uint8_t *buf, int64_t length,
+                                  Error **errp)
 {
+    uint32_t role = ldl_be_p(buf + INFO_AT_ROLE);
+
     if (ldq_be_p(buf + INFO_AT_MAGIC) != INFO_MAGIC ||
         ldq_be_p(buf + INFO_AT_LENGTH) != length) {
         error_setg(errp, "it is no 'replication-sink'");
@@ -55,7 +71,29 @@ bool replication_sink_info_check(const uint8_t *buf, int64_t length,
                    (uint64_t)REPLICATION_WINDOW);
         return false;
     }
+    info->length = length;
+    info->has_generation = role != 0;
+    info->generation.number = ldq_be_p(buf + INFO_AT_NUMBER);
+    if (role && !unpack_role(role, &info->generation.role)) {
+        error_setg(errp, "its disk has a role that is not known here, number "
+                   "%" PRIu32, role);
+        return false;
+    }
     return true;
+}
+
+void replication_entry_set_generation(ReplicationEntry *entry,
+                                      const ColoDiskGeneration *g)
+{
+    entry->offset = g ? g->number : 0;
+    entry->bytes = g ? g->role + 1 : 0;
+}
+
+bool replication_entry_generation(const ReplicationEntry *entry,
+                                  ColoDiskGeneration *g)
+{
+    g->number = entry->offset;
+    return unpack_role(entry->bytes, &g->role);
 }
 
 size_t replication_batch_size(unsigned n_entries)
@@ -110,6 +148,9 @@ static bool unpack_entry(ReplicationEntry *entry, const uint8_t *buf,
         return bytes && bytes <= length && offset <= length - bytes;
     case REPLICATION_ENTRY_FLUSH:
         return !offset && !bytes;
+    case REPLICATION_ENTRY_RESYNC_BEGIN:
+    case REPLICATION_ENTRY_RESYNC_END:
+        return bytes <= COLO_DISK_ROLE__MAX && (bytes || !offset);
     }
     return false;
 }

@@ -21,6 +21,7 @@
 #ifndef BLOCK_REPLICATION_BATCH_H
 #define BLOCK_REPLICATION_BATCH_H
 
+#include "qapi/qapi-types-colo.h"
 #include "qemu/units.h"
 
 /* Bytes behind the end of the disk */
@@ -36,7 +37,7 @@
 #define REPLICATION_BATCH_FULL MiB
 
 /* On the wire */
-#define REPLICATION_SINK_INFO_SIZE 32
+#define REPLICATION_SINK_INFO_SIZE 64
 #define REPLICATION_BATCH_HEAD_SIZE 32
 #define REPLICATION_BATCH_ENTRY_SIZE 24
 #define REPLICATION_BATCH_ALIGN 4096
@@ -48,9 +49,15 @@ typedef enum ReplicationEntryType {
     REPLICATION_ENTRY_ZERO_UNMAP,
     REPLICATION_ENTRY_DISCARD,
     REPLICATION_ENTRY_FLUSH,    /* offset and bytes are 0 */
+    /*
+     * A resync begins, has completed: offset is the number of the primary's
+     * generation, bytes its role from 1.  Both are 0 if it keeps none.
+     */
+    REPLICATION_ENTRY_RESYNC_BEGIN,
+    REPLICATION_ENTRY_RESYNC_END,
 } ReplicationEntryType;
 
-/* Bytes of the disk, from 1, and all are there */
+/* Bytes of the disk, from 1, and all are there; or as the type says */
 typedef struct ReplicationEntry {
     ReplicationEntryType type;
     int64_t offset;
@@ -68,15 +75,31 @@ typedef struct ReplicationBatch {
     ReplicationEntry entries[REPLICATION_BATCH_ENTRIES];
 } ReplicationBatch;
 
-/* What is in the window of a disk of @length bytes */
-void replication_sink_info_pack(uint8_t *buf, int64_t length);
+/* What is in the window */
+typedef struct ReplicationSinkInfo {
+    int64_t length;             /* of the disk, bytes */
+    bool has_generation;        /* it keeps one, which is: */
+    ColoDiskGeneration generation;
+} ReplicationSinkInfo;
+
+void replication_sink_info_pack(uint8_t *buf, const ReplicationSinkInfo *info);
 
 /*
- * Is @buf from the window of a sink, where a disk of @length bytes ends?  If
- * not, @errp says what it is.
+ * Is @buf from the window of a sink, where a disk of @length bytes ends?  Then
+ * @info is what it says; if not, @errp says what it is.
  */
-bool replication_sink_info_check(const uint8_t *buf, int64_t length,
-                                 Error **errp);
+bool replication_sink_info_unpack(ReplicationSinkInfo *info,
+                                  const uint8_t *buf, int64_t length,
+                                  Error **errp);
+
+/*
+ * The generation in an entry for a resync, and the other way round.  @g is NULL,
+ * and false is returned, if the primary keeps none.
+ */
+void replication_entry_set_generation(ReplicationEntry *entry,
+                                      const ColoDiskGeneration *g);
+bool replication_entry_generation(const ReplicationEntry *entry,
+                                  ColoDiskGeneration *g);
 
 /* Where the data begins, in bytes: behind header, entries and padding */
 size_t replication_batch_size(unsigned n_entries);

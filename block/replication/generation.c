@@ -102,3 +102,16 @@ bool replication_generation_store(const char *path,
     }
     return sync_folder_of(path, errp);
 }
+
+bool replication_generation_is_newer(const ColoDiskGeneration *a,
+                                     const ColoDiskGeneration *b)
+{
+    if (!b) {
+        return a->role == COLO_DISK_ROLE_PRIMARY ||
+               a->role == COLO_DISK_ROLE_FOLDING ||
+               a->role == COLO_DISK_ROLE_ALONE;
+    }
+    return a->number > b->number ||
+           (a->number == b->number && a->role == COLO_DISK_ROLE_PRIMARY &&
+            b->role == COLO_DISK_ROLE_SECONDARY);
+}

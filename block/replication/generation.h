@@ -8,6 +8,10 @@
  *
  *  - the disk with the higher number is newer: its guest went on alone;
  *  - with equal numbers it is the one whose role is that of the primary.
+ *
+ * A disk that a resync is writing to has a role of its own, inconsistent, until
+ * that has completed: it is a mixture of two disks meanwhile.  The number stays
+ * that of the disk from before.
  */
 
 #ifndef BLOCK_REPLICATION_GENERATION_H
@@ -32,5 +36,13 @@ bool replication_generation_load(const char *path, ColoDiskGeneration *g,
  */
 bool replication_generation_store(const char *path,
                                   const ColoDiskGeneration *g, Error **errp);
+
+/*
+ * Is a disk of generation @a newer than one of @b?  Of an equal number the
+ * primary's is newer than that of the secondary.  If nothing is known of @b,
+ * NULL, it is if a guest has run on it alone, or as the primary.
+ */
+bool replication_generation_is_newer(const ColoDiskGeneration *a,
+                                     const ColoDiskGeneration *b);
 
 #endif

@@ -161,6 +161,7 @@ struct BDRVReplicationState {
     BlockJob *fold;             /* while FOLDING, ... */
     QEMUBH *fold_bh;            /* ...or what is about to start it */
     Error *error;               /* what ended it */
+    bool inconsistent;          /* a resync writes to the disk; atomic */
     bool was_exported;          /* for the primary, at the start */
     bool flush_failed;          /* which has been said; atomic */
     bool disk_flushed;          /* since the failover; atomic */
@@ -177,6 +178,13 @@ static inline ColoDiskStage replication_stage(BDRVReplicationState *s)
 /* Is @bs @below, or anywhere above it? */
 bool GRAPH_RDLOCK replication_is_above(BlockDriverState *bs,
                                        BlockDriverState *below);
+
+/*
+ * Primary: what generation the local disk is of, if any is kept; BQL.  False
+ * with @errp set if it is inconsistent, and so nothing to begin with.
+ */
+bool replication_check_source(BDRVReplicationState *s, ColoDiskGeneration *g,
+                              Error **errp);
 
 /* The overlays are in the disk: record that; BQL */
 bool replication_folded(BDRVReplicationState *s, Error **errp);
@@ -272,6 +280,17 @@ void replication_fold_begin(BDRVReplicationState *s);
 void replication_fold_query(BDRVReplicationState *s, ColoDiskStatistics *stats);
 void replication_fold_end(BDRVReplicationState *s);
 int coroutine_fn GRAPH_RDLOCK replication_fold_flush(BDRVReplicationState *s);
+
+/*
+ * Secondary, see target.c: a resync into @disk, which a sink is above, begins or
+ * has completed.  Negative errno; -EPERM: it must not, the disk is newer.
+ */
+int coroutine_fn GRAPH_RDLOCK
+replication_target_mark(BlockDriverState *disk, const ReplicationEntry *entry);
+/* What generation @disk is of, into @info */
+int coroutine_fn GRAPH_RDLOCK
+replication_target_generation(BlockDriverState *disk,
+                              ReplicationSinkInfo *info);
 
 /* The image of a shared disk, on both sides: see claim.c.  BQL. */
 

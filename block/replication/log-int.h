@@ -18,6 +18,8 @@ typedef enum LogRecordType {
     LOG_ZERO_UNMAP,
     LOG_DISCARD,
     LOG_FLUSH,
+    LOG_RESYNC_BEGIN,           /* these two only with batches */
+    LOG_RESYNC_END,
     LOG_BATCH,                  /* only of a LogRequest */
 } LogRecordType;
 

@@ -184,6 +184,8 @@ static const ReplicationEntryType entry_types[] = {
     [LOG_ZERO_UNMAP] = REPLICATION_ENTRY_ZERO_UNMAP,
     [LOG_DISCARD] = REPLICATION_ENTRY_DISCARD,
     [LOG_FLUSH] = REPLICATION_ENTRY_FLUSH,
+    [LOG_RESYNC_BEGIN] = REPLICATION_ENTRY_RESYNC_BEGIN,
+    [LOG_RESYNC_END] = REPLICATION_ENTRY_RESYNC_END,
 };
 
 /* A write that goes on where the last one ends is part of it */
@@ -281,6 +283,9 @@ static int coroutine_fn log_send(LogRequest *req)
         return ops->flush(opaque);
     case LOG_BATCH:
         return ops->batch(opaque, req->batch, &req->qiov);
+    case LOG_RESYNC_BEGIN:
+    case LOG_RESYNC_END:
+        break; /* they are in batches */
     }
     g_assert_not_reached();
 }

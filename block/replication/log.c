@@ -459,6 +459,19 @@ void coroutine_fn replication_log_copy(ReplicationLog *log, int64_t offset,
     }
 }
 
+void coroutine_fn replication_log_resync(ReplicationLog *log, bool begins,
+                                         const ColoDiskGeneration *g)
+{
+    ReplicationEntry entry;
+
+    if (log->ops->batch) {
+        replication_entry_set_generation(&entry, g);
+        log_append(log, log_record_new(begins ? LOG_RESYNC_BEGIN
+                                              : LOG_RESYNC_END, entry.offset,
+                                       entry.bytes), false);
+    }
+}
+
 bool replication_log_is_empty(ReplicationLog *log)
 {
     QEMU_LOCK_GUARD(&log->lock);
@@ -484,6 +497,7 @@ static void log_view_add_locked(ReplicationLogView *view, LogRecord *rec)
 {
     /* What reads as it likes after a discard may read what was */
     if (rec->type == LOG_FLUSH || rec->type == LOG_DISCARD ||
+        rec->type == LOG_RESYNC_BEGIN || rec->type == LOG_RESYNC_END ||
         rec->offset >= view->offset + view->bytes ||
         rec->offset + rec->bytes <= view->offset) {
         return;

@@ -156,6 +156,14 @@ void coroutine_fn replication_log_copy(ReplicationLog *log, int64_t offset,
                                        int64_t bytes, const void *buf);
 
 /*
+ * A resync begins, or all of it is in the log: so the secondary hears, if it is
+ * sent batches.  @g: the generation of this side's disk, NULL if it keeps none.
+ * Does not wait, otherwise as a flush.
+ */
+void coroutine_fn replication_log_resync(ReplicationLog *log, bool begins,
+                                         const ColoDiskGeneration *g);
+
+/*
  * Another session counts its epochs from the beginning: nothing is held back,
  * and belongs to none, until the first cut.  Any thread.
  */

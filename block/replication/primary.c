@@ -48,6 +48,7 @@
 #include "block/block-io.h"
 #include "block/blockjob.h"
 #include "block/graph-lock.h"
+#include "generation.h"
 #include "internal.h"
 
 /* The longest request that the log makes of several writes */
@@ -425,13 +426,43 @@ static void primary_drain(BDRVReplicationState *s, bool begin)
     }
 }
 
+/* Whatever is written here, by a resync or the guest, would overwrite it */
+static bool check_not_newer(BDRVReplicationState *s,
+                            const ReplicationSinkInfo *info, Error **errp)
+{
+    const ColoDiskGeneration *peer = &info->generation;
+    g_autofree char *ours = NULL;
+    ColoDiskGeneration own;
+
+    if (s->generation_file &&
+        !replication_generation_load(s->generation_file, &own, errp)) {
+        return false;
+    }
+    if (!info->has_generation ||
+        !replication_generation_is_newer(peer, s->generation_file ? &own
+                                                                  : NULL)) {
+        return true;
+    }
+    if (s->generation_file) {
+        ours = g_strdup_printf("generation %" PRIu64 " (%s)", own.number,
+                               ColoDiskRole_str(own.role));
+    }
+    error_setg(errp, "the disk of the secondary is newer, of generation "
+               "%" PRIu64 " (%s), than ours, of %s: start that one as the "
+               "primary; or, to overwrite what is on it, remove the "
+               "secondary's generation-file first", peer->number,
+               ColoDiskRole_str(peer->role), ours ?: "none");
+    return false;
+}
+
 /* Is the child a sink?  Then we know how long the disk is. */
 static int primary_open_sink(BDRVReplicationState *s, Error **errp)
 {
     ERRP_GUARD();
     BdrvChild *file = s->bs->file;
     int64_t length = bdrv_getlength(file->bs);
-    uint8_t info[REPLICATION_SINK_INFO_SIZE];
+    uint8_t buf[REPLICATION_SINK_INFO_SIZE];
+    ReplicationSinkInfo info;
     int ret;
 
     if (length < 0) {
@@ -441,19 +472,22 @@ static int primary_open_sink(BDRVReplicationState *s, Error **errp)
     }
     length -= REPLICATION_WINDOW;
     if (length > 0) {
-        ret = bdrv_pread(file, length, sizeof(info), info, 0);
+        ret = bdrv_pread(file, length, sizeof(buf), buf, 0);
         if (ret < 0) {
             error_setg_errno(errp, -ret, "cannot read from '%s'",
                              replication_user_name(file->bs));
             return ret;
         }
     } else {
-        memset(info, 0, sizeof(info));
+        memset(buf, 0, sizeof(buf));
     }
-    if (!replication_sink_info_check(info, length, errp)) {
+    if (!replication_sink_info_unpack(&info, buf, length, errp)) {
         error_prepend(errp, "'batch' cannot be used with '%s': ",
                       replication_user_name(file->bs));
         return -EINVAL;
+    }
+    if (!check_not_newer(s, &info, errp)) {
+        return -EPERM;
     }
     s->sink_length = length;
     return 0;

@@ -101,10 +101,47 @@ static bool ignores(BDRVReplicationState *s, ReplicationMode role)
     return s->kind->ignores && s->kind->ignores(s, role);
 }
 
+static bool load_generation(BDRVReplicationState *s, ColoDiskGeneration *g,
+                            Error **errp)
+{
+    if (!replication_generation_load(s->generation_file, g, errp)) {
+        error_prepend(errp, "node '%s': ", replication_name(s));
+        return false;
+    }
+    return true;
+}
+
+/* Has the last resync into the disk completed?  *@g: its generation, or zero. */
+static bool check_consistent(BDRVReplicationState *s, ColoDiskGeneration *g,
+                             Error **errp)
+{
+    *g = (ColoDiskGeneration) { .number = 0, .role = COLO_DISK_ROLE_NEW };
+    if (s->generation_file && !load_generation(s, g, errp)) {
+        return false;
+    }
+    if (g->role != COLO_DISK_ROLE_INCONSISTENT &&
+        !qatomic_read(&s->inconsistent)) {
+        return true;
+    }
+    error_setg(errp, "node '%s': a resync into its disk has not completed, so "
+               "that is a mixture of two: it needs an x-colo-resync from the "
+               "other side that gets to its end, or a new copy%s",
+               replication_name(s), s->generation_file
+               ? " without the generation-file beside it" : "");
+    return false;
+}
+
+bool replication_check_source(BDRVReplicationState *s, ColoDiskGeneration *g,
+                              Error **errp)
+{
+    return check_consistent(s, g, errp);
+}
+
 static void replication_check(ReplicationState *rs, ReplicationMode mode,
                               Error **errp)
 {
     BDRVReplicationState *s = driver_state(rs);
+    ColoDiskGeneration generation;
 
     if (ignores(s, mode)) {
         return;
@@ -123,7 +160,7 @@ static void replication_check(ReplicationState *rs, ReplicationMode mode,
                    ? ": remove it and add a new one" : "");
         return;
     }
-    if (s->kind->check) {
+    if (check_consistent(s, &generation, errp) && s->kind->check) {
         s->kind->check(s, errp);
     }
 }
@@ -226,16 +263,6 @@ static void replication_cut(ReplicationState *rs, uint64_t epoch)
 }
 
 /* Which disk is newer */
-
-static bool load_generation(BDRVReplicationState *s, ColoDiskGeneration *g,
-                            Error **errp)
-{
-    if (!replication_generation_load(s->generation_file, g, errp)) {
-        error_prepend(errp, "node '%s': ", replication_name(s));
-        return false;
-    }
-    return true;
-}
 
 static bool replication_generation(ReplicationState *rs, bool *kept,
                                    uint64_t *number, Error **errp)
@@ -567,6 +594,17 @@ fail:
     return ret;
 }
 
+/* A sink, in any thread, may look for the path as long as it has the lock */
+static void free_generation_file(BDRVReplicationState *s)
+{
+    char *path;
+
+    bdrv_graph_wrlock();
+    path = g_steal_pointer(&s->generation_file);
+    bdrv_graph_wrunlock();
+    g_free(path);
+}
+
 static void replication_close(BlockDriverState *bs)
 {
     BDRVReplicationState *s = bs->opaque;
@@ -582,7 +620,7 @@ static void replication_close(BlockDriverState *bs)
         s->kind->close(s);
     }
     error_free(s->error);
-    g_free(s->generation_file);
+    free_generation_file(s);
     g_free(s->user_name);
     g_free(s->top_id);
 }

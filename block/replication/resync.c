@@ -54,6 +54,9 @@
  * layer if that is an NBD client (see primary.c for why this is
  * safe), and the job looks again and again whether it has an answer.
  *
+ * Marks: a replication-sink is told, by records in the log before the first and
+ * after the last piece, that a resync writes to its disk (target.c).
+ *
  * End: when all is in the log, a flush follows, and the job waits until that
  * has arrived.  Before that a session cannot be started, and after a failure
  * not until another job has got to its end.  The job never changes a bitmap:
@@ -85,6 +88,7 @@
 #include "block/dirty-bitmap.h"
 #include "system/block-backend.h"
 #include "trace.h"
+#include "generation.h"
 #include "hash.h"
 #include "internal.h"
 
@@ -122,6 +126,8 @@ typedef struct ResyncJob {
     BlockBackend *source;
     ColoResyncMode mode;
     BdrvDirtyBitmap *dirty;     /* a copy, NULL for everything */
+    bool has_generation;        /* of the local disk, which is: */
+    ColoDiskGeneration generation;
 
     /* The job's coroutine */
     uint8_t *buf;
@@ -157,7 +163,9 @@ static int GRAPH_RDLOCK resync_check(ResyncJob *r, Error **errp)
     replication_log_stats(r->s->log, &stats);
     if (stats.err) {
         error_setg_errno(errp, stats.err, "node '%s' could not write to the "
-                         "secondary", replication_name(r->s));
+                         "secondary%s", replication_name(r->s),
+                         stats.err == EPERM && r->s->batch
+                         ? ": its disk may be newer" : "");
         return -stats.err;
     }
     if (!find_child(r->top, r->node) ||
@@ -489,6 +497,13 @@ static int coroutine_fn resync_all(ResyncJob *r, int64_t len, Error **errp)
     }
 }
 
+/* The secondary has to know of it, if it is one that can be told */
+static void coroutine_fn resync_mark(ResyncJob *r, bool begins)
+{
+    replication_log_resync(r->s->log, begins,
+                           r->has_generation ? &r->generation : NULL);
+}
+
 /* Wait until all has arrived for good */
 static int coroutine_fn resync_settle(ResyncJob *r, Error **errp)
 {
@@ -496,6 +511,7 @@ static int coroutine_fn resync_settle(ResyncJob *r, Error **errp)
     uint64_t position;
 
     replication_log_flush(log);
+    resync_mark(r, false);
     position = replication_log_position(log);
     return resync_wait(r, replication_log_is_through(log, position), errp);
 }
@@ -519,6 +535,7 @@ static int coroutine_fn resync_run(Job *job, Error **errp)
     if (!r->buf) {
         return -ENOMEM;
     }
+    resync_mark(r, true);
     ret = resync_all(r, len, errp);
     fetch_end(&r->fetch);
     if (ret >= 0 && !job_is_cancelled(job)) {
@@ -815,7 +832,9 @@ static ResyncJob *resync_new(ResyncArguments *args, Error **errp)
     r->node = args->node;
     r->mode = args->mode;
     r->fetch.direct = direct;
-    if (resync_attach(r, args, errp)) {
+    r->has_generation = r->s->generation_file != NULL;
+    if (replication_check_source(r->s, &r->generation, errp) &&
+        resync_attach(r, args, errp)) {
         if (!args->bitmap) {
             return r;
         }

@@ -25,6 +25,9 @@
  * request of its own.  A write that has a flush all for itself is made with
  * FUA.
  *
+ * The beginning and the end of a resync are among the entries, and the same
+ * holds for them as for a flush: see target.c.
+ *
  * A batch that fails is answered so, and nothing more of the same session is
  * begun.  The primary then ends the session.  When this side takes over, what
  * is left of the batches is given up: the next checkpoint would have had it.
@@ -126,6 +129,8 @@ sink_entry(BdrvChild *file, const ReplicationEntry *entry, QEMUIOVector *qiov,
         ret = bdrv_co_pdiscard(file, entry->offset, entry->bytes);
         return ret == -ENOTSUP ? 0 : ret;
     case REPLICATION_ENTRY_FLUSH:
+    case REPLICATION_ENTRY_RESYNC_BEGIN:
+    case REPLICATION_ENTRY_RESYNC_END:
         break;
     }
     g_assert_not_reached();
@@ -170,10 +175,18 @@ static bool overlaps_locked(SinkState *s, const ReplicationEntry *entry)
     return false;
 }
 
-/* Must @entry wait for others to end?  A flush does for all of them. */
+/* Is it one that what is before and after it waits for? */
+static bool is_barrier(const ReplicationEntry *entry)
+{
+    return entry->type == REPLICATION_ENTRY_FLUSH ||
+           entry->type == REPLICATION_ENTRY_RESYNC_BEGIN ||
+           entry->type == REPLICATION_ENTRY_RESYNC_END;
+}
+
+/* Must @entry wait for others to end?  A barrier does for all of them. */
 static bool must_wait_locked(SinkState *s, const ReplicationEntry *entry)
 {
-    if (entry->type == REPLICATION_ENTRY_FLUSH) {
+    if (is_barrier(entry)) {
         return s->n_tasks;
     }
     return s->n_tasks >= MAX_TASKS || overlaps_locked(s, entry);
@@ -240,6 +253,15 @@ static int coroutine_fn GRAPH_RDLOCK sink_flush(BlockDriverState *bs)
     return ret;
 }
 
+/* A resync begins or ends: what came before is on the disk for good by then */
+static int coroutine_fn GRAPH_RDLOCK
+sink_mark(BlockDriverState *bs, const ReplicationEntry *entry)
+{
+    int ret = sink_flush(bs);
+
+    return ret < 0 ? ret : replication_target_mark(bs->file->bs, entry);
+}
+
 /* A write that is flushed alone */
 static int coroutine_fn GRAPH_RDLOCK
 sink_write_lone(BlockDriverState *bs, const ReplicationEntry *entry,
@@ -271,6 +293,8 @@ sink_begin_entries(BlockDriverState *bs, SinkBatch *b, QEMUIOVector *qiov)
         }
         if (entry->type == REPLICATION_ENTRY_FLUSH) {
             ret = sink_flush(bs);
+        } else if (is_barrier(entry)) {
+            ret = sink_mark(bs, entry);
         } else if (lone && has_own_flush(s, &b->batch, i)) {
             ret = sink_write_lone(bs, entry, qiov, at);
         } else {
@@ -492,7 +516,13 @@ sink_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
         qemu_iovec_memset(qiov, of_disk, 0, bytes - of_disk);
     }
     if (offset <= length && offset + bytes > length) {
-        replication_sink_info_pack(info, length);
+        ReplicationSinkInfo now = { .length = length };
+        int ret = replication_target_generation(bs->file->bs, &now);
+
+        if (ret < 0) {
+            return ret;
+        }
+        replication_sink_info_pack(info, &now);
         qemu_iovec_from_buf(qiov, of_disk, info,
                             MIN(sizeof(info), bytes - of_disk));
     }

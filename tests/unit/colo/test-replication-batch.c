@@ -121,7 +121,11 @@ static void test_wrong(void)
         { { REPLICATION_ENTRY_FLUSH, 1, 0 } },
         { { REPLICATION_ENTRY_FLUSH, 0, 1 } },
         { { 0, 0, 1 } },
-        { { REPLICATION_ENTRY_FLUSH + 1, 0, 1 } },
+        { { REPLICATION_ENTRY_RESYNC_BEGIN, INT64_MAX, 1 }, true },
+        { { REPLICATION_ENTRY_RESYNC_BEGIN, 0, 0 }, true },
+        { { REPLICATION_ENTRY_RESYNC_BEGIN, 1, 0 } },
+        { { REPLICATION_ENTRY_RESYNC_END, 1, -1 } },
+        { { REPLICATION_ENTRY_RESYNC_END + 1, 0, 1 } },
     };
 
     for (int i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -158,6 +162,12 @@ static void check_bounds(const ReplicationBatch *batch, size_t bytes)
     for (unsigned i = 0; i < batch->n_entries; i++) {
         const ReplicationEntry *entry = &batch->entries[i];
 
+        if (entry->type == REPLICATION_ENTRY_RESYNC_BEGIN ||
+            entry->type == REPLICATION_ENTRY_RESYNC_END) {
+            g_assert_cmpint(entry->bytes, >=, 0);
+            g_assert_cmpint(entry->bytes, <=, COLO_DISK_ROLE__MAX);
+            continue; /* no bytes of the disk */
+        }
         g_assert_cmpint(entry->offset, >=, 0);
         g_assert_cmpint(entry->bytes, >=, 0);
         g_assert_cmpint(entry->offset, <=, DISK - entry->bytes);
@@ -193,19 +203,67 @@ static void test_random(void)
 static void test_info(void)
 {
     uint8_t good[REPLICATION_SINK_INFO_SIZE], buf[sizeof(good)];
+    ReplicationSinkInfo info = { .length = DISK };
 
-    replication_sink_info_pack(good, DISK);
-    g_assert_true(replication_sink_info_check(good, DISK, &error_abort));
+    replication_sink_info_pack(good, &info);
+    g_assert_true(replication_sink_info_unpack(&info, good, DISK,
+                                               &error_abort));
+    g_assert_false(info.has_generation);
     for (int i = 0; i < 24; i++) {
         Error *err = NULL;
 
         memcpy(buf, good, sizeof(buf));
         buf[i] ^= 0x80;
-        g_assert_false(replication_sink_info_check(buf, DISK, &err));
+        g_assert_false(replication_sink_info_unpack(&info, buf, DISK,
+                                                    &err));
         g_assert_nonnull(strstr(error_get_pretty(err), "'replication-sink'"));
         error_free(err);
     }
-    g_assert_false(replication_sink_info_check(good, DISK + 1, NULL));
+    g_assert_false(replication_sink_info_unpack(&info, good, DISK + 1, NULL));
+}
+
+/* Generations, in the window and in entries for a resync */
+static void test_generation(void)
+{
+    uint8_t buf[REPLICATION_SINK_INFO_SIZE];
+    ReplicationBatch batch = { .session = 1, .number = 1, .n_entries = 2 };
+    ReplicationBatch taken;
+    ColoDiskGeneration g;
+    ReplicationSinkInfo info;
+    Packed p;
+
+    for (int role = 0; role < COLO_DISK_ROLE__MAX; role++) {
+        info = (ReplicationSinkInfo) {
+            .length = DISK,
+            .has_generation = true,
+            .generation = { .number = UINT64_MAX - role, .role = role },
+        };
+        replication_sink_info_pack(buf, &info);
+        memset(&info, 0, sizeof(info));
+        g_assert_true(replication_sink_info_unpack(&info, buf, DISK,
+                                                   &error_abort));
+        g_assert_true(info.has_generation);
+        g_assert_cmpuint(info.generation.number, ==, UINT64_MAX - role);
+        g_assert_cmpint(info.generation.role, ==, role);
+
+        batch.entries[0].type = REPLICATION_ENTRY_RESYNC_BEGIN;
+        replication_entry_set_generation(&batch.entries[0], &info.generation);
+        batch.entries[1].type = REPLICATION_ENTRY_RESYNC_END;
+        replication_entry_set_generation(&batch.entries[1], NULL);
+        pack(&p, &batch);
+        g_assert_true(unpack(&p, &taken, p.size));
+        g_assert_true(replication_entry_generation(&taken.entries[0], &g));
+        g_assert_cmpuint(g.number, ==, UINT64_MAX - role);
+        g_assert_cmpint(g.role, ==, role);
+        g_assert_false(replication_entry_generation(&taken.entries[1], &g));
+    }
+    /* Roles that nobody has */
+    info.generation.role = COLO_DISK_ROLE__MAX;
+    replication_sink_info_pack(buf, &info);
+    g_assert_false(replication_sink_info_unpack(&info, buf, DISK, NULL));
+    batch.entries[0].bytes = COLO_DISK_ROLE__MAX + 1;
+    pack(&p, &batch);
+    g_assert_false(unpack(&p, &taken, p.size));
 }
 
 int main(int argc, char **argv)
@@ -218,5 +276,6 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/disk/batch/head", test_head);
     g_test_add_func("/colo/disk/batch/random", test_random);
     g_test_add_func("/colo/disk/batch/info", test_info);
+    g_test_add_func("/colo/disk/batch/generation", test_generation);
     return g_test_run();
 }

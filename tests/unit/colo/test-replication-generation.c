@@ -44,6 +44,37 @@ static void test_again(void)
     }
 }
 
+static bool is_newer(uint64_t a, ColoDiskRole of_a, uint64_t b,
+                     ColoDiskRole of_b)
+{
+    return replication_generation_is_newer(
+        &(ColoDiskGeneration) { .number = a, .role = of_a },
+        &(ColoDiskGeneration) { .number = b, .role = of_b });
+}
+
+static void test_newer(void)
+{
+    g_assert_true(is_newer(2, COLO_DISK_ROLE_SECONDARY,
+                           1, COLO_DISK_ROLE_PRIMARY));
+    g_assert_false(is_newer(1, COLO_DISK_ROLE_PRIMARY,
+                            2, COLO_DISK_ROLE_SECONDARY));
+    /* Of both hosts that died in a session */
+    g_assert_true(is_newer(2, COLO_DISK_ROLE_PRIMARY,
+                           2, COLO_DISK_ROLE_SECONDARY));
+    g_assert_false(is_newer(2, COLO_DISK_ROLE_SECONDARY,
+                            2, COLO_DISK_ROLE_PRIMARY));
+    g_assert_false(is_newer(0, COLO_DISK_ROLE_NEW, 0, COLO_DISK_ROLE_NEW));
+    /* Than one of which nothing is known */
+    for (int role = 0; role < COLO_DISK_ROLE__MAX; role++) {
+        ColoDiskGeneration g = { .number = 3, .role = role };
+
+        g_assert_cmpint(replication_generation_is_newer(&g, NULL), ==,
+                        role == COLO_DISK_ROLE_PRIMARY ||
+                        role == COLO_DISK_ROLE_FOLDING ||
+                        role == COLO_DISK_ROLE_ALONE);
+    }
+}
+
 /* What people and scripts may rely on */
 static void test_text(void)
 {
@@ -109,6 +140,7 @@ int main(int argc, char **argv)
 
     g_test_add_func("/colo/generation/new", test_new);
     g_test_add_func("/colo/generation/again", test_again);
+    g_test_add_func("/colo/generation/newer", test_newer);
     g_test_add_func("/colo/generation/text", test_text);
     g_test_add_func("/colo/generation/garbage", test_garbage);
     g_test_add_func("/colo/generation/errors", test_errors);
