@@ -130,6 +130,22 @@ void replication_problems(ReplicationMode mode, ReplicationProblemFunc *fn,
     }
 }
 
+void replication_assumptions(ReplicationMode mode, ReplicationProblemFunc *fn,
+                             void *opaque)
+{
+    ReplicationState *rs;
+
+    QLIST_FOREACH(rs, &drivers, next) {
+        g_autoptr(Error) err = NULL;
+        const char *name = rs->ops->assumed ? rs->ops->assumed(rs, mode, &err)
+                                            : NULL;
+
+        if (err) {
+            fn(opaque, name, error_get_pretty(err));
+        }
+    }
+}
+
 static void start_all(ReplicationMode mode, Error **errp)
 {
     CALL_ALL(errp, start, mode);
@@ -189,6 +205,19 @@ bool replication_settle_all(uint64_t timeout_ms, Error **errp)
 
         if (rs->ops->settle &&
             !rs->ops->settle(rs, timeout_ms - MIN(gone, timeout_ms), errp)) {
+            end_use(rs);
+            return false;
+        }
+    }
+    return true;
+}
+
+bool replication_compare_all(uint64_t timeout_ms, Error **errp)
+{
+    ReplicationState *rs = NULL;
+
+    while ((rs = next_in_use(rs))) {
+        if (rs->ops->compare && !rs->ops->compare(rs, timeout_ms, errp)) {
             end_use(rs);
             return false;
         }

@@ -119,6 +119,9 @@ extern const ReplicationKind replication_primary;
 extern const ReplicationKind replication_shared_primary;
 extern const ReplicationKind replication_secondary;
 
+/* What was in some places of the guest's disk at cut 0: see sample.c */
+typedef struct ReplicationSample ReplicationSample;
+
 /* What the primary of a shared disk has besides: see shared.c */
 typedef struct ReplicationShared ReplicationShared;
 
@@ -148,6 +151,7 @@ struct BDRVReplicationState {
     bool resynced;              /* the last one did; BQL */
     bool written;               /* somebody could write to the node; BQL */
     bool misses;                /* the guest may have written past it; BQL */
+    ReplicationSample *sample;  /* or NULL; set under the BQL, atomic */
     uint64_t reached;           /* last epoch by replication_reach(), 0: none */
     ColoDiskRole role;          /* the last one that was asked for; BQL */
     ReplicationShared *shared;  /* or NULL; peer then comes and goes: BQL */
@@ -291,6 +295,26 @@ replication_target_mark(BlockDriverState *disk, const ReplicationEntry *entry);
 int coroutine_fn GRAPH_RDLOCK
 replication_target_generation(BlockDriverState *disk,
                               ReplicationSinkInfo *info);
+
+/*
+ * Primary, see sample.c: is the disk of the secondary as that of this guest?
+ *
+ * replication_sample_take: at cut 0, the VM stands; @disk is a name for messages.
+ * The node is below another one.  BQL.
+ *
+ * replication_sample_settle: wait until they have been compared, which begins
+ * with the first call, once all from before cut 0 has arrived.  False with @errp
+ * set if they differ, or it cannot be known, or not within @timeout_ms.  Any
+ * thread without the BQL.  True if no sample has been taken.
+ *
+ * replication_sample_free: nobody waits any more; the child ends what is under
+ * way.  BQL.
+ */
+bool replication_sample_take(BDRVReplicationState *s, const char *disk,
+                             Error **errp);
+bool replication_sample_settle(BDRVReplicationState *s, uint64_t timeout_ms,
+                               Error **errp);
+void replication_sample_free(BDRVReplicationState *s);
 
 /* The image of a shared disk, on both sides: see claim.c.  BQL. */
 

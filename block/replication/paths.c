@@ -11,6 +11,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "block/block-io.h"
+#include "system/block-backend.h"
 #include "internal.h"
 
 typedef bool NodeFunc(BDRVReplicationState *s, void *opaque);
@@ -136,6 +137,35 @@ void replication_reach(BlockDriverState *bs, uint64_t epoch)
 {
     GRAPH_RDLOCK_GUARD_MAINLOOP();
     visit(bs, true, reach, &epoch);
+}
+
+static bool needs_sample(BDRVReplicationState *s, void *opaque)
+{
+    BDRVReplicationState **found = opaque;
+
+    assume_graph_lock(); /* visit() has it */
+    if (s->kind == &replication_primary && !s->resynced && !s->sample &&
+        replication_has_node_above(s)) {
+        *found = s;
+    }
+    return *found != NULL;
+}
+
+bool replication_sample(BlockBackend *blk, const char *name, Error **errp)
+{
+    while (true) {
+        BDRVReplicationState *s = NULL;
+
+        bdrv_graph_rdlock_main_loop();
+        visit(blk_bs(blk), true, needs_sample, &s);
+        bdrv_graph_rdunlock_main_loop();
+        if (!s) {
+            return true;
+        }
+        if (!replication_sample_take(s, name, errp)) {
+            return false;
+        }
+    }
 }
 
 /* True if @bs is where a node that matches has its data, or above that */

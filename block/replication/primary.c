@@ -658,6 +658,7 @@ static void primary_stop(BDRVReplicationState *s, bool failover, Error **errp)
 
 static void primary_close(BDRVReplicationState *s)
 {
+    replication_sample_free(s);
     replication_log_free(s->log);
     bdrv_unref(s->peer);
 }

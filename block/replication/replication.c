@@ -210,6 +210,19 @@ static const char *replication_problem(ReplicationState *rs,
     return replication_name(s);
 }
 
+static const char *replication_assumed(ReplicationState *rs,
+                                       ReplicationMode mode, Error **errp)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    if (s->stage == COLO_DISK_STAGE_RUNNING && s->sample) {
+        error_setg(errp, "node '%s': the disk of the secondary is assumed to be "
+                   "equal, no resync of this node has seen to it and only a "
+                   "sample of it was compared", replication_name(s));
+    }
+    return replication_name(s);
+}
+
 static void replication_checkpoint(ReplicationState *rs, Error **errp)
 {
     BDRVReplicationState *s = driver_state(rs);
@@ -389,6 +402,15 @@ static bool replication_settle(ReplicationState *rs, uint64_t timeout_ms,
     return ok;
 }
 
+static bool replication_compare(ReplicationState *rs, uint64_t timeout_ms,
+                                Error **errp)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    return replication_stage(s) != COLO_DISK_STAGE_RUNNING ||
+           replication_sample_settle(s, timeout_ms, errp);
+}
+
 static void replication_allow(ReplicationState *rs, uint64_t epoch)
 {
     BDRVReplicationState *s = driver_state(rs);
@@ -413,9 +435,11 @@ static bool replication_is_resynced(ReplicationState *rs)
 static ReplicationOps replication_ops = {
     .check = replication_check,
     .problem = replication_problem,
+    .assumed = replication_assumed,
     .start = replication_start,
     .cut = replication_cut,
     .settle = replication_settle,
+    .compare = replication_compare,
     .prepare = replication_prepare,
     .checkpoint = replication_checkpoint,
     .allow = replication_allow,

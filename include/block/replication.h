@@ -59,6 +59,8 @@ typedef struct ReplicationOps {
     ReplicationStart *check;
     /* Set @errp if it has failed, or does not run and could not begin */
     ReplicationProblem *problem;
+    /* Set @errp if it runs and nobody knows that the disks are equal */
+    ReplicationProblem *assumed;
     /* Begin to replicate as primary or secondary */
     ReplicationStart *start;
     /* End; after a failover this side goes on with what it has */
@@ -67,6 +69,8 @@ typedef struct ReplicationOps {
     ReplicationEpoch *cut;
     /* As replication_settle_all(): any thread, without the BQL */
     ReplicationSettle *settle;
+    /* As replication_compare_all(): any thread, without the BQL */
+    ReplicationSettle *compare;
     /* As replication_allow_all(): any thread */
     ReplicationEpoch *allow;
     /* As replication_prepare_all() */
@@ -108,6 +112,13 @@ void replication_problems(ReplicationMode role, ReplicationProblemFunc *fn,
                           void *opaque);
 
 /*
+ * The same for each driver that takes it that the disks are equal and has only
+ * compared a sample of them.
+ */
+void replication_assumptions(ReplicationMode role, ReplicationProblemFunc *fn,
+                             void *opaque);
+
+/*
  * Call every registered driver, in no particular order.  The first one that
  * fails ends the round and sets @errp.  None starts unless all can; all are
  * stopped.
@@ -130,6 +141,21 @@ void replication_cut_all(uint64_t epoch);
  * within @timeout_ms milliseconds for all drivers together.
  */
 bool replication_settle_all(uint64_t timeout_ms, Error **errp);
+
+/*
+ * Primary, at cut 0 and while the VM stands: take a sample of the disk @blk,
+ * called @name in messages, if no resync has made that of the secondary equal.
+ * False with @errp set if it cannot be read.
+ */
+bool replication_sample(BlockBackend *blk, const char *name, Error **errp);
+
+/*
+ * Primary, once all that was written before cut 0 has arrived: wait until the
+ * samples have been compared with what the secondary has.  Any thread, without
+ * the BQL.  False with @errp: not within @timeout_ms milliseconds, or they
+ * differ.  Of the latter replication_on_error() has told.
+ */
+bool replication_compare_all(uint64_t timeout_ms, Error **errp);
 
 /*
  * Primary: the secondary has loaded the checkpoint; writes of @epoch may be

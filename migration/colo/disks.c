@@ -167,7 +167,22 @@ static bool check_generation(uint64_t peer, uint64_t number, Error **errp)
     return true;
 }
 
-bool colo_disks_new_generation(uint64_t peer, uint64_t *number, Error **errp)
+bool colo_disks_check_generation(uint64_t peer, Error **errp)
+{
+    ERRP_GUARD();
+    uint64_t number;
+    bool kept, ok;
+
+    BQL_LOCK_GUARD();
+    ok = replication_generation_all(&kept, &number, errp) &&
+         (!kept || check_generation(peer, number, errp));
+    if (!ok) {
+        note_failure(*errp);
+    }
+    return ok;
+}
+
+bool colo_disks_new_generation(uint64_t *number, Error **errp)
 {
     ERRP_GUARD();
     bool kept, ok;
@@ -175,10 +190,8 @@ bool colo_disks_new_generation(uint64_t peer, uint64_t *number, Error **errp)
     BQL_LOCK_GUARD();
     ok = replication_generation_all(&kept, number, errp);
     if (ok && kept) {
-        ok = check_generation(peer, *number, errp);
         *number = *number + 1;
-        ok = ok && replication_record_all(*number, COLO_DISK_ROLE_PRIMARY,
-                                          errp);
+        ok = replication_record_all(*number, COLO_DISK_ROLE_PRIMARY, errp);
     }
     if (!ok) {
         note_failure(*errp);
@@ -253,6 +266,23 @@ bool colo_disks_check(COLOMode side, Error **errp)
     return !*errp;
 }
 
+/* What the secondary's disks have to have, unless a resync has seen to it */
+static bool take_samples(Error **errp)
+{
+    ERRP_GUARD();
+
+    for (BlockBackend *blk = colo_disk_next(NULL); blk;
+         blk = colo_disk_next(blk)) {
+        g_autofree char *name = colo_disk_name(blk);
+
+        if (!replication_sample(blk, name, errp)) {
+            note_failure(*errp);
+            return false;
+        }
+    }
+    return true;
+}
+
 bool colo_disks_start(ColoSession *s, Error **errp)
 {
     ERRP_GUARD();
@@ -272,6 +302,7 @@ bool colo_disks_start(ColoSession *s, Error **errp)
     }
     if (s->side == COLO_MODE_PRIMARY) {
         colo_disks_cut(0);
+        return take_samples(errp);
     }
     return true;
 }
@@ -300,7 +331,11 @@ void colo_disks_allow(uint64_t cut)
     replication_allow_all(cut + 1);
 }
 
-bool colo_disks_settle(ColoSession *s, uint64_t cut, Error **errp)
+/* Something that is waited for in slices, ms; false with @errp: not yet */
+typedef bool WaitFunc(uint64_t timeout_ms, Error **errp);
+
+/* Wait for @fn, and tell the peer meanwhile that this side is well */
+static bool wait_for(WaitFunc *fn, ColoSession *s, uint64_t cut, Error **errp)
 {
     int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
     int64_t end = now + (int64_t)s->timeout_ms * SETTLE_TIMEOUTS;
@@ -310,7 +345,7 @@ bool colo_disks_settle(ColoSession *s, uint64_t cut, Error **errp)
     while (true) {
         g_autoptr(Error) err = NULL;
 
-        if (replication_settle_all(MIN(slice, SETTLE_LOOK_MS), &err)) {
+        if (fn(MIN(slice, SETTLE_LOOK_MS), &err)) {
             return true;
         }
         if (!colo_disks_ok(s, errp)) {
@@ -339,6 +374,16 @@ bool colo_disks_settle(ColoSession *s, uint64_t cut, Error **errp)
             return false;
         }
     }
+}
+
+bool colo_disks_settle(ColoSession *s, uint64_t cut, Error **errp)
+{
+    return wait_for(replication_settle_all, s, cut, errp);
+}
+
+bool colo_disks_compare(ColoSession *s, Error **errp)
+{
+    return wait_for(replication_compare_all, s, 0, errp);
 }
 
 bool colo_disks_prepare(Error **errp)

@@ -45,15 +45,18 @@ bool colo_disks_start(ColoSession *s, Error **errp);
 bool colo_disks_generation(uint64_t *number, Error **errp);
 
 /*
- * Primary: the session gets a generation of its own, higher than those of both
- * sides, and it is recorded here.
+ * colo_disks_check_generation: primary, may disks follow ours that are of
+ * generation @peer, 0 if the secondary keeps none?  False with @errp set if they
+ * are newer, or on an I/O error.
  *
- * @peer: the number of the secondary, 0 if it keeps none
- * @number: that of the session, 0 if this side keeps none
- * False with @errp set if the secondary's disks are newer than ours, or on an
- * I/O error.  Session's thread, no BQL.
+ * colo_disks_new_generation: then the session gets a generation of its own,
+ * higher than those of both sides, and it is recorded here.  @number: that,
+ * 0 if this side keeps none.  False with @errp set on an I/O error.
+ *
+ * Session's thread, no BQL.
  */
-bool colo_disks_new_generation(uint64_t peer, uint64_t *number, Error **errp);
+bool colo_disks_check_generation(uint64_t peer, Error **errp);
+bool colo_disks_new_generation(uint64_t *number, Error **errp);
 
 /* Secondary: record the session's generation; 0 is none.  BQL. */
 bool colo_disks_join_generation(uint64_t number, Error **errp);
@@ -79,6 +82,13 @@ void colo_disks_cut(uint64_t cut);
  * no BQL.  False with @errp set when a disk failed, or took too long.
  */
 bool colo_disks_settle(ColoSession *s, uint64_t cut, Error **errp);
+
+/*
+ * Primary, after colo_disks_settle() of cut 0: wait until samples of those disks
+ * that no resync has made equal have been compared with the secondary's.
+ * Otherwise the same; false, too, if they differ.
+ */
+bool colo_disks_compare(ColoSession *s, Error **errp);
 
 /* Primary: the secondary has loaded @cut.  Any thread. */
 void colo_disks_allow(uint64_t cut);

@@ -82,15 +82,22 @@ static bool primary_handshake(ColoSession *s, Error **errp)
         return false;
     }
     ok = colo_ram_adopt(s->ram, &ready, errp) &&
-         colo_disks_new_generation(ready.generation, &generation, errp);
+         colo_disks_check_generation(ready.generation, errp);
     colo_ready_clear(&ready);
     if (!ok) {
         s->cause = COLO_CAUSE_LOCAL;
         return false;
     }
 
-    /* Its guest must not see a disk without what was written so far */
-    if (!colo_disks_settle(s, 0, errp)) {
+    /*
+     * Its guest must not see a disk without what was written so far, nor
+     * another one
+     */
+    if (!colo_disks_settle(s, 0, errp) || !colo_disks_compare(s, errp)) {
+        return false;
+    }
+    if (!colo_disks_new_generation(&generation, errp)) {
+        s->cause = COLO_CAUSE_LOCAL;
         return false;
     }
     colo_start_encode(&(ColoStart) {

@@ -62,11 +62,23 @@ static bool has_ended(void)
            s->secondary.state == COLO_SECONDARY_STATE_ENDED;
 }
 
+static ReplicationMode role_of(COLOMode side)
+{
+    return side == COLO_MODE_PRIMARY ? REPLICATION_MODE_PRIMARY
+                                     : REPLICATION_MODE_SECONDARY;
+}
+
+void colo_add_assumptions(COLOMode side, ColoProblemList **list)
+{
+    while (*list) {
+        list = &(*list)->next;
+    }
+    replication_assumptions(role_of(side), append_disk, &list);
+}
+
 ColoProblemList *colo_problems(COLOMode side, ColoSyncMode mode)
 {
-    ReplicationMode role = side == COLO_MODE_PRIMARY
-                           ? REPLICATION_MODE_PRIMARY
-                           : REPLICATION_MODE_SECONDARY;
+    ReplicationMode role = role_of(side);
     ColoProblemList *list = NULL;
     ColoProblemList **tail = &list;
 

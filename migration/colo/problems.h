@@ -24,4 +24,10 @@ void colo_device_problems(ColoProblemFunc *found, void *opaque);
  */
 ColoProblemList *colo_problems(COLOMode side, ColoSyncMode mode);
 
+/*
+ * colo_add_assumptions: to @list, what a session of @side takes for granted.
+ * That is for the user to know; the guest is protected if it is true.  BQL.
+ */
+void colo_add_assumptions(COLOMode side, ColoProblemList **list);
+
 #endif

@@ -212,6 +212,9 @@ void colo_status_fill(ColoSession *s, COLOStatus *status)
     status->problems = find_problems(s);
     evaluate(s, status->problems);
     status->q_protected = protected;
+    if (secondary_is_ready(s)) {
+        colo_add_assumptions(s->side, &status->problems);
+    }
     status->has_since = since_s;
     status->since = since_s;
     status->message = g_strdup(message);

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO qtests: why a session believes that two disks are equal.
+ *
+ * Pairs without a guest, and a disk of which the secondary's image is exported
+ * as it is.  Proves: without a resync an image that is empty, or that of another
+ * guest, is no secondary's disk, and the guest goes on as if nothing had been
+ * asked for; a copy is one, and two empty images are, with a problem that says
+ * that nobody knows; what was written to both before a session is no difference;
+ * after a resync there is no such problem.
+ */
+
+#include "qemu/osdep.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#include "colo-disk-rig.h"
+#include "colo-helpers.h"
+#include "colo-pair-disk.h"
+
+#define CHUNK (64 * KiB)
+#define DIFFER "and that of the secondary differ"
+#define ASSUMED "is assumed to be equal"
+
+#define ADD_NODE                                                            \
+    "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication',"    \
+    "'node-name': %s, 'mode': 'primary', 'file': {'driver': 'nbd',"         \
+    "'export': 'd', 'server': {'type': 'unix', 'path': %s}}}}"
+
+typedef struct Equal {
+    ColoPair *pair;
+    char *raw[2];
+    char *active;
+    char *hidden;
+    char *socket;
+} Equal;
+
+static Equal *equal_new(const void *mode)
+{
+    Equal *e = g_new0(Equal, 1);
+    ColoPair *p = colo_pair_new_with(mode, "qtest", "");
+
+    e->pair = p;
+    colo_pair_unplug_net(p);
+    e->raw[0] = disk_new_file(p->dir, "image-0", false);
+    e->raw[1] = disk_new_file(p->dir, "image-1", false);
+    e->active = disk_new_file(p->dir, "active", true);
+    e->hidden = disk_new_file(p->dir, "hidden", true);
+    e->socket = g_build_filename(p->dir, "nbd", NULL);
+    return e;
+}
+
+/* From here on both QEMUs have the images open */
+static void connect_disks(Equal *e)
+{
+    ColoPair *p = e->pair;
+
+    pair_disk_add_secondary(p->secondary, e->raw[1], e->active, e->hidden);
+    disk_serve(p->secondary, e->socket);
+    disk_export(p->secondary, "image0", "d", true);
+    qtest_qmp_assert_success(p->primary,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
+        "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
+        "'children': [{'driver': 'raw', 'node-name': 'local0', 'file': {"
+        "'driver': 'file', 'filename': %s}}]}}", e->raw[0]);
+    pair_disk_plug(p->primary);
+    qtest_qmp_assert_success(p->primary, ADD_NODE, "repl", e->socket);
+    disk_add_child(p->primary, "disk0", "repl");
+}
+
+static void equal_free(Equal *e)
+{
+    colo_pair_free(e->pair);
+    g_free(e->raw[0]);
+    g_free(e->raw[1]);
+    g_free(e->active);
+    g_free(e->hidden);
+    g_free(e->socket);
+    g_free(e);
+}
+
+/* @bytes of @byte in the image of a side */
+static void fill(Equal *e, int side, int byte, int64_t offset, int64_t bytes)
+{
+    g_autofree uint8_t *data = g_malloc(bytes);
+    int fd = open(e->raw[side], O_WRONLY);
+
+    memset(data, byte, bytes);
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(pwrite(fd, data, bytes, offset), ==, bytes);
+    close(fd);
+}
+
+static int n_assumed(QTestState *qts)
+{
+    QDict *status = colo_status(qts);
+    QListEntry *entry;
+    int n = 0;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(status, "problems"), entry) {
+        QDict *p = qobject_to(QDict, qlist_entry_obj(entry));
+
+        n += !strcmp(qdict_get_str(p, "kind"), "disk") &&
+             strstr(qdict_get_str(p, "message"), ASSUMED);
+    }
+    qobject_unref(status);
+    return n;
+}
+
+/* What the session did is none, and the guest of the primary goes on */
+static void check_refused(Equal *e)
+{
+    ColoPair *p = e->pair;
+    QDict *event;
+    const char *said;
+
+    colo_pair_migrate(p, "mig", "mig", 10, COLO_TIMEOUT_MS);
+    event = colo_wait_event(p->primary, "COLO_DISK_ERROR");
+    said = qdict_get_str(qdict_get_qdict(event, "data"), "message");
+    g_test_message("%s", said);
+    g_assert_nonnull(strstr(said, DIFFER));
+    qobject_unref(event);
+    colo_wait_state(p->primary, "alone");
+    colo_wait_migrate(p->primary, "failed");
+    colo_wait_status(p->primary, "running");
+    colo_wait_state(p->secondary, "ended");
+}
+
+static void check_begins(Equal *e, int problems)
+{
+    QDict *status;
+
+    colo_pair_protect(e->pair);
+    status = colo_status(e->pair->primary);
+    g_assert_true(qdict_get_bool(status, "protected"));
+    qobject_unref(status);
+    g_assert_cmpint(n_assumed(e->pair->primary), ==, problems);
+    g_assert_cmpint(n_assumed(e->pair->secondary), ==, 0);
+}
+
+/* Of the primary's disk one chunk has data, anywhere */
+static void test_forgotten(const void *mode)
+{
+    Equal *e = equal_new(mode);
+    int64_t place = g_test_rand_int_range(8, (DISK - MiB) / CHUNK);
+
+    fill(e, 0, 0x4f, place * CHUNK, CHUNK);
+    connect_disks(e);
+    check_refused(e);
+    equal_free(e);
+}
+
+/* What the secondary has is that of an old pair */
+static void test_other(const void *mode)
+{
+    Equal *e = equal_new(mode);
+
+    fill(e, 1, 0x4e, DISK / 2, DISK / 4);
+    connect_disks(e);
+    check_refused(e);
+    equal_free(e);
+}
+
+/* A table at the very end, which not many write to */
+static void test_end(const void *mode)
+{
+    Equal *e = equal_new(mode);
+
+    fill(e, 0, 1, 0, DISK);
+    fill(e, 1, 1, 0, DISK - 512);
+    connect_disks(e);
+    check_refused(e);
+    equal_free(e);
+}
+
+static void test_copied(const void *mode)
+{
+    Equal *e = equal_new(mode);
+
+    for (int i = 0; i < 2; i++) {
+        fill(e, i, 0x4f, MiB, 3 * MiB);
+        fill(e, i, 0x50, DISK - CHUNK, CHUNK);
+    }
+    connect_disks(e);
+    check_begins(e, 1);
+    equal_free(e);
+}
+
+static void test_empty(const void *mode)
+{
+    Equal *e = equal_new(mode);
+
+    connect_disks(e);
+    check_begins(e, 1);
+    equal_free(e);
+}
+
+/* Both get what is written before the session, and so they are equal */
+static void test_written(const void *mode)
+{
+    Equal *e = equal_new(mode);
+
+    connect_disks(e);
+    disk_io_at(e->pair->primary, "-d /machine/peripheral/disk9/virtio-backend",
+               "write -P 7 0 1M");
+    check_begins(e, 1);
+    g_assert_true(disk_file_has(e->raw[1], 7, 0, MiB));
+    equal_free(e);
+}
+
+static void resync(QTestState *qts)
+{
+    QDict *event;
+
+    qtest_qmp_assert_success(qts, "{'execute': 'x-colo-resync', 'arguments': {"
+                             "'job-id': 'j', 'node': 'repl'}}");
+    event = colo_wait_event(qts, "BLOCK_JOB_COMPLETED");
+    g_assert_false(qdict_haskey(qdict_get_qdict(event, "data"), "error"));
+    qobject_unref(event);
+}
+
+static void test_resynced(const void *mode)
+{
+    Equal *e = equal_new(mode);
+    QTestState *qts = e->pair->primary;
+
+    fill(e, 0, 0x4f, MiB, MiB);
+    fill(e, 1, 0x4e, 2 * MiB, MiB);
+    connect_disks(e);
+    resync(qts);
+    check_begins(e, 0);
+    equal_free(e);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    colo_add("/colo/equal", "forgotten", test_forgotten);
+    colo_add("/colo/equal", "other", test_other);
+    colo_add("/colo/equal", "end", test_end);
+    colo_add("/colo/equal", "copied", test_copied);
+    colo_add("/colo/equal", "empty", test_empty);
+    colo_add("/colo/equal", "written", test_written);
+    colo_add("/colo/equal", "resynced", test_resynced);
+    return g_test_run();
+}
