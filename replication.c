@@ -330,6 +330,13 @@ void replication_on_error(ReplicationErrorFunc *fn, void *opaque)
     error_opaque = opaque;
 }
 
+bool replication_in_session(void)
+{
+    /* It listens to errors from its beginning to its end */
+    QEMU_LOCK_GUARD(&error_lock);
+    return error_fn != NULL;
+}
+
 bool replication_exists(void)
 {
     return !QLIST_EMPTY(&drivers);
@@ -347,15 +354,15 @@ void replication_report_error(const char *node, const Error *err)
 
 /* Monitor: Xen's toolstack drives replication itself.  BQL. */
 
-/* A COLO session does it, while it listens to errors */
+/* A COLO session does it */
 static bool session_drives(const char *command, Error **errp)
 {
-    QEMU_LOCK_GUARD(&error_lock);
-    if (error_fn) {
-        error_setg(errp, "'%s' is not possible: a COLO session drives "
-                   "replication", command);
+    if (!replication_in_session()) {
+        return false;
     }
-    return error_fn;
+    error_setg(errp, "'%s' is not possible: a COLO session drives "
+               "replication", command);
+    return true;
 }
 
 void qmp_xen_set_replication(bool enable, bool primary, bool has_failover,

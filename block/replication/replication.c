@@ -589,6 +589,11 @@ static int replication_open(BlockDriverState *bs, QDict *options, int flags,
     int ret;
 
     s->bs = bs;
+    if (replication_in_session()) {
+        error_setg(errp, "no node for replication can be made while a COLO "
+                   "session runs: its disk would not be as of any checkpoint");
+        return -EBUSY;
+    }
     opts = qemu_opts_create(&runtime_opts, NULL, 0, &error_abort);
     if (!qemu_opts_absorb_qdict(opts, options, errp) ||
         !take_options(s, opts, &log_size, errp)) {

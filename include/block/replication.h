@@ -232,6 +232,9 @@ void replication_report_error(const char *node, const Error *err);
  */
 void replication_remove(ReplicationState *drv);
 
+/* Does a COLO session run, of which no driver may be made?  Any thread. */
+bool replication_in_session(void);
+
 /* Is any driver registered? */
 bool replication_exists(void);
 

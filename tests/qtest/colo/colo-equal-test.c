@@ -7,7 +7,8 @@
  * guest, is no secondary's disk, and the guest goes on as if nothing had been
  * asked for; a copy is one, and two empty images are, with a problem that says
  * that nobody knows; what was written to both before a session is no difference;
- * after a resync there is no such problem.
+ * after a resync there is no such problem; no resync and no node for replication
+ * begins in a session.
  */
 
 #include "qemu/osdep.h"
@@ -228,6 +229,11 @@ static void test_resynced(const void *mode)
     connect_disks(e);
     resync(qts);
     check_begins(e, 0);
+
+    /* In a session it is too late for either */
+    colo_refused(qts, "cannot be resynced", "{'execute': 'x-colo-resync',"
+                 "'arguments': {'job-id': 'j', 'node': 'repl'}}");
+    colo_refused(qts, "while a COLO session", ADD_NODE, "repl2", e->socket);
     equal_free(e);
 }
 
