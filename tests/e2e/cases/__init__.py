@@ -2,7 +2,7 @@
 """The end-to-end tests; importing the package registers them."""
 
 from . import (calls, diskbus, diskerror, diskfault, disks,  # noqa: F401
-               document, ends, fault, faultdisks, faultresync, first,
-               generation, hybrid, inputs, kill, life, loss, machine,
+               diskthread, document, ends, fault, faultdisks, faultresync,
+               first, generation, hybrid, inputs, kill, life, loss, machine,
                monitor, network, nics, powercut, ram, resync, selfcheck,
                shared, soak)

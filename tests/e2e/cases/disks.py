@@ -30,8 +30,8 @@ def start_writers(pair: vm.Pair, seed: int = 1,
     layout = pair.machine.disks
     assert layout
     disks.load_drivers(pair)
-    return [pair.client('disk', device=layout.device(n), seed=seed + n,
-                        interval=20 * n, **options)
+    return [pair.client('disk', device=disks.guest_device(pair, n),
+                        seed=seed + n, interval=20 * n, **options)
             for n in range(layout.count)]
 
 

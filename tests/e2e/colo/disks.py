@@ -68,6 +68,8 @@ PEER_SHARED = 'hidden'      # what is added to a shared disk
 SECRET = 'key0'
 SECRET_OBJECT = f'secret,id={SECRET},data=replicated'
 THROTTLE = 'throttle0'
+TLS = 'tls'
+TLS_KEY = '5a' * 32
 LUKS_OPTIONS = f'key-secret={SECRET},iter-time=10'   # it is no secret
 
 # How an image is: options of the nodes, from the upper one to that above the
@@ -88,6 +90,9 @@ BUSES: dict[str, tuple[tuple[str, ...], str]] = {
     'usb': (('qemu-xhci,id=xhci0',), 'usb-storage,bus=xhci0.0,drive=disk{n}'),
 }
 
+# Those that an iothread may serve: how they call the number of their queues
+QUEUES = {'virtio-blk-pci': 'num-queues', 'virtio-scsi-pci': 'num_queues'}
+N_QUEUES = 2
 
 # A block of ../guest/colo-guest-disk.c
 BLOCK_BYTES = 4096
@@ -107,10 +112,14 @@ class Disks:
     count: int = 1
     mib: int = 16
     bus: str = 'virtio-blk'     # or virtio-blk+usb, one each
-    iothread: bool = False      # one each
+    # One for each virtio-blk, or one for the controller of all virtio-scsi
+    iothread: bool = False
+    mapping: bool = False       # two, which share the queues of each device
     kind: str = 'raw'           # of the images, see KINDS
     plain: bool = False         # an ordinary disk, which cannot be replicated
     direct: bool = False        # past the cache of the host
+    aio: str = ''               # how requests to files are made
+    tls: bool = False           # between the hosts
     bytes_per_second: int | None = None     # what all of a side's take
     slow: bool = False          # for limit_writes() of a secondary
     # Options of blkdebug that say which errors there are, by place: 'local'
@@ -149,6 +158,8 @@ class Disks:
             file = f'driver=blkdebug,image.driver=file,image.{file},{inject}'
         if self.direct:
             file += ',cache.direct=on'
+        if self.aio:
+            file += f',aio={self.aio}'
         kind = 'qcow2' if place in OVERLAYS else self.kind
         return ','.join(prefix + 'file.' * depth + option
                         for depth, options in enumerate((*KINDS[kind], file))
@@ -235,17 +246,35 @@ def repair_emptied(machine: Machine, path: Path) -> None:
         tool(machine, 'check', '-q', '-r', 'all', '-f', 'qcow2', path)
 
 
+def _device(disks: Disks, text: str, n: int = 0) -> list[str]:
+    """The device of disk @n, or a controller, maybe with its iothreads."""
+    driver, _, options = text.partition(',')
+    if disks.iothread and driver in QUEUES:
+        return ['-object', f'iothread,id=diskio{n}', '-device',
+                f'{text},iothread=diskio{n},{QUEUES[driver]}={N_QUEUES}']
+    if not disks.mapping:
+        return ['-device', text]
+    # All in JSON, or a controller would be made after the disk on it
+    device: dict[str, Any] = dict(option.split('=')
+                                  for option in options.split(','))
+    device['driver'] = driver
+    if driver not in QUEUES:
+        return ['-device', json.dumps(device)]
+    names = [f'diskio{n}-{i}' for i in range(N_QUEUES)]
+    device[QUEUES[driver]] = N_QUEUES
+    device['iothread-vq-mapping'] = [{'iothread': name} for name in names]
+    return [word for name in names
+            for word in ('-object', f'iothread,id={name}')] + [
+                '-device', json.dumps(device)]
+
+
 def _devices(disks: Disks) -> list[str]:
     args = []
     for bus in dict.fromkeys(disks.bus.split('+')):
         for controller in BUSES[bus][0]:
-            args += ['-device', controller]
+            args += _device(disks, controller)
     for n in range(disks.count):
-        text = BUSES[disks.bus_of(n)][1].format(n=n)
-        if disks.iothread:
-            args += ['-object', f'iothread,id=diskio{n}']
-            text += f',iothread=diskio{n}'
-        args += ['-device', text]
+        args += _device(disks, BUSES[disks.bus_of(n)][1].format(n=n), n)
     return args
 
 
@@ -286,6 +315,21 @@ def _shared_arguments(disks: Disks, disk: Path, overlays: list[Path],
             f'file.file.file.filename={active},file.file.backing=hidden{n}']
 
 
+def _credentials(run: Path) -> list[str]:
+    """Of either end of a connection: who is the primary may change."""
+    folder = run / 'tls'
+    folder.mkdir(exist_ok=True)
+    (folder / 'keys.psk').write_text(f'qemu:{TLS_KEY}\n', encoding='ascii')
+    return [word for end in ('server', 'client')
+            for word in ('-object', f'tls-creds-psk,id={TLS}-{end},'
+                         f'endpoint={end},dir={folder}')]
+
+
+def _tls(vm: Vm, end: str) -> dict[str, Any]:
+    assert vm.machine.disks
+    return {'tls-creds': f'{TLS}-{end}'} if vm.machine.disks.tls else {}
+
+
 def arguments(machine: Machine, run: Path, host: str,
               secondary: bool) -> list[str]:
     """The command line of @host.  A disk that is there is kept; overlays are
@@ -293,6 +337,8 @@ def arguments(machine: Machine, run: Path, host: str,
     disks = machine.disks
     assert disks
     args = ['-object', SECRET_OBJECT] if disks.kind == 'luks' else []
+    if disks.tls:
+        args += _credentials(run)
     if disks.bytes_per_second or disks.slow:
         args += ['-object', f'throttle-group,id={THROTTLE},'
                  f'x-bps-total={disks.bytes_per_second or 0}']
@@ -350,6 +396,20 @@ def load_drivers(pair: Pair) -> None:
         time.sleep(0.05)
 
 
+def guest_device(pair: Pair, n: int) -> str:
+    """Where the guest has disk @n: it numbers those of SCSI as they answer."""
+    layout = pair.machine.disks
+    assert layout
+    if layout.bus_of(n) != 'virtio-scsi':
+        return layout.device(n)
+    for path in map(layout.device, range(layout.count)):
+        found = pair.control('sh ls -d /sys/bus/scsi/devices/'
+                             f'*:0:{n}:0/block/{Path(path).name}')
+        if found.startswith('0 '):
+            return path
+    raise DiskError(f'the guest has no disk {n}')
+
+
 def _wait_job(vm: Vm, name: str, status: str, timeout: float) -> None:
     """Until job @name is @status, or gone if that is 'null'."""
     deadline = time.monotonic() + timeout
@@ -398,7 +458,7 @@ def export(vm: Vm) -> None:
     """Let the primary write to the disks, or stores, of @vm, a secondary."""
     assert vm.machine.disks
     vm.monitor.execute('nbd-server-start', {
-        'addr': {'type': 'inet', 'data': _address(vm)}})
+        'addr': {'type': 'inet', 'data': _address(vm)}, **_tls(vm, 'server')})
     for n in range(vm.machine.disks.count):
         if _has_sinks(vm):
             vm.monitor.execute('blockdev-add', {
@@ -414,7 +474,8 @@ def export(vm: Vm) -> None:
 
 def _nbd(secondary: Vm, name: str) -> dict[str, Any]:
     return {'driver': 'nbd', 'export': name,
-            'server': {'type': 'inet', **_address(secondary)}}
+            'server': {'type': 'inet', **_address(secondary)},
+            **_tls(secondary, 'client')}
 
 
 def _mirror(primary: Vm, secondary: Vm, n: int) -> None:
