@@ -316,6 +316,19 @@ bool replication_sample_settle(BDRVReplicationState *s, uint64_t timeout_ms,
                                Error **errp);
 void replication_sample_free(BDRVReplicationState *s);
 
+/*
+ * Sinks above @disk, of a secondary: a session begins, or there is a
+ * checkpoint.  Nobody needs what has been discarded until now, so it may be.
+ * BQL, no coroutine.
+ */
+void replication_sink_commit(BlockDriverState *disk);
+
+/*
+ * The session is over: nothing that is still to be discarded is, and no
+ * discard is under way when this returns.  BQL, no coroutine.
+ */
+void replication_sink_end_session(BlockDriverState *disk);
+
 /* The image of a shared disk, on both sides: see claim.c.  BQL. */
 
 /* Is it one that two hosts can share? */

@@ -33,6 +33,9 @@
  * checkpoint has been loaded.  If it writes all the same the checkpoint fails
  * instead of waiting for it.
  *
+ * What the primary discards is copied by nobody.  The sink keeps it until the
+ * checkpoint after which this guest has discarded it, too: discards.h.
+ *
  * A failover first shuts the NBD clients out.  A primary that was only slow
  * may have writes in socket buffers, and these would be neither in the
  * checkpoint nor of this guest.  Then the job ends, and what is left to do is
@@ -591,6 +594,7 @@ static void secondary_start(BDRVReplicationState *s, Error **errp)
         !start_preserving(s, top, errp)) {
         goto fail_hidden;
     }
+    replication_sink_commit(disk_of(s));
     s->was_exported = is_exported(s);
     replication_set_stage(s, COLO_DISK_STAGE_RUNNING);
     return;
@@ -633,6 +637,9 @@ static void secondary_checkpoint(BDRVReplicationState *s, Error **errp)
     if (!*errp && !empty_overlays(s, errp)) {
         error_prepend(errp, "node '%s': ", replication_name(s));
         replication_fail(s, error_copy(*errp));
+    }
+    if (!*errp) {
+        replication_sink_commit(disk_of(s));
     }
 }
 
@@ -689,6 +696,7 @@ static void secondary_stop(BDRVReplicationState *s, bool failover,
 {
     ERRP_GUARD();
 
+    replication_sink_end_session(disk_of(s));
     if (failover) {
         secondary_take_over(s, errp);
         if (*errp) {

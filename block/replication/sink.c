@@ -37,6 +37,12 @@
  * something is wrong: after MISSING_MS the session has failed.  Who drains is
  * not kept waiting, then such a batch fails at once.
  *
+ * Discards: in a session they are noted, and made after the next checkpoint:
+ * discards.h.  That is past the filter that copies before a write.  A part of
+ * DISCARD_CHUNK bytes at a time is under way; who writes there waits for it.
+ * Nothing is discarded that way after the session, when others than the sink
+ * may write to the disk.
+ *
  * Threads: requests in any, the rest under the BQL.
  */
 
@@ -48,10 +54,12 @@
 #include "qemu/module.h"
 #include "qemu/range.h"
 #include "qemu/timer.h"
+#include "block/aio-wait.h"
 #include "block/block-io.h"
 #include "block/block_int.h"
 #include "trace.h"
 #include "batch.h"
+#include "discards.h"
 #include "internal.h"
 
 /* Writes that are under way at a time */
@@ -59,6 +67,9 @@
 
 /* How long a batch waits for one that has not come, ms */
 #define MISSING_MS 1000
+
+/* What is discarded at once, bytes */
+#define DISCARD_CHUNK (64 * MiB)
 
 /* A batch, from its turn on */
 typedef struct SinkBatch {
@@ -90,6 +101,11 @@ typedef struct SinkState {
     QLIST_HEAD(, SinkTask) tasks;
     unsigned n_tasks;
     CoQueue ended;              /* who waits for one of them to end */
+    BlockDriverState *disk;     /* in a session; only to be compared */
+    ReplicationDiscards discards;       /* none if there is no disk */
+    bool discarding;            /* a coroutine makes those that are due */
+    int64_t discard_offset;     /* what is discarded now, if anything */
+    int64_t discard_bytes;
 
     bool dirty;                 /* maybe there is what to flush; atomic */
 } SinkState;
@@ -162,10 +178,20 @@ static void coroutine_fn task_entry(void *opaque)
     g_free(t);
 }
 
+static bool overlaps_discard_locked(SinkState *s, int64_t offset,
+                                    int64_t bytes)
+{
+    return s->discard_bytes && ranges_overlap(offset, bytes, s->discard_offset,
+                                              s->discard_bytes);
+}
+
 static bool overlaps_locked(SinkState *s, const ReplicationEntry *entry)
 {
     SinkTask *t;
 
+    if (overlaps_discard_locked(s, entry->offset, entry->bytes)) {
+        return true;
+    }
     QLIST_FOREACH(t, &s->tasks, next) {
         if (ranges_overlap(entry->offset, entry->bytes, t->entry.offset,
                            t->entry.bytes)) {
@@ -204,7 +230,37 @@ static bool coroutine_fn sink_wait(SinkState *s, const ReplicationBatch *batch,
         qemu_co_queue_wait(&s->ended, &s->lock);
     }
     *lone = !s->n_tasks;
-    return !is_stale_locked(s, batch);
+    if (is_stale_locked(s, batch)) {
+        return false;
+    }
+    if (entry->type != REPLICATION_ENTRY_FLUSH &&
+        entry->type != REPLICATION_ENTRY_DISCARD) {
+        replication_discards_remove(&s->discards, entry->offset, entry->bytes);
+    }
+    return true;
+}
+
+/* Can a discard be made later? */
+static bool sink_defer(SinkState *s, int64_t offset, int64_t bytes)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    if (!s->disk || s->failed) {
+        return false;
+    }
+    replication_discards_add(&s->discards, offset, bytes);
+    return true;
+}
+
+/* A write that is in no batch: no discard may come after it */
+static void coroutine_fn sink_keep(SinkState *s, int64_t offset, int64_t bytes)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    if (bytes) {
+        replication_discards_remove(&s->discards, offset, bytes);
+    }
+    while (overlaps_discard_locked(s, offset, bytes)) {
+        qemu_co_queue_wait(&s->ended, &s->lock);
+    }
 }
 
 /* Has the write @i the next flush all for itself? */
@@ -295,6 +351,9 @@ sink_begin_entries(BlockDriverState *bs, SinkBatch *b, QEMUIOVector *qiov)
             ret = sink_flush(bs);
         } else if (is_barrier(entry)) {
             ret = sink_mark(bs, entry);
+        } else if (entry->type == REPLICATION_ENTRY_DISCARD &&
+                   sink_defer(s, entry->offset, entry->bytes)) {
+            continue;
         } else if (lone && has_own_flush(s, &b->batch, i)) {
             ret = sink_write_lone(bs, entry, qiov, at);
         } else {
@@ -388,10 +447,18 @@ static void coroutine_fn sink_fail(SinkState *s)
     qemu_co_queue_restart_all(&s->turn);
 }
 
+/* What begins from now on is discarded at once, what waits for that never */
+static void sink_forget_discards_locked(SinkState *s)
+{
+    s->disk = NULL;
+    replication_discards_clear(&s->discards);
+}
+
 static void sink_give_up(SinkState *s)
 {
     QEMU_LOCK_GUARD(&s->lock);
     s->failed = true;
+    sink_forget_discards_locked(s);
     sink_wake_locked(s);
 }
 
@@ -429,6 +496,71 @@ sink_batch(BlockDriverState *bs, int64_t bytes, QEMUIOVector *qiov)
     return ret;
 }
 
+/* Discards that are due */
+
+/* What is next; false if nothing may be discarded, and the coroutine ends */
+static bool coroutine_fn GRAPH_RDLOCK
+sink_take_discard(BlockDriverState *bs, BdrvChild **disk, int64_t *offset,
+                  int64_t *bytes)
+{
+    SinkState *s = bs->opaque;
+    BdrvChild *c = bs->file;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    while (c && c->bs != s->disk) {
+        c = bdrv_filter_child(c->bs);
+    }
+    s->discard_bytes = 0;
+    qemu_co_queue_restart_all(&s->ended);
+    /* Who is exported no more has no right to change the disk either */
+    if (!c || !(c->perm & BLK_PERM_WRITE) ||
+        qatomic_read(&bs->quiesce_counter) ||
+        !replication_discards_take(&s->discards, DISCARD_CHUNK, offset,
+                                   bytes)) {
+        s->discarding = false;
+        return false;
+    }
+    *disk = c;
+    s->discard_offset = *offset;
+    s->discard_bytes = *bytes;
+    return true;
+}
+
+static void coroutine_fn sink_discard_entry(void *opaque)
+{
+    BlockDriverState *bs = opaque;
+    SinkState *s = bs->opaque;
+    int64_t offset, bytes;
+    BdrvChild *disk;
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        while (sink_take_discard(bs, &disk, &offset, &bytes)) {
+            /* It is a hint, so may fail */
+            int ret = bdrv_co_pdiscard(disk, offset, bytes);
+
+            trace_replication_sink_discard(bdrv_get_node_name(bs), offset,
+                                           bytes, ret);
+            qatomic_set(&s->dirty, true);
+        }
+    }
+    bdrv_dec_in_flight(bs);
+}
+
+/* See to it that what is due is discarded.  BQL, no coroutine. */
+static void sink_discard(BlockDriverState *bs)
+{
+    SinkState *s = bs->opaque;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    if (!s->discarding && !qatomic_read(&bs->quiesce_counter) &&
+        replication_discards_has_due(&s->discards)) {
+        s->discarding = true;
+        bdrv_inc_in_flight(bs);
+        aio_co_schedule(bdrv_get_aio_context(bs),
+                        qemu_coroutine_create(sink_discard_entry, bs));
+    }
+}
+
 /* Requests */
 
 /* A request that is no batch has ended */
@@ -460,6 +592,7 @@ sink_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
     if (offset + bytes > length) {
         return -EINVAL;
     }
+    sink_keep(bs->opaque, offset, bytes);
     ret = bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
     sink_is_dirty(bs);
     return ret;
@@ -478,6 +611,7 @@ sink_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
     if (offset + bytes > length) {
         return -EINVAL;
     }
+    sink_keep(bs->opaque, offset, bytes);
     ret = bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
     sink_is_dirty(bs);
     return ret;
@@ -494,6 +628,9 @@ sink_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
     }
     if (offset + bytes > length) {
         return -EINVAL;
+    }
+    if (bytes && sink_defer(bs->opaque, offset, bytes)) {
+        return 0;
     }
     ret = bdrv_co_pdiscard(bs->file, offset, bytes);
     sink_is_dirty(bs);
@@ -569,10 +706,16 @@ static void sink_drain_begin(BlockDriverState *bs)
     }
 }
 
+static void sink_drain_end(BlockDriverState *bs)
+{
+    sink_discard(bs);
+}
+
 static void sink_close(BlockDriverState *bs)
 {
     SinkState *s = bs->opaque;
 
+    replication_discards_clear(&s->discards);
     timer_free(s->missing);
     qemu_mutex_destroy(&s->lock);
 }
@@ -616,6 +759,7 @@ static BlockDriver bdrv_replication_sink = {
     .bdrv_co_pdiscard           = sink_co_pdiscard,
 
     .bdrv_drain_begin           = sink_drain_begin,
+    .bdrv_drain_end             = sink_drain_end,
 };
 
 void GRAPH_RDLOCK replication_sink_give_up(BlockDriverState *bs)
@@ -629,6 +773,80 @@ void GRAPH_RDLOCK replication_sink_give_up(BlockDriverState *bs)
     QLIST_FOREACH(c, &bs->children, next) {
         replication_sink_give_up(c->bs);
     }
+}
+
+/* In a session of the secondary; BQL, no coroutine */
+
+typedef bool SinkFunc(BlockDriverState *sink, BlockDriverState *disk);
+
+/* Call @func for each sink above @bs; does it return true for any? */
+static bool GRAPH_RDLOCK for_sinks(BlockDriverState *bs, BlockDriverState *disk,
+                                   SinkFunc *func)
+{
+    bool any = false;
+    BdrvChild *c;
+
+    QLIST_FOREACH(c, &bs->parents, next_parent) {
+        BlockDriverState *parent = c->klass->parent_is_bds ? c->opaque : NULL;
+
+        if (parent && parent->drv == &bdrv_replication_sink) {
+            any |= func(parent, disk);
+        } else if (parent && bdrv_filter_bs(parent) == bs) {
+            any |= for_sinks(parent, disk, func);
+        }
+    }
+    return any;
+}
+
+static bool sink_commit(BlockDriverState *bs, BlockDriverState *disk)
+{
+    SinkState *s = bs->opaque;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        if (!s->failed) {
+            s->disk = disk;
+            replication_discards_commit(&s->discards);
+        }
+    }
+    sink_discard(bs);
+    return true;
+}
+
+static bool sink_forget(BlockDriverState *bs, BlockDriverState *disk)
+{
+    SinkState *s = bs->opaque;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    sink_forget_discards_locked(s);
+    return true;
+}
+
+static bool sink_is_discarding(BlockDriverState *bs, BlockDriverState *disk)
+{
+    SinkState *s = bs->opaque;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    return s->discarding;
+}
+
+static bool is_discarding(BlockDriverState *disk)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    return for_sinks(disk, disk, sink_is_discarding);
+}
+
+void replication_sink_commit(BlockDriverState *disk)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    for_sinks(disk, disk, sink_commit);
+}
+
+void replication_sink_end_session(BlockDriverState *disk)
+{
+    bdrv_graph_rdlock_main_loop();
+    for_sinks(disk, disk, sink_forget);
+    bdrv_graph_rdunlock_main_loop();
+    AIO_WAIT_WHILE_UNLOCKED(NULL, is_discarding(disk));
 }
 
 static void bdrv_replication_sink_init(void)
