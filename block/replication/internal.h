@@ -210,6 +210,8 @@ bool replication_is_folded(BlockDriverState *bs);
  * there is none; the caller frees it.  BQL.
  */
 const char *replication_user_name(BlockDriverState *bs);
+/* The same, in a coroutine as well */
+const char *GRAPH_RDLOCK replication_user_name_locked(BlockDriverState *bs);
 void replication_learn_name(BDRVReplicationState *s);
 char *replication_disk_name(BDRVReplicationState *s);
 
@@ -242,6 +244,13 @@ void replication_yank(BlockDriverState *nbd);
 
 /* The state of @bs if it is a node for replication, else NULL.  BQL. */
 BDRVReplicationState *replication_of(BlockDriverState *bs);
+
+/*
+ * Primary: does @quorum forward what is written, and have no child, @but aside,
+ * to read it from?  BQL.
+ */
+bool GRAPH_RDLOCK replication_lacks_image(BlockDriverState *quorum,
+                                          BlockDriverState *but);
 
 /*
  * Requests for s->peer, an NBD client, past the block layer: see

@@ -56,18 +56,21 @@ static const char *GRAPH_RDLOCK file_name(BlockDriverState *bs)
     return g_str_has_prefix(name, "json:") ? "" : name;
 }
 
-const char *replication_user_name(BlockDriverState *bs)
+const char *replication_user_name_locked(BlockDriverState *bs)
 {
-    const char *name;
+    const char *name = own_name(bs);
 
-    GRAPH_RDLOCK_GUARD_MAINLOOP();
-
-    name = own_name(bs);
     if (!*name) {
         name = file_name(bs);
         name = *name ? name : name_above(bs);
     }
     return *name ? name : bs->node_name;
+}
+
+const char *replication_user_name(BlockDriverState *bs)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    return replication_user_name_locked(bs);
 }
 
 void replication_learn_name(BDRVReplicationState *s)

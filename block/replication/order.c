@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Replication: writes that reach the secondary past it.
+ * Replication: writes that reach the secondary past it, or it alone.
  *
  * Primary, under the BQL.  Some set-ups have the NBD client of the secondary's
  * disk as a child of the guest's quorum, without a replication node between
@@ -59,6 +59,11 @@ static bool GRAPH_RDLOCK check_order(BlockDriverState *bs, Error **errp)
                    "driver 'replication', mode 'primary', between them, or "
                    "take the client out with x-blockdev-change",
                    replication_user_name(bs), replication_user_name(client));
+        return false;
+    }
+    if (is_driver(bs, "quorum") && replication_lacks_image(bs, NULL)) {
+        error_setg(errp, "disk '%s' has no image on this side: put one in with "
+                   "x-blockdev-change", replication_user_name(bs));
         return false;
     }
     QLIST_FOREACH(c, &bs->children, next) {

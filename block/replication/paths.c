@@ -200,9 +200,61 @@ static bool GRAPH_RDLOCK is_as_good(BlockDriverState *bs, BlockDriverState *to)
            bdrv_skip_filters(to) == bdrv_skip_filters(bs);
 }
 
+static bool is_running_primary(BDRVReplicationState *s, void *opaque)
+{
+    return is_primary(s, NULL) && is_running(s, NULL);
+}
+
+/* It forwards what is written, and nothing can be read from it */
+static bool is_sender(BDRVReplicationState *s, void *opaque)
+{
+    return is_primary(s, NULL) && !s->kind->on_image;
+}
+
+bool replication_lacks_image(BlockDriverState *quorum, BlockDriverState *but)
+{
+    bool sends = false;
+    BdrvChild *c;
+
+    QLIST_FOREACH(c, &quorum->children, next) {
+        if (visit(c->bs, false, is_sender, NULL)) {
+            sends = true;
+        } else if (c->bs != but) {
+            return false;
+        }
+    }
+    return sends;
+}
+
+/* Primary: is @bs all that a disk that is being replicated has on this side? */
+static bool GRAPH_RDLOCK is_only_image(BlockDriverState *bs)
+{
+    BdrvChild *c;
+
+    if (visit(bs, false, is_sender, NULL)) {
+        return false;
+    }
+    QLIST_FOREACH(c, &bs->parents, next_parent) {
+        BlockDriverState *parent = c->klass->parent_is_bds ? c->opaque : NULL;
+
+        if (parent && parent->drv == bdrv_find_format("quorum") &&
+            visit(parent, true, is_running_primary, NULL) &&
+            replication_lacks_image(parent, bs)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool replication_needs(BlockDriverState *bs, BlockDriverState *to,
                        Error **errp)
 {
+    if (!to && is_only_image(bs)) {
+        error_setg(errp, "Node '%s' is busy: its disk is being replicated, and "
+                   "has no other image on this side",
+                   replication_user_name(bs));
+        return true;
+    }
     if (!visit(bs, true, is_running_secondary, NULL) ||
         (to && is_as_good(bs, to))) {
         return false;
@@ -248,10 +300,70 @@ bool replication_folds(BlockDriverState *bs, Error **errp)
     return false;
 }
 
+/* Is a node that matches at or below something above @bs? */
+static bool GRAPH_RDLOCK is_beside(BlockDriverState *bs, NodeFunc *match)
+{
+    BdrvChild *c;
+
+    QLIST_FOREACH(c, &bs->parents, next_parent) {
+        BlockDriverState *parent = c->klass->parent_is_bds ? c->opaque : NULL;
+
+        if (parent && (visit(parent, false, match, NULL) ||
+                       is_beside(parent, match))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Does @bs reach the data of a node that matches, past it, as a sink does? */
+static bool GRAPH_RDLOCK shares_data(BlockDriverState *bs, NodeFunc *match)
+{
+    BdrvChild *c;
+
+    QLIST_FOREACH(c, &bs->children, next) {
+        if (is_below(c->bs, match) || shares_data(c->bs, match)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Does @bs make up a disk that is being replicated, in whatever place? */
+static bool GRAPH_RDLOCK is_part(BlockDriverState *bs)
+{
+    return visit(bs, false, is_running, NULL) || is_below(bs, is_running) ||
+           is_beside(bs, is_running) || shares_data(bs, is_running);
+}
+
+bool replication_activation_is_blocked(const char *node_name, Error **errp)
+{
+    BlockDriverState *bs = NULL;
+
+    while ((bs = bdrv_next_node(bs))) {
+        if (node_name ? g_str_equal(bs->node_name, node_name) && is_part(bs)
+                      : visit(bs, false, is_running, NULL)) {
+            error_setg(errp, "Node '%s' is busy: its disk is being replicated, "
+                       "and the COLO session says when it is active",
+                       replication_user_name(bs));
+            return true;
+        }
+    }
+    return false;
+}
+
 bool replication_op_is_blocked(BlockDriverState *bs, BlockOpType op,
                                Error **errp)
 {
     switch (op) {
+    case BLOCK_OP_TYPE_RESIZE:
+        if (!is_part(bs)) {
+            return false;
+        }
+        error_setg(errp, "Node '%s' is busy: its disk is being replicated, and "
+                   "both sides keep its length",
+                   replication_user_name_locked(bs));
+        return true;
     case BLOCK_OP_TYPE_EXTERNAL_SNAPSHOT:
     case BLOCK_OP_TYPE_MIRROR_SOURCE:
     case BLOCK_OP_TYPE_COMMIT_SOURCE:
@@ -262,7 +374,8 @@ bool replication_op_is_blocked(BlockDriverState *bs, BlockOpType op,
     default:
         return false;
     }
-    if (!visit(bs, true, is_running, NULL) && !is_below(bs, is_running)) {
+    if (!visit(bs, true, is_running, NULL) && !is_below(bs, is_running) &&
+        !shares_data(bs, is_running)) {
         return false;
     }
     error_setg(errp, "Node '%s' is busy: its disk is being replicated, and no "

@@ -29,3 +29,8 @@ bool replication_folds(BlockDriverState *bs, Error **errp)
 {
     return false;
 }
+
+bool replication_activation_is_blocked(const char *node_name, Error **errp)
+{
+    return false;
+}

@@ -263,13 +263,22 @@ void replication_reach(BlockDriverState *bs, uint64_t epoch);
 /*
  * May @op not be done with @bs?  It would put a node in the place of one of a
  * disk that is being replicated, so that writes of the guest go past
- * replication or the image.  As bdrv_op_is_blocked().
+ * replication or the image, or change its length.  As bdrv_op_is_blocked().
  */
 bool GRAPH_RDLOCK replication_op_is_blocked(BlockDriverState *bs,
                                             BlockOpType op, Error **errp);
 
 /*
- * Secondary: does its disk need @bs, which is about to go, or to be replaced by
+ * May the node of that name, or one of all (NULL), be neither activated nor
+ * inactivated, as its disk is being replicated?  Then true with @errp set.
+ * Main loop.
+ */
+bool GRAPH_RDLOCK replication_activation_is_blocked(const char *node_name,
+                                                    Error **errp);
+
+/*
+ * Primary: is @bs, which is about to go, the only image of its disk here?  And
+ * on the secondary: does its disk need @bs, which is about to go, or to be replaced by
  * @to?  It would be lost in a failover.  Then true with @errp set.  Main loop.
  */
 bool GRAPH_RDLOCK replication_needs(BlockDriverState *bs, BlockDriverState *to,

@@ -490,6 +490,17 @@ static void test_used(const void *mode)
     bypass_free(b);
 }
 
+/* Nothing can be read from what only forwards */
+static void test_no_image(const void *mode)
+{
+    Bypass *b = bypass_new(mode);
+
+    set_capability(b->pair->primary);
+    disk_del_child(b->pair->primary, "disk0", "children.0");
+    check_migrate_refused(b, "has no image on this side");
+    bypass_free(b);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -507,5 +518,6 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/bypass/in-the-way", test_in_the_way);
     colo_add("/colo/bypass", "lost", test_lost);
     colo_add("/colo/bypass", "luks", test_luks);
+    colo_add("/colo/bypass", "no-image", test_no_image);
     return g_test_run();
 }

@@ -647,6 +647,60 @@ static void test_wrong_top(void)
     disks_free(d);
 }
 
+static void refuse_active(QTestState *qts, const char *node, bool active)
+{
+    colo_refused(qts, "says when it is active", "{'execute': "
+                 "'blockdev-set-active', 'arguments': {'node-name': %s, "
+                 "'active': %i}}", node, active);
+    colo_refused(qts, "says when it is active", "{'execute': "
+                 "'blockdev-set-active', 'arguments': {'active': %i}}", active);
+}
+
+static void refuse_resize(QTestState *qts, const char *node)
+{
+    colo_refused(qts, "both sides keep its length", "{'execute': "
+                 "'block_resize', 'arguments': {'node-name': %s, "
+                 "'size': %d}}", node, (int)(2 * DISK));
+}
+
+/* While a disk is being replicated its nodes stay what they are */
+static void test_kept(void)
+{
+    Disks *d = disks_new();
+    g_autofree char *snapshot = g_build_filename(d->dir, "snapshot", NULL);
+
+    connect_disks(d, "");
+    refuse_active(d->primary, "topnode", false);
+    refuse_active(d->primary, "local", false);
+    refuse_active(d->secondary, "active", true);
+    refuse_active(d->secondary, batch ? "sink" : "disk", false);
+    refuse_resize(d->primary, "topnode");
+    refuse_resize(d->primary, "local");
+    refuse_resize(d->secondary, "active");
+    colo_refused(d->primary, "no other image on this side", "{'execute': "
+                 "'x-blockdev-change', 'arguments': {'parent': 'top', "
+                 "'child': 'children.0'}}");
+    if (batch) {
+        refuse_resize(d->secondary, "sink");
+        /* It would keep what the primary sends from the disk */
+        colo_refused(d->secondary, "no snapshot or job", "{'execute': "
+                     "'blockdev-snapshot-sync', 'arguments': {'node-name': "
+                     "'sink', 'snapshot-file': %s, 'snapshot-node-name': "
+                     "'snap'}}", snapshot);
+    }
+    disk_write(d->primary, 0x77, 0, 64 * KiB);
+    disk_wait_file(d->secondary_raw, 0x77, 0, 64 * KiB);
+    disk_checkpoint(d->primary, d->secondary);
+    io_read(d, d->secondary, 0x77, 0, 64 * KiB);
+    disk_replicate(d->primary, false, true);
+    disk_replicate(d->secondary, false, false);
+    del_node(d->primary);
+    qtest_qmp_assert_success(d->primary, "{'execute': 'blockdev-set-active', "
+                             "'arguments': {'node-name': 'local', "
+                             "'active': true}}");
+    disks_free(d);
+}
+
 typedef struct Test {
     const char *name;
     void (*run)(void);
@@ -670,6 +724,7 @@ static const Test tests[] = {
     { "refused", test_refused },
     { "wrong-chain", test_wrong_chain },
     { "wrong-top", test_wrong_top },
+    { "kept", test_kept },
 };
 
 static void run_plain(const void *opaque)
