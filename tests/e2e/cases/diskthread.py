@@ -48,7 +48,7 @@ def need(ctx: Context, layout: disks.Disks) -> None:
         disks.tool(ctx.machine, 'info', '--image-opts',
                    layout.node('local', path))
     except disks.DiskError as err:
-        if 'not supported' in str(err) or 'does not accept' in str(err):
+        if f'invalid parameter value: {layout.aio}' in str(err):
             raise Skip(f'no aio={layout.aio} in this build') from None
         raise Failed(str(err)) from None
 
