@@ -628,7 +628,9 @@ bool colo_rewrite_to_guest(ColoRewrite *r, ColoPacket *p, int64_t now_ms)
     colo_flow_key_reverse(&p->key, &key);
     f = colo_rewrite_find_outer(r, &key);
     if (!f) {
-        changed = blank_echo(r, NULL, p);
+        changed = may_blank_echo(r, p->tcp_flags) &&
+                  !colo_rewrite_must_drop_input(r, p) &&
+                  blank_echo(r, NULL, p);
         r->stats.rewritten_packets += changed;
         return changed;
     }

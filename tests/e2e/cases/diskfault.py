@@ -42,12 +42,16 @@ def soon(what: str, run: Callable[[], Any]) -> None:
     check(took < SOON_SECONDS, f'{what} took {took:.1f} s')
 
 
-def begin(pair: vm.Pair, timeout_ms: int
+def begin(pair: vm.Pair, timeout_ms: int, resync: bool = False
           ) -> tuple[client.Client, list[client.Client]]:
-    """A protected pair, its ticker and its writers, which have written."""
+    """A protected pair, its ticker and its writers, which have written.  After
+    a resync nothing is read of the secondary's disk to compare it."""
     if not pair.primary:
         pair.start_primary()
     pair.start_secondary()
+    if resync:
+        assert pair.primary and pair.secondary
+        disks.resync(pair.primary, pair.secondary, 'full')
     pair.protect(x_colo_timeout=timeout_ms)
     ticker = pair.client('ticker')
     writers = start_writers(pair)
@@ -313,7 +317,7 @@ def bad_disk(ctx: Context, mode: str, kind: str) -> None:
         pair.start_primary()
         if kind == 'read':
             pair.control(write)     # or there would be nothing to copy
-        ticker, writers = begin(pair, LONG_MS)
+        ticker, writers = begin(pair, LONG_MS, kind == 'read')
         answer = pair.control(write)
         check(answer.startswith('0 '), f'the guest noticed: {answer}')
         ends_with_error(pair, 'primary')

@@ -85,7 +85,8 @@ static void add_replication(ColoPair *p)
     qtest_qmp_assert_success(p->primary,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication',"
         "'node-name': 'repl', 'mode': 'primary',"
-        "'file': {'driver': 'null-co', 'size': %d}}}", (int)DISK);
+        "'file': {'driver': 'null-co', 'size': %d, "
+        "'read-zeroes': true}}}", (int)DISK);
     disk_add_child(p->primary, "disk0", "repl");
 }
 
@@ -157,8 +158,11 @@ static void test_sessions(const void *opaque)
     g_assert_cmpint(after.fds, <=, before.fds + 2);
     g_assert_cmpint(after.threads, <=, before.threads + 2);
 #ifndef __SANITIZE_ADDRESS__    /* it keeps what is freed */
-    g_assert_cmpint(after.kib, <=,
-                    before.kib + SLACK_KIB + n * SLACK_BYTES / 1024);
+    /* The heap comes to rest after some dozens */
+    if (is_long) {
+        g_assert_cmpint(after.kib, <=,
+                        before.kib + SLACK_KIB + n * SLACK_BYTES / 1024);
+    }
 #endif
     disk_free_file(f.image);
     disk_free_file(f.active);
