@@ -34,8 +34,7 @@ WAYS: dict[str, dict[str, Any]] = {
     'tls-native-mapping': {'tls': True, 'direct': True, 'aio': 'native',
                            'mapping': True, 'bus': 'virtio-scsi'},
 }
-QUICK = {('scsi-iothread', 'periodic'), ('scsi-iothread', 'hybrid'),
-         ('tls-native-mapping', 'hybrid')}
+QUICK = {('scsi-iothread', 'periodic'), ('tls-native-mapping', 'hybrid')}
 
 
 def need(ctx: Context, layout: disks.Disks) -> None:
