@@ -144,6 +144,7 @@ static void test_xen(const void *mode)
     colo_kill(&p->primary);
     colo_wait_state(p->secondary, "lost");
     colo_failover(p->secondary);
+    colo_wait_migrate(p->secondary, "completed");
     colo_wait_status(p->secondary, "running");
     /* Nobody does any more */
     qtest_qmp_assert_success(p->secondary,
@@ -197,7 +198,8 @@ static void test_medium(const void *mode)
     colo_kill(&p->primary);
     colo_wait_state(p->secondary, "lost");
     colo_failover(p->secondary);
-    colo_wait_status(p->secondary, "running");
+    /* In hybrid mode the guest runs before that */
+    colo_wait_migrate(p->secondary, "completed");
     insert(p->secondary, file);
     colo_pair_free(p);
 }
