@@ -195,16 +195,17 @@ void replication_cut_all(uint64_t epoch)
     }
 }
 
-bool replication_settle_all(uint64_t timeout_ms, Error **errp)
+/* Wait for the call at @op of ReplicationOps of every driver, if it has that */
+static bool wait_all(size_t op, uint64_t timeout_ms, Error **errp)
 {
     int64_t begin = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
     ReplicationState *rs = NULL;
 
     while ((rs = next_in_use(rs))) {
+        ReplicationSettle *call = *(ReplicationSettle **)((char *)rs->ops + op);
         uint64_t gone = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) - begin;
 
-        if (rs->ops->settle &&
-            !rs->ops->settle(rs, timeout_ms - MIN(gone, timeout_ms), errp)) {
+        if (call && !call(rs, timeout_ms - MIN(gone, timeout_ms), errp)) {
             end_use(rs);
             return false;
         }
@@ -212,17 +213,19 @@ bool replication_settle_all(uint64_t timeout_ms, Error **errp)
     return true;
 }
 
+bool replication_settle_all(uint64_t timeout_ms, Error **errp)
+{
+    return wait_all(offsetof(ReplicationOps, settle), timeout_ms, errp);
+}
+
+bool replication_sampled_all(uint64_t timeout_ms, Error **errp)
+{
+    return wait_all(offsetof(ReplicationOps, sampled), timeout_ms, errp);
+}
+
 bool replication_compare_all(uint64_t timeout_ms, Error **errp)
 {
-    ReplicationState *rs = NULL;
-
-    while ((rs = next_in_use(rs))) {
-        if (rs->ops->compare && !rs->ops->compare(rs, timeout_ms, errp)) {
-            end_use(rs);
-            return false;
-        }
-    }
-    return true;
+    return wait_all(offsetof(ReplicationOps, compare), timeout_ms, errp);
 }
 
 void replication_allow_all(uint64_t epoch)

@@ -309,7 +309,11 @@ replication_target_generation(BlockDriverState *disk,
  * Primary, see sample.c: is the disk of the secondary as that of this guest?
  *
  * replication_sample_take: at cut 0, the VM stands; @disk is a name for messages.
- * The node is below another one.  BQL.
+ * The node is below another one.  Begins to read.  BQL.
+ *
+ * replication_sample_taken: wait until enough of this disk has been read; the VM
+ * stands until then.  False with @errp set if it cannot be, or not within
+ * @timeout_ms.  As replication_sample_settle() otherwise, which comes after it.
  *
  * replication_sample_settle: wait until they have been compared, which begins
  * with the first call, once all from before cut 0 has arrived.  False with @errp
@@ -321,6 +325,8 @@ replication_target_generation(BlockDriverState *disk,
  */
 bool replication_sample_take(BDRVReplicationState *s, const char *disk,
                              Error **errp);
+bool replication_sample_taken(BDRVReplicationState *s, uint64_t timeout_ms,
+                              Error **errp);
 bool replication_sample_settle(BDRVReplicationState *s, uint64_t timeout_ms,
                                Error **errp);
 void replication_sample_free(BDRVReplicationState *s);

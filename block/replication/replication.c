@@ -402,6 +402,15 @@ static bool replication_settle(ReplicationState *rs, uint64_t timeout_ms,
     return ok;
 }
 
+static bool replication_sampled(ReplicationState *rs, uint64_t timeout_ms,
+                                Error **errp)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    return replication_stage(s) != COLO_DISK_STAGE_RUNNING ||
+           replication_sample_taken(s, timeout_ms, errp);
+}
+
 static bool replication_compare(ReplicationState *rs, uint64_t timeout_ms,
                                 Error **errp)
 {
@@ -439,6 +448,7 @@ static ReplicationOps replication_ops = {
     .start = replication_start,
     .cut = replication_cut,
     .settle = replication_settle,
+    .sampled = replication_sampled,
     .compare = replication_compare,
     .prepare = replication_prepare,
     .checkpoint = replication_checkpoint,

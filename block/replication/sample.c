@@ -10,16 +10,20 @@
  * With these an empty disk on the other side is found whatever is on this one.
  * A sample proves no equality, so the disk stays among the problems.
  *
- * The chunks of this disk are read and hashed at cut 0, while the guest stands:
- * MAX_CHUNKS chunks of 64 KiB, in the order of their offsets.  Those of the
- * other disk are read by way of the node's child, so of just what the node
+ * The chunks of this disk are read and hashed at cut 0, while the guest stands,
+ * 64 KiB each, several at a time.  A guest must not stand for long and a disk may
+ * be slow or hang, so after BUDGET_MS what has been read is the sample, if that
+ * is MIN_CHUNKS; those that are most likely to differ are read first.  The chunks
+ * of the other disk are read by way of the node's child, so of just what the node
  * writes to, once all that was written before the cut has arrived.  What the
  * guest writes after it is held back until then, so neither side of the
  * comparison changes.
  *
- * Threads: taken under the BQL; a coroutine in the main loop reads from the
- * child, past the block layer if that is an NBD client (primary.c says why that
- * is safe); the session's thread waits for it.
+ * Threads: begun under the BQL; coroutines in the main loop read from this disk,
+ * and one from the child, past the block layer if that is an NBD client
+ * (primary.c says why that is safe); the session's thread waits for them without
+ * the BQL.  A read of this disk may outlast the session: it keeps the sample, and
+ * is a request of the node's, which does not close before that has ended.
  */
 
 #include "qemu/osdep.h"
@@ -46,36 +50,57 @@
 /* How far to look for data from a place on: pieces that are all of one kind */
 #define MAX_PIECES 8
 
+/* So long the guest stands for it, ms, unless there is less than this then */
+#define BUDGET_MS 100
+#define MIN_CHUNKS 16
+
+/* How many chunks of this disk are read at a time */
+#define N_WORKERS 8
+
 /* How often to look whether our node is drained no more, ns */
 #define POLL_NS (2 * SCALE_MS)
 
+/* What is to be found at this place */
+#define ANY_DATA (-1)
+
 typedef struct SampleChunk {
-    int64_t offset;
+    int64_t offset;             /* or ANY_DATA */
     int64_t bytes;
     uint8_t hash[REPLICATION_HASH_SIZE];
 } SampleChunk;
 
 typedef enum SampleState {
+    SAMPLE_TAKING,              /* of this disk */
     SAMPLE_TAKEN,
-    SAMPLE_READING,
+    SAMPLE_READING,             /* the other disk */
     SAMPLE_EQUAL,
     SAMPLE_DIFFERENT,
     SAMPLE_FAILED,
+    SAMPLE_DROPPED,             /* nobody wants to know any more */
 } SampleState;
 
 struct ReplicationSample {
     /* Set once */
     BDRVReplicationState *s;
     char *disk;                 /* its name */
-    unsigned n;
-    SampleChunk chunks[MAX_CHUNKS];
+    int64_t length;
+    int64_t begin_ms;           /* QEMU_CLOCK_REALTIME */
+    unsigned n_wanted;
+    int64_t wanted[MAX_CHUNKS]; /* offsets, or ANY_DATA; the best ones first */
 
     QemuMutex lock;
     /* All below: lock */
-    QemuCond ended;
+    QemuCond changed;
+    unsigned refs;              /* the node's and that of each worker */
     SampleState state;
+    bool reading;               /* a coroutine reads from the other disk */
+    unsigned next;              /* of 'wanted' */
+    unsigned done;              /* of them, if there is something or not */
+    unsigned n;                 /* have been read; not changed once taken */
+    SampleChunk chunks[MAX_CHUNKS];
     int64_t at;                 /* of what differs, or cannot be read */
     int err;                    /* why it cannot */
+    bool local;                 /* it is this disk that cannot */
     bool reported;
 };
 
@@ -96,14 +121,15 @@ static int64_t random_place(int64_t length)
 }
 
 /* A chunk with data, from a random place on; negative if there seems to be none */
-static int64_t find_data(BlockDriverState *bs, int64_t length)
+static int64_t coroutine_fn GRAPH_RDLOCK find_data(BlockDriverState *bs,
+                                                   int64_t length)
 {
     int64_t at = random_place(length);
 
     for (int i = 0; i < MAX_PIECES; i++) {
         int64_t n = 0;
-        int ret = bdrv_block_status_above(bs, NULL, at, length - at, &n, NULL,
-                                          NULL);
+        int ret = bdrv_co_block_status_above(bs, NULL, at, length - at, &n,
+                                             NULL, NULL);
 
         if (ret < 0 || n <= 0) {
             return -1;
@@ -116,12 +142,28 @@ static int64_t find_data(BlockDriverState *bs, int64_t length)
     return -1;
 }
 
-static void add_chunk(ReplicationSample *m, int64_t offset, int64_t length)
+static void want(ReplicationSample *m, int64_t offset)
 {
-    if (offset >= 0 && m->n < MAX_CHUNKS) {
-        m->chunks[m->n++] = (SampleChunk) {
-            .offset = offset, .bytes = MIN(CHUNK, length - offset),
-        };
+    assert(m->n_wanted < MAX_CHUNKS);
+    m->wanted[m->n_wanted++] = offset;
+}
+
+/* One at each end, and of each kind of the others, in turns */
+static void choose_chunks(ReplicationSample *m)
+{
+    int64_t last = chunk_at(m->length - 1);
+
+    for (int i = 0; i < MAX(N_DATA, MAX(N_ANYWHERE, N_AT_END)); i++) {
+        if (i < N_AT_END) {
+            want(m, MIN((int64_t)i * CHUNK, last));
+            want(m, MAX(last - (int64_t)i * CHUNK, 0));
+        }
+        if (i < N_DATA) {
+            want(m, ANY_DATA);
+        }
+        if (i < N_ANYWHERE) {
+            want(m, random_place(m->length));
+        }
     }
 }
 
@@ -132,54 +174,71 @@ static int compare_offsets(const void *a, const void *b)
     return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
-static void choose_chunks(ReplicationSample *m, BlockDriverState *bs,
-                          int64_t length)
-{
-    int64_t last = chunk_at(length - 1);
+/* This disk */
 
-    for (int i = 0; i < N_AT_END; i++) {
-        add_chunk(m, MIN((int64_t)i * CHUNK, last), length);
-        add_chunk(m, MAX(last - (int64_t)i * CHUNK, 0), length);
-    }
-    for (int i = 0; i < N_ANYWHERE; i++) {
-        add_chunk(m, random_place(length), length);
-    }
-    for (int i = 0; i < N_DATA; i++) {
-        add_chunk(m, find_data(bs, length), length);
-    }
-    qsort(m->chunks, m->n, sizeof(m->chunks[0]), compare_offsets);
-}
-
-/* This disk.  BQL. */
-
-static ReplicationSample *sample_new(BDRVReplicationState *s, const char *disk)
+static ReplicationSample *sample_new(BDRVReplicationState *s, const char *disk,
+                                     int64_t length)
 {
     ReplicationSample *m = g_new0(ReplicationSample, 1);
 
     m->s = s;
     m->disk = g_strdup(disk);
+    m->length = length;
+    m->begin_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    m->refs = 1;
     qemu_mutex_init(&m->lock);
-    qemu_cond_init(&m->ended);
+    qemu_cond_init(&m->changed);
     return m;
 }
 
-static void sample_delete(ReplicationSample *m)
+static void sample_unref(ReplicationSample *m)
 {
-    qemu_cond_destroy(&m->ended);
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        if (--m->refs) {
+            return;
+        }
+    }
+    qemu_cond_destroy(&m->changed);
     qemu_mutex_destroy(&m->lock);
     g_free(m->disk);
     g_free(m);
+}
+
+static bool is_dropped(ReplicationSample *m)
+{
+    QEMU_LOCK_GUARD(&m->lock);
+    return m->state == SAMPLE_DROPPED;
+}
+
+/*
+ * Begin a request of our node's, which may be drained.  False if nobody wants to
+ * know any more; the node may be gone then.
+ */
+static bool coroutine_fn enter(ReplicationSample *m)
+{
+    while (!is_dropped(m)) {
+        BlockDriverState *bs = m->s->bs;
+
+        bdrv_inc_in_flight(bs);
+        smp_mb__after_rmw();
+        if (!qatomic_read(&bs->quiesce_counter)) {
+            return true;
+        }
+        bdrv_dec_in_flight(bs);
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, POLL_NS);
+    }
+    return false;
 }
 
 /*
  * A way to read from the node above ours, which has the same bytes: what the
  * device sees may have been encrypted in between
  */
-static BdrvChild *GRAPH_RDLOCK way_to_disk(BDRVReplicationState *s)
+static BdrvChild *GRAPH_RDLOCK way_to_disk(BlockDriverState *bs)
 {
     BdrvChild *c;
 
-    QLIST_FOREACH(c, &s->bs->parents, next_parent) {
+    QLIST_FOREACH(c, &bs->parents, next_parent) {
         if (c->klass->parent_is_bds) {
             BlockDriverState *above = c->opaque;
 
@@ -189,61 +248,111 @@ static BdrvChild *GRAPH_RDLOCK way_to_disk(BDRVReplicationState *s)
     return NULL;
 }
 
-static bool sample_read(ReplicationSample *m, BdrvChild *way, Error **errp)
+/* What is at @c->offset.  1: read, 0: there is nothing to read, or -errno */
+static int coroutine_fn GRAPH_RDLOCK read_chunk(ReplicationSample *m,
+                                                SampleChunk *c, uint8_t *buf)
 {
-    QEMU_AUTO_VFREE uint8_t *buf = qemu_blockalign(way->bs, CHUNK);
+    BdrvChild *way = way_to_disk(m->s->bs);
+    int ret;
 
-    for (unsigned i = 0; i < m->n; i++) {
-        SampleChunk *c = &m->chunks[i];
-        int ret = bdrv_pread(way, c->offset, c->bytes, buf, 0);
-
-        if (ret < 0) {
-            error_setg_errno(errp, -ret, "cannot read disk '%s' at %" PRId64,
-                             m->disk, c->offset);
-            return false;
-        }
-        replication_hash(buf, c->bytes, c->hash);
+    if (!way) {
+        c->offset = 0;
+        return -ENOENT;
     }
+    if (c->offset == ANY_DATA) {
+        c->offset = find_data(way->bs, m->length);
+        if (c->offset < 0) {
+            return 0;
+        }
+    }
+    c->bytes = MIN(CHUNK, m->length - c->offset);
+    ret = bdrv_co_pread(way, c->offset, c->bytes, buf, 0);
+    if (ret < 0) {
+        return ret;
+    }
+    replication_hash(buf, c->bytes, c->hash);
+    return 1;
+}
+
+static bool take_next(ReplicationSample *m, int64_t *offset)
+{
+    QEMU_LOCK_GUARD(&m->lock);
+    if (m->state != SAMPLE_TAKING || m->next == m->n_wanted) {
+        return false;
+    }
+    *offset = m->wanted[m->next++];
     return true;
+}
+
+/* A chunk of which read_chunk() has said @ret.  It may be too late. */
+static void note_chunk(ReplicationSample *m, const SampleChunk *c, int ret)
+{
+    QEMU_LOCK_GUARD(&m->lock);
+    if (m->state != SAMPLE_TAKING) {
+        return;
+    }
+    m->done++;
+    if (ret > 0) {
+        m->chunks[m->n++] = *c;
+    } else if (ret < 0) {
+        m->state = SAMPLE_FAILED;
+        m->at = c->offset;
+        m->err = -ret;
+        m->local = true;
+    }
+    qemu_cond_broadcast(&m->changed);
+}
+
+static void coroutine_fn worker_entry(void *opaque)
+{
+    ReplicationSample *m = opaque;
+    QEMU_AUTO_VFREE uint8_t *buf = qemu_memalign(4096, CHUNK);
+    SampleChunk c = {};
+
+    while (take_next(m, &c.offset) && enter(m)) {
+        int ret;
+
+        WITH_GRAPH_RDLOCK_GUARD() {
+            ret = read_chunk(m, &c, buf);
+        }
+        note_chunk(m, &c, ret);
+        bdrv_dec_in_flight(m->s->bs);
+    }
+    sample_unref(m);
 }
 
 bool replication_sample_take(BDRVReplicationState *s, const char *disk,
                              Error **errp)
 {
-    int64_t begin = qemu_clock_get_us(QEMU_CLOCK_REALTIME);
     int64_t length = bdrv_getlength(s->bs);
     ReplicationSample *m;
-    BdrvChild *way;
 
-    bdrv_graph_rdlock_main_loop();
-    way = way_to_disk(s);
-    bdrv_graph_rdunlock_main_loop();
     if (length < 0) {
         error_setg_errno(errp, -length, "cannot tell the length of disk '%s'",
                          disk);
         return false;
     }
     replication_sample_free(s);
-    m = sample_new(s, disk);
-    if (length) {
-        choose_chunks(m, way->bs, length);
-    }
-    if (!sample_read(m, way, errp)) {
-        sample_delete(m);
-        return false;
-    }
-    trace_replication_sample_taken(replication_name(s), m->n,
-                                   qemu_clock_get_us(QEMU_CLOCK_REALTIME) -
-                                   begin);
+    m = sample_new(s, disk, length);
     qatomic_set(&s->sample, m);
+    if (!length) {
+        return true;
+    }
+    choose_chunks(m);
+    m->refs += N_WORKERS;
+    for (int i = 0; i < N_WORKERS; i++) {
+        aio_co_schedule(qemu_get_aio_context(),
+                        qemu_coroutine_create(worker_entry, m));
+    }
     return true;
 }
 
 /* The other disk */
 
-static int coroutine_fn sample_read_peer(BDRVReplicationState *s,
+static int coroutine_fn sample_read_peer(ReplicationSample *m,
                                          const SampleChunk *c, uint8_t *buf)
 {
+    BDRVReplicationState *s = m->s;
     int64_t bytes = ROUND_UP(c->bytes, s->peer->bl.request_alignment);
     QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, bytes);
     int ret;
@@ -253,14 +362,8 @@ static int coroutine_fn sample_read_peer(BDRVReplicationState *s,
         return s->peer->drv->bdrv_co_preadv(s->peer, c->offset, bytes, &qiov,
                                             0);
     }
-    /* As with what is written: one of our node's, which may be drained */
-    bdrv_inc_in_flight(s->bs);
-    smp_mb__after_rmw();
-    while (qatomic_read(&s->bs->quiesce_counter)) {
-        bdrv_dec_in_flight(s->bs);
-        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, POLL_NS);
-        bdrv_inc_in_flight(s->bs);
-        smp_mb__after_rmw();
+    if (!enter(m)) {
+        return -ECANCELED;
     }
     WITH_GRAPH_RDLOCK_GUARD() {
         ret = bdrv_co_preadv(s->bs->file, c->offset, bytes, &qiov, 0);
@@ -280,7 +383,7 @@ static SampleState coroutine_fn sample_compare(ReplicationSample *m,
 
     for (unsigned i = 0; i < m->n; i++) {
         const SampleChunk *c = &m->chunks[i];
-        int ret = sample_read_peer(s, c, buf);
+        int ret = is_dropped(m) ? -ECANCELED : sample_read_peer(m, c, buf);
 
         *at = c->offset;
         if (ret < 0) {
@@ -305,10 +408,13 @@ static void coroutine_fn sample_entry(void *opaque)
     trace_replication_sample_compared(replication_name(m->s),
                                       state == SAMPLE_EQUAL, at, err);
     WITH_QEMU_LOCK_GUARD(&m->lock) {
-        m->state = state;
+        if (m->state != SAMPLE_DROPPED) {
+            m->state = state;
+        }
         m->at = at;
         m->err = err;
-        qemu_cond_broadcast(&m->ended);
+        m->reading = false;
+        qemu_cond_broadcast(&m->changed);
     }
     aio_wait_kick();
 }
@@ -316,7 +422,7 @@ static void coroutine_fn sample_entry(void *opaque)
 static bool is_reading(ReplicationSample *m)
 {
     QEMU_LOCK_GUARD(&m->lock);
-    return m->state == SAMPLE_READING;
+    return m->reading;
 }
 
 /* What is wrong with it, and the user is told once */
@@ -324,7 +430,11 @@ static void sample_fail_locked(ReplicationSample *m, Error **errp)
 {
     g_autoptr(Error) err = NULL;
 
-    if (m->state == SAMPLE_FAILED) {
+    if (m->state == SAMPLE_FAILED && m->local) {
+        error_setg_errno(&err, m->err, "cannot read disk '%s' at %" PRId64
+                         " to compare it with that of the secondary", m->disk,
+                         m->at);
+    } else if (m->state == SAMPLE_FAILED) {
         error_setg_errno(&err, m->err, "node '%s': cannot read the "
                          "secondary's disk at %" PRId64 " to compare it with "
                          "'%s'", replication_name(m->s), m->at, m->disk);
@@ -341,6 +451,53 @@ static void sample_fail_locked(ReplicationSample *m, Error **errp)
     error_propagate(errp, g_steal_pointer(&err));
 }
 
+/* Has enough been read of this disk at @now_ms?  No more will be, then. */
+static bool taken_locked(ReplicationSample *m, int64_t now_ms)
+{
+    if (m->done < m->n_wanted &&
+        (m->n < MIN_CHUNKS || now_ms - m->begin_ms < BUDGET_MS)) {
+        return false;
+    }
+    qsort(m->chunks, m->n, sizeof(m->chunks[0]), compare_offsets);
+    m->state = SAMPLE_TAKEN;
+    trace_replication_sample_taken(replication_name(m->s), m->n,
+                                   now_ms - m->begin_ms);
+    return true;
+}
+
+bool replication_sample_taken(BDRVReplicationState *s, uint64_t timeout_ms,
+                              Error **errp)
+{
+    ReplicationSample *m = qatomic_read(&s->sample);
+    int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    int64_t end = now + MIN(timeout_ms, INT_MAX);
+
+    if (!m) {
+        return true;
+    }
+    QEMU_LOCK_GUARD(&m->lock);
+    while (m->state == SAMPLE_TAKING && !taken_locked(m, now)) {
+        int64_t left = end - now;
+
+        if (left <= 0) {
+            error_setg(errp, "disk '%s' is slow: %u of %u chunks of it have "
+                       "been read to compare it with that of the secondary",
+                       m->disk, m->n, m->n_wanted);
+            return false;
+        }
+        if (now < m->begin_ms + BUDGET_MS) {
+            left = MIN(left, m->begin_ms + BUDGET_MS - now);
+        }
+        qemu_cond_timedwait(&m->changed, &m->lock, left);
+        now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    }
+    if (m->state != SAMPLE_FAILED) {
+        return true;
+    }
+    sample_fail_locked(m, errp);
+    return false;
+}
+
 bool replication_sample_settle(BDRVReplicationState *s, uint64_t timeout_ms,
                                Error **errp)
 {
@@ -352,8 +509,10 @@ bool replication_sample_settle(BDRVReplicationState *s, uint64_t timeout_ms,
         return true;
     }
     QEMU_LOCK_GUARD(&m->lock);
+    assert(m->state != SAMPLE_TAKING);
     if (m->state == SAMPLE_TAKEN) {
         m->state = SAMPLE_READING;
+        m->reading = true;
         aio_co_schedule(qemu_get_aio_context(),
                         qemu_coroutine_create(sample_entry, m));
     }
@@ -364,7 +523,7 @@ bool replication_sample_settle(BDRVReplicationState *s, uint64_t timeout_ms,
             error_setg(errp, "the disks have not been compared");
             return false;
         }
-        qemu_cond_timedwait(&m->ended, &m->lock, left);
+        qemu_cond_timedwait(&m->changed, &m->lock, left);
     }
     if (m->state == SAMPLE_EQUAL) {
         return true;
@@ -377,9 +536,14 @@ void replication_sample_free(BDRVReplicationState *s)
 {
     ReplicationSample *m = s->sample;
 
-    if (m) {
-        AIO_WAIT_WHILE_UNLOCKED(NULL, is_reading(m));
-        qatomic_set(&s->sample, NULL);
-        sample_delete(m);
+    if (!m) {
+        return;
     }
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        m->state = SAMPLE_DROPPED;
+    }
+    /* It has ended if the child is an NBD client: that has been shut */
+    AIO_WAIT_WHILE_UNLOCKED(NULL, is_reading(m));
+    qatomic_set(&s->sample, NULL);
+    sample_unref(m);
 }

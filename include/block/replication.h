@@ -69,6 +69,8 @@ typedef struct ReplicationOps {
     ReplicationEpoch *cut;
     /* As replication_settle_all(): any thread, without the BQL */
     ReplicationSettle *settle;
+    /* As replication_sampled_all(): any thread, without the BQL */
+    ReplicationSettle *sampled;
     /* As replication_compare_all(): any thread, without the BQL */
     ReplicationSettle *compare;
     /* As replication_allow_all(): any thread */
@@ -143,17 +145,26 @@ void replication_cut_all(uint64_t epoch);
 bool replication_settle_all(uint64_t timeout_ms, Error **errp);
 
 /*
- * Primary, at cut 0 and while the VM stands: take a sample of the disk @blk,
- * called @name in messages, if no resync has made that of the secondary equal.
- * False with @errp set if it cannot be read.
+ * Primary, at cut 0 and while the VM stands: begin to take a sample of the disk
+ * @blk, called @name in messages, if no resync has made that of the secondary
+ * equal.  False with @errp set if there is none.
  */
 bool replication_sample(BlockBackend *blk, const char *name, Error **errp);
 
 /*
+ * Primary, the VM stands: wait until the samples have been taken.  Any thread,
+ * without the BQL.  False with @errp: not within @timeout_ms milliseconds for
+ * all drivers together, or a disk cannot be read, which replication_on_error()
+ * has told.
+ */
+bool replication_sampled_all(uint64_t timeout_ms, Error **errp);
+
+/*
  * Primary, once all that was written before cut 0 has arrived: wait until the
  * samples have been compared with what the secondary has.  Any thread, without
- * the BQL.  False with @errp: not within @timeout_ms milliseconds, or they
- * differ.  Of the latter replication_on_error() has told.
+ * the BQL.  False with @errp: not within @timeout_ms milliseconds for all
+ * drivers together, or they differ.  Of the latter replication_on_error() has
+ * told.
  */
 bool replication_compare_all(uint64_t timeout_ms, Error **errp);
 

@@ -266,8 +266,8 @@ bool colo_disks_check(COLOMode side, Error **errp)
     return !*errp;
 }
 
-/* What the secondary's disks have to have, unless a resync has seen to it */
-static bool take_samples(Error **errp)
+/* Begin to read what the secondary's disks should have, too */
+static bool begin_samples(Error **errp)
 {
     ERRP_GUARD();
 
@@ -302,7 +302,7 @@ bool colo_disks_start(ColoSession *s, Error **errp)
     }
     if (s->side == COLO_MODE_PRIMARY) {
         colo_disks_cut(0);
-        return take_samples(errp);
+        return begin_samples(errp);
     }
     return true;
 }
@@ -334,11 +334,15 @@ void colo_disks_allow(uint64_t cut)
 /* Something that is waited for in slices, ms; false with @errp: not yet */
 typedef bool WaitFunc(uint64_t timeout_ms, Error **errp);
 
-/* Wait for @fn, and tell the peer meanwhile that this side is well */
-static bool wait_for(WaitFunc *fn, ColoSession *s, uint64_t cut, Error **errp)
+/*
+ * Wait for @fn for @limit_ms at most, and tell the peer meanwhile that this side
+ * is well
+ */
+static bool wait_for(WaitFunc *fn, ColoSession *s, uint64_t cut,
+                     int64_t limit_ms, Error **errp)
 {
     int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
-    int64_t end = now + (int64_t)s->timeout_ms * SETTLE_TIMEOUTS;
+    int64_t end = now + limit_ms;
     int64_t slice = s->timeout_ms / SLICES_PER_TIMEOUT;
     int64_t next_ping = now + slice;
 
@@ -359,8 +363,7 @@ static bool wait_for(WaitFunc *fn, ColoSession *s, uint64_t cut, Error **errp)
         now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
         if (now >= end) {
             s->cause = COLO_CAUSE_LOCAL;
-            error_prepend(&err, "after %u ms ",
-                          s->timeout_ms * SETTLE_TIMEOUTS);
+            error_prepend(&err, "after %" PRId64 " ms ", limit_ms);
             note_failure(err);
             error_propagate_prepend(errp, g_steal_pointer(&err), "disk: ");
             return false;
@@ -376,14 +379,28 @@ static bool wait_for(WaitFunc *fn, ColoSession *s, uint64_t cut, Error **errp)
     }
 }
 
+static int64_t settle_limit_ms(ColoSession *s)
+{
+    return (int64_t)s->timeout_ms * SETTLE_TIMEOUTS;
+}
+
+bool colo_disks_sample(ColoSession *s, Error **errp)
+{
+    /* Before the first ping is due: the peer has not said yet that it is there */
+    int64_t limit_ms = MIN(s->max_pause_ms,
+                           s->timeout_ms / SLICES_PER_TIMEOUT);
+
+    return wait_for(replication_sampled_all, s, 0, limit_ms, errp);
+}
+
 bool colo_disks_settle(ColoSession *s, uint64_t cut, Error **errp)
 {
-    return wait_for(replication_settle_all, s, cut, errp);
+    return wait_for(replication_settle_all, s, cut, settle_limit_ms(s), errp);
 }
 
 bool colo_disks_compare(ColoSession *s, Error **errp)
 {
-    return wait_for(replication_compare_all, s, 0, errp);
+    return wait_for(replication_compare_all, s, 0, settle_limit_ms(s), errp);
 }
 
 bool colo_disks_prepare(Error **errp)

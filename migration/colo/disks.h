@@ -77,6 +77,13 @@ bool colo_disks_ok(ColoSession *s, Error **errp);
 void colo_disks_cut(uint64_t cut);
 
 /*
+ * Primary, the VM stands still since colo_disks_start(): wait until samples have
+ * been taken of those disks that no resync has made equal.  Session's thread, no
+ * BQL.  False with @errp set if a disk cannot be read, or is too slow.
+ */
+bool colo_disks_sample(ColoSession *s, Error **errp);
+
+/*
  * Primary: wait until the secondary's disks have all that was written before
  * @cut.  Meanwhile the peer is told that this side is well.  Session's thread,
  * no BQL.  False with @errp set when a disk failed, or took too long.

@@ -450,6 +450,11 @@ void migrate_start_colo_process(MigrationState *ms)
         colo_participants_arm(0);
         ok = colo_disks_start(s, &err);
     }
+    if (ok) {
+        bql_unlock();
+        ok = colo_disks_sample(s, &err);
+        bql_lock();
+    }
     s->primary.last_cut_ns = colo_now_ns();
     /* Nobody has let it run so far: not unless it is protected */
     s->primary.starts = colo_starts_guest(ms->vm_old_state);

@@ -8,7 +8,8 @@
  * asked for; a copy is one, and two empty images are, with a problem that says
  * that nobody knows; what was written to both before a session is no difference;
  * after a resync there is no such problem; no resync and no node for replication
- * begins in a session.
+ * begins in a session; a disk that is slow makes the sample smaller, and one that
+ * hangs, here or there, holds no monitor and ends the attempt.
  */
 
 #include "qemu/osdep.h"
@@ -33,12 +34,13 @@ typedef struct Equal {
     char *active;
     char *hidden;
     char *socket;
+    int iops[2];                /* how fast an image is read, or 0 */
 } Equal;
 
-static Equal *equal_new(const void *mode)
+static Equal *equal_new_with(const void *mode, const char *accel)
 {
     Equal *e = g_new0(Equal, 1);
-    ColoPair *p = colo_pair_new_with(mode, "qtest", "");
+    ColoPair *p = colo_pair_new_with(mode, accel, "");
 
     e->pair = p;
     colo_pair_unplug_net(p);
@@ -50,6 +52,25 @@ static Equal *equal_new(const void *mode)
     return e;
 }
 
+static Equal *equal_new(const void *mode)
+{
+    return equal_new_with(mode, "qtest");
+}
+
+/*
+ * Node "slow0" is node @below, but not read as fast.  0: no limit.  Without a
+ * guest the clock of that stands: what is over the limit is never read.
+ */
+static void add_slow(QTestState *qts, const char *below, int iops)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'object-add', 'arguments': {"
+        "'qom-type': 'throttle-group', 'id': 'group0',"
+        "'limits': {'iops-read': %d}}}", iops);
+    qtest_qmp_assert_success(qts, "{'execute': 'blockdev-add', 'arguments': {"
+        "'driver': 'throttle', 'node-name': 'slow0',"
+        "'throttle-group': 'group0', 'file': %s}}", below);
+}
+
 /* From here on both QEMUs have the images open */
 static void connect_disks(Equal *e)
 {
@@ -57,12 +78,16 @@ static void connect_disks(Equal *e)
 
     pair_disk_add_secondary(p->secondary, e->raw[1], e->active, e->hidden);
     disk_serve(p->secondary, e->socket);
-    disk_export(p->secondary, "image0", "d", true);
+    add_slow(p->secondary, "image0", e->iops[1]);
+    disk_export(p->secondary, "slow0", "d", true);
+    qtest_qmp_assert_success(p->primary, "{'execute': 'blockdev-add',"
+        "'arguments': {'driver': 'raw', 'node-name': 'local0', 'file': {"
+        "'driver': 'file', 'filename': %s}}}", e->raw[0]);
+    add_slow(p->primary, "local0", e->iops[0]);
     qtest_qmp_assert_success(p->primary,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
         "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
-        "'children': [{'driver': 'raw', 'node-name': 'local0', 'file': {"
-        "'driver': 'file', 'filename': %s}}]}}", e->raw[0]);
+        "'children': ['slow0']}}");
     pair_disk_plug(p->primary);
     qtest_qmp_assert_success(p->primary, ADD_NODE, "repl", e->socket);
     disk_add_child(p->primary, "disk0", "repl");
@@ -237,6 +262,107 @@ static void test_resynced(const void *mode)
     equal_free(e);
 }
 
+/* Fewer chunks are read in time; what the guest stands for is bounded */
+static void test_slow(const void *mode)
+{
+    Equal *e = equal_new_with(mode, "tcg");
+
+    e->iops[0] = 300;
+    connect_disks(e);
+    check_begins(e, 1);
+    equal_free(e);
+}
+
+/* Wait until QEMU has ended its attempt.  Meanwhile it answers. */
+static void await_end(QTestState *qts)
+{
+    int64_t begin = g_get_monotonic_time();
+    g_autofree char *state = NULL;
+
+    do {
+        QDict *status = colo_status(qts);
+
+        g_free(state);
+        state = g_strdup(qdict_get_str(status, "state"));
+        qobject_unref(status);
+        disk_check_time(begin);
+    } while (strcmp(state, "alone"));
+}
+
+/* The disk of the primary */
+static void test_hung(const void *mode)
+{
+    Equal *e = equal_new(mode);
+    ColoPair *p = e->pair;
+    QDict *status;
+
+    e->iops[0] = 1;
+    connect_disks(e);
+    colo_pair_migrate(p, "mig", "mig", 10, COLO_TIMEOUT_MS);
+    colo_wait_state(p->primary, "starting");
+    await_end(p->primary);
+    status = colo_status(p->primary);
+    g_test_message("%s", qdict_get_str(status, "message"));
+    g_assert_nonnull(strstr(qdict_get_str(status, "message"),
+                            "disk 'disk9' is slow"));
+    qobject_unref(status);
+    colo_wait_migrate(p->primary, "failed");
+    colo_wait_status(p->primary, "running");
+    equal_free(e);
+}
+
+/* All has arrived, so both disks are compared */
+static void wait_settled(const char *log)
+{
+    int64_t begin = g_get_monotonic_time();
+    g_autofree char *text = NULL;
+
+    do {
+        disk_check_time(begin);
+        g_free(text);
+        g_assert_true(g_file_get_contents(log, &text, NULL, NULL));
+    } while (!strstr(text, "replication_settle"));
+}
+
+/* The peer goes, or hangs, while its disk is compared, which it never is */
+static void peer_goes(const void *mode, int sig)
+{
+    Equal *e = equal_new(mode);
+    ColoPair *p = e->pair;
+    g_autofree char *log = g_build_filename(p->dir, "log", NULL);
+    int64_t begin;
+
+    e->iops[1] = 1;
+    connect_disks(e);
+    g_free(qtest_hmp(p->primary, "logfile %s", log));
+    g_free(qtest_hmp(p->primary, "trace-event replication_settle on"));
+    colo_pair_migrate(p, "mig", "mig", 10, COLO_TIMEOUT_MS);
+    colo_wait_status(p->primary, "running");
+    wait_settled(log);
+    g_assert_cmpint(kill(qtest_pid(p->secondary), sig), ==, 0);
+    begin = g_get_monotonic_time();
+    if (sig == SIGSTOP) {
+        colo_failover(p->primary);
+    }
+    await_end(p->primary);
+    disk_del_child(p->primary, "disk0", "children.1");
+    qtest_qmp_assert_success(p->primary, "{'execute': 'blockdev-del',"
+                             "'arguments': {'node-name': 'repl'}}");
+    disk_check_time(begin);
+    colo_kill(&p->secondary);
+    equal_free(e);
+}
+
+static void test_killed(const void *mode)
+{
+    peer_goes(mode, SIGKILL);
+}
+
+static void test_stopped(const void *mode)
+{
+    peer_goes(mode, SIGSTOP);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -247,5 +373,9 @@ int main(int argc, char **argv)
     colo_add("/colo/equal", "empty", test_empty);
     colo_add("/colo/equal", "written", test_written);
     colo_add("/colo/equal", "resynced", test_resynced);
+    colo_add("/colo/equal", "slow", test_slow);
+    colo_add("/colo/equal", "hung", test_hung);
+    colo_add("/colo/equal", "killed", test_killed);
+    colo_add("/colo/equal", "stopped", test_stopped);
     return g_test_run();
 }
