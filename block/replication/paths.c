@@ -282,7 +282,7 @@ static bool is_folding(BDRVReplicationState *s, void *opaque)
     return s->stage == COLO_DISK_STAGE_FOLDING;
 }
 
-bool replication_folds(BlockDriverState *bs, Error **errp)
+bool replication_forbids_reopen(BlockDriverState *bs, Error **errp)
 {
     GRAPH_RDLOCK_GUARD_MAINLOOP();
 

@@ -25,7 +25,7 @@ bool replication_reopen_is_blocked(BlockDriverState *parent,
     return false;
 }
 
-bool replication_folds(BlockDriverState *bs, Error **errp)
+bool replication_forbids_reopen(BlockDriverState *bs, Error **errp)
 {
     return false;
 }

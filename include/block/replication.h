@@ -305,11 +305,11 @@ bool GRAPH_RDLOCK replication_reopen_is_blocked(BlockDriverState *parent,
                                                 Error **errp);
 
 /*
- * replication_folds: does a job fold overlays into the disk, or may it do so at
- * any time (a secondary that replicates), and is @bs one of the nodes?  Then
- * true with @errp set: it may not be reopened.  Main loop.
+ * replication_forbids_reopen: is @bs a node into which a job folds overlays, or
+ * may do so at any time (a secondary that replicates), or which it folds?  Then
+ * true with @errp set.  Main loop.
  */
-bool replication_folds(BlockDriverState *bs, Error **errp);
+bool replication_forbids_reopen(BlockDriverState *bs, Error **errp);
 
 /*
  * Primary: does all that the guest writes to its disk @bs reach the secondary

@@ -39,110 +39,19 @@
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
-#include "qemu/timer.h"
-#include "qemu/units.h"
 #include "qapi/error.h"
 #include "qapi/util.h"
 #include "block/aio-wait.h"
-#include "chardev/char-fe.h"
 #include "colo-compare.h"
-#include "compare-options.h"
-#include "net/colo.h"
-#include "match.h"
-#include "stream.h"
-#include "stream-end.h"
-#include "net/net.h"
-#include "qom/object.h"
+#include "compare-object.h"
 #include "qom/object_interfaces.h"
-#include "system/iothread.h"
 #include "trace.h"
-
-#define TYPE_COLO_COMPARE "colo-compare"
-OBJECT_DECLARE_SIMPLE_TYPE(ColoCompare, COLO_COMPARE)
 
 #define OUT_BYTES               (4 * MiB)
 #define NOTIFY_BYTES            4096
-#define READ_BYTES              (256 * KiB)
-
-#define XEN_INIT        "COLO_USERSPACE_PROXY_INIT"
-#define XEN_CHECKPOINT  "COLO_CHECKPOINT"
-#define XEN_REQUEST     "DO_CHECKPOINT"
-
-typedef enum CompareCommand {
-    COMPARE_ARM,
-    COMPARE_HOLD,
-    COMPARE_COMMIT,
-    COMPARE_OPEN,
-    COMPARE_OUT_OPENED,
-    COMPARE_NOTIFY_OPENED,
-    COMPARE_SECONDARY_OPENED,
-} CompareCommand;
-
-typedef struct Command {
-    QSIMPLEQ_ENTRY(Command) next;
-    CompareCommand what;
-    uint64_t cut;               /* COMPARE_HOLD, COMPARE_COMMIT */
-} Command;
-
-/* One of the two streams that come in */
-typedef struct Input {
-    ColoCompare *c;
-    const char *name;
-    CharBackend chr;
-    ColoStreamReader *reader;
-    ColoStreamEnd end;
-    bool told;                  /* in this connection: what follows */
-    ColoStreamHello hello;
-} Input;
-
-struct ColoCompare {
-    Object parent;
-
-    /* Set once */
-    char *primary_in;
-    char *secondary_in;
-    char *outdev;
-    char *notify_dev;
-    IOThread *iothread;
-    ColoCompareOptions options;
-    AioContext *ctx;
-    ColoParticipant participant;
-
-    /* BQL */
-    bool attached;              /* to chardevs and sessions */
-    QTAILQ_ENTRY(ColoCompare) next;
-
-    QemuMutex lock;
-    /* lock */
-    QSIMPLEQ_HEAD(, Command) commands;
-    ColoMatchStats stats;       /* as they were a moment ago */
-    uint64_t dropped_closed;
-
-    /* iothread */
-    bool begun;                 /* all chardevs have their handlers */
-    Input primary;
-    Input secondary;
-    Input notify;
-    CharBackend out_chr;
-    ColoStreamEnd out_end;
-    ColoStreamWriter *out;
-    ColoStreamWriter *notify_out;
-    ColoMatch *match;
-    QEMUBH *bh;                 /* carries commands out */
-    QEMUTimer *timer;
-    QSIMPLEQ_HEAD(, ColoPacket) pending;    /* released, outdev is full */
-    uint64_t out_closed;        /* packets lost: nobody was connected */
-    uint64_t xen_epoch;
-    bool moved;                 /* primary_in, since drained() was asked */
-};
 
 /* BQL */
 static QTAILQ_HEAD(, ColoCompare) compares = QTAILQ_HEAD_INITIALIZER(compares);
-
-static int64_t now_ms(void)
-{
-    return qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
-}
 
 /* Output */
 
@@ -192,7 +101,7 @@ static void compare_drained(void *opaque)
     }
 }
 
-static void compare_notify_xen(ColoCompare *c, const char *message)
+void colo_compare_say_to_xen(ColoCompare *c, const char *message)
 {
     struct iovec iov = { (char *)message, strlen(message) };
 
@@ -207,7 +116,7 @@ static void compare_need(void *opaque, ColoMatchNeed why, uint64_t epoch)
 
     trace_colo_compare_need(c->outdev, why);
     colo_compare_request(why, epoch);
-    compare_notify_xen(c, XEN_REQUEST);
+    colo_compare_say_to_xen(c, COLO_COMPARE_XEN_REQUEST);
 }
 
 static const ColoMatchOps match_ops = {
@@ -242,7 +151,7 @@ static void compare_set_in_session(ColoCompare *c, bool on)
     colo_stream_end_session(&c->out_end, on);
 }
 
-static void compare_obey(ColoCompare *c)
+void colo_compare_obey(ColoCompare *c)
 {
     QSIMPLEQ_HEAD(, Command) todo = QSIMPLEQ_HEAD_INITIALIZER(todo);
     Command *cmd;
@@ -261,10 +170,10 @@ static void compare_obey(ColoCompare *c)
             compare_set_in_session(c, true);
             break;
         case COMPARE_HOLD:
-            colo_match_primary_cut(c->match, cmd->cut, now_ms());
+            colo_match_primary_cut(c->match, cmd->cut, colo_compare_now_ms());
             break;
         case COMPARE_COMMIT:
-            colo_match_commit(c->match, cmd->cut, now_ms());
+            colo_match_commit(c->match, cmd->cut, colo_compare_now_ms());
             break;
         case COMPARE_OPEN:
             colo_match_open(c->match);
@@ -284,7 +193,7 @@ static void compare_obey(ColoCompare *c)
     }
 }
 
-static void compare_publish(ColoCompare *c)
+void colo_compare_publish(ColoCompare *c)
 {
     QEMU_LOCK_GUARD(&c->lock);
     c->stats = *colo_match_stats(c->match);
@@ -292,9 +201,9 @@ static void compare_publish(ColoCompare *c)
 }
 
 /* What was fed may have changed when to look again */
-static void compare_set_timer(ColoCompare *c)
+void colo_compare_set_timer(ColoCompare *c)
 {
-    int64_t next = MIN(now_ms() + c->options.scan_ms,
+    int64_t next = MIN(colo_compare_now_ms() + c->options.scan_ms,
                        colo_match_deadline_ms(c->match));
 
     if (!timer_pending(c->timer) || timer_expire_time_ns(c->timer) >
@@ -312,10 +221,10 @@ static void compare_obey_bh(void *opaque)
         return;
     }
     colo_stream_writer_cork(c->out);
-    compare_obey(c);
+    colo_compare_obey(c);
     colo_stream_writer_uncork(c->out);
-    compare_set_timer(c);
-    compare_publish(c);
+    colo_compare_set_timer(c);
+    colo_compare_publish(c);
 }
 
 static void compare_command(ColoCompare *c, CompareCommand what, uint64_t cut)
@@ -335,11 +244,11 @@ static void compare_command(ColoCompare *c, CompareCommand what, uint64_t cut)
  * that it did, all others say so in the iothread.  Those that are open already
  * do while compare_begin() runs: a session needs all of them.
  */
-static void compare_tell_opened(ColoCompare *c, CompareCommand what)
+void colo_compare_tell_opened(ColoCompare *c, CompareCommand what)
 {
     compare_command(c, what, 0);
     if (in_aio_context_home_thread(c->ctx) && c->begun) {
-        compare_obey(c);
+        colo_compare_obey(c);
     }
 }
 
@@ -397,239 +306,11 @@ static bool compare_participant_drained(ColoParticipant *p)
     return q.drained;
 }
 
-/* Input */
-
-static void primary_packet(void *opaque, uint8_t *data, uint32_t size,
-                           uint32_t vnet_hdr_len)
-{
-    Input *in = opaque;
-    ColoPacket *p = colo_packet_new_behind(data, size, vnet_hdr_len);
-
-    p->arrived_ms = now_ms();
-    colo_match_primary(in->c->match, p);
-}
-
-static void primary_cut(void *opaque, uint64_t epoch)
-{
-    Input *in = opaque;
-
-    compare_obey(in->c);
-    trace_colo_compare_cut(epoch, in->name);
-    colo_stream_end_sound(&in->end);
-    colo_match_primary_cut(in->c->match, epoch, now_ms());
-}
-
-static void secondary_packet(void *opaque, uint8_t *data, uint32_t size,
-                             uint32_t vnet_hdr_len)
-{
-    Input *in = opaque;
-    ColoPacket *p = colo_packet_new_behind(data, size, vnet_hdr_len);
-
-    p->arrived_ms = now_ms();
-    colo_match_secondary(in->c->match, p);
-}
-
-static void secondary_cut(void *opaque, uint64_t epoch)
-{
-    Input *in = opaque;
-
-    compare_obey(in->c);
-    trace_colo_compare_cut(epoch, in->name);
-    colo_stream_end_sound(&in->end);
-    colo_match_secondary_cut(in->c->match, epoch, now_ms());
-}
-
-static bool is_message(const uint8_t *data, uint32_t size, const char *message)
-{
-    return size == strlen(message) && !memcmp(data, message, size);
-}
-
-static void notify_packet(void *opaque, uint8_t *data, uint32_t size,
-                          uint32_t vnet_hdr_len)
-{
-    Input *in = opaque;
-    ColoCompare *c = in->c;
-
-    if (is_message(data, size, XEN_INIT)) {
-        c->xen_epoch = 0;
-        colo_match_arm(c->match);
-        colo_match_primary_cut(c->match, 0, now_ms());
-        colo_match_secondary_cut(c->match, 0, now_ms());
-        compare_notify_xen(c, XEN_INIT);
-    } else if (is_message(data, size, XEN_CHECKPOINT)) {
-        c->xen_epoch++;
-        colo_match_primary_cut(c->match, c->xen_epoch, now_ms());
-        colo_match_commit(c->match, c->xen_epoch, now_ms());
-        colo_match_secondary_cut(c->match, c->xen_epoch, now_ms());
-    } else {
-        warn_report("colo-compare: unknown message of %" PRIu32 " bytes from "
-                    "notify_dev '%s'", size, c->notify_dev);
-    }
-    g_free(data);
-}
-
-static void notify_cut(void *opaque, uint64_t epoch)
-{
-    /* Xen knows no such record */
-}
-
-/* The two netdevs cannot be looked at here, but they can be compared */
-static void check_alike(Input *in, Input *other, Error **errp)
-{
-    const ColoStreamHello *one = &in->hello, *two = &other->hello;
-
-    if (!other->told) {
-        return;
-    }
-    if (!one->vnet_hdr_len != !two->vnet_hdr_len) {
-        error_setg(errp, "packets have %s vnet header, those of %s have %s: "
-                   "the netdevs of both sides, and their vnet_hdr, have to be "
-                   "alike", one->vnet_hdr_len ? "a" : "no", other->name,
-                   two->vnet_hdr_len ? "one" : "none");
-    } else if (one->has_mac && two->has_mac &&
-               memcmp(&one->mac, &two->mac, sizeof(one->mac))) {
-        error_setg(errp, "the MAC address of the NIC is " MAC_FMT ", that of "
-                   "%s is " MAC_FMT ": give both sides the same mac",
-                   MAC_ARG(one->mac.a), other->name, MAC_ARG(two->mac.a));
-    }
-}
-
-static bool input_hello(Input *in, Input *other, ColoStreamKind kind,
-                        const ColoStreamHello *hello)
-{
-    const ColoStreamExpected expected = {
-        .kind = kind,
-        .vnet_hdr = in->c->options.vnet_hdr,
-        .parsed = true,
-    };
-    Error *err = NULL;
-    bool fatal;
-
-    in->told = true;
-    in->hello = *hello;
-    if (colo_stream_hello_check(hello, &expected, &fatal, &err)) {
-        fatal = false;
-        check_alike(in, other, &err);
-    }
-    if (err) {
-        error_prepend(&err, "colo-compare: %s: ", in->name);
-    }
-    colo_stream_end_told(&in->end, err, fatal);
-    return !fatal;
-}
-
-static bool primary_hello(void *opaque, const ColoStreamHello *hello)
-{
-    Input *in = opaque;
-
-    return input_hello(in, &in->c->secondary, COLO_STREAM_PRIMARY_OUTPUT,
-                       hello);
-}
-
-static bool secondary_hello(void *opaque, const ColoStreamHello *hello)
-{
-    Input *in = opaque;
-
-    return input_hello(in, &in->c->primary, COLO_STREAM_SECONDARY_OUTPUT,
-                       hello);
-}
-
-static const ColoStreamReaderOps primary_ops = {
-    .room = COLO_PACKET_ROOM,
-    .packet = primary_packet,
-    .cut = primary_cut,
-    .hello = primary_hello,
-};
-
-static const ColoStreamReaderOps secondary_ops = {
-    .room = COLO_PACKET_ROOM,
-    .packet = secondary_packet,
-    .cut = secondary_cut,
-    .hello = secondary_hello,
-};
-
-static const ColoStreamReaderOps notify_ops = {
-    .packet = notify_packet,
-    .cut = notify_cut,
-};
-
-static int input_can_read(void *opaque)
-{
-    Input *in = opaque;
-    ColoCompare *c = in->c;
-
-    if (in == &c->notify) {
-        return READ_BYTES;
-    }
-    /* What the secondary says lets packets go, too, and adds some */
-    if (!QSIMPLEQ_EMPTY(&c->pending) ||
-        (in == &c->primary && colo_match_full(c->match))) {
-        return 0;
-    }
-    return READ_BYTES;
-}
-
-static void input_read(void *opaque, const uint8_t *buf, int size)
-{
-    Input *in = opaque;
-    ColoCompare *c = in->c;
-    Error *err = NULL;
-    bool sound;
-
-    c->moved |= in == &c->primary;
-    if (in->end.broken) {
-        return;
-    }
-    colo_stream_writer_cork(c->out);
-    colo_match_begin_read(c->match);
-    sound = colo_stream_reader_feed(in->reader, buf, size, &err);
-    colo_match_end_read(c->match);
-    if (!sound) {
-        error_prepend(&err, "colo-compare: %s: ", in->name);
-        colo_stream_end_broken(&in->end, err);
-        if (in == &c->secondary) {
-            colo_match_secondary_lost(c->match);
-        }
-    }
-    colo_stream_writer_uncork(c->out);
-    compare_set_timer(c);
-    compare_publish(c);
-}
-
-static void input_event(void *opaque, QEMUChrEvent event)
-{
-    Input *in = opaque;
-    ColoCompare *c = in->c;
-
-    switch (event) {
-    case CHR_EVENT_OPENED:
-        /* Its first bytes may have been read already */
-        if (in == &c->notify) {
-            compare_tell_opened(c, COMPARE_NOTIFY_OPENED);
-        }
-        if (in == &c->secondary) {
-            compare_tell_opened(c, COMPARE_SECONDARY_OPENED);
-        }
-        break;
-    case CHR_EVENT_CLOSED:
-        colo_stream_reader_reset(in->reader);
-        in->told = false;
-        if (in == &c->secondary) {
-            colo_match_secondary_lost(c->match);
-        }
-        if (in == &c->notify) {
-            colo_stream_writer_closed(c->notify_out);
-        }
-        break;
-    default:
-        break;
-    }
-    colo_stream_end_event(&in->end, event);
-}
+/* Output that comes and goes */
 
 static int out_can_read(void *opaque)
 {
-    return READ_BYTES;
+    return COLO_COMPARE_READ_BYTES;
 }
 
 static void out_read(void *opaque, const uint8_t *buf, int size)
@@ -642,7 +323,7 @@ static void out_event(void *opaque, QEMUChrEvent event)
     ColoCompare *c = opaque;
 
     if (event == CHR_EVENT_OPENED) {
-        compare_tell_opened(c, COMPARE_OUT_OPENED);
+        colo_compare_tell_opened(c, COMPARE_OUT_OPENED);
     } else if (event == CHR_EVENT_CLOSED) {
         colo_stream_writer_closed(c->out);
         compare_drained(c);
@@ -655,34 +336,14 @@ static void compare_tick(void *opaque)
     ColoCompare *c = opaque;
 
     colo_stream_writer_cork(c->out);
-    colo_match_tick(c->match, now_ms());
+    colo_match_tick(c->match, colo_compare_now_ms());
     colo_stream_writer_uncork(c->out);
-    timer_mod(c->timer, now_ms() + c->options.scan_ms);
-    compare_set_timer(c);
-    compare_publish(c);
+    timer_mod(c->timer, colo_compare_now_ms() + c->options.scan_ms);
+    colo_compare_set_timer(c);
+    colo_compare_publish(c);
 }
 
 /* Set-up */
-
-static void input_begin(ColoCompare *c, Input *in, const char *name,
-                        bool vnet_hdr, const ColoStreamReaderOps *ops)
-{
-    in->c = c;
-    in->name = name;
-    in->reader = colo_stream_reader_new(vnet_hdr, ops, in);
-    colo_stream_end_init(&in->end, &in->chr, c->ctx);
-    qemu_chr_fe_set_handlers(&in->chr, input_can_read, input_read, input_event,
-                             NULL, in, iothread_get_g_main_context(c->iothread),
-                             true);
-}
-
-static void input_end(Input *in)
-{
-    colo_stream_end_cleanup(&in->end);
-    qemu_chr_fe_set_handlers(&in->chr, NULL, NULL, NULL, NULL, NULL, NULL,
-                             true);
-    g_clear_pointer(&in->reader, colo_stream_reader_free);
-}
 
 /* In the iothread, which then owns it all */
 static void compare_begin(void *opaque)
@@ -701,11 +362,9 @@ static void compare_begin(void *opaque)
     if (c->notify_dev) {
         c->notify_out = colo_stream_writer_new(&c->notify.chr, gctx, false,
                                                NOTIFY_BYTES, NULL, NULL);
-        input_begin(c, &c->notify, "notify_dev", false, &notify_ops);
     }
-    input_begin(c, &c->secondary, "secondary_in", vnet_hdr, &secondary_ops);
-    input_begin(c, &c->primary, "primary_in", vnet_hdr, &primary_ops);
-    timer_mod(c->timer, now_ms() + c->options.scan_ms);
+    colo_compare_inputs_begin(c);
+    timer_mod(c->timer, colo_compare_now_ms() + c->options.scan_ms);
     c->begun = true;
     /* What was said before is done now */
     compare_obey_bh(c);
@@ -717,10 +376,8 @@ static void compare_end(void *opaque)
     ColoCompare *c = opaque;
     ColoPacket *p;
 
-    input_end(&c->primary);
-    input_end(&c->secondary);
+    colo_compare_inputs_end(c);
     if (c->notify_dev) {
-        input_end(&c->notify);
         g_clear_pointer(&c->notify_out, colo_stream_writer_free);
     }
     colo_stream_end_cleanup(&c->out_end);
