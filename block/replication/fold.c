@@ -31,6 +31,19 @@
 #include "trace.h"
 #include "internal.h"
 
+/* All is in the disk, and we write to that ourselves now */
+static void folded(BDRVReplicationState *s)
+{
+    Error *err = NULL;
+
+    replication_unclaim(s);
+    replication_set_stage(s, COLO_DISK_STAGE_FOLDED);
+    if (!replication_folded(s, &err)) {
+        error_reportf_err(err, "after a crash it is not known that the "
+                          "overlays are in the disk: ");
+    }
+}
+
 static void fold_done(void *opaque, int ret)
 {
     BDRVReplicationState *s = opaque;
@@ -49,13 +62,7 @@ static void fold_done(void *opaque, int ret)
         replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
         return;
     }
-    /* We write to the disk ourselves now */
-    replication_unclaim(s);
-    replication_set_stage(s, COLO_DISK_STAGE_FOLDED);
-    if (!replication_folded(s, &err)) {
-        error_reportf_err(err, "after a crash it is not known that the "
-                          "overlays are in the disk: ");
-    }
+    folded(s);
 }
 
 /* The disk as the primary has left it */
@@ -200,6 +207,42 @@ void replication_fold_begin(BDRVReplicationState *s)
     replication_set_stage(s, COLO_DISK_STAGE_FOLDING);
     s->fold_bh = qemu_bh_new(start_fold_bh, s);
     qemu_bh_schedule(s->fold_bh);
+}
+
+void replication_fold_skip(BDRVReplicationState *s, Error **errp)
+{
+    BlockDriverState *active, *disk;
+    int ret;
+
+    if (!claim_disk(s, errp)) {
+        replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
+        return;
+    }
+    bdrv_graph_rdlock_main_loop();
+    active = replication_active(s);
+    disk = replication_disk(s);
+    bdrv_graph_rdunlock_main_loop();
+
+    bdrv_ref(active);
+    bdrv_ref(disk);
+    bdrv_drained_begin(active);
+    bdrv_drained_begin(disk);
+    bdrv_graph_wrlock();
+    ret = bdrv_replace_node(active, disk, errp);
+    bdrv_graph_wrunlock();
+    if (ret >= 0) {
+        qatomic_set(&s->spent, false);
+    }
+    bdrv_drained_end(disk);
+    bdrv_drained_end(active);
+    bdrv_unref(disk);
+    bdrv_unref(active);
+    trace_replication_folded(replication_name(s), ret);
+    if (ret < 0) {
+        replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
+        return;
+    }
+    folded(s);
 }
 
 void replication_fold_query(BDRVReplicationState *s, ColoDiskStatistics *stats)

@@ -165,6 +165,7 @@ struct BDRVReplicationState {
     BlockJob *fold;             /* while FOLDING, ... */
     QEMUBH *fold_bh;            /* ...or what is about to start it */
     Error *error;               /* what ended it */
+    bool spent;                 /* nobody looks into the overlays; atomic */
     bool inconsistent;          /* a resync writes to the disk; atomic */
     bool was_exported;          /* for the primary, at the start */
     bool flush_failed;          /* which has been said; atomic */
@@ -271,6 +272,9 @@ bool coroutine_fn replication_primary_must_admit(BDRVReplicationState *s);
  */
 void GRAPH_RDLOCK replication_sink_give_up(BlockDriverState *bs);
 
+/* Where what the guest reads comes from.  Any thread. */
+BdrvChild *GRAPH_RDLOCK replication_data(BDRVReplicationState *s);
+
 /* The nodes of a secondary; NULL unless all three are there */
 BlockDriverState *GRAPH_RDLOCK replication_active(BDRVReplicationState *s);
 BlockDriverState *GRAPH_RDLOCK replication_hidden(BDRVReplicationState *s);
@@ -287,9 +291,14 @@ void replication_report(BDRVReplicationState *s, const Error *err);
 /*
  * After a failover: see fold.c.  BQL, but for the flush, which is the guest's.
  *
+ * replication_fold_skip: the overlays are spent, so the disk takes their place
+ * at once.  Drains the disk.  If it cannot, @errp is set, and the guest cannot
+ * write.
+ *
  * replication_fold_end: the node goes.
  */
 void replication_fold_begin(BDRVReplicationState *s);
+void replication_fold_skip(BDRVReplicationState *s, Error **errp);
 void replication_fold_query(BDRVReplicationState *s, ColoDiskStatistics *stats);
 void replication_fold_end(BDRVReplicationState *s);
 int coroutine_fn GRAPH_RDLOCK replication_fold_flush(BDRVReplicationState *s);

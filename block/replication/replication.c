@@ -43,6 +43,7 @@ static const unsigned next_stages[COLO_DISK_STAGE__MAX] = {
     [COLO_DISK_STAGE_RUNNING] = BIT(COLO_DISK_STAGE_IDLE) |
                                   BIT(COLO_DISK_STAGE_STOPPED) |
                                   BIT(COLO_DISK_STAGE_FOLDING) |
+                                  BIT(COLO_DISK_STAGE_FOLDED) |
                                   BIT(COLO_DISK_STAGE_UNFOLDED),
     [COLO_DISK_STAGE_FOLDING] = BIT(COLO_DISK_STAGE_FOLDED) |
                                   BIT(COLO_DISK_STAGE_UNFOLDED),
@@ -716,7 +717,13 @@ replication_co_getlength(BlockDriverState *bs)
         /* Without the window, which nobody above is to see */
         return s->sink_length;
     }
-    return bdrv_co_getlength(bs->file->bs);
+    return bdrv_co_getlength(replication_data(s)->bs);
+}
+
+static bool coroutine_fn GRAPH_RDLOCK
+replication_co_is_inserted(BlockDriverState *bs)
+{
+    return bdrv_co_is_inserted(replication_data(bs->opaque)->bs);
 }
 
 static int coroutine_fn GRAPH_RDLOCK
@@ -774,7 +781,7 @@ replication_co_block_status(BlockDriverState *bs, bool want_zero,
         return BDRV_BLOCK_DATA;
     }
     *map = offset;
-    *file = bs->file->bs;
+    *file = replication_data(s)->bs;
     return BDRV_BLOCK_RAW | BDRV_BLOCK_OFFSET_VALID;
 }
 
@@ -878,6 +885,7 @@ static BlockDriver bdrv_replication = {
     .bdrv_refresh_limits        = replication_refresh_limits,
 
     .bdrv_co_getlength          = replication_co_getlength,
+    .bdrv_co_is_inserted        = replication_co_is_inserted,
     .bdrv_co_preadv             = replication_co_preadv,
     .bdrv_co_pwritev            = replication_co_pwritev,
     .bdrv_co_pwrite_zeroes      = replication_co_pwrite_zeroes,

@@ -33,6 +33,13 @@
  * checkpoint has been loaded.  If it writes all the same the checkpoint fails
  * instead of waiting for it.
  *
+ * A checkpoint is committed before the overlays are emptied, so this must not be
+ * what keeps the guest from going on.  If it fails the disk has just what the
+ * guest is to see, and the primary does not write to it: the overlays are spent,
+ * that is, nobody looks into them any more.  The session ends, since this guest
+ * could not write; and if the primary is gone, a failover has the disk take the
+ * place of both.
+ *
  * What the primary discards is copied by nobody.  The sink keeps it until the
  * checkpoint after which this guest has discarded it, too: discards.h.
  *
@@ -100,7 +107,10 @@ static void deadline_end(Deadline *deadline)
     timer_free(deadline->timer);
 }
 
-/* The nodes.  NULL unless all three are there. */
+/*
+ * The nodes.  NULL unless all three are there.  An overlay that has failed has
+ * no driver any more, but it is still there.
+ */
 
 BlockDriverState *GRAPH_RDLOCK replication_active(BDRVReplicationState *s)
 {
@@ -109,14 +119,20 @@ BlockDriverState *GRAPH_RDLOCK replication_active(BDRVReplicationState *s)
 
 BlockDriverState *GRAPH_RDLOCK replication_hidden(BDRVReplicationState *s)
 {
-    return bdrv_cow_bs(replication_active(s));
+    return child_bs(replication_active(s)->backing);
 }
 
 BlockDriverState *GRAPH_RDLOCK replication_disk(BDRVReplicationState *s)
 {
     BlockDriverState *hidden = replication_hidden(s);
 
-    return hidden ? bdrv_cow_bs(hidden) : NULL;
+    return hidden ? child_bs(hidden->backing) : NULL;
+}
+
+BdrvChild *GRAPH_RDLOCK replication_data(BDRVReplicationState *s)
+{
+    return qatomic_read(&s->spent) ? replication_hidden(s)->backing
+                                   : s->bs->file;
 }
 
 static bool GRAPH_RDLOCK check_overlay(BlockDriverState *bs, Error **errp)
@@ -268,8 +284,13 @@ static bool drain_begin_bounded(BlockDriverState *bs, Error **errp)
     return quiet;
 }
 
-/* The guest has no writes of its own any more, and sees the disk as it is */
-static bool empty_overlays(BDRVReplicationState *s, Error **errp)
+/*
+ * The guest has no writes of its own any more, and sees the disk as it is.
+ *
+ * @committed: it is to do so even if the overlays fail
+ */
+static bool empty_overlays(BDRVReplicationState *s, bool committed,
+                           Error **errp)
 {
     BlockDriverState *hidden = blk_bs(s->hidden);
     int64_t begin = qemu_clock_get_us(QEMU_CLOCK_REALTIME);
@@ -286,6 +307,11 @@ static bool empty_overlays(BDRVReplicationState *s, Error **errp)
     }
     if (!local_err && s->backup) {
         backup_do_checkpoint(s->backup, &local_err);
+    }
+    if (local_err && committed) {
+        error_prepend(&local_err, "the overlays cannot be emptied: ");
+        qatomic_set(&s->spent, true);
+        replication_fail(s, g_steal_pointer(&local_err));
     }
     bdrv_drained_end(hidden);
     trace_replication_emptied(replication_name(s),
@@ -590,7 +616,7 @@ static void secondary_start(BDRVReplicationState *s, Error **errp)
     if (!top) {
         goto fail;
     }
-    if (!open_hidden(s, errp) || !empty_overlays(s, errp) ||
+    if (!open_hidden(s, errp) || !empty_overlays(s, false, errp) ||
         !start_preserving(s, top, errp)) {
         goto fail_hidden;
     }
@@ -634,7 +660,7 @@ static void secondary_checkpoint(BDRVReplicationState *s, Error **errp)
     ERRP_GUARD();
 
     secondary_prepare(s, errp);
-    if (!*errp && !empty_overlays(s, errp)) {
+    if (!*errp && !empty_overlays(s, true, errp)) {
         error_prepend(errp, "node '%s': ", replication_name(s));
         replication_fail(s, error_copy(*errp));
     }
@@ -704,10 +730,14 @@ static void secondary_stop(BDRVReplicationState *s, bool failover,
         }
         stop_backup(s);
         close_hidden(s);
-        replication_fold_begin(s);
+        if (s->spent) {
+            replication_fold_skip(s, errp);
+        } else {
+            replication_fold_begin(s);
+        }
     } else {
         if (!s->error) {
-            empty_overlays(s, errp);
+            empty_overlays(s, false, errp);
         }
         stop_backup(s);
         close_hidden(s);
@@ -753,6 +783,9 @@ static void secondary_end(BDRVReplicationState *s)
 static bool coroutine_fn GRAPH_RDLOCK may_request(BDRVReplicationState *s,
                                                   bool is_write)
 {
+    if (is_write && qatomic_read(&s->spent)) {
+        return false;
+    }
     return replication_stage(s) != COLO_DISK_STAGE_IDLE ||
            (!is_write && replication_has_node_above(s));
 }
@@ -764,7 +797,7 @@ secondary_preadv(BDRVReplicationState *s, int64_t offset, int64_t bytes,
     if (!may_request(s, false)) {
         return -EIO;
     }
-    return bdrv_co_preadv(s->bs->file, offset, bytes, qiov, flags);
+    return bdrv_co_preadv(replication_data(s), offset, bytes, qiov, flags);
 }
 
 static int coroutine_fn GRAPH_RDLOCK
@@ -814,7 +847,7 @@ static int coroutine_fn GRAPH_RDLOCK secondary_flush(BDRVReplicationState *s)
         stage == COLO_DISK_STAGE_UNFOLDED) {
         return replication_fold_flush(s);
     }
-    return bdrv_co_flush(s->bs->file->bs);
+    return bdrv_co_flush(replication_data(s)->bs);
 }
 
 static bool secondary_is_direct(BDRVReplicationState *s)

@@ -143,15 +143,13 @@ bool colo_say_bye(ColoSession *s, ColoByeReason reason, Error **errp)
            await_bye_ack(s, errp);
 }
 
-void colo_say_error(ColoSession *s, const Error *err)
+bool colo_say_error(ColoSession *s, const Error *err)
 {
     const char *text = error_get_pretty(err);
 
-    /* If the peer does not hear it, it finds out by itself */
-    if (colo_wire_send_buf(s->wire, COLO_FRAME_ERROR, s->epoch, text,
-                           MIN(strlen(text), COLO_TEXT_MAX), NULL)) {
-        await_bye_ack(s, NULL);
-    }
+    return colo_wire_send_buf(s->wire, COLO_FRAME_ERROR, s->epoch, text,
+                              MIN(strlen(text), COLO_TEXT_MAX), NULL) &&
+           await_bye_ack(s, NULL);
 }
 
 void colo_begin_alive(ColoSession *s)

@@ -201,6 +201,11 @@ static bool secondary_commit_and_load(ColoSession *s, ColoArrival *a,
         return false;
     }
     colo_staging_reset(s->staging);
+    if (!colo_disks_ok(s, errp)) {
+        /* It has what the primary let out.  If that is gone it can go on. */
+        s->cause = COLO_CAUSE_SPENT;
+        return false;
+    }
     if (!secondary_ready(s, "loaded", errp)) {
         return false;
     }
@@ -257,7 +262,7 @@ static void secondary_lose(ColoSession *s, const Error *err)
     colo_set_secondary(s, COLO_SECONDARY_STATE_LOST, error_get_pretty(err));
     if (s->mode == COLO_SYNC_MODE_HYBRID && s->was_ready &&
         s->secondary.run_state == COLO_RUN_RUNNING &&
-        !s->secondary.deferred_shutdown &&
+        s->cause != COLO_CAUSE_SPENT && !s->secondary.deferred_shutdown &&
         runstate_check(RUN_STATE_COLO)) {
         /* It stood for a checkpoint that will not come */
         secondary_resume(s);
@@ -299,14 +304,20 @@ static void secondary_finish(ColoSession *s, Error *err)
     g_autoptr(Error) bye_err = NULL;
     bool failover = colo_wish(s) == COLO_WISH_FAILOVER;
 
-    if (s->cause == COLO_CAUSE_LOCAL) {
-        /* Half a checkpoint may be in place: this side must not go live */
+    if (s->cause == COLO_CAUSE_LOCAL ||
+        (s->cause == COLO_CAUSE_SPENT && !failover)) {
+        bool heard;
+
         colo_finish_begin(s, err);
         colo_set_secondary(s, COLO_SECONDARY_STATE_ENDING,
                            error_get_pretty(err));
-        colo_say_error(s, err);
-        colo_set_secondary(s, COLO_SECONDARY_STATE_ENDED, "cannot go on");
-        return;
+        heard = colo_say_error(s, err);
+        /* Half a checkpoint may be in place: then this side must not go live */
+        if (heard || s->cause == COLO_CAUSE_LOCAL) {
+            colo_set_secondary(s, COLO_SECONDARY_STATE_ENDED, "cannot go on");
+            return;
+        }
+        failover = colo_wish(s) == COLO_WISH_FAILOVER;
     }
     if (!failover && s->cause == COLO_CAUSE_WISH) {
         colo_finish_begin(s, err);

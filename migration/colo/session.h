@@ -36,6 +36,7 @@ typedef enum ColoCause {
     COLO_CAUSE_PEER_BYE,    /* the peer ended the session in order */
     COLO_CAUSE_PEER_ERROR,  /* the peer says that it cannot go on */
     COLO_CAUSE_LOCAL,       /* this side cannot go on with the session */
+    COLO_CAUSE_SPENT,       /* nor can this secondary, but it is complete */
     COLO_CAUSE_PAUSE,       /* primary: its guest stood for max_pause_ms */
 } ColoCause;
 

@@ -23,11 +23,6 @@
 #define DIFFER "and that of the secondary differ"
 #define ASSUMED "is assumed to be equal"
 
-#define ADD_NODE                                                            \
-    "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication',"    \
-    "'node-name': %s, 'mode': 'primary', 'file': {'driver': 'nbd',"         \
-    "'export': 'd', 'server': {'type': 'unix', 'path': %s}}}}"
-
 typedef struct Equal {
     ColoPair *pair;
     char *raw[2];
@@ -77,20 +72,12 @@ static void connect_disks(Equal *e)
     ColoPair *p = e->pair;
 
     pair_disk_add_secondary(p->secondary, e->raw[1], e->active, e->hidden);
-    disk_serve(p->secondary, e->socket);
     add_slow(p->secondary, "image0", e->iops[1]);
-    disk_export(p->secondary, "slow0", "d", true);
     qtest_qmp_assert_success(p->primary, "{'execute': 'blockdev-add',"
         "'arguments': {'driver': 'raw', 'node-name': 'local0', 'file': {"
         "'driver': 'file', 'filename': %s}}}", e->raw[0]);
     add_slow(p->primary, "local0", e->iops[0]);
-    qtest_qmp_assert_success(p->primary,
-        "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
-        "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
-        "'children': ['slow0']}}");
-    pair_disk_plug(p->primary);
-    qtest_qmp_assert_success(p->primary, ADD_NODE, "repl", e->socket);
-    disk_add_child(p->primary, "disk0", "repl");
+    pair_disk_replicate(p, "slow0", "slow0", e->socket);
 }
 
 static void equal_free(Equal *e)
@@ -258,7 +245,7 @@ static void test_resynced(const void *mode)
     /* In a session it is too late for either */
     colo_refused(qts, "cannot be resynced", "{'execute': 'x-colo-resync',"
                  "'arguments': {'job-id': 'j', 'node': 'repl'}}");
-    colo_refused(qts, "while a COLO session", ADD_NODE, "repl2", e->socket);
+    colo_refused(qts, "while a COLO session", PAIR_DISK_ADD_NODE, "repl2", e->socket);
     equal_free(e);
 }
 

@@ -57,10 +57,19 @@ static void hold(ColoHold *h)
     qemu_mutex_unlock(&h->lock);
 }
 
+/* Who is gone hears nothing, but what it had said is still passed on */
+static void say(int to, const void *buf, size_t len)
+{
+    send(to, buf, len, MSG_NOSIGNAL);
+}
+
 static bool pass(int from, int to, void *buf, size_t len)
 {
-    return !len || (recv(from, buf, len, MSG_WAITALL) == len &&
-                    send(to, buf, len, MSG_NOSIGNAL) == len);
+    if (len && recv(from, buf, len, MSG_WAITALL) != len) {
+        return false;
+    }
+    say(to, buf, len);
+    return true;
 }
 
 /* Pass one frame on.  False ends the thread. */
@@ -76,8 +85,8 @@ static bool pass_frame(ColoHold *h, int from, int to)
         hold(h);
     }
     payload = g_malloc(ldq_be_p(hdr + 16));
-    return send(to, hdr, sizeof(hdr), MSG_NOSIGNAL) == sizeof(hdr) &&
-           pass(from, to, payload, ldq_be_p(hdr + 16));
+    say(to, hdr, sizeof(hdr));
+    return pass(from, to, payload, ldq_be_p(hdr + 16));
 }
 
 /* What comes before the frames is the first migration */

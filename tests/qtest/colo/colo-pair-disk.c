@@ -27,8 +27,8 @@ void pair_disk_add_primary(QTestState *qts)
     pair_disk_plug(qts);
 }
 
-void pair_disk_add_secondary(QTestState *qts, const char *image,
-                             const char *active, const char *hidden)
+void pair_disk_add_secondary_on(QTestState *qts, const char *image,
+                                const char *active, QDict *hidden)
 {
     qtest_qmp_assert_success(qts,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'raw',"
@@ -40,7 +40,30 @@ void pair_disk_add_secondary(QTestState *qts, const char *image,
         "'children': [{'driver': 'replication', 'mode': 'secondary',"
         "'top-id': 'disk0', 'file': {'driver': 'qcow2', 'file': {"
         "'driver': 'file', 'filename': %s}, 'backing': {'driver': 'qcow2',"
-        "'file': {'driver': 'file', 'filename': %s},"
-        "'backing': 'image0'}}}]}}", active, hidden);
+        "'file': %p, 'backing': 'image0'}}}]}}", active, hidden);
     pair_disk_plug(qts);
+}
+
+void pair_disk_add_secondary(QTestState *qts, const char *image,
+                             const char *active, const char *hidden)
+{
+    QDict *file = qdict_new();
+
+    qdict_put_str(file, "driver", "file");
+    qdict_put_str(file, "filename", hidden);
+    pair_disk_add_secondary_on(qts, image, active, file);
+}
+
+void pair_disk_replicate(ColoPair *p, const char *local, const char *export,
+                         const char *socket)
+{
+    disk_serve(p->secondary, socket);
+    disk_export(p->secondary, export, "d", true);
+    qtest_qmp_assert_success(p->primary,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
+        "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
+        "'children': [%s]}}", local);
+    pair_disk_plug(p->primary);
+    qtest_qmp_assert_success(p->primary, PAIR_DISK_ADD_NODE, "repl", socket);
+    disk_add_child(p->primary, "disk0", "repl");
 }

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO qtests: overlays of the secondary that cannot be emptied.
+ *
+ * Pairs without a guest.  The emptying comes after the commit, so what the
+ * primary's guest said until then is out.  Proves: with a primary that lives it
+ * goes on, and the secondary ends; if it has died meanwhile, the secondary takes
+ * over all the same, with what was written up to the checkpoint, and what its
+ * guest writes then is in the disk, without a fold.
+ */
+
+#include "qemu/osdep.h"
+#include "qobject/qdict.h"
+#include "qobject/qjson.h"
+#include "colo-disk-rig.h"
+#include "colo-helpers.h"
+#include "colo-hold.h"
+#include "colo-pair-disk.h"
+
+#define GUEST_DISK "-d /machine/peripheral/disk9/virtio-backend"
+#define WHY "the overlays cannot be emptied: "
+
+typedef struct Spent {
+    ColoPair *pair;
+    char *raw[2];
+    char *active;
+    char *hidden;
+    char *socket;
+} Spent;
+
+/* The hidden overlay, which can be emptied once, when the session begins */
+static QDict *fails_later(const char *file)
+{
+    return qdict_from_jsonf_nofail(
+        "{'driver': 'blkdebug',"
+        "'image': {'driver': 'file', 'filename': %s},"
+        "'set-state': [{'event': 'empty_image_prepare', 'state': 1,"
+        "'new_state': 2}],"
+        "'inject-error': [{'event': 'empty_image_prepare', 'state': 2,"
+        "'errno': 5}]}", file);
+}
+
+static Spent *spent_new(const void *mode)
+{
+    Spent *t = g_new0(Spent, 1);
+    ColoPair *p = colo_pair_new_with(mode, "qtest", "");
+
+    t->pair = p;
+    colo_pair_unplug_net(p);
+    t->raw[0] = disk_new_file(p->dir, "image-0", false);
+    t->raw[1] = disk_new_file(p->dir, "image-1", false);
+    t->active = disk_new_file(p->dir, "active", true);
+    t->hidden = disk_new_file(p->dir, "hidden", true);
+    t->socket = g_build_filename(p->dir, "nbd", NULL);
+    pair_disk_add_secondary_on(p->secondary, t->raw[1], t->active,
+                               fails_later(t->hidden));
+    qtest_qmp_assert_success(p->primary, "{'execute': 'blockdev-add',"
+        "'arguments': {'driver': 'raw', 'node-name': 'local0', 'file': {"
+        "'driver': 'file', 'filename': %s}}}", t->raw[0]);
+    pair_disk_replicate(p, "local0", "image0", t->socket);
+    return t;
+}
+
+static void spent_free(Spent *t)
+{
+    colo_pair_free(t->pair);
+    g_free(t->raw[0]);
+    g_free(t->raw[1]);
+    g_free(t->active);
+    g_free(t->hidden);
+    g_free(t->socket);
+    g_free(t);
+}
+
+static void check_said(QTestState *qts)
+{
+    QDict *status = colo_status(qts);
+    const char *said = qdict_get_str(status, "message");
+
+    g_test_message("%s", said);
+    g_assert_nonnull(strstr(said, WHY));
+    qobject_unref(status);
+}
+
+static void test_alive(const void *mode)
+{
+    Spent *t = spent_new(mode);
+    ColoPair *p = t->pair;
+
+    colo_pair_migrate(p, "mig", "mig", 10, COLO_TIMEOUT_MS);
+    colo_wait_state(p->primary, "alone");
+    colo_wait_status(p->primary, "running");
+    check_said(p->primary);
+    disk_io_at(p->primary, GUEST_DISK, "write -P 5 4M 1M");
+    g_assert_true(disk_file_has(t->raw[0], 5, 4 * MiB, MiB));
+    colo_wait_state(p->secondary, "ended");
+    check_said(p->secondary);
+    colo_refused(p->secondary, "", "{'execute': 'x-colo-lost-heartbeat'}");
+    spent_free(t);
+}
+
+/* The primary has sent a checkpoint and dies before any of it has arrived */
+static void test_dead(const void *mode)
+{
+    Spent *t = spent_new(mode);
+    ColoPair *p = t->pair;
+    ColoHold *h;
+
+    colo_pair_migrate(p, "mig", NULL, 600000, COLO_TIMEOUT_MS);
+    h = colo_hold_new(p->dir);
+    colo_pair_migrate(p, NULL, "hold", 600000, COLO_TIMEOUT_MS);
+    colo_wait_state(p->primary, "running");
+    disk_io_at(p->primary, GUEST_DISK, "write -P 7 0 1M");
+    qtest_memset(p->primary, 16 * MiB, 0x5a, 4096);
+    colo_hold_arm(h);
+    qtest_qmp_assert_success(p->primary, "{'execute': 'x-colo-checkpoint'}");
+    colo_hold_await(h);
+    colo_wait_state(p->primary, "committing");
+    colo_kill(&p->primary);
+    colo_hold_release(h);
+
+    colo_wait_state(p->secondary, "lost");
+    check_said(p->secondary);
+    g_assert_cmpint(qtest_readb(p->secondary, 16 * MiB), ==, 0x5a);
+    colo_failover(p->secondary);
+    colo_wait_migrate(p->secondary, "completed");
+    colo_wait_status(p->secondary, "running");
+    disk_io_at(p->secondary, GUEST_DISK, "write -P 9 2M 1M");
+    disk_io_at(p->secondary, GUEST_DISK, "flush");
+    g_assert_true(disk_file_has(t->raw[1], 7, 0, MiB));
+    g_assert_true(disk_file_has(t->raw[1], 9, 2 * MiB, MiB));
+    colo_refused(p->secondary, "nothing to be folded",
+                 "{'execute': 'x-colo-fold', 'arguments': {'disk': 'disk0'}}");
+    colo_hold_free(h);
+    spent_free(t);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    colo_add("/colo/spent", "alive", test_alive);
+    colo_add("/colo/spent", "dead", test_dead);
+    return g_test_run();
+}
