@@ -346,6 +346,12 @@ const char *colo_bye_reason_str(ColoByeReason r)
     return r < COLO_BYE__MAX ? bye_reasons[r] : "unknown";
 }
 
+bool colo_bye_is_request(ColoByeReason r)
+{
+    return r == COLO_BYE_QUIT || r == COLO_BYE_GUEST_SHUTDOWN ||
+           r == COLO_BYE_CANCEL;
+}
+
 void colo_bye_encode(ColoByeReason r, uint8_t out[COLO_BYE_LEN])
 {
     stl_be_p(out, r);

@@ -208,6 +208,8 @@ typedef enum ColoByeReason {
 
 #define COLO_BYE_LEN 4
 const char *colo_bye_reason_str(ColoByeReason r);
+/* False for a fault, in which case the peer keeps to the order of an end */
+bool colo_bye_is_request(ColoByeReason r);
 void colo_bye_encode(ColoByeReason r, uint8_t out[COLO_BYE_LEN]);
 bool colo_bye_decode(const uint8_t *buf, size_t len, ColoByeReason *r,
                      Error **errp);

@@ -25,6 +25,7 @@ void colo_read_end(ColoSession *s, const ColoFrame *f, const char *stage,
             return;
         }
         s->cause = COLO_CAUSE_PEER_BYE;
+        s->peer_reason = reason;
         /* If this gets lost the peer finds out by itself */
         colo_wire_send_buf(s->wire, COLO_FRAME_BYE_ACK, s->epoch, NULL, 0,
                            NULL);

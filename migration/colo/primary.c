@@ -295,7 +295,7 @@ static void primary_go_on(ColoSession *s, const Error *err)
 {
     error_report("COLO primary: going on without protection: %s",
                  error_get_pretty(err));
-    primary_alone(s, "the peer is out", s->cause == COLO_CAUSE_PEER_BYE
+    primary_alone(s, "the peer is out", colo_end_was_requested(s)
                                         ? COLO_EXIT_REASON_REQUEST
                                         : COLO_EXIT_REASON_ERROR);
 }

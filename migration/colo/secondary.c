@@ -412,7 +412,8 @@ static void secondary_end_bh(void *opaque)
     bool live = s->secondary.state == COLO_SECONDARY_STATE_LIVE;
     bool in_order = s->cause == COLO_CAUSE_WISH ||
                     s->cause == COLO_CAUSE_PEER_BYE;
-    bool asked = in_order || live; /* nobody goes live unasked */
+    /* Nobody goes live unasked */
+    bool asked = colo_end_was_requested(s) || live;
 
     if (colo_exiting()) {
         return;

@@ -139,6 +139,7 @@ typedef struct ColoSession {
 
     /* The session's thread only */
     ColoCause cause;
+    ColoByeReason peer_reason;  /* of the peer's bye, with CAUSE_PEER_BYE */
     ColoRam *ram;
     ColoStaging *staging;
     QIOChannelBuffer *device_state;
@@ -219,6 +220,14 @@ static inline bool colo_peer_is_out(ColoSession *s)
 {
     return s->cause == COLO_CAUSE_PEER_BYE ||
            s->cause == COLO_CAUSE_PEER_ERROR;
+}
+
+/* True if somebody, or the guest, wanted the end; not if a fault led to it */
+static inline bool colo_end_was_requested(ColoSession *s)
+{
+    return s->cause == COLO_CAUSE_WISH ||
+           (s->cause == COLO_CAUSE_PEER_BYE &&
+            colo_bye_is_request(s->peer_reason));
 }
 
 /* The time after which a peer that is silent is lost, in nanoseconds */

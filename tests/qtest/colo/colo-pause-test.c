@@ -139,7 +139,7 @@ static void test_excess(const void *mode)
     colo_wait_status(p->primary, "running");
     colo_hold_release(h);
     check_alone(p);
-    check_exit(p->secondary, "request");
+    check_exit(p->secondary, "error");
     colo_pair_free(p);
     colo_hold_free(h);
 }
