@@ -374,6 +374,21 @@ static void secondary_retire(void)
     migrate_add_blocker_internal(&reason, &error_abort);
 }
 
+/* Whoever let this side go on has to know that it serves nobody yet */
+static void say_if_guest_stands(void)
+{
+    RunState state = runstate_get();
+    g_autofree char *text = NULL;
+
+    if (runstate_is_live(state) || state == RUN_STATE_SHUTDOWN) {
+        return;
+    }
+    text = g_strdup_printf("its guest is stopped (%s), 'cont' lets it run",
+                           RunState_str(state));
+    colo_status_add(text);
+    warn_report("COLO secondary: this side goes on, but %s", text);
+}
+
 /* Main loop, after the session's thread: become the service */
 static void secondary_go_live(ColoSession *s, MigrationIncomingState *mis)
 {
@@ -388,6 +403,7 @@ static void secondary_go_live(ColoSession *s, MigrationIncomingState *mis)
     } else if (!runstate_check(RUN_STATE_COLO)) {
         /* Hybrid mode: it runs, or stopped in a way of its own */
         qemu_announce_self(&mis->announce_timer, migrate_announce_params());
+        say_if_guest_stands();
     } else if (s->secondary.run_state == COLO_RUN_SHUTDOWN) {
         runstate_set(RUN_STATE_SHUTDOWN);
     } else if (!migration_block_activate(&err)) {
@@ -402,6 +418,7 @@ static void secondary_go_live(ColoSession *s, MigrationIncomingState *mis)
     } else {
         runstate_set(RUN_STATE_PAUSED);
         qemu_announce_self(&mis->announce_timer, migrate_announce_params());
+        say_if_guest_stands();
     }
 }
 

@@ -123,6 +123,23 @@ static void test_secondary(const void *mode)
     colo_pair_free(p);
 }
 
+/* The survivor's guest stands as the primary's did: it says what to do */
+static void test_paused(const void *mode)
+{
+    ColoPair *p = begin(mode);
+
+    qtest_qmp_assert_success(p->primary, "{'execute': 'stop'}");
+    colo_wait_statistic(p->primary, "checkpoints",
+                        colo_statistic(p->primary, "checkpoints") + 2);
+    fail_over(p, &p->secondary, "secondary");
+    colo_wait_status(p->secondary, "paused");
+    check_ended(p->secondary, "request", "its guest is stopped (paused)",
+                "'cont' lets it run");
+    qtest_qmp_assert_success(p->secondary, "{'execute': 'cont'}");
+    colo_wait_status(p->secondary, "running");
+    colo_pair_free(p);
+}
+
 static void test_cancelled(const void *mode)
 {
     ColoPair *p = begin(mode);
@@ -149,6 +166,7 @@ int main(int argc, char **argv)
         } tests[] = {
             { "primary", test_primary },
             { "secondary", test_secondary },
+            { "paused", test_paused },
             { "cancelled", test_cancelled },
         };
 
