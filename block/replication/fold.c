@@ -53,7 +53,7 @@ static void fold_done(void *opaque, int ret)
     s->fold = NULL;
     if (ret < 0) {
         error_setg_errno(&err, -ret, "the overlays are not in the disk, and "
-                         "are needed still");
+                         "are needed until x-colo-fold has succeeded");
         if (ret == -ECANCELED && !s->error) {
             s->error = err; /* as the user wanted it */
         } else {
