@@ -204,6 +204,8 @@ static void start_fold_bh(void *opaque)
 
 void replication_fold_begin(BDRVReplicationState *s)
 {
+    /* The guest may flush before the job begins; if this fails, that says so */
+    claim_disk(s, NULL);
     replication_set_stage(s, COLO_DISK_STAGE_FOLDING);
     s->fold_bh = qemu_bh_new(start_fold_bh, s);
     qemu_bh_schedule(s->fold_bh);
