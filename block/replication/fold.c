@@ -18,6 +18,11 @@
  * A node flushes a child only if it may write to it, so until the overlays are
  * folded we keep the right to write to the disk: s->claim.
  *
+ * The job ends in the main loop.  Then the guest may write to the disk already,
+ * in an iothread, while the generation still asks for the overlays, which have
+ * what was there before.  So what has to be there for good records first that
+ * they are folded: replication_fold_record().
+ *
  * All is under the BQL, but what the guest does.
  */
 
@@ -27,6 +32,7 @@
 #include "qemu/error-report.h"
 #include "block/block_int.h"
 #include "block/blockjob_int.h"
+#include "block/thread-pool.h"
 #include "system/block-backend.h"
 #include "trace.h"
 #include "internal.h"
@@ -36,12 +42,14 @@ static void folded(BDRVReplicationState *s)
 {
     Error *err = NULL;
 
-    replication_unclaim(s);
-    replication_set_stage(s, COLO_DISK_STAGE_FOLDED);
     if (!replication_folded(s, &err)) {
-        error_reportf_err(err, "after a crash it is not known that the "
-                          "overlays are in the disk: ");
+        error_prepend(&err, "after a crash it is not known that the overlays "
+                      "are in the disk: ");
+        error_report("%s", error_get_pretty(err));
+        replication_fail(s, err);
     }
+    replication_set_stage(s, COLO_DISK_STAGE_FOLDED);
+    replication_unclaim(s);
 }
 
 static void fold_done(void *opaque, int ret)
@@ -63,6 +71,26 @@ static void fold_done(void *opaque, int ret)
         return;
     }
     folded(s);
+}
+
+/* Has the job put the disk in the place of the overlays? */
+static bool GRAPH_RDLOCK is_replaced(BDRVReplicationState *s)
+{
+    return replication_stage(s) == COLO_DISK_STAGE_FOLDING &&
+           replication_active(s) == s->folds_to;
+}
+
+static int record_work(void *opaque)
+{
+    /* fold_done() says if it fails */
+    return replication_folded(opaque, NULL) ? 0 : -EIO;
+}
+
+void coroutine_fn GRAPH_RDLOCK replication_fold_record(BDRVReplicationState *s)
+{
+    if (is_replaced(s)) {
+        thread_pool_submit_co(record_work, s);
+    }
 }
 
 /* The disk as the primary has left it */
@@ -99,12 +127,19 @@ static void report_flush(BDRVReplicationState *s, const char *what, int ret)
 
 int coroutine_fn GRAPH_RDLOCK replication_fold_flush(BDRVReplicationState *s)
 {
-    /* The job's filter may be above the active overlay; or that is gone */
-    BlockDriverState *active = bdrv_skip_filters(replication_active(s));
-    BlockDriverState *hidden = bdrv_cow_bs(active);
-    int of_disk = flush_disk(s, hidden);
-    int of_hidden = hidden ? bdrv_co_flush(hidden) : 0;
-    int of_active = bdrv_co_flush(replication_active(s));
+    BlockDriverState *active, *hidden;
+    int of_disk, of_hidden, of_active;
+
+    if (is_replaced(s)) {
+        replication_fold_record(s);
+        return bdrv_co_flush(replication_active(s));
+    }
+    /* The job's filter may be above the active overlay */
+    active = bdrv_skip_filters(replication_active(s));
+    hidden = bdrv_cow_bs(active);
+    of_disk = flush_disk(s, hidden);
+    of_hidden = hidden ? bdrv_co_flush(hidden) : 0;
+    of_active = bdrv_co_flush(replication_active(s));
 
     report_flush(s, "disk", of_disk);
     report_flush(s, "hidden overlay", of_hidden);
@@ -168,6 +203,7 @@ static bool start_job(BDRVReplicationState *s, Error **errp)
     active = replication_active(s);
     disk = replication_disk(s);
     bdrv_graph_rdunlock_main_loop();
+    s->folds_to = disk;
 
     s->fold = commit_active_start(id, active, disk, JOB_DEFAULT, 0,
                                   BLOCKDEV_ON_ERROR_REPORT, NULL, fold_done,

@@ -162,10 +162,12 @@ struct BDRVReplicationState {
     BlockBackend *hidden;       /* while RUNNING */
     BlockJob *backup;           /* while RUNNING, but not a shared disk */
     BlockBackend *claim;        /* to write to the disk, until it is folded */
+    BlockDriverState *folds_to; /* the disk, since a job began; graph lock */
     BlockJob *fold;             /* while FOLDING, ... */
     QEMUBH *fold_bh;            /* ...or what is about to start it */
     Error *error;               /* what ended it */
     bool spent;                 /* nobody looks into the overlays; atomic */
+    bool folded;                /* its generation says so: replication.c */
     bool inconsistent;          /* a resync writes to the disk; atomic */
     bool was_exported;          /* for the primary, at the start */
     bool flush_failed;          /* which has been said; atomic */
@@ -191,7 +193,7 @@ bool GRAPH_RDLOCK replication_is_above(BlockDriverState *bs,
 bool replication_check_source(BDRVReplicationState *s, ColoDiskGeneration *g,
                               Error **errp);
 
-/* The overlays are in the disk: record that; BQL */
+/* The overlays are in the disk: record that, if it has not been.  Any thread */
 bool replication_folded(BDRVReplicationState *s, Error **errp);
 
 /* Is @bs a node of a secondary that has become a disk like any other? */
@@ -289,7 +291,10 @@ void replication_fail(BDRVReplicationState *s, Error *err);
 void replication_report(BDRVReplicationState *s, const Error *err);
 
 /*
- * After a failover: see fold.c.  BQL, but for the flush, which is the guest's.
+ * After a failover: see fold.c.  BQL, but for what the guest does.
+ *
+ * replication_fold_record: the guest wants that what it has written is there
+ * for good.
  *
  * replication_fold_skip: the overlays are spent, so the disk takes their place
  * at once.  Drains the disk.  If it cannot, @errp is set, and the guest cannot
@@ -302,6 +307,7 @@ void replication_fold_skip(BDRVReplicationState *s, Error **errp);
 void replication_fold_query(BDRVReplicationState *s, ColoDiskStatistics *stats);
 void replication_fold_end(BDRVReplicationState *s);
 int coroutine_fn GRAPH_RDLOCK replication_fold_flush(BDRVReplicationState *s);
+void coroutine_fn GRAPH_RDLOCK replication_fold_record(BDRVReplicationState *s);
 
 /*
  * Secondary, see target.c: a resync into @disk, which a sink is above, begins or

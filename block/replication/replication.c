@@ -15,6 +15,7 @@
 #include "qapi/error.h"
 #include "qapi/util.h"
 #include "qemu/module.h"
+#include "qemu/lockable.h"
 #include "qemu/option.h"
 #include "qemu/units.h"
 #include "qobject/qdict.h"
@@ -276,7 +277,14 @@ static void replication_cut(ReplicationState *rs, uint64_t epoch)
     }
 }
 
-/* Which disk is newer */
+/*
+ * Which disk is newer
+ *
+ * The lock is for s->role, s->folded and what is written to the files: when the
+ * overlays are in the disk, the guest may be the first to see to it that this
+ * is recorded, in any thread.
+ */
+static QemuMutex record_lock;
 
 static bool replication_generation(ReplicationState *rs, bool *kept,
                                    uint64_t *number, Error **errp)
@@ -317,12 +325,13 @@ static bool replication_record_role(ReplicationState *rs, uint64_t number,
 {
     BDRVReplicationState *s = driver_state(rs);
 
+    QEMU_LOCK_GUARD(&record_lock);
     s->role = role;
     /*
      * A secondary that has failed over is only whole with its overlays, and
      * be it the primary of a new one
      */
-    if (role != COLO_DISK_ROLE_SECONDARY &&
+    if (role != COLO_DISK_ROLE_SECONDARY && !s->folded &&
         s->kind->needs_overlays && s->kind->needs_overlays(s)) {
         role = COLO_DISK_ROLE_FOLDING;
     }
@@ -333,12 +342,13 @@ bool replication_folded(BDRVReplicationState *s, Error **errp)
 {
     ColoDiskGeneration g;
 
-    if (!s->generation_file) {
-        return true;
+    QEMU_LOCK_GUARD(&record_lock);
+    if (s->generation_file && !s->folded) {
+        s->folded = load_generation(s, &g, errp) &&
+                    record(s, g.number, s->role == COLO_DISK_ROLE_PRIMARY
+                                        ? s->role : COLO_DISK_ROLE_ALONE, errp);
     }
-    return load_generation(s, &g, errp) &&
-           record(s, g.number, s->role == COLO_DISK_ROLE_PRIMARY
-                               ? s->role : COLO_DISK_ROLE_ALONE, errp);
+    return !s->generation_file || s->folded;
 }
 
 static void query_log(BDRVReplicationState *s, ColoDiskStatistics *stats)
@@ -902,6 +912,7 @@ static BlockDriver bdrv_replication = {
 
 static void bdrv_replication_init(void)
 {
+    qemu_mutex_init(&record_lock);
     bdrv_register(&bdrv_replication);
 }
 

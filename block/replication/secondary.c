@@ -807,6 +807,9 @@ secondary_pwritev(BDRVReplicationState *s, int64_t offset, int64_t bytes,
     if (!may_request(s, true)) {
         return -EIO;
     }
+    if (flags & BDRV_REQ_FUA) {
+        replication_fold_record(s);
+    }
     return bdrv_co_pwritev(s->bs->file, offset, bytes, qiov, flags);
 }
 
@@ -816,6 +819,9 @@ secondary_pwrite_zeroes(BDRVReplicationState *s, int64_t offset, int64_t bytes,
 {
     if (!may_request(s, true)) {
         return -EIO;
+    }
+    if (flags & BDRV_REQ_FUA) {
+        replication_fold_record(s);
     }
     return bdrv_co_pwrite_zeroes(s->bs->file, offset, bytes, flags);
 }

@@ -1,14 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * COLO qtests: a disk in an iothread, while the main loop fails over.
+ * COLO qtests: a disk in an iothread, while the main loop fails over or has
+ * just folded the overlays into it.
  *
  * Pairs without a guest.  The secondary's disk is written and flushed by a
- * client of NBD, in an iothread, as a guest does.  Its generation-file is a FIFO
- * for a while, so the main loop waits for the test when it wants to know the
- * generation, right after the failover.  Proves: a flush does not fail then.
+ * client of NBD, in an iothread, as a guest does.  Its generation-file is a
+ * FIFO for a while, so the main loop waits for the test when it wants to know
+ * the generation: right after the failover, and right after the overlays have
+ * been replaced by the disk.  Proves: in the first case a flush does not fail;
+ * in the second none says yes before the file does not ask for the overlays any
+ * more, which would hide what has been flushed; and if that file cannot be
+ * written the user is told.
  */
 
 #include "qemu/osdep.h"
+#include <poll.h>
 #include "qobject/qdict.h"
 #include "libqos/libqos.h"
 #include "colo-disk-rig.h"
@@ -16,6 +22,8 @@
 #include "colo-nbd.h"
 
 #define NBD_FLUSH 3
+/* How long a flush may wait that need not wait at all */
+#define EARLY_MS 1000
 
 typedef struct Fold {
     ColoPair *pair;
@@ -164,6 +172,115 @@ static void test_failover(const void *mode)
     fold_free(f);
 }
 
+/* A job of that name: those of folding cannot begin */
+static void take_name(QTestState *qts)
+{
+    const char *names[] = { "from", "to" };
+
+    for (int i = 0; i < ARRAY_SIZE(names); i++) {
+        qtest_qmp_assert_success(qts, "{'execute': 'blockdev-add', "
+                                 "'arguments': {'driver': 'null-co', "
+                                 "'node-name': %s, 'size': 65536, "
+                                 "'read-zeroes': true}}", names[i]);
+    }
+    qtest_qmp_assert_success(qts, "{'execute': 'blockdev-mirror', "
+                             "'arguments': {'job-id': 'replication-repl', "
+                             "'device': 'from', 'target': 'to', "
+                             "'sync': 'full'}}");
+}
+
+static void free_name(QTestState *qts)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'block-job-cancel', "
+                             "'arguments': {'device': 'replication-repl', "
+                             "'force': true}}");
+    disk_wait_no_job(qts);
+}
+
+/* Fail over; the overlays stay what they are */
+static void fail_over_unfolded(Fold *f)
+{
+    QTestState *qts = f->pair->secondary;
+
+    lose_primary(f);
+    take_name(qts);
+    colo_failover(qts);
+    colo_wait_state(qts, "live");
+    qobject_unref(colo_wait_event(qts, "COLO_DISK_ERROR"));
+    disk_check_stage(qts, "unfolded");
+    free_name(qts);
+}
+
+static void fold(Fold *f)
+{
+    qtest_qmp_send(f->pair->secondary, "{'execute': 'x-colo-fold', "
+                   "'arguments': {'disk': 'disk0'}}");
+}
+
+static void guest_writes(Fold *f, int byte, int64_t offset, int64_t bytes)
+{
+    g_autofree uint8_t *buf = g_malloc(bytes);
+
+    memset(buf, byte, bytes);
+    g_assert_cmpint(colo_nbd_pwrite(f->guest, buf, offset, bytes), ==, 0);
+}
+
+/*
+ * The guest writes where the active overlay has something.  When it is told
+ * that this is flushed a restart must not have that overlay above it.
+ */
+static void test_folded(const void *mode)
+{
+    Fold *f = fold_new(mode);
+    struct pollfd answer = { .events = POLLIN };
+    g_autofree char *before = NULL;
+    g_autofree char *after = NULL;
+    int fd;
+
+    fail_over_unfolded(f);
+    guest_writes(f, 0x31, 0, MiB);
+    before = make_fifo(f);
+    g_assert_nonnull(strstr(before, " folding\n"));
+    fold(f);
+    fd = fifo_open(f);
+    guest_writes(f, 0x32, 0, MiB);
+    colo_nbd_request(f->guest, NBD_FLUSH, 0, 0);
+    answer.fd = f->guest;
+    g_assert_cmpint(poll(&answer, 1, EARLY_MS), ==, 0);
+    fifo_answer(fd, before);
+    get_answer(f->pair->secondary);
+    g_assert_cmpint(colo_nbd_answer(f->guest), ==, 0);
+    after = generation(f);
+    g_assert_nonnull(strstr(after, " alone\n"));
+    g_assert_true(disk_file_has(f->raw, 0x32, 0, MiB));
+    disk_wait_no_job(f->pair->secondary);
+    disk_check_stage(f->pair->secondary, "folded");
+    fold_free(f);
+}
+
+/* The file is no such file */
+static void test_unrecorded(const void *mode)
+{
+    Fold *f = fold_new(mode);
+    g_autofree char *before = NULL;
+    QDict *event, *disk;
+
+    fail_over_unfolded(f);
+    before = make_fifo(f);
+    fold(f);
+    fifo_answer(fifo_open(f), "nothing\n");
+    get_answer(f->pair->secondary);
+    event = colo_wait_event(f->pair->secondary, "COLO_DISK_ERROR");
+    qobject_unref(event);
+    g_assert_cmpint(unlink(f->generation[1]), ==, 0);
+    g_assert_true(g_file_set_contents(f->generation[1], before, -1, NULL));
+    disk = disk_query(f->pair->secondary);
+    g_assert_cmpstr(qdict_get_str(disk, "stage"), ==, "folded");
+    g_assert_true(qdict_haskey(disk, "error"));
+    qobject_unref(disk);
+    fold_free(f);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -172,5 +289,7 @@ int main(int argc, char **argv)
         return 0;
     }
     colo_add("/colo/fold", "failover", test_failover);
+    colo_add("/colo/fold", "folded", test_folded);
+    colo_add("/colo/fold", "unrecorded", test_unrecorded);
     return g_test_run();
 }
