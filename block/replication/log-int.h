@@ -73,6 +73,7 @@ struct ReplicationLog {
 
     QemuMutex lock;
     /* All below: lock */
+    LogRecord *first;           /* comes before the first write, or NULL */
     LogRecords waiting;
     unsigned n_waiting;
     uint64_t waiting_bytes;     /* of data */

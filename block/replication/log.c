@@ -119,6 +119,7 @@ static void log_stop_bh(void *opaque)
     log->stopping = true;
 }
 
+static void log_record_unref(LogRecord *rec);
 static void log_admit_timer(void *opaque);
 static void log_stall_timer(void *opaque);
 
@@ -183,6 +184,9 @@ void replication_log_free(ReplicationLog *log)
     timer_free(log->gather_timer);
     timer_free(log->stall_timer);
     qemu_bh_delete(log->send_bh);
+    if (log->first) {
+        log_record_unref(log->first);
+    }
     aio_context_unref(log->ctx);
     qemu_cond_destroy(&log->settled);
     qemu_mutex_destroy(&log->lock);
@@ -327,6 +331,19 @@ static bool log_is_superfluous_locked(ReplicationLog *log, LogRecord *rec)
            last->cut == log->cut;
 }
 
+static void log_add_locked(ReplicationLog *log, LogRecord *rec)
+{
+    rec->epoch = log->epoch;
+    rec->cut = log->cut;
+    rec->position = ++log->position;
+    QSIMPLEQ_INSERT_TAIL(&log->waiting, rec, next);
+    log->n_waiting++;
+    log->waiting_bytes += rec->data ? rec->bytes : 0;
+    log->n_records++;
+    log->stats.bytes += rec->cost;
+    log->stats.max_bytes = MAX(log->stats.max_bytes, log->stats.bytes);
+}
+
 static void coroutine_fn log_append(ReplicationLog *log, LogRecord *rec,
                                     bool may_wait)
 {
@@ -341,16 +358,10 @@ static void coroutine_fn log_append(ReplicationLog *log, LogRecord *rec,
         dropped = replication_log_is_broken_locked(log) ||
                   log_is_superfluous_locked(log, rec);
         if (!dropped) {
-            rec->epoch = log->epoch;
-            rec->cut = log->cut;
-            rec->position = ++log->position;
-            QSIMPLEQ_INSERT_TAIL(&log->waiting, rec, next);
-            log->n_waiting++;
-            log->waiting_bytes += rec->data ? rec->bytes : 0;
-            log->n_records++;
-            log->stats.bytes += rec->cost;
-            log->stats.max_bytes = MAX(log->stats.max_bytes,
-                                       log->stats.bytes);
+            if (log->first && rec->type != LOG_FLUSH) {
+                log_add_locked(log, g_steal_pointer(&log->first));
+            }
+            log_add_locked(log, rec);
             replication_log_has_more_locked(log);
         }
     }
@@ -459,17 +470,30 @@ void coroutine_fn replication_log_copy(ReplicationLog *log, int64_t offset,
     }
 }
 
-void coroutine_fn replication_log_resync(ReplicationLog *log, bool begins,
-                                         const ColoDiskGeneration *g)
+static LogRecord *log_record_resync(bool begins, const ColoDiskGeneration *g)
 {
     ReplicationEntry entry;
 
+    replication_entry_set_generation(&entry, g);
+    return log_record_new(begins ? LOG_RESYNC_BEGIN : LOG_RESYNC_END,
+                          entry.offset, entry.bytes);
+}
+
+void coroutine_fn replication_log_resync(ReplicationLog *log, bool begins,
+                                         const ColoDiskGeneration *g)
+{
     if (log->ops->batch) {
-        replication_entry_set_generation(&entry, g);
-        log_append(log, log_record_new(begins ? LOG_RESYNC_BEGIN
-                                              : LOG_RESYNC_END, entry.offset,
-                                       entry.bytes), false);
+        log_append(log, log_record_resync(begins, g), false);
     }
+}
+
+void replication_log_expect_resync(ReplicationLog *log,
+                                   const ColoDiskGeneration *g)
+{
+    assert(log->ops->batch);
+    QEMU_LOCK_GUARD(&log->lock);
+    log->first = log_record_resync(true, g);
+    log->first->cost = sizeof(*log->first);
 }
 
 bool replication_log_is_empty(ReplicationLog *log)

@@ -164,6 +164,13 @@ void coroutine_fn replication_log_resync(ReplicationLog *log, bool begins,
                                          const ColoDiskGeneration *g);
 
 /*
+ * The secondary's disk is not as ours, so the first write, of whomever, makes a
+ * mixture of it: say before it that a resync begins.  Before the first record.
+ */
+void replication_log_expect_resync(ReplicationLog *log,
+                                   const ColoDiskGeneration *g);
+
+/*
  * Another session counts its epochs from the beginning: nothing is held back,
  * and belongs to none, until the first cut.  Any thread.
  */

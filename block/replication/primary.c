@@ -455,14 +455,17 @@ static bool check_not_newer(BDRVReplicationState *s,
     return false;
 }
 
-/* Is the child a sink?  Then we know how long the disk is. */
-static int primary_open_sink(BDRVReplicationState *s, Error **errp)
+/*
+ * Is the child a sink?  Then we know how long the disk is, and from which
+ * generation (@info)
+ */
+static int primary_open_sink(BDRVReplicationState *s,
+                             ReplicationSinkInfo *info, Error **errp)
 {
     ERRP_GUARD();
     BdrvChild *file = s->bs->file;
     int64_t length = bdrv_getlength(file->bs);
     uint8_t buf[REPLICATION_SINK_INFO_SIZE];
-    ReplicationSinkInfo info;
     int ret;
 
     if (length < 0) {
@@ -481,21 +484,38 @@ static int primary_open_sink(BDRVReplicationState *s, Error **errp)
     } else {
         memset(buf, 0, sizeof(buf));
     }
-    if (!replication_sink_info_unpack(&info, buf, length, errp)) {
+    if (!replication_sink_info_unpack(info, buf, length, errp)) {
         error_prepend(errp, "'batch' cannot be used with '%s': ",
                       replication_user_name(file->bs));
         return -EINVAL;
     }
-    if (!check_not_newer(s, &info, errp)) {
+    if (!check_not_newer(s, info, errp)) {
         return -EPERM;
     }
     s->sink_length = length;
     return 0;
 }
 
+/*
+ * The secondary's disk was in a session, so it is an older one, until a resync
+ * has seen to it; a copy has no generation.  The session asks the same.
+ */
+static void primary_expect_resync(BDRVReplicationState *s,
+                                  const ReplicationSinkInfo *info)
+{
+    ColoDiskGeneration own;
+
+    if (info->has_generation && info->generation.number &&
+        s->generation_file &&
+        replication_generation_load(s->generation_file, &own, NULL)) {
+        replication_log_expect_resync(s->log, &own);
+    }
+}
+
 static int primary_open(BDRVReplicationState *s, uint64_t log_size,
                         Error **errp)
 {
+    ReplicationSinkInfo info = { 0 };
     BlockDriverState *peer;
     int ret;
 
@@ -507,7 +527,7 @@ static int primary_open(BDRVReplicationState *s, uint64_t log_size,
         return ret;
     }
     if (s->batch) {
-        ret = primary_open_sink(s, errp);
+        ret = primary_open_sink(s, &info, errp);
         if (ret < 0) {
             return ret;
         }
@@ -520,6 +540,7 @@ static int primary_open(BDRVReplicationState *s, uint64_t log_size,
     if (!s->log) {
         return -EIO;
     }
+    primary_expect_resync(s, &info);
     bdrv_ref(peer);
     s->peer = peer;
     return 0;

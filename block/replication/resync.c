@@ -55,7 +55,8 @@
  * safe), and the job looks again and again whether it has an answer.
  *
  * Marks: a replication-sink is told, by records in the log before the first and
- * after the last piece, that a resync writes to its disk (target.c).
+ * after the last piece, that a resync writes to its disk (target.c).  If the
+ * disk there is known to be an older one the guest's first write does that.
  *
  * End: when all is in the log, a flush follows, and the job waits until that
  * has arrived.  Before that a session cannot be started, and after a failure

@@ -8,8 +8,8 @@
  * of its writes, that a resync begins and that it has completed (batch.h), and
  * the sink comes here with both:
  *
- *  - Before anything of the resync is written the file of the disk's generation
- *    says 'inconsistent', for good.  If the disk here is newer than that of the
+ *  - Before anything of the resync is written, or of the guest to a disk that
+ *    needs one, the file of the disk's generation says 'inconsistent', for good.  If the disk here is newer than that of the
  *    primary the resync is refused instead.
  *  - When all of it is on the disk for good the file says 'secondary', and has
  *    the primary's number.

@@ -309,6 +309,45 @@ static void test_not_recorded(void)
     disks_free(d);
 }
 
+/* The guest writes to an older disk before the resync begins */
+static void test_written(void)
+{
+    Disks *d = disks_new(true);
+
+    write_generation(d, 0, "3 alone");
+    write_generation(d, 1, "2 secondary");
+    add_node(d);
+    disk_io(d->primary, "flush");
+    disk_write(d->primary, 0x31, MiB, MiB);
+    disk_wait_file(d->raw[1], 0x31, MiB, MiB);
+    check_generation(d, 1, "2 inconsistent");
+    disk_start_refused(d->secondary, false, "has not completed");
+
+    resync(d, 0);
+    wait_end(d, false);
+    check_generation(d, 1, "3 secondary");
+    disk_write(d->primary, 0x32, MiB, MiB);
+    disk_wait_file(d->raw[1], 0x32, MiB, MiB);
+    check_generation(d, 1, "3 secondary");
+    disk_replicate(d->secondary, true, false);
+    disk_replicate(d->primary, true, true);
+    disks_free(d);
+}
+
+/* Of a copy nobody knows that it is another disk */
+static void test_written_copy(void)
+{
+    Disks *d = disks_new(true);
+
+    write_generation(d, 0, "3 alone");
+    add_node(d);
+    disk_write(d->primary, 0x31, MiB, MiB);
+    disk_wait_file(d->raw[1], 0x31, MiB, MiB);
+    g_assert_false(g_file_test(d->generation[1], G_FILE_TEST_EXISTS));
+    disk_replicate(d->secondary, true, false);
+    disks_free(d);
+}
+
 int main(int argc, char **argv)
 {
     static const char *const higher[] = { "3 alone", "9 alone" };
@@ -319,6 +358,8 @@ int main(int argc, char **argv)
     qtest_add_data_func("/colo/target/stale/equal", equal, test_stale);
     qtest_add_func("/colo/target/stale/later", test_stale_later);
     qtest_add_func("/colo/target/marked", test_marked);
+    qtest_add_func("/colo/target/written", test_written);
+    qtest_add_func("/colo/target/written-copy", test_written_copy);
     qtest_add_func("/colo/target/primary", test_primary);
     qtest_add_func("/colo/target/killed", test_killed);
     qtest_add_func("/colo/target/no-file", test_no_file);
