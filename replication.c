@@ -368,6 +368,23 @@ static bool session_drives(const char *command, Error **errp)
     return true;
 }
 
+/* All of them or none; of a session, its end stops what had started */
+static void enable_all(ReplicationMode mode, Error **errp)
+{
+    ERRP_GUARD();
+    Error *err = NULL;
+
+    replication_check_all(mode, errp);
+    if (*errp) {
+        return; /* some may run already */
+    }
+    replication_start_all(mode, errp);
+    if (*errp) {
+        replication_stop_all(false, &err);
+        error_free(err);
+    }
+}
+
 void qmp_xen_set_replication(bool enable, bool primary, bool has_failover,
                              bool failover, Error **errp)
 {
@@ -380,8 +397,8 @@ void qmp_xen_set_replication(bool enable, bool primary, bool has_failover,
         return;
     }
     if (enable) {
-        replication_start_all(primary ? REPLICATION_MODE_PRIMARY
-                                      : REPLICATION_MODE_SECONDARY, errp);
+        enable_all(primary ? REPLICATION_MODE_PRIMARY
+                           : REPLICATION_MODE_SECONDARY, errp);
     } else {
         replication_stop_all(has_failover && failover, errp);
     }

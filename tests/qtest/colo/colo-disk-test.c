@@ -703,6 +703,43 @@ static void test_kept(void)
     disks_free(d);
 }
 
+/* What QEMU looks at before it writes to a file: one that shares no writes */
+static int lock_file(const char *path)
+{
+    struct flock lock = {
+        .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 201, .l_len = 1,
+    };
+    int fd = open(path, O_RDONLY);
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(fcntl(fd, F_OFD_SETLK, &lock), ==, 0);
+    return fd;
+}
+
+/* One of two disks cannot start: neither does */
+static void test_partly(void)
+{
+    Disks *d = disks_new();
+    int fd;
+
+    qtest_qmp_assert_success(d->secondary,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'null-co', "
+        "'node-name': 'other', 'size': %d, 'read-zeroes': true}}", (int)DISK);
+    qtest_qmp_assert_success(d->secondary,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
+        "'node-name': 'second', 'mode': 'secondary', 'top-id': 'second', "
+        "'file': {'driver': 'qcow2', 'file': {'driver': 'file', "
+        "'filename': %s}, 'backing': {'driver': 'qcow2', 'file': {"
+        "'driver': 'file', 'filename': %s}, 'backing': 'other'}}}}",
+        d->spare_a, d->spare_b);
+    fd = lock_file(d->hidden);
+    disk_start_refused(d->secondary, false, "lock");
+    close(fd);
+    disk_replicate(d->secondary, true, false);
+    disk_check_stage(d->secondary, "running");
+    disks_free(d);
+}
+
 typedef struct Test {
     const char *name;
     void (*run)(void);
@@ -724,6 +761,7 @@ static const Test tests[] = {
     { "stands/checkpoint", test_checkpoint_disturbed },
     { "stop", test_stop },
     { "refused", test_refused },
+    { "partly", test_partly },
     { "wrong-chain", test_wrong_chain },
     { "wrong-top", test_wrong_top },
     { "kept", test_kept },
