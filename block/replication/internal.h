@@ -150,6 +150,7 @@ struct BDRVReplicationState {
     bool differs;               /* the last one did not get to its end; BQL */
     bool resynced;              /* the last one did; BQL */
     bool written;               /* somebody could write to the node; BQL */
+    bool discarded;             /* something, ever; atomic */
     bool misses;                /* the guest may have written past it; BQL */
     ReplicationSample *sample;  /* or NULL; set under the BQL, atomic */
     uint64_t reached;           /* last epoch by replication_reach(), 0: none */

@@ -734,6 +734,7 @@ primary_pdiscard(BDRVReplicationState *s, int64_t offset, int64_t bytes)
     if (!may_write(s)) {
         return -EIO;
     }
+    qatomic_set(&s->discarded, true);
     replication_log_discard(s->log, offset, bytes);
     return 0;
 }

@@ -19,6 +19,10 @@
  * guest writes after it is held back until then, so neither side of the
  * comparison changes.
  *
+ * What a guest has discarded has no contents, and one image may have kept what the
+ * other has not.  So if that has happened before the session, a chunk counts only
+ * if it has data here, all of it.
+ *
  * Threads: begun under the BQL; coroutines in the main loop read from this disk,
  * and one from the child, past the block layer if that is an NBD client
  * (primary.c says why that is safe); the session's thread waits for them without
@@ -248,6 +252,19 @@ static BdrvChild *GRAPH_RDLOCK way_to_disk(BlockDriverState *bs)
     return NULL;
 }
 
+/* May it be that this has been discarded? */
+static bool coroutine_fn GRAPH_RDLOCK may_be_void(BlockDriverState *bs,
+                                                  const SampleChunk *c,
+                                                  const uint8_t *buf)
+{
+    int64_t n = 0;
+    int ret = bdrv_co_block_status_above(bs, NULL, c->offset, c->bytes, &n,
+                                         NULL, NULL);
+
+    return ret < 0 || !(ret & BDRV_BLOCK_DATA) || (ret & BDRV_BLOCK_ZERO) ||
+           n < c->bytes || buffer_is_zero(buf, c->bytes);
+}
+
 /* What is at @c->offset.  1: read, 0: there is nothing to read, or -errno */
 static int coroutine_fn GRAPH_RDLOCK read_chunk(ReplicationSample *m,
                                                 SampleChunk *c, uint8_t *buf)
@@ -269,6 +286,9 @@ static int coroutine_fn GRAPH_RDLOCK read_chunk(ReplicationSample *m,
     ret = bdrv_co_pread(way, c->offset, c->bytes, buf, 0);
     if (ret < 0) {
         return ret;
+    }
+    if (qatomic_read(&m->s->discarded) && may_be_void(way->bs, c, buf)) {
+        return 0;
     }
     replication_hash(buf, c->bytes, c->hash);
     return 1;

@@ -174,8 +174,9 @@ bool colo_disks_check_generation(uint64_t peer, Error **errp)
     bool kept, ok;
 
     BQL_LOCK_GUARD();
+    /* Also if no disk here keeps one: then it is 0, and theirs have been used */
     ok = replication_generation_all(&kept, &number, errp) &&
-         (!kept || check_generation(peer, number, errp));
+         check_generation(peer, number, errp);
     if (!ok) {
         note_failure(*errp);
     }

@@ -8,7 +8,8 @@
  * asked for; a copy is one, and two empty images are, with a problem that says
  * that nobody knows; what was written to both before a session is no difference;
  * after a resync there is no such problem; no resync and no node for replication
- * begins in a session; a disk that is slow makes the sample smaller, and one that
+ * begins in a session; a secondary whose disk is newer is none, whatever the
+ * primary knows; a disk that is slow makes the sample smaller, and one that
  * hangs, here or there, holds no monitor and ends the attempt.
  */
 
@@ -62,7 +63,7 @@ static void add_slow(QTestState *qts, const char *below, int iops)
         "'qom-type': 'throttle-group', 'id': 'group0',"
         "'limits': {'iops-read': %d}}}", iops);
     qtest_qmp_assert_success(qts, "{'execute': 'blockdev-add', 'arguments': {"
-        "'driver': 'throttle', 'node-name': 'slow0',"
+        "'driver': 'throttle', 'node-name': 'slow0', 'discard': 'unmap',"
         "'throttle-group': 'group0', 'file': %s}}", below);
 }
 
@@ -74,8 +75,9 @@ static void connect_disks(Equal *e)
     pair_disk_add_secondary(p->secondary, e->raw[1], e->active, e->hidden);
     add_slow(p->secondary, "image0", e->iops[1]);
     qtest_qmp_assert_success(p->primary, "{'execute': 'blockdev-add',"
-        "'arguments': {'driver': 'raw', 'node-name': 'local0', 'file': {"
-        "'driver': 'file', 'filename': %s}}}", e->raw[0]);
+        "'arguments': {'driver': 'raw', 'node-name': 'local0',"
+        "'discard': 'unmap', 'file': {'driver': 'file',"
+        "'discard': 'unmap', 'filename': %s}}}", e->raw[0]);
     add_slow(p->primary, "local0", e->iops[0]);
     pair_disk_replicate(p, "slow0", "slow0", e->socket);
 }
@@ -220,6 +222,23 @@ static void test_written(const void *mode)
     equal_free(e);
 }
 
+/* Before the session: one image has thrown it away, and the other has not */
+static void test_discarded(const void *mode)
+{
+    Equal *e = equal_new(mode);
+
+    for (int i = 0; i < 2; i++) {
+        fill(e, i, 0x4f, 0, DISK / 2);
+    }
+    connect_disks(e);
+    disk_io_at(e->pair->primary, "-d /machine/peripheral/disk9/virtio-backend",
+               "discard 0 4M");
+    g_assert_true(disk_file_has(e->raw[0], 0, 0, 4 * MiB));
+    g_assert_true(disk_file_has(e->raw[1], 0x4f, 0, 4 * MiB));
+    check_begins(e, 1);
+    equal_free(e);
+}
+
 static void resync(QTestState *qts)
 {
     QDict *event;
@@ -246,6 +265,31 @@ static void test_resynced(const void *mode)
     colo_refused(qts, "cannot be resynced", "{'execute': 'x-colo-resync',"
                  "'arguments': {'job-id': 'j', 'node': 'repl'}}");
     colo_refused(qts, "while a COLO session", PAIR_DISK_ADD_NODE, "repl2", e->socket);
+    equal_free(e);
+}
+
+/*
+ * The secondary's disk has gone on alone, and the primary has no node that would
+ * know of generations
+ */
+static void test_newer(const void *mode)
+{
+    Equal *e = equal_new(mode);
+    ColoPair *p = e->pair;
+    g_autofree char *file = g_build_filename(p->dir, "generation", NULL);
+    QDict *status;
+
+    g_assert_true(g_file_set_contents(file, "colo-disk-generation 4 alone\n",
+                                      -1, NULL));
+    pair_disk_add_used(p->secondary, e->raw[1], e->active, e->hidden, file);
+    colo_pair_migrate(p, "mig", "mig", 10, COLO_TIMEOUT_MS);
+    colo_wait_state(p->primary, "alone");
+    colo_wait_status(p->primary, "running");
+    status = colo_status(p->primary);
+    g_assert_nonnull(strstr(qdict_get_str(status, "message"),
+                            "the disks of the secondary are newer"));
+    qobject_unref(status);
+    colo_wait_state(p->secondary, "ended");
     equal_free(e);
 }
 
@@ -359,7 +403,9 @@ int main(int argc, char **argv)
     colo_add("/colo/equal", "copied", test_copied);
     colo_add("/colo/equal", "empty", test_empty);
     colo_add("/colo/equal", "written", test_written);
+    colo_add("/colo/equal", "discarded", test_discarded);
     colo_add("/colo/equal", "resynced", test_resynced);
+    colo_add("/colo/equal", "newer", test_newer);
     colo_add("/colo/equal", "slow", test_slow);
     colo_add("/colo/equal", "hung", test_hung);
     colo_add("/colo/equal", "killed", test_killed);

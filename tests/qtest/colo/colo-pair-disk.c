@@ -4,6 +4,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qobject/qjson.h"
 #include "colo-disk-rig.h"
 #include "colo-pair-disk.h"
 
@@ -28,8 +29,18 @@ void pair_disk_add_primary(QTestState *qts)
 }
 
 void pair_disk_add_secondary_on(QTestState *qts, const char *image,
-                                const char *active, QDict *hidden)
+                                const char *active, QDict *hidden,
+                                const char *generation)
 {
+    QDict *node = qdict_from_jsonf_nofail(
+        "{'driver': 'replication', 'mode': 'secondary', 'top-id': 'disk0',"
+        "'file': {'driver': 'qcow2', 'file': {'driver': 'file',"
+        "'filename': %s}, 'backing': {'driver': 'qcow2', 'file': %p,"
+        "'backing': 'image0'}}}", active, hidden);
+
+    if (generation) {
+        qdict_put_str(node, "generation-file", generation);
+    }
     qtest_qmp_assert_success(qts,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'raw',"
         "'node-name': 'image0', 'file': {'driver': 'file', 'filename': %s}}}",
@@ -37,21 +48,26 @@ void pair_disk_add_secondary_on(QTestState *qts, const char *image,
     qtest_qmp_assert_success(qts,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
         "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
-        "'children': [{'driver': 'replication', 'mode': 'secondary',"
-        "'top-id': 'disk0', 'file': {'driver': 'qcow2', 'file': {"
-        "'driver': 'file', 'filename': %s}, 'backing': {'driver': 'qcow2',"
-        "'file': %p, 'backing': 'image0'}}}]}}", active, hidden);
+        "'children': [%p]}}", node);
     pair_disk_plug(qts);
+}
+
+static QDict *file_node(const char *path)
+{
+    return qdict_from_jsonf_nofail("{'driver': 'file', 'filename': %s}", path);
 }
 
 void pair_disk_add_secondary(QTestState *qts, const char *image,
                              const char *active, const char *hidden)
 {
-    QDict *file = qdict_new();
+    pair_disk_add_secondary_on(qts, image, active, file_node(hidden), NULL);
+}
 
-    qdict_put_str(file, "driver", "file");
-    qdict_put_str(file, "filename", hidden);
-    pair_disk_add_secondary_on(qts, image, active, file);
+void pair_disk_add_used(QTestState *qts, const char *image, const char *active,
+                        const char *hidden, const char *generation)
+{
+    pair_disk_add_secondary_on(qts, image, active, file_node(hidden),
+                               generation);
 }
 
 void pair_disk_replicate(ColoPair *p, const char *local, const char *export,
@@ -62,7 +78,7 @@ void pair_disk_replicate(ColoPair *p, const char *local, const char *export,
     qtest_qmp_assert_success(p->primary,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
         "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
-        "'children': [%s]}}", local);
+        "'discard': 'unmap', 'children': [%s]}}", local);
     pair_disk_plug(p->primary);
     qtest_qmp_assert_success(p->primary, PAIR_DISK_ADD_NODE, "repl", socket);
     disk_add_child(p->primary, "disk0", "repl");

@@ -30,9 +30,13 @@ void pair_disk_add_primary(QTestState *qts);
 /* @image: raw, of DISK bytes; the others are overlays of the same length */
 void pair_disk_add_secondary(QTestState *qts, const char *image,
                              const char *active, const char *hidden);
+/* The same with a generation-file */
+void pair_disk_add_used(QTestState *qts, const char *image, const char *active,
+                        const char *hidden, const char *generation);
 /* The same with what the hidden overlay is in, which is taken */
 void pair_disk_add_secondary_on(QTestState *qts, const char *image,
-                                const char *active, QDict *hidden);
+                                const char *active, QDict *hidden,
+                                const char *generation);
 
 /*
  * The same for the primary, its disk being node @local, with a way to node

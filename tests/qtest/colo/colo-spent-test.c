@@ -53,7 +53,7 @@ static Spent *spent_new(const void *mode)
     t->hidden = disk_new_file(p->dir, "hidden", true);
     t->socket = g_build_filename(p->dir, "nbd", NULL);
     pair_disk_add_secondary_on(p->secondary, t->raw[1], t->active,
-                               fails_later(t->hidden));
+                               fails_later(t->hidden), NULL);
     qtest_qmp_assert_success(p->primary, "{'execute': 'blockdev-add',"
         "'arguments': {'driver': 'raw', 'node-name': 'local0', 'file': {"
         "'driver': 'file', 'filename': %s}}}", t->raw[0]);

@@ -65,6 +65,8 @@ static void apply_locked(Fake *f, const ReplicationBatch *batch,
             break;
         case REPLICATION_ENTRY_DISCARD:
         case REPLICATION_ENTRY_FLUSH:
+        case REPLICATION_ENTRY_RESYNC_BEGIN:
+        case REPLICATION_ENTRY_RESYNC_END:
             break;
         }
     }
