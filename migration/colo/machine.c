@@ -32,20 +32,49 @@ typedef struct ColoMachine {
 
 static ColoMachine machine;
 
-/* What it tells the guest that it can do, if its target knows of such a list */
+/* Not one of the feature words, but the guest relies on it all the same */
+static bool is_feature(const char *name)
+{
+    return !strcmp(name, "pmu") || !strcmp(name, "kvm") ||
+           g_str_has_prefix(name, "hv-");
+}
+
+/* Properties come in any order */
+static uint64_t hash_properties(Object *cpu)
+{
+    ObjectPropertyIterator iter;
+    ObjectProperty *prop;
+    uint64_t sum = 0;
+
+    object_property_iter_init(&iter, cpu);
+    while ((prop = object_property_iter_next(&iter))) {
+        if (is_feature(prop->name)) {
+            g_autofree char *value = object_property_print(cpu, prop->name,
+                                                           false, NULL);
+            g_autofree char *text = g_strdup_printf("%s=%s", prop->name,
+                                                    value ?: "");
+
+            sum += XXH3_64bits(text, strlen(text));
+        }
+    }
+    return sum;
+}
+
+/* What it tells the guest that it can do, as far as its target says so */
 static uint64_t features_of(CPUState *cpu)
 {
-    QObject *words;
+    uint64_t sum = hash_properties(OBJECT(cpu));
     g_autoptr(GString) json = NULL;
+    QObject *words;
 
     if (!object_property_find(OBJECT(cpu), "feature-words")) {
-        return 0;
+        return sum;
     }
     words = object_property_get_qobject(OBJECT(cpu), "feature-words",
                                         &error_abort);
     json = qobject_to_json(words);
     qobject_unref(words);
-    return XXH3_64bits(json->str, json->len);
+    return sum + XXH3_64bits(json->str, json->len);
 }
 
 /* "MODEL FEATURES\n" for each, those that are alike in a row once */

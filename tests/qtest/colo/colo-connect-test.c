@@ -362,6 +362,8 @@ static void test_other_cpu(const void *kind)
               "primary, and of 'qemu64-x86_64-cpu' here");
     check_cpu(kind, "Nehalem,-sse4.2", "a CPU of model 'Nehalem-x86_64-cpu' "
               "has other features at the primary");
+    check_cpu(kind, "Nehalem,pmu=on", "has other features at the primary");
+    check_cpu(kind, "Nehalem,hv-time=on", "has other features at the primary");
 }
 
 /* x-colo was forgotten at the primary */
