@@ -5,6 +5,7 @@
  * Proves: a DIMM that either guest ejects ends the session in order, and the
  * primary goes on alone, also when the memory behind it is deleted before the
  * session has noticed.  Memory that no device uses is nothing to a session.
+ * While the first migration begins the list of RAM may be changed, under TCG too.
  */
 
 #include "qemu/osdep.h"
@@ -18,6 +19,8 @@
 #define MEMHP_EJECT     8
 /* What is freed frees something else, not at once either */
 #define FREES           4
+/* For longer than it takes until the first migration sends RAM */
+#define BEGIN_CHANGES   300
 
 static const char dimm[] = "-m 32,slots=2,maxmem=1G "
     "-object memory-backend-ram,id=mem1,size=16M "
@@ -126,6 +129,23 @@ static void add_and_delete(ColoPair *p, QTestState *qts)
     checkpoint(p);
 }
 
+/* The first migration looks for dirty pages, and lets CPUs do something */
+static void test_begin(void)
+{
+    ColoPair *p = colo_pair_new_with("periodic", "tcg", "-smp 4");
+
+    colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
+    for (int i = 0; i < BEGIN_CHANGES; i++) {
+        qtest_qmp_assert_success(p->primary,
+            "{'execute': 'object-add', 'arguments': {'qom-type':"
+            "'memory-backend-ram', 'id': 'spare', 'size': 1048576}}");
+        qtest_qmp_assert_success(p->primary,
+            "{'execute': 'object-del', 'arguments': {'id': 'spare'}}");
+    }
+    colo_wait_state(p->primary, "running");
+    colo_pair_free(p);
+}
+
 static void test_unused(const void *mode)
 {
     ColoPair *p = begin_session(mode, "");
@@ -162,5 +182,6 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/colo/memory/hybrid/eject-secondary",
                     test_eject_secondary);
+    g_test_add_func("/colo/memory/begin", test_begin);
     return g_test_run();
 }
