@@ -139,6 +139,7 @@ struct BDRVReplicationState {
 
     /* Written under the BQL, read anywhere: atomic */
     ColoDiskStage stage;
+    bool session_discards;      /* they are to be carried out; set once */
     char *user_name;            /* NULL: not known yet; then it stays */
 
     /* Primary; set once.  See primary.c. */
@@ -159,7 +160,6 @@ struct BDRVReplicationState {
 
     /* Secondary; BQL.  See secondary.c. */
     char *top_id;               /* set once */
-    bool session_discards;      /* take them in a session as well; set once */
     BlockBackend *hidden;       /* while RUNNING */
     BlockJob *backup;           /* while RUNNING, but not a shared disk */
     BlockBackend *claim;        /* to write to the disk, until it is folded */

@@ -735,6 +735,9 @@ primary_pdiscard(BDRVReplicationState *s, int64_t offset, int64_t bytes)
         return -EIO;
     }
     qatomic_set(&s->discarded, true);
+    if (!s->session_discards) {
+        return 0;
+    }
     replication_log_discard(s->log, offset, bytes);
     return 0;
 }

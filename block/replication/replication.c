@@ -630,6 +630,9 @@ static int replication_open(BlockDriverState *bs, QDict *options, int flags,
         goto fail;
     }
     take_flags(bs, s);
+    /* All are seen, and it is for the kind to do something about them */
+    s->session_discards = bs->open_flags & BDRV_O_UNMAP;
+    bs->open_flags |= BDRV_O_UNMAP;
     ret = s->kind->open ? s->kind->open(s, log_size, errp) : 0;
     if (ret < 0) {
         goto fail;

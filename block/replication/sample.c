@@ -32,6 +32,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/cutils.h"
 #include "qemu/guest-random.h"
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"

@@ -583,18 +583,6 @@ static bool start_preserving(BDRVReplicationState *s, BlockDriverState *top,
     return start_backup(s, top, errp);
 }
 
-/*
- * After a failover the image decides what becomes of discards.  For those of a
- * session, which are of no use, the user has to ask.
- */
-static int secondary_open(BDRVReplicationState *s, uint64_t log_size,
-                          Error **errp)
-{
-    s->session_discards = s->bs->open_flags & BDRV_O_UNMAP;
-    s->bs->open_flags |= BDRV_O_UNMAP;
-    return 0;
-}
-
 static void secondary_check(BDRVReplicationState *s, Error **errp)
 {
     ERRP_GUARD();
@@ -832,6 +820,10 @@ secondary_pdiscard(BDRVReplicationState *s, int64_t offset, int64_t bytes)
     if (!may_request(s, true)) {
         return -EIO;
     }
+    /*
+     * After a failover the image decides what becomes of them.  In a session
+     * they are of no use, and the user has to ask.
+     */
     if (!s->session_discards &&
         replication_stage(s) == COLO_DISK_STAGE_RUNNING) {
         return 0;
@@ -862,7 +854,6 @@ static bool secondary_is_direct(BDRVReplicationState *s)
 }
 
 const ReplicationKind replication_secondary = {
-    .open = secondary_open,
     .ignores = secondary_ignores,
     .check = secondary_check,
     .start = secondary_start,

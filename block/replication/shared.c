@@ -503,7 +503,7 @@ shared_pwrite_zeroes(BDRVReplicationState *s, int64_t offset, int64_t bytes,
 static int coroutine_fn GRAPH_RDLOCK
 shared_pdiscard(BDRVReplicationState *s, int64_t offset, int64_t bytes)
 {
-    if (is_direct(s->shared)) {
+    if (s->session_discards && is_direct(s->shared)) {
         return bdrv_co_pdiscard(s->bs->file, offset, bytes);
     }
     return 0;

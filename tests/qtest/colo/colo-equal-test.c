@@ -67,6 +67,16 @@ static void add_slow(QTestState *qts, const char *below, int iops)
         "'throttle-group': 'group0', 'file': %s}}", below);
 }
 
+static void add_local(Equal *e)
+{
+    QTestState *qts = e->pair->primary;
+
+    qtest_qmp_assert_success(qts, "{'execute': 'blockdev-add', 'arguments': {"
+        "'driver': 'raw', 'node-name': 'local0', 'discard': 'unmap', 'file': {"
+        "'driver': 'file', 'discard': 'unmap', 'filename': %s}}}", e->raw[0]);
+    add_slow(qts, "local0", e->iops[0]);
+}
+
 /* From here on both QEMUs have the images open */
 static void connect_disks(Equal *e)
 {
@@ -74,11 +84,7 @@ static void connect_disks(Equal *e)
 
     pair_disk_add_secondary(p->secondary, e->raw[1], e->active, e->hidden);
     add_slow(p->secondary, "image0", e->iops[1]);
-    qtest_qmp_assert_success(p->primary, "{'execute': 'blockdev-add',"
-        "'arguments': {'driver': 'raw', 'node-name': 'local0',"
-        "'discard': 'unmap', 'file': {'driver': 'file',"
-        "'discard': 'unmap', 'filename': %s}}}", e->raw[0]);
-    add_slow(p->primary, "local0", e->iops[0]);
+    add_local(e);
     pair_disk_replicate(p, "slow0", "slow0", e->socket);
 }
 
@@ -282,6 +288,8 @@ static void test_newer(const void *mode)
     g_assert_true(g_file_set_contents(file, "colo-disk-generation 4 alone\n",
                                       -1, NULL));
     pair_disk_add_used(p->secondary, e->raw[1], e->active, e->hidden, file);
+    add_local(e);
+    pair_disk_add_local(p->primary, "slow0");
     colo_pair_migrate(p, "mig", "mig", 10, COLO_TIMEOUT_MS);
     colo_wait_state(p->primary, "alone");
     colo_wait_status(p->primary, "running");

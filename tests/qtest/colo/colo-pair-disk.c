@@ -70,16 +70,21 @@ void pair_disk_add_used(QTestState *qts, const char *image, const char *active,
                                generation);
 }
 
+void pair_disk_add_local(QTestState *qts, const char *local)
+{
+    qtest_qmp_assert_success(qts,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
+        "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
+        "'discard': 'unmap', 'children': [%s]}}", local);
+    pair_disk_plug(qts);
+}
+
 void pair_disk_replicate(ColoPair *p, const char *local, const char *export,
                          const char *socket)
 {
     disk_serve(p->secondary, socket);
     disk_export(p->secondary, export, "d", true);
-    qtest_qmp_assert_success(p->primary,
-        "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
-        "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
-        "'discard': 'unmap', 'children': [%s]}}", local);
-    pair_disk_plug(p->primary);
+    pair_disk_add_local(p->primary, local);
     qtest_qmp_assert_success(p->primary, PAIR_DISK_ADD_NODE, "repl", socket);
     disk_add_child(p->primary, "disk0", "repl");
 }

@@ -38,8 +38,11 @@ void pair_disk_add_secondary_on(QTestState *qts, const char *image,
                                 const char *active, QDict *hidden,
                                 const char *generation);
 
+/* The primary's is node @local, and is not replicated */
+void pair_disk_add_local(QTestState *qts, const char *local);
+
 /*
- * The same for the primary, its disk being node @local, with a way to node
+ * The primary's is node @local, with a way to node
  * @export of the secondary, whose NBD server is @socket
  */
 void pair_disk_replicate(ColoPair *p, const char *local, const char *export,
