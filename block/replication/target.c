@@ -9,8 +9,9 @@
  * the sink comes here with both:
  *
  *  - Before anything of the resync is written, or of the guest to a disk that
- *    needs one, the file of the disk's generation says 'inconsistent', for good.  If the disk here is newer than that of the
- *    primary the resync is refused instead.
+ *    needs one, the file of the disk's generation says 'inconsistent', for good.
+ *    If the disk here is newer than that of the primary the resync is refused
+ *    instead.
  *  - When all of it is on the disk for good the file says 'secondary', and has
  *    the primary's number.
  *
