@@ -34,7 +34,8 @@ WAYS: dict[str, dict[str, Any]] = {
     'tls-native-mapping': {'tls': True, 'direct': True, 'aio': 'native',
                            'mapping': True, 'bus': 'virtio-scsi'},
 }
-QUICK = {('scsi-iothread', 'periodic'), ('tls-native-mapping', 'hybrid')}
+# colo-iothread-test has the interrupt of virtio-scsi without a guest
+QUICK = {('tls-native-mapping', 'hybrid')}
 
 
 def need(ctx: Context, layout: disks.Disks) -> None:

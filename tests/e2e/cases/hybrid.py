@@ -77,7 +77,7 @@ def kill_either(ctx: Context, **changes: Any) -> None:
     ctx.note(f'{rounds} kills')
 
 
-@test('/colo/e2e/hybrid/kill/any')
+@test('/colo/e2e/hybrid/kill/any', long_only=True)
 def kill_any(ctx: Context) -> None:
     """With filter-compare."""
     kill_either(ctx)

@@ -38,7 +38,7 @@ def plain(ctx: Context) -> None:
     busy_checkpoints(ctx)
 
 
-@test('/colo/e2e/ram/numa')
+@test('/colo/e2e/ram/numa', long_only=True)
 def numa(ctx: Context) -> None:
     busy_checkpoints(ctx, memory='512', extra=(
         '-object', 'memory-backend-ram,id=n0,size=256M',
