@@ -20,6 +20,7 @@
 #include "qapi/error.h"
 #include "qapi/qapi-events-colo.h"
 #include <xxhash.h>
+#include "block/block.h"
 #include "block/replication.h"
 #include "hw/block/flash.h"
 #include "hw/qdev-core.h"
@@ -89,6 +90,10 @@ char *colo_disk_name(BlockBackend *blk)
         if (dev && dev->id) {
             return g_strdup(dev->id);
         }
+    }
+    /* A name that QEMU has made up tells nobody anything */
+    if (blk_bs(blk) && *bdrv_get_node_name(blk_bs(blk)) != '#') {
+        return g_strdup(bdrv_get_node_name(blk_bs(blk)));
     }
     return blk_get_attached_dev_id(blk);
 }

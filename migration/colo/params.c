@@ -25,6 +25,11 @@ ColoSyncMode migrate_colo_mode(void)
     return migrate_get_current()->parameters.x_colo_mode;
 }
 
+void migrate_colo_set_mode(ColoSyncMode mode)
+{
+    migrate_get_current()->parameters.x_colo_mode = mode;
+}
+
 uint32_t migrate_colo_timeout(void)
 {
     return migrate_get_current()->parameters.x_colo_timeout;

@@ -10,6 +10,7 @@
 
 /* BQL */
 ColoSyncMode migrate_colo_mode(void);
+void migrate_colo_set_mode(ColoSyncMode mode);
 uint32_t migrate_colo_timeout(void);
 uint32_t migrate_colo_max_pause(void);
 uint64_t migrate_colo_staging_limit(void);

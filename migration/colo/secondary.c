@@ -31,6 +31,7 @@
 #include "first.h"
 #include "guest.h"
 #include "incoming.h"
+#include "params.h"
 #include "participants.h"
 #include "peer.h"
 #include "secondary-checkpoint.h"
@@ -442,6 +443,8 @@ static void secondary_end_bh(void *opaque)
 
     colo_participants_stand(false);
     if (live) {
+        /* The next pair is to be as this one was, the user told the primary */
+        migrate_colo_set_mode(s->mode);
         colo_participants_open();
         secondary_go_live(s, mis);
     }

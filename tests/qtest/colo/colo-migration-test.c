@@ -108,6 +108,27 @@ static void test_parameters(const void *mode)
     colo_pair_free(p);
 }
 
+/* The survivor's next pair is as the last one was, whatever it had been told */
+static void test_mode_stays(const void *mode)
+{
+    ColoPair *p = colo_pair_new(mode);
+    QDict *params;
+
+    colo_pair_protect(p);
+    qtest_qmp_assert_success(p->secondary,
+        "{'execute': 'migrate-set-parameters', 'arguments': {"
+        "'x-colo-mode': %s}}", colo_is_hybrid(p) ? "periodic" : "hybrid");
+    colo_kill(&p->primary);
+    colo_wait_state(p->secondary, "lost");
+    colo_failover(p->secondary);
+    colo_wait_migrate(p->secondary, "completed");
+    params = qtest_qmp_assert_success_ref(p->secondary,
+        "{'execute': 'query-migrate-parameters'}");
+    g_assert_cmpstr(qdict_get_str(params, "x-colo-mode"), ==, mode);
+    qobject_unref(params);
+    colo_pair_free(p);
+}
+
 static void test_capabilities(const void *mode)
 {
     static const char *const others[] = {
@@ -561,6 +582,7 @@ static const struct {
     { "no-session", test_no_session },
     { "on-request", test_on_request },
     { "parameters", test_parameters },
+    { "mode-stays", test_mode_stays },
     { "capabilities", test_capabilities },
     { "failover/primary", test_failover_primary },
     { "failover/secondary", test_failover_secondary },
