@@ -48,7 +48,9 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qapi/qapi-events-colo.h"
 #include "qemu/coroutine.h"
+#include "qemu/error-report.h"
 #include "qemu/iov.h"
 #include "qemu/lockable.h"
 #include "qemu/module.h"
@@ -95,6 +97,7 @@ typedef struct SinkState {
     uint64_t session;           /* of the batches that are applied now */
     uint64_t next;              /* the number of the next one */
     bool failed;                /* the session: no more is applied */
+    uint64_t reported;          /* the last session of which it was said why */
     bool beginning;             /* the entries of a batch are begun */
     CoQueue turn;               /* batches that have to wait with that */
     unsigned n_waiting;         /* in turn */
@@ -467,6 +470,30 @@ static void sink_missing(void *opaque)
     sink_give_up(opaque);
 }
 
+/*
+ * The primary ends the session and says which node; who looks after this host
+ * has to know which disk.  Once a session.
+ */
+static void coroutine_fn GRAPH_RDLOCK
+report_failure(BlockDriverState *bs, const ReplicationBatch *batch, int ret)
+{
+    SinkState *s = bs->opaque;
+    g_autofree char *text = NULL;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        if (s->reported == batch->session) {
+            return;
+        }
+        s->reported = batch->session;
+    }
+    text = g_strdup_printf("disk '%s' does not take what the primary has "
+                           "written: %s",
+                           replication_user_name_locked(bs->file->bs),
+                           strerror(-ret));
+    error_report("%s", text);
+    qapi_event_send_colo_disk_error(text);
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 sink_batch(BlockDriverState *bs, int64_t bytes, QEMUIOVector *qiov)
 {
@@ -490,6 +517,9 @@ sink_batch(BlockDriverState *bs, int64_t bytes, QEMUIOVector *qiov)
         ret = sink_begin_entries(bs, b, qiov);
         sink_end(bs->opaque, &b->batch, ret);
         ret = sink_wait_tasks(bs->opaque, b, ret);
+        if (ret < 0 && ret != -ECANCELED) {
+            report_failure(bs, &b->batch, ret);
+        }
         trace_replication_sink_batch(bdrv_get_node_name(bs), b->batch.number,
                                      b->batch.n_entries, ret);
     }

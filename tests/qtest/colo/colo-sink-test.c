@@ -232,6 +232,7 @@ static void test_error(void)
                        "file.inject-error.0.sector=16,"
                        "file.inject-error.0.errno=5");
     int other = colo_nbd_client(k->socket, 's');
+    QDict *event;
     Maker m;
 
     batch_begin(&m, SESSION, 1);
@@ -247,6 +248,10 @@ static void test_error(void)
     batch_add_write(&m, 3 * BLOCK, BLOCK, 3);
     g_assert_cmpint(sink_apply(k, &m), ==, NBD_EIO);
     g_assert_cmpint(colo_nbd_answer(other), ==, NBD_EIO);
+    event = colo_wait_event(k->qts, "COLO_DISK_ERROR");
+    g_assert_nonnull(strstr(qdict_get_str(qdict_get_qdict(event, "data"),
+                                          "message"), "disk 'image'"));
+    qobject_unref(event);
     sink_check(k, 1, 0, BLOCK);
     sink_check(k, 0, 2 * BLOCK, 3 * BLOCK);
     g_assert_cmpint(sink_write_one(k, SESSION, 4, 5), ==, NBD_EIO);
