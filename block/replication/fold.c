@@ -50,6 +50,7 @@ static void folded(BDRVReplicationState *s)
     }
     replication_set_stage(s, COLO_DISK_STAGE_FOLDED);
     replication_unclaim(s);
+    replication_own_disk(s);
 }
 
 static void fold_done(void *opaque, int ret)

@@ -173,10 +173,17 @@ struct BDRVReplicationState {
     bool was_exported;          /* for the primary, at the start */
     bool flush_failed;          /* which has been said; atomic */
     bool disk_flushed;          /* since the failover; atomic */
+    bool owns_disk;             /* nobody else may write to it; BQL */
 };
 
 /* BQL */
 void replication_set_stage(BDRVReplicationState *s, ColoDiskStage stage);
+
+/*
+ * The guest writes to the disk of a survivor, so nobody else is to; who does
+ * already goes on, as the guest must.  BQL.
+ */
+void replication_own_disk(BDRVReplicationState *s);
 
 static inline ColoDiskStage replication_stage(BDRVReplicationState *s)
 {

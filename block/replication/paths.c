@@ -329,6 +329,43 @@ static bool GRAPH_RDLOCK shares_data(BlockDriverState *bs, NodeFunc *match)
     return false;
 }
 
+/* Does @bs reach the data of a node that matches, and not by way of it? */
+static bool GRAPH_RDLOCK goes_past(BlockDriverState *bs, NodeFunc *match)
+{
+    return !visit(bs, false, match, NULL) &&
+           (is_below(bs, match) || shares_data(bs, match));
+}
+
+static bool is_started_secondary(BDRVReplicationState *s, void *opaque)
+{
+    return is_secondary(s, NULL) && s->stage != COLO_DISK_STAGE_IDLE;
+}
+
+static bool is_unfolded_secondary(BDRVReplicationState *s, void *opaque)
+{
+    return is_secondary(s, NULL) && s->stage != COLO_DISK_STAGE_FOLDED;
+}
+
+/* A sink or the like: what the primary writes comes by way of @bs */
+static bool GRAPH_RDLOCK is_way_in(BlockDriverState *bs)
+{
+    return !visit(bs, false, is_secondary, NULL) &&
+           !is_below(bs, is_secondary) &&
+           shares_data(bs, is_unfolded_secondary);
+}
+
+bool replication_write_is_blocked(BlockDriverState *bs, Error **errp)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    if (!goes_past(bs, is_secondary) && !is_below(bs, is_sender)) {
+        return false;
+    }
+    error_setg(errp, "Node '%s' is busy: it is a part of a replicated disk, "
+               "and only replication writes to it", replication_user_name(bs));
+    return true;
+}
+
 /* Does @bs make up a disk that is being replicated, in whatever place? */
 static bool GRAPH_RDLOCK is_part(BlockDriverState *bs)
 {
@@ -364,6 +401,15 @@ bool replication_op_is_blocked(BlockDriverState *bs, BlockOpType op,
                    "both sides keep its length",
                    replication_user_name_locked(bs));
         return true;
+    case BLOCK_OP_TYPE_BACKUP_TARGET:
+    case BLOCK_OP_TYPE_MIRROR_TARGET:
+        if (!goes_past(bs, is_started_secondary)) {
+            return false;
+        }
+        error_setg(errp, "Node '%s' is busy: its disk is replicated, or was, "
+                   "and no job writes to a node below it",
+                   replication_user_name(bs));
+        return true;
     case BLOCK_OP_TYPE_EXTERNAL_SNAPSHOT:
     case BLOCK_OP_TYPE_MIRROR_SOURCE:
     case BLOCK_OP_TYPE_COMMIT_SOURCE:
@@ -375,7 +421,7 @@ bool replication_op_is_blocked(BlockDriverState *bs, BlockOpType op,
         return false;
     }
     if (!visit(bs, true, is_running, NULL) && !is_below(bs, is_running) &&
-        !shares_data(bs, is_running)) {
+        !shares_data(bs, is_running) && !is_way_in(bs)) {
         return false;
     }
     error_setg(errp, "Node '%s' is busy: its disk is being replicated, and no "

@@ -61,6 +61,16 @@ void replication_set_stage(BDRVReplicationState *s, ColoDiskStage stage)
     qatomic_set(&s->stage, stage);
 }
 
+void replication_own_disk(BDRVReplicationState *s)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    s->owns_disk = true;
+    if (bdrv_child_refresh_perms(s->bs, s->bs->file, NULL) < 0) {
+        s->owns_disk = false;
+    }
+}
+
 BDRVReplicationState *replication_of(BlockDriverState *bs)
 {
     return bs->drv == &bdrv_replication ? bs->opaque : NULL;
@@ -703,10 +713,13 @@ static void replication_child_perm(BlockDriverState *bs, BdrvChild *c,
     }
     /*
      * Below the overlays of a secondary others write: the NBD server, the
-     * primary of a shared disk
+     * primary of a shared disk.  Once they are folded nobody does.  Nobody
+     * but the primary writes to what it sends to.
      */
-    *nshared = BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
-               BLK_PERM_WRITE_UNCHANGED;
+    *nshared = BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE_UNCHANGED;
+    if (s->mode == REPLICATION_MODE_SECONDARY && !s->owns_disk) {
+        *nshared |= BLK_PERM_WRITE;
+    }
 }
 
 bool GRAPH_RDLOCK replication_has_node_above(BDRVReplicationState *s)

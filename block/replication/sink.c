@@ -724,6 +724,18 @@ static void sink_child_perm(BlockDriverState *bs, BdrvChild *c,
     *nshared = shared;
 }
 
+/* Who makes an image of another format in it would do so under the guest */
+static int sink_check_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared,
+                           Error **errp)
+{
+    if (perm & BLK_PERM_RESIZE) {
+        error_setg(errp, "Node '%s' is a replication-sink, which keeps its "
+                   "length and format", bdrv_get_node_name(bs));
+        return -EPERM;
+    }
+    return 0;
+}
+
 /* Maybe while the node is being opened */
 static void sink_drain_begin(BlockDriverState *bs)
 {
@@ -779,6 +791,7 @@ static BlockDriver bdrv_replication_sink = {
 
     .bdrv_open                  = sink_open,
     .bdrv_close                 = sink_close,
+    .bdrv_check_perm            = sink_check_perm,
     .bdrv_child_perm            = sink_child_perm,
     .bdrv_refresh_limits        = sink_refresh_limits,
 

@@ -34,3 +34,8 @@ bool replication_activation_is_blocked(const char *node_name, Error **errp)
 {
     return false;
 }
+
+bool replication_write_is_blocked(BlockDriverState *bs, Error **errp)
+{
+    return false;
+}

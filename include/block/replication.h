@@ -288,6 +288,13 @@ bool GRAPH_RDLOCK replication_activation_is_blocked(const char *node_name,
                                                     Error **errp);
 
 /*
+ * Is @bs a node of a replicated disk which is below a driver, or goes past it
+ * to the same data, so that no command writes to it?  Then true with @errp set.
+ * Main loop.
+ */
+bool replication_write_is_blocked(BlockDriverState *bs, Error **errp);
+
+/*
  * Primary: is @bs, which is about to go, the only image of its disk here?  And
  * on the secondary: does its disk need @bs, which is about to go, or to be replaced by
  * @to?  It would be lost in a failover.  Then true with @errp set.  Main loop.

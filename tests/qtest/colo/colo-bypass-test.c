@@ -10,8 +10,9 @@
  * refused for that, and the secondary waits as before.  A job from before that
  * does it in a session ends the session at the next checkpoint, and so does the
  * loss of the node that replicates.  On the secondary the nodes of the disk stay
- * where they are, and its guest can go on with them.  An encrypted disk is a disk
- * like others.
+ * where they are, and its guest can go on with them.  No command writes to a node
+ * below, or to the way to it from the primary.  An encrypted disk is a disk like
+ * others.
  */
 
 #include "qemu/osdep.h"
@@ -35,15 +36,25 @@ typedef struct Bypass {
     char *snapshot;
 } Bypass;
 
-/* As pair_disk_add_secondary(), but all nodes have names */
-static void add_secondary(Bypass *b)
+/*
+ * As pair_disk_add_secondary(), but all nodes have names.  @drive: the image is
+ * that of a -drive as well.
+ */
+static void add_secondary(Bypass *b, bool drive)
 {
     QTestState *qts = b->pair->secondary;
 
-    qtest_qmp_assert_success(qts,
-        "{'execute': 'blockdev-add', 'arguments': {'driver': 'raw',"
-        "'node-name': 'image0', 'file': {'driver': 'file', 'filename': %s}}}",
-        b->image);
+    if (drive) {
+        g_autofree char *said = qtest_hmp(qts, "drive_add 0 if=none,id=drive0,"
+            "format=raw,node-name=image0,file=%s", b->image);
+
+        g_assert_nonnull(strstr(said, "OK"));
+    } else {
+        qtest_qmp_assert_success(qts,
+            "{'execute': 'blockdev-add', 'arguments': {'driver': 'raw',"
+            "'node-name': 'image0', 'file': {'driver': 'file',"
+            "'filename': %s}}}", b->image);
+    }
     qtest_qmp_assert_success(qts,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'qcow2',"
         "'node-name': 'hidden0', 'backing': 'image0', 'file': {"
@@ -62,7 +73,7 @@ static void add_secondary(Bypass *b)
     pair_disk_plug(qts);
 }
 
-static Bypass *bypass_new(const void *mode)
+static Bypass *bypass_new_with(const void *mode, bool drive)
 {
     Bypass *b = g_new0(Bypass, 1);
     ColoPair *p = colo_pair_new_with(mode, "qtest", "");
@@ -74,8 +85,13 @@ static Bypass *bypass_new(const void *mode)
     b->hidden = disk_new_file(p->dir, "hidden", true);
     b->snapshot = disk_new_file(p->dir, "snapshot", true);
     pair_disk_add_primary(p->primary);
-    add_secondary(b);
+    add_secondary(b, drive);
     return b;
+}
+
+static Bypass *bypass_new(const void *mode)
+{
+    return bypass_new_with(mode, false);
 }
 
 static void bypass_free(Bypass *b)
@@ -362,6 +378,117 @@ static void test_secondary(const void *mode)
     bypass_free(b);
 }
 
+#define ALONE "only replication writes to it"
+
+/* The monitor does not write to @node, for the reason @text; it reads */
+static void check_write_refused(QTestState *qts, const char *node,
+                                const char *text)
+{
+    g_autofree char *said = qtest_hmp(qts, "qemu-io %s \"write 0 4k\"", node);
+    g_autofree char *read = qtest_hmp(qts, "qemu-io %s \"read 0 4k\"", node);
+
+    g_test_message("%s", said);
+    g_assert_nonnull(strstr(said, text));
+    g_assert_cmpstr(read, ==, "");
+}
+
+/* What the primary's writes are sent to is its own */
+static void test_peer(const void *mode)
+{
+    Bypass *b = bypass_new(mode);
+    QTestState *qts = b->pair->primary;
+
+    for (int session = 0; session < 2; session++) {
+        check_write_refused(qts, "peer0", ALONE);
+        colo_refused(qts, session ? "while a COLO session runs" :
+                     "Permission conflict on node 'peer0'",
+                     "{'execute': 'blockdev-add', 'arguments': {"
+                     "'driver': 'replication', 'node-name': 'other',"
+                     "'mode': 'primary', 'file': 'peer0'}}");
+        if (!session) {
+            colo_pair_protect(b->pair);
+        }
+    }
+    colo_wait_statistic(qts, "checkpoints",
+                        colo_statistic(qts, "checkpoints") + 2);
+    g_assert_true(is_protected(qts));
+    bypass_free(b);
+}
+
+/* The end of the job 'c' */
+static void wait_create_refused(QTestState *qts, const char *text)
+{
+    const char *status = NULL;
+    QDict *answer = NULL, *job;
+
+    do {
+        qobject_unref(answer);
+        answer = qtest_qmp(qts, "{'execute': 'query-jobs'}");
+        job = qobject_to(QDict, qlist_peek(qdict_get_qlist(answer, "return")));
+        status = qdict_get_str(job, "status");
+    } while (strcmp(status, "concluded"));
+    g_test_message("%s", qdict_get_str(job, "error"));
+    g_assert_nonnull(strstr(qdict_get_str(job, "error"), text));
+    qobject_unref(answer);
+    qtest_qmp_assert_success(qts, "{'execute': 'job-dismiss', 'arguments': {"
+                             "'id': 'c'}}");
+}
+
+static void check_all_writes_refused(Bypass *b, bool folded)
+{
+    QTestState *qts = b->pair->secondary;
+    static const char *const nodes[] = {
+        "image0", "drive0", "sink0", "active0", "hidden0"
+    };
+
+    for (int i = 0; i < (folded ? 3 : G_N_ELEMENTS(nodes)); i++) {
+        check_write_refused(qts, nodes[i], ALONE);
+    }
+    qtest_qmp_assert_success(qts, "{'execute': 'blockdev-create',"
+                             "'arguments': {'job-id': 'c', 'options': {"
+                             "'driver': 'qcow2', 'file': 'sink0',"
+                             "'size': %d}}}", (int)DISK);
+    /* As long as it is exported, the export is in the way as well */
+    wait_create_refused(qts, folded ? "keeps its length and format"
+                                    : "'resize'");
+    if (!folded) {
+        colo_refused(qts, BUSY, "{'execute': 'blockdev-snapshot-sync',"
+                     "'arguments': {'node-name': 'sink0', 'mode': 'existing',"
+                     "'snapshot-node-name': 'snap', 'snapshot-file': %s}}",
+                     b->snapshot);
+    }
+}
+
+/* Nobody but replication writes below the secondary's disk, ever */
+static void test_below(const void *mode)
+{
+    Bypass *b = bypass_new_with(mode, true);
+    QTestState *qts = b->pair->secondary;
+    g_autofree char *nbd = g_strdup_printf("%s/nbd", b->pair->dir);
+
+    qtest_qmp_assert_success(qts, "{'execute': 'blockdev-add', 'arguments': {"
+                             "'driver': 'replication-sink', 'node-name': "
+                             "'sink0', 'file': 'image0'}}");
+    qtest_qmp_assert_success(qts, "{'execute': 'nbd-server-start',"
+                             "'arguments': {'addr': {'type': 'unix', 'data': {"
+                             "'path': %s}}}}", nbd);
+    qtest_qmp_assert_success(qts, "{'execute': 'nbd-server-add', 'arguments': {"
+                             "'device': 'sink0', 'writable': true}}");
+    check_write_refused(qts, "sink0", ALONE);
+    check_write_refused(qts, "drive0", ALONE);
+    colo_pair_protect(b->pair);
+    check_all_writes_refused(b, false);
+    g_assert_true(is_protected(qts));
+
+    colo_kill(&b->pair->primary);
+    colo_wait_state(qts, "lost");
+    colo_failover(qts);
+    colo_wait_state(qts, "live");
+    disk_wait_no_job(qts);
+    check_all_writes_refused(b, true);
+    bypass_free(b);
+}
+
 /* The node that replicates is only in the disk, and is taken out of it */
 static void test_lost(const void *mode)
 {
@@ -516,6 +643,8 @@ int main(int argc, char **argv)
     colo_add("/colo/bypass", "used", test_used);
     colo_add("/colo/bypass", "secondary", test_secondary);
     qtest_add_func("/colo/bypass/in-the-way", test_in_the_way);
+    colo_add("/colo/bypass", "peer", test_peer);
+    colo_add("/colo/bypass", "below", test_below);
     colo_add("/colo/bypass", "lost", test_lost);
     colo_add("/colo/bypass", "luks", test_luks);
     colo_add("/colo/bypass", "no-image", test_no_image);

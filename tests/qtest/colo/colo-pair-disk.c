@@ -23,8 +23,8 @@ void pair_disk_add_primary(QTestState *qts)
         "'children': [{'driver': 'null-co', 'size': %d, 'read-zeroes': true,"
         "'node-name': 'local0'},"
         "{'driver': 'replication', 'node-name': 'repl', 'mode': 'primary',"
-        "'file': {'driver': 'null-co', 'size': %d, 'read-zeroes': true}}]}}",
-        (int)DISK, (int)DISK);
+        "'file': {'driver': 'null-co', 'size': %d, 'read-zeroes': true,"
+        "'node-name': 'peer0'}}]}}", (int)DISK, (int)DISK);
     pair_disk_plug(qts);
 }
 

@@ -4,7 +4,7 @@
  *
  * Of both guests it is node "disk0", device "disk9".  If nothing else is said
  * the primary's has no data, and the way to the secondary, node "repl", leads
- * nowhere.
+ * nowhere: to node "peer0".
  */
 
 #ifndef TESTS_QTEST_COLO_PAIR_DISK_H

@@ -339,11 +339,12 @@ static void test_refused(void)
 {
     Sink *k = sink_new("");
 
-    colo_refused(k->qts, "'batch' cannot be used with 'image': it is no "
+    colo_refused(k->qts, "'batch' cannot be used with 'plain': it is no "
                  "'replication-sink'",
                  "{'execute': 'blockdev-add', 'arguments': {'driver': "
                  "'replication', 'node-name': 'r', 'mode': 'primary', "
-                 "'batch': true, 'file': 'disk'}}");
+                 "'batch': true, 'file': {'driver': 'null-co', "
+                 "'node-name': 'plain', 'size': 1048576}}}");
     colo_refused(k->qts, "'batch' is an option of the primary",
                  "{'execute': 'blockdev-add', 'arguments': {'driver': "
                  "'replication', 'node-name': 'r', 'mode': 'secondary', "
@@ -360,6 +361,8 @@ static void test_local(void)
 {
     Sink *k = sink_new("");
 
+    /* Nobody else may write to it */
+    qtest_qmp_assert_success(k->qts, "{'execute': 'nbd-server-stop'}");
     qtest_qmp_assert_success(k->qts,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'raw', "
         "'node-name': 'above', 'file': {'driver': 'replication', "
