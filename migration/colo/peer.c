@@ -144,13 +144,53 @@ bool colo_say_bye(ColoSession *s, ColoByeReason reason, Error **errp)
            await_bye_ack(s, errp);
 }
 
-bool colo_say_error(ColoSession *s, const Error *err)
+void colo_say_error(ColoSession *s, const Error *err)
 {
     const char *text = error_get_pretty(err);
 
-    return colo_wire_send_buf(s->wire, COLO_FRAME_ERROR, s->epoch, text,
-                              MIN(strlen(text), COLO_TEXT_MAX), NULL) &&
-           await_bye_ack(s, NULL);
+    /* If the peer does not hear it, it finds out by itself */
+    if (colo_wire_send_buf(s->wire, COLO_FRAME_ERROR, s->epoch, text,
+                           MIN(strlen(text), COLO_TEXT_MAX), NULL)) {
+        await_bye_ack(s, NULL);
+    }
+}
+
+bool colo_hears_peer(ColoSession *s, Error **errp)
+{
+    const char *stage = "a sign of life";
+    int64_t end_ns = colo_now_ns() + colo_timeout_ns(s);
+    bool is_news = false;   /* all that had come before has been read */
+    ColoFrame f;
+
+    colo_wire_begin_wait(s->wire);
+    while (colo_wish(s) != COLO_WISH_FAILOVER) {
+        switch (colo_wire_wait(s->wire, is_news ? end_ns : colo_now_ns())) {
+        case COLO_WAIT_WOKEN:
+            continue;
+        case COLO_WAIT_DEADLINE:
+            if (is_news) {
+                error_setg(errp, "waiting for %s: the peer was silent for "
+                           "%u ms", stage, s->timeout_ms);
+                return false;
+            }
+            is_news = true;
+            continue;
+        case COLO_WAIT_READABLE:
+            break;
+        }
+        if (!colo_wire_next(s->wire, stage, &f, errp)) {
+            return false;
+        }
+        if (f.type != COLO_FRAME_ALIVE && !colo_take_sign_of_life(s, &f)) {
+            colo_read_end(s, &f, stage, errp);
+            return false;
+        }
+        if (is_news) {
+            return true;
+        }
+    }
+    error_setg(errp, "asked to go on");
+    return false;
 }
 
 void colo_begin_alive(ColoSession *s)

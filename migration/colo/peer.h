@@ -53,11 +53,18 @@ int64_t colo_patience_end(ColoSession *s);
  */
 bool colo_say_bye(ColoSession *s, ColoByeReason reason, Error **errp);
 
+/* Tell the peer why this side cannot go on.  Session's thread, no BQL. */
+void colo_say_error(ColoSession *s, const Error *err);
+
 /*
- * Tell the peer why this side cannot go on.  If it does not hear that it finds
- * out by itself.  Returns true if it knows.  Session's thread, no BQL.
+ * colo_hears_peer: has the peer said that it is there since this was called?
+ * Waits for one timeout.
+ *
+ * False with @errp set if it has not, if it has ended the session (see
+ * colo_read_end()) or if this side has been told to go on.  Session's thread,
+ * no BQL.
  */
-bool colo_say_error(ColoSession *s, const Error *err);
+bool colo_hears_peer(ColoSession *s, Error **errp);
 
 /*
  * colo_begin_alive: the peer reads frames from now on, tell it that we are here

@@ -305,21 +305,21 @@ static void secondary_finish(ColoSession *s, Error *err)
     g_autoptr(Error) bye_err = NULL;
     bool failover = colo_wish(s) == COLO_WISH_FAILOVER;
 
-    if (s->cause == COLO_CAUSE_LOCAL ||
-        (s->cause == COLO_CAUSE_SPENT && !failover)) {
-        bool heard;
-
+    if (s->cause == COLO_CAUSE_SPENT && !failover &&
+        colo_hears_peer(s, NULL)) {
+        /* It goes on alone as soon as it hears the error */
+        s->cause = COLO_CAUSE_LOCAL;
+    }
+    if (s->cause == COLO_CAUSE_LOCAL) {
+        /* Half a checkpoint may be in place: this side must not go live */
         colo_finish_begin(s, err);
         colo_set_secondary(s, COLO_SECONDARY_STATE_ENDING,
                            error_get_pretty(err));
-        heard = colo_say_error(s, err);
-        /* Half a checkpoint may be in place: then this side must not go live */
-        if (heard || s->cause == COLO_CAUSE_LOCAL) {
-            colo_set_secondary(s, COLO_SECONDARY_STATE_ENDED, "cannot go on");
-            return;
-        }
-        failover = colo_wish(s) == COLO_WISH_FAILOVER;
+        colo_say_error(s, err);
+        colo_set_secondary(s, COLO_SECONDARY_STATE_ENDED, "cannot go on");
+        return;
     }
+    failover = colo_wish(s) == COLO_WISH_FAILOVER;
     if (!failover && s->cause == COLO_CAUSE_WISH) {
         colo_finish_begin(s, err);
         colo_set_secondary(s, COLO_SECONDARY_STATE_ENDING,

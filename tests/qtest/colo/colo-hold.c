@@ -30,6 +30,8 @@ struct ColoHold {
     bool next;                  /* let one go and hold the next */
     bool holds;
     bool over;
+    bool last;                  /* nothing is said after 'vmstate-size' */
+    bool deaf;                  /* that has been passed on */
     unsigned count;
 };
 
@@ -72,19 +74,38 @@ static bool pass(int from, int to, void *buf, size_t len)
     return true;
 }
 
+/* Has the last frame gone by that the secondary is to hear? */
+static bool is_deaf(ColoHold *h, ColoFrameType passed)
+{
+    bool deaf;
+
+    qemu_mutex_lock(&h->lock);
+    deaf = h->deaf;
+    h->deaf |= h->last && passed == COLO_FRAME_VMSTATE_SIZE;
+    qemu_mutex_unlock(&h->lock);
+    return deaf;
+}
+
 /* Pass one frame on.  False ends the thread. */
-static bool pass_frame(ColoHold *h, int from, int to)
+static bool pass_frame(ColoHold *h, int from, int to, bool of_primary)
 {
     uint8_t hdr[COLO_FRAME_HDR_LEN];
     g_autofree uint8_t *payload = NULL;
+    ColoFrameType type;
 
     if (recv(from, hdr, sizeof(hdr), MSG_WAITALL) != sizeof(hdr)) {
         return false;
     }
-    if (lduw_be_p(hdr + 6) == COLO_FRAME_PAGES) {
+    type = lduw_be_p(hdr + 6);
+    if (type == COLO_FRAME_PAGES) {
         hold(h);
     }
     payload = g_malloc(ldq_be_p(hdr + 16));
+    if (of_primary && is_deaf(h, type)) {
+        uint64_t len = ldq_be_p(hdr + 16);
+
+        return !len || recv(from, payload, len, MSG_WAITALL) == len;
+    }
     say(to, hdr, sizeof(hdr));
     return pass(from, to, payload, ldq_be_p(hdr + 16));
 }
@@ -118,9 +139,9 @@ static void *hold_thread(void *opaque)
         if (fds[1].revents) {
             /* It speaks first */
             framed = true;
-            go_on = pass_frame(h, secondary, primary);
+            go_on = pass_frame(h, secondary, primary, false);
         } else if (fds[2].revents) {
-            go_on = framed ? pass_frame(h, primary, secondary)
+            go_on = framed ? pass_frame(h, primary, secondary, true)
                            : pass_raw(primary, secondary);
         }
     }
@@ -202,6 +223,14 @@ void colo_hold_cut(ColoHold *h, ColoPair *p)
 void colo_hold_release(ColoHold *h)
 {
     set(h, false, false);
+}
+
+void colo_hold_release_last(ColoHold *h)
+{
+    qemu_mutex_lock(&h->lock);
+    h->last = true;
+    qemu_mutex_unlock(&h->lock);
+    colo_hold_release(h);
 }
 
 unsigned colo_hold_count(ColoHold *h)

@@ -30,6 +30,9 @@ void colo_hold_arm(ColoHold *h);
 void colo_hold_await(ColoHold *h);
 void colo_hold_release(ColoHold *h);
 
+/* The same; but behind that checkpoint the secondary hears nothing any more */
+void colo_hold_release_last(ColoHold *h);
+
 /* Let it go and wait until the next frame waits */
 void colo_hold_next(ColoHold *h);
 

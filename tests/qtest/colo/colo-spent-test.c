@@ -6,7 +6,8 @@
  * primary's guest said until then is out.  Proves: with a primary that lives it
  * goes on, and the secondary ends; if it has died meanwhile, the secondary takes
  * over all the same, with what was written up to the checkpoint, and what its
- * guest writes then is in the disk, without a fold.
+ * guest writes then is in the disk, without a fold.  If the primary is only not
+ * to be heard it does not go on by itself: whoever is told to does.
  */
 
 #include "qemu/osdep.h"
@@ -18,6 +19,8 @@
 #include "colo-pair-disk.h"
 
 #define GUEST_DISK "-d /machine/peripheral/disk9/virtio-backend"
+/* Some of it, or all, is waited for */
+#define SHORT_TIMEOUT_MS 3000
 #define WHY "the overlays cannot be emptied: "
 
 typedef struct Spent {
@@ -87,7 +90,7 @@ static void test_alive(const void *mode)
     Spent *t = spent_new(mode);
     ColoPair *p = t->pair;
 
-    colo_pair_migrate(p, "mig", "mig", 10, COLO_TIMEOUT_MS);
+    colo_pair_migrate(p, "mig", "mig", 10, SHORT_TIMEOUT_MS);
     colo_wait_state(p->primary, "alone");
     colo_wait_status(p->primary, "running");
     check_said(p->primary);
@@ -99,16 +102,14 @@ static void test_alive(const void *mode)
     spent_free(t);
 }
 
-/* The primary has sent a checkpoint and dies before any of it has arrived */
-static void test_dead(const void *mode)
+/* The primary has sent a checkpoint, and none of it has arrived */
+static ColoHold *hold_checkpoint(ColoPair *p, unsigned timeout_ms)
 {
-    Spent *t = spent_new(mode);
-    ColoPair *p = t->pair;
     ColoHold *h;
 
-    colo_pair_migrate(p, "mig", NULL, 600000, COLO_TIMEOUT_MS);
+    colo_pair_migrate(p, "mig", NULL, 600000, timeout_ms);
     h = colo_hold_new(p->dir);
-    colo_pair_migrate(p, NULL, "hold", 600000, COLO_TIMEOUT_MS);
+    colo_pair_migrate(p, NULL, "hold", 600000, timeout_ms);
     colo_wait_state(p->primary, "running");
     disk_io_at(p->primary, GUEST_DISK, "write -P 7 0 1M");
     qtest_memset(p->primary, 16 * MiB, 0x5a, 4096);
@@ -116,6 +117,27 @@ static void test_dead(const void *mode)
     qtest_qmp_assert_success(p->primary, "{'execute': 'x-colo-checkpoint'}");
     colo_hold_await(h);
     colo_wait_state(p->primary, "committing");
+    return h;
+}
+
+static void check_live(Spent *t)
+{
+    ColoPair *p = t->pair;
+
+    colo_wait_migrate(p->secondary, "completed");
+    colo_wait_status(p->secondary, "running");
+    disk_io_at(p->secondary, GUEST_DISK, "write -P 9 2M 1M");
+    disk_io_at(p->secondary, GUEST_DISK, "flush");
+    g_assert_true(disk_file_has(t->raw[1], 7, 0, MiB));
+    g_assert_true(disk_file_has(t->raw[1], 9, 2 * MiB, MiB));
+}
+
+static void test_dead(const void *mode)
+{
+    Spent *t = spent_new(mode);
+    ColoPair *p = t->pair;
+    ColoHold *h = hold_checkpoint(p, COLO_TIMEOUT_MS);
+
     colo_kill(&p->primary);
     colo_hold_release(h);
 
@@ -123,14 +145,26 @@ static void test_dead(const void *mode)
     check_said(p->secondary);
     g_assert_cmpint(qtest_readb(p->secondary, 16 * MiB), ==, 0x5a);
     colo_failover(p->secondary);
-    colo_wait_migrate(p->secondary, "completed");
-    colo_wait_status(p->secondary, "running");
-    disk_io_at(p->secondary, GUEST_DISK, "write -P 9 2M 1M");
-    disk_io_at(p->secondary, GUEST_DISK, "flush");
-    g_assert_true(disk_file_has(t->raw[1], 7, 0, MiB));
-    g_assert_true(disk_file_has(t->raw[1], 9, 2 * MiB, MiB));
+    check_live(t);
     colo_refused(p->secondary, "nothing to be folded",
                  "{'execute': 'x-colo-fold', 'arguments': {'disk': 'disk0'}}");
+    colo_hold_free(h);
+    spent_free(t);
+}
+
+/* What the secondary says arrives, but it hears nothing any more */
+static void test_deaf(const void *mode)
+{
+    Spent *t = spent_new(mode);
+    ColoPair *p = t->pair;
+    ColoHold *h = hold_checkpoint(p, SHORT_TIMEOUT_MS);
+
+    colo_hold_release_last(h);
+    colo_wait_state(p->secondary, "lost");
+    check_said(p->secondary);
+    colo_wait_state(p->primary, "lost");
+    colo_failover(p->secondary);
+    check_live(t);
     colo_hold_free(h);
     spent_free(t);
 }
@@ -140,5 +174,6 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     colo_add("/colo/spent", "alive", test_alive);
     colo_add("/colo/spent", "dead", test_dead);
+    colo_add("/colo/spent", "deaf", test_deaf);
     return g_test_run();
 }
