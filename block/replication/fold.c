@@ -154,7 +154,12 @@ static void coroutine_fn flush_entry(void *opaque)
     int ret;
 
     WITH_GRAPH_RDLOCK_GUARD() {
-        ret = replication_fold_flush(s);
+        if (replication_stage(s) == COLO_DISK_STAGE_FOLDED) {
+            ret = bdrv_co_flush(replication_active(s));
+            report_flush(s, "disk", ret);
+        } else {
+            ret = replication_fold_flush(s);
+        }
     }
     trace_replication_flushed(replication_name(s), ret);
     bdrv_dec_in_flight(s->bs);
@@ -282,6 +287,7 @@ void replication_fold_skip(BDRVReplicationState *s, Error **errp)
         return;
     }
     folded(s);
+    flush_all(s);
 }
 
 void replication_fold_query(BDRVReplicationState *s, ColoDiskStatistics *stats)

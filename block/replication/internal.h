@@ -305,8 +305,8 @@ void replication_report(BDRVReplicationState *s, const Error *err);
  * for good.
  *
  * replication_fold_skip: the overlays are spent, so the disk takes their place
- * at once.  Drains the disk.  If it cannot, @errp is set, and the guest cannot
- * write.
+ * at once, and is flushed.  Drains the disk.  If it cannot, @errp is set, and
+ * the guest cannot write.
  *
  * replication_fold_end: the node goes.
  */

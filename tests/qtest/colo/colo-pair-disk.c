@@ -28,7 +28,12 @@ void pair_disk_add_primary(QTestState *qts)
     pair_disk_plug(qts);
 }
 
-void pair_disk_add_secondary_on(QTestState *qts, const char *image,
+QDict *pair_disk_file(const char *path)
+{
+    return qdict_from_jsonf_nofail("{'driver': 'file', 'filename': %s}", path);
+}
+
+void pair_disk_add_secondary_on(QTestState *qts, QDict *image,
                                 const char *active, QDict *hidden,
                                 const char *generation)
 {
@@ -43,8 +48,7 @@ void pair_disk_add_secondary_on(QTestState *qts, const char *image,
     }
     qtest_qmp_assert_success(qts,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'raw',"
-        "'node-name': 'image0', 'file': {'driver': 'file', 'filename': %s}}}",
-        image);
+        "'node-name': 'image0', 'file': %p}}", image);
     qtest_qmp_assert_success(qts,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
         "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
@@ -52,22 +56,18 @@ void pair_disk_add_secondary_on(QTestState *qts, const char *image,
     pair_disk_plug(qts);
 }
 
-static QDict *file_node(const char *path)
-{
-    return qdict_from_jsonf_nofail("{'driver': 'file', 'filename': %s}", path);
-}
-
 void pair_disk_add_secondary(QTestState *qts, const char *image,
                              const char *active, const char *hidden)
 {
-    pair_disk_add_secondary_on(qts, image, active, file_node(hidden), NULL);
+    pair_disk_add_secondary_on(qts, pair_disk_file(image), active,
+                               pair_disk_file(hidden), NULL);
 }
 
 void pair_disk_add_used(QTestState *qts, const char *image, const char *active,
                         const char *hidden, const char *generation)
 {
-    pair_disk_add_secondary_on(qts, image, active, file_node(hidden),
-                               generation);
+    pair_disk_add_secondary_on(qts, pair_disk_file(image), active,
+                               pair_disk_file(hidden), generation);
 }
 
 void pair_disk_add_local(QTestState *qts, const char *local)

@@ -33,10 +33,13 @@ void pair_disk_add_secondary(QTestState *qts, const char *image,
 /* The same with a generation-file */
 void pair_disk_add_used(QTestState *qts, const char *image, const char *active,
                         const char *hidden, const char *generation);
-/* The same with what the hidden overlay is in, which is taken */
-void pair_disk_add_secondary_on(QTestState *qts, const char *image,
+/* The same with what image and hidden overlay are in, which is taken */
+void pair_disk_add_secondary_on(QTestState *qts, QDict *image,
                                 const char *active, QDict *hidden,
                                 const char *generation);
+
+/* What is in a file */
+QDict *pair_disk_file(const char *path);
 
 /* The primary's is node @local, and is not replicated */
 void pair_disk_add_local(QTestState *qts, const char *local);

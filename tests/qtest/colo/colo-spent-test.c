@@ -7,7 +7,8 @@
  * goes on, and the secondary ends; if it has died meanwhile, the secondary takes
  * over all the same, with what was written up to the checkpoint, and what its
  * guest writes then is in the disk, without a fold.  If the primary is only not
- * to be heard it does not go on by itself: whoever is told to does.
+ * to be heard it does not go on by itself: whoever is told to does.  Who takes
+ * over flushes the disk, without being asked.
  */
 
 #include "qemu/osdep.h"
@@ -35,12 +36,22 @@ typedef struct Spent {
 static QDict *fails_later(const char *file)
 {
     return qdict_from_jsonf_nofail(
-        "{'driver': 'blkdebug',"
-        "'image': {'driver': 'file', 'filename': %s},"
+        "{'driver': 'blkdebug', 'image': %p,"
         "'set-state': [{'event': 'empty_image_prepare', 'state': 1,"
         "'new_state': 2}],"
         "'inject-error': [{'event': 'empty_image_prepare', 'state': 2,"
-        "'errno': 5}]}", file);
+        "'errno': 5}]}", pair_disk_file(file));
+}
+
+/* The image: the first flush after a write fails */
+static QDict *tells_flush(const char *file)
+{
+    return qdict_from_jsonf_nofail(
+        "{'driver': 'blkdebug', 'image': %p,"
+        "'set-state': [{'event': 'pwritev', 'state': 1, 'new_state': 2}],"
+        "'inject-error': [{'event': 'flush_to_disk', 'state': 2,"
+        "'iotype': 'flush', 'errno': 5, 'once': true}]}",
+        pair_disk_file(file));
 }
 
 static Spent *spent_new(const void *mode)
@@ -55,7 +66,7 @@ static Spent *spent_new(const void *mode)
     t->active = disk_new_file(p->dir, "active", true);
     t->hidden = disk_new_file(p->dir, "hidden", true);
     t->socket = g_build_filename(p->dir, "nbd", NULL);
-    pair_disk_add_secondary_on(p->secondary, t->raw[1], t->active,
+    pair_disk_add_secondary_on(p->secondary, tells_flush(t->raw[1]), t->active,
                                fails_later(t->hidden), NULL);
     qtest_qmp_assert_success(p->primary, "{'execute': 'blockdev-add',"
         "'arguments': {'driver': 'raw', 'node-name': 'local0', 'file': {"
@@ -120,10 +131,26 @@ static ColoHold *hold_checkpoint(ColoPair *p, unsigned timeout_ms)
     return h;
 }
 
+/* What was acknowledged before must not depend on this host any longer */
+static void await_flush(QTestState *qts)
+{
+    bool told;
+
+    do {
+        QDict *event = qtest_qmp_eventwait_ref(qts, "COLO_DISK_ERROR");
+        QDict *data = qdict_get_qdict(event, "data");
+
+        told = strstr(qdict_get_str(data, "message"),
+                      "the disk cannot be flushed");
+        qobject_unref(event);
+    } while (!told);
+}
+
 static void check_live(Spent *t)
 {
     ColoPair *p = t->pair;
 
+    await_flush(p->secondary);
     colo_wait_migrate(p->secondary, "completed");
     colo_wait_status(p->secondary, "running");
     disk_io_at(p->secondary, GUEST_DISK, "write -P 9 2M 1M");
