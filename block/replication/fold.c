@@ -273,10 +273,11 @@ void replication_fold_skip(BDRVReplicationState *s, Error **errp)
     bdrv_drained_begin(disk);
     bdrv_graph_wrlock();
     ret = bdrv_replace_node(active, disk, errp);
-    bdrv_graph_wrunlock();
     if (ret >= 0) {
+        /* Whoever may look at the graph finds no overlays any more */
         qatomic_set(&s->spent, false);
     }
+    bdrv_graph_wrunlock();
     bdrv_drained_end(disk);
     bdrv_drained_end(active);
     bdrv_unref(disk);
@@ -356,6 +357,19 @@ static BDRVReplicationState *find_unfolded(const char *disk, Error **errp)
     return s;
 }
 
+/* Nothing is to be folded, but the disk could not take the overlays' place */
+static void skip_again(BDRVReplicationState *s, Error **errp)
+{
+    Error *error = g_steal_pointer(&s->error); /* what fails now is news */
+
+    replication_fold_skip(s, errp);
+    if (replication_stage(s) == COLO_DISK_STAGE_FOLDED) {
+        error_free(error);
+    } else {
+        s->error = error;
+    }
+}
+
 void qmp_x_colo_fold(const char *disk, Error **errp)
 {
     BDRVReplicationState *s = find_unfolded(disk, errp);
@@ -364,6 +378,10 @@ void qmp_x_colo_fold(const char *disk, Error **errp)
         return;
     }
     replication_set_stage(s, COLO_DISK_STAGE_FOLDING);
+    if (s->spent) {
+        skip_again(s, errp);
+        return;
+    }
     if (!start_job(s, errp)) {
         replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
         return;

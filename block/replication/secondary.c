@@ -754,7 +754,7 @@ static void secondary_query(BDRVReplicationState *s,
 
 static bool secondary_needs_overlays(BDRVReplicationState *s)
 {
-    return s->stage != COLO_DISK_STAGE_FOLDED;
+    return s->stage != COLO_DISK_STAGE_FOLDED && !s->spent;
 }
 
 static void secondary_end(BDRVReplicationState *s)

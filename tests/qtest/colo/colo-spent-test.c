@@ -6,7 +6,9 @@
  * primary's guest said until then is out.  Proves: with a primary that lives it
  * goes on, and the secondary ends; if it has died meanwhile, the secondary takes
  * over all the same, with what was written up to the checkpoint, and what its
- * guest writes then is in the disk, without a fold.  If the primary is only not
+ * guest writes then is in the disk, without a fold.  If it may not write to the
+ * disk at that time, x-colo-fold lets it do so later, and still folds nothing.  In
+ * no case does the generation ask for the overlays.  If the primary is only not
  * to be heard it does not go on by itself: whoever is told to does.  Who takes
  * over flushes the disk, without being asked.
  */
@@ -29,6 +31,7 @@ typedef struct Spent {
     char *raw[2];
     char *active;
     char *hidden;
+    char *generation;
     char *socket;
 } Spent;
 
@@ -65,9 +68,10 @@ static Spent *spent_new(const void *mode)
     t->raw[1] = disk_new_file(p->dir, "image-1", false);
     t->active = disk_new_file(p->dir, "active", true);
     t->hidden = disk_new_file(p->dir, "hidden", true);
+    t->generation = g_build_filename(p->dir, "generation", NULL);
     t->socket = g_build_filename(p->dir, "nbd", NULL);
     pair_disk_add_secondary_on(p->secondary, tells_flush(t->raw[1]), t->active,
-                               fails_later(t->hidden), NULL);
+                               fails_later(t->hidden), t->generation);
     qtest_qmp_assert_success(p->primary, "{'execute': 'blockdev-add',"
         "'arguments': {'driver': 'raw', 'node-name': 'local0', 'file': {"
         "'driver': 'file', 'filename': %s}}}", t->raw[0]);
@@ -82,6 +86,7 @@ static void spent_free(Spent *t)
     g_free(t->raw[1]);
     g_free(t->active);
     g_free(t->hidden);
+    g_free(t->generation);
     g_free(t->socket);
     g_free(t);
 }
@@ -146,36 +151,99 @@ static void await_flush(QTestState *qts)
     } while (!told);
 }
 
-static void check_live(Spent *t)
+/* The guest's writes are in the disk, and nothing is to be folded */
+static void check_disk(Spent *t)
 {
-    ColoPair *p = t->pair;
+    QTestState *qts = t->pair->secondary;
 
-    await_flush(p->secondary);
-    colo_wait_migrate(p->secondary, "completed");
-    colo_wait_status(p->secondary, "running");
-    disk_io_at(p->secondary, GUEST_DISK, "write -P 9 2M 1M");
-    disk_io_at(p->secondary, GUEST_DISK, "flush");
+    disk_io_at(qts, GUEST_DISK, "write -P 9 2M 1M");
+    disk_io_at(qts, GUEST_DISK, "flush");
     g_assert_true(disk_file_has(t->raw[1], 7, 0, MiB));
     g_assert_true(disk_file_has(t->raw[1], 9, 2 * MiB, MiB));
+    colo_refused(qts, "nothing to be folded",
+                 "{'execute': 'x-colo-fold', 'arguments': {'disk': 'disk0'}}");
 }
 
-static void test_dead(const void *mode)
+/* Whoever starts again after a crash is not told to use the overlays */
+static void check_generation(Spent *t)
 {
-    Spent *t = spent_new(mode);
+    g_autofree char *text = NULL;
+
+    g_assert_true(g_file_get_contents(t->generation, &text, NULL, NULL));
+    g_assert_cmpstr(text, ==, "colo-disk-generation 1 alone\n");
+}
+
+static void check_live(Spent *t)
+{
+    QTestState *qts = t->pair->secondary;
+
+    await_flush(qts);
+    colo_wait_migrate(qts, "completed");
+    colo_wait_status(qts, "running");
+    check_generation(t);
+    check_disk(t);
+}
+
+/* The primary has sent a checkpoint and dies before any of it has arrived */
+static void lose_primary(Spent *t)
+{
     ColoPair *p = t->pair;
     ColoHold *h = hold_checkpoint(p, COLO_TIMEOUT_MS);
 
     colo_kill(&p->primary);
     colo_hold_release(h);
-
     colo_wait_state(p->secondary, "lost");
     check_said(p->secondary);
     g_assert_cmpint(qtest_readb(p->secondary, 16 * MiB), ==, 0x5a);
-    colo_failover(p->secondary);
-    check_live(t);
-    colo_refused(p->secondary, "nothing to be folded",
-                 "{'execute': 'x-colo-fold', 'arguments': {'disk': 'disk0'}}");
     colo_hold_free(h);
+}
+
+static void test_dead(const void *mode)
+{
+    Spent *t = spent_new(mode);
+
+    lose_primary(t);
+    colo_failover(t->pair->secondary);
+    check_live(t);
+    spent_free(t);
+}
+
+/* As a QEMU does that lets nobody write to the file: its byte for that right */
+static int forbid_writing(const char *path)
+{
+    struct flock fl = {
+        .l_type = F_RDLCK,
+        .l_whence = SEEK_SET,
+        .l_start = 201,
+        .l_len = 1,
+    };
+    int fd = open(path, O_RDONLY);
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(fcntl(fd, F_OFD_SETLK, &fl), ==, 0);
+    return fd;
+}
+
+static void test_locked(const void *mode)
+{
+    Spent *t = spent_new(mode);
+    QTestState *qts = t->pair->secondary;
+    int fd;
+
+    lose_primary(t);
+    qtest_qmp_assert_success(qts, "{'execute': 'nbd-server-stop'}");
+    fd = forbid_writing(t->raw[1]);
+    colo_failover(qts);
+    colo_wait_migrate(qts, "completed");
+    colo_wait_status(qts, "running");
+    check_generation(t);
+    colo_refused(qts, "lock",
+                 "{'execute': 'x-colo-fold', 'arguments': {'disk': 'disk0'}}");
+    close(fd);
+    qtest_qmp_assert_success(qts, "{'execute': 'x-colo-fold',"
+                             "'arguments': {'disk': 'disk0'}}");
+    await_flush(qts);
+    check_disk(t);
     spent_free(t);
 }
 
@@ -201,6 +269,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     colo_add("/colo/spent", "alive", test_alive);
     colo_add("/colo/spent", "dead", test_dead);
+    colo_add("/colo/spent", "locked", test_locked);
     colo_add("/colo/spent", "deaf", test_deaf);
     return g_test_run();
 }
