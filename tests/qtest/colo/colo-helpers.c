@@ -105,6 +105,8 @@ void colo_kill(QTestState **qts)
     QTestState *dead = g_steal_pointer(qts);
     pid_t pid = qtest_pid(dead);
 
+    /* -1, of one that has ended already, would mean all that there are */
+    g_assert_cmpint(pid, >, 0);
     g_assert_cmpint(kill(pid, SIGKILL), ==, 0);
     g_assert_cmpint(RETRY_ON_EINTR(waitpid(pid, NULL, 0)), ==, pid);
     qtest_remove_abrt_handler(dead);
