@@ -324,13 +324,34 @@ static void note_chunk(ReplicationSample *m, const SampleChunk *c, int ret)
     qemu_cond_broadcast(&m->changed);
 }
 
+/*
+ * As enter(), for a request that comes to our node by way of one above: who
+ * drains that waits for those in flight only.  Drains begin in this thread.
+ */
+static bool coroutine_fn enter_from_above(ReplicationSample *m)
+{
+    while (enter(m)) {
+        bool drained;
+
+        WITH_GRAPH_RDLOCK_GUARD() {
+            drained = replication_primary_must_admit(m->s);
+        }
+        if (!drained) {
+            return true;
+        }
+        bdrv_dec_in_flight(m->s->bs);
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, POLL_NS);
+    }
+    return false;
+}
+
 static void coroutine_fn worker_entry(void *opaque)
 {
     ReplicationSample *m = opaque;
     QEMU_AUTO_VFREE uint8_t *buf = qemu_memalign(4096, CHUNK);
     SampleChunk c = {};
 
-    while (take_next(m, &c.offset) && enter(m)) {
+    while (take_next(m, &c.offset) && enter_from_above(m)) {
         int ret;
 
         WITH_GRAPH_RDLOCK_GUARD() {

@@ -350,6 +350,32 @@ static void test_hung(const void *mode)
     equal_free(e);
 }
 
+/* 8 reads that are in flight take 2 s; with all that follow it takes 6 s */
+#define RESET_MS 4000
+
+/*
+ * A reset drains the disk while it is read: it waits for what is in flight, not
+ * for all there is to be read
+ */
+static void test_reset(const void *mode)
+{
+    Equal *e = equal_new_with(mode, "tcg");
+    ColoPair *p = e->pair;
+    int64_t begin, took;
+
+    e->iops[0] = 4;
+    connect_disks(e);
+    colo_pair_migrate(p, "mig", "mig", 10, COLO_TIMEOUT_MS);
+    colo_wait_state(p->primary, "starting");
+    begin = g_get_monotonic_time();
+    qtest_qmp_assert_success(p->primary, "{'execute': 'system_reset'}");
+    qtest_qmp_eventwait(p->primary, "RESET");
+    took = g_get_monotonic_time() - begin;
+    g_test_message("reset after %" PRId64 " ms", took / 1000);
+    g_assert_cmpint(took, <, RESET_MS * 1000);
+    equal_free(e);
+}
+
 /* All has arrived, so both disks are compared */
 static void wait_settled(const char *log)
 {
@@ -416,6 +442,7 @@ int main(int argc, char **argv)
     colo_add("/colo/equal", "newer", test_newer);
     colo_add("/colo/equal", "slow", test_slow);
     colo_add("/colo/equal", "hung", test_hung);
+    colo_add("/colo/equal", "reset", test_reset);
     colo_add("/colo/equal", "killed", test_killed);
     colo_add("/colo/equal", "stopped", test_stopped);
     return g_test_run();
