@@ -349,8 +349,14 @@ void colo_vm_start(void)
 void colo_vm_stop_begin(void)
 {
     change_wait();
-    if (colo_session_active(COLO_MODE_PRIMARY) &&
-        colo_session()->primary.starts) {
+    if (!colo_session_active(COLO_MODE_PRIMARY)) {
+        return;
+    }
+    if (runstate_check(RUN_STATE_FINISH_MIGRATE)) {
+        /* It stands for the samples of its disks, and starts after them */
+        colo_session()->primary.deferred_stop = RUN_STATE_PAUSED;
+    }
+    if (colo_session()->primary.starts) {
         /* Whoever stops it does not want it to start */
         colo_session()->primary.starts = false;
         colo_session()->primary.paused = true;

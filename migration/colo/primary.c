@@ -424,6 +424,18 @@ static void warn_of_problems(ColoSession *s)
     }
 }
 
+/* Somebody has said "stop" while the guest stood for the samples */
+static void primary_stop_if_asked(ColoSession *s)
+{
+    RunState stop = s->primary.deferred_stop;
+
+    s->primary.deferred_stop = RUN_STATE__MAX;
+    if (stop != RUN_STATE__MAX) {
+        qemu_system_vmstop_request_prepare();
+        qemu_system_vmstop_request(stop);
+    }
+}
+
 void migrate_start_colo_process(MigrationState *ms)
 {
     ColoSession *s;
@@ -457,7 +469,8 @@ void migrate_start_colo_process(MigrationState *ms)
     }
     s->primary.last_cut_ns = colo_now_ns();
     /* Nobody has let it run so far: not unless it is protected */
-    s->primary.starts = colo_starts_guest(ms->vm_old_state);
+    s->primary.starts = s->primary.deferred_stop == RUN_STATE__MAX &&
+                        colo_starts_guest(ms->vm_old_state);
     s->primary.paused = !live && !s->primary.starts;
     if (s->mode == COLO_SYNC_MODE_HYBRID) {
         s->primary.vm_state =
@@ -467,6 +480,7 @@ void migrate_start_colo_process(MigrationState *ms)
     }
     if (live) {
         colo_start_guest();
+        primary_stop_if_asked(s);
     } else if (runstate_check(RUN_STATE_FINISH_MIGRATE)) {
         runstate_set(ms->vm_old_state);
     }

@@ -376,6 +376,23 @@ static void test_reset(const void *mode)
     equal_free(e);
 }
 
+/* Stopped while the disk is read, which the guest stands for anyway */
+static void test_stop(const void *mode)
+{
+    Equal *e = equal_new(mode);
+    ColoPair *p = e->pair;
+
+    e->iops[0] = 1;
+    connect_disks(e);
+    colo_pair_migrate(p, "mig", "mig", 10, COLO_TIMEOUT_MS);
+    colo_wait_state(p->primary, "starting");
+    colo_wait_status(p->primary, "finish-migrate");
+    qtest_qmp_assert_success(p->primary, "{'execute': 'stop'}");
+    await_end(p->primary);
+    colo_wait_status(p->primary, "paused");
+    equal_free(e);
+}
+
 /* All has arrived, so both disks are compared */
 static void wait_settled(const char *log)
 {
@@ -443,6 +460,7 @@ int main(int argc, char **argv)
     colo_add("/colo/equal", "slow", test_slow);
     colo_add("/colo/equal", "hung", test_hung);
     colo_add("/colo/equal", "reset", test_reset);
+    colo_add("/colo/equal", "stop", test_stop);
     colo_add("/colo/equal", "killed", test_killed);
     colo_add("/colo/equal", "stopped", test_stopped);
     return g_test_run();
