@@ -359,7 +359,6 @@ static void test_hung(const void *mode)
     equal_free(e);
 }
 
-/* 8 reads that are in flight take 2 s; with all that follow it takes 6 s */
 /* Eight chunks at two a second; with those that are needed it would be 12 s */
 #define RESET_MS 8000
 #define RESET_TIMEOUT_MS 30000
