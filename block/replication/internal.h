@@ -332,7 +332,8 @@ replication_target_generation(BlockDriverState *disk,
  * Primary, see sample.c: is the disk of the secondary as that of this guest?
  *
  * replication_sample_take: at cut 0, the VM stands; @disk is a name for messages.
- * The node is below another one.  Begins to read.  BQL.
+ * The node is below another one.  Begins to read; after @budget_ms milliseconds
+ * a part of it will do.  BQL.
  *
  * replication_sample_taken: wait until enough of this disk has been read; the VM
  * stands until then.  False with @errp set if it cannot be, or not within
@@ -347,7 +348,7 @@ replication_target_generation(BlockDriverState *disk,
  * way.  BQL.
  */
 bool replication_sample_take(BDRVReplicationState *s, const char *disk,
-                             Error **errp);
+                             uint64_t budget_ms, Error **errp);
 bool replication_sample_taken(BDRVReplicationState *s, uint64_t timeout_ms,
                               Error **errp);
 bool replication_sample_settle(BDRVReplicationState *s, uint64_t timeout_ms,

@@ -151,7 +151,8 @@ static bool needs_sample(BDRVReplicationState *s, void *opaque)
     return *found != NULL;
 }
 
-bool replication_sample(BlockBackend *blk, const char *name, Error **errp)
+bool replication_sample(BlockBackend *blk, const char *name,
+                        uint64_t budget_ms, Error **errp)
 {
     while (true) {
         BDRVReplicationState *s = NULL;
@@ -162,7 +163,7 @@ bool replication_sample(BlockBackend *blk, const char *name, Error **errp)
         if (!s) {
             return true;
         }
-        if (!replication_sample_take(s, name, errp)) {
+        if (!replication_sample_take(s, name, budget_ms, errp)) {
             return false;
         }
     }

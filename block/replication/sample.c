@@ -12,7 +12,7 @@
  *
  * The chunks of this disk are read and hashed at cut 0, while the guest stands,
  * 64 KiB each, several at a time.  A guest must not stand for long and a disk may
- * be slow or hang, so after BUDGET_MS what has been read is the sample, if that
+ * be slow or hang, so after a while what has been read is the sample, if that
  * is MIN_CHUNKS; those that are most likely to differ are read first.  The chunks
  * of the other disk are read by way of the node's child, so of just what the node
  * writes to, once all that was written before the cut has arrived.  What the
@@ -55,8 +55,7 @@
 /* How far to look for data from a place on: pieces that are all of one kind */
 #define MAX_PIECES 8
 
-/* So long the guest stands for it, ms, unless there is less than this then */
-#define BUDGET_MS 100
+/* A sample that is smaller says nothing */
 #define MIN_CHUNKS 16
 
 /* How many chunks of this disk are read at a time */
@@ -90,6 +89,7 @@ struct ReplicationSample {
     char *disk;                 /* its name */
     int64_t length;
     int64_t begin_ms;           /* QEMU_CLOCK_REALTIME */
+    int64_t enough_ms;          /* from here on MIN_CHUNKS will do */
     unsigned n_wanted;
     int64_t wanted[MAX_CHUNKS]; /* offsets, or ANY_DATA; the best ones first */
 
@@ -364,7 +364,7 @@ static void coroutine_fn worker_entry(void *opaque)
 }
 
 bool replication_sample_take(BDRVReplicationState *s, const char *disk,
-                             Error **errp)
+                             uint64_t budget_ms, Error **errp)
 {
     int64_t length = bdrv_getlength(s->bs);
     ReplicationSample *m;
@@ -376,6 +376,7 @@ bool replication_sample_take(BDRVReplicationState *s, const char *disk,
     }
     replication_sample_free(s);
     m = sample_new(s, disk, length);
+    m->enough_ms = m->begin_ms + budget_ms;
     qatomic_set(&s->sample, m);
     if (!length) {
         return true;
@@ -497,7 +498,7 @@ static void sample_fail_locked(ReplicationSample *m, Error **errp)
 static bool taken_locked(ReplicationSample *m, int64_t now_ms)
 {
     if (m->done < m->n_wanted &&
-        (m->n < MIN_CHUNKS || now_ms - m->begin_ms < BUDGET_MS)) {
+        (m->n < MIN_CHUNKS || now_ms < m->enough_ms)) {
         return false;
     }
     qsort(m->chunks, m->n, sizeof(m->chunks[0]), compare_offsets);
@@ -527,8 +528,8 @@ bool replication_sample_taken(BDRVReplicationState *s, uint64_t timeout_ms,
                        m->disk, m->n, m->n_wanted);
             return false;
         }
-        if (now < m->begin_ms + BUDGET_MS) {
-            left = MIN(left, m->begin_ms + BUDGET_MS - now);
+        if (now < m->enough_ms) {
+            left = MIN(left, m->enough_ms - now);
         }
         qemu_cond_timedwait(&m->changed, &m->lock, left);
         now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);

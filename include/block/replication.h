@@ -147,9 +147,11 @@ bool replication_settle_all(uint64_t timeout_ms, Error **errp);
 /*
  * Primary, at cut 0 and while the VM stands: begin to take a sample of the disk
  * @blk, called @name in messages, if no resync has made that of the secondary
- * equal.  False with @errp set if there is none.
+ * equal.  What has been read after @budget_ms milliseconds is the sample, if it
+ * is enough to say something.  False with @errp set if there is none.
  */
-bool replication_sample(BlockBackend *blk, const char *name, Error **errp);
+bool replication_sample(BlockBackend *blk, const char *name,
+                        uint64_t budget_ms, Error **errp);
 
 /*
  * Primary, the VM stands: wait until the samples have been taken.  Any thread,

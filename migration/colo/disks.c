@@ -38,6 +38,9 @@
 /* How often a wish of the user is looked for meanwhile */
 #define SETTLE_LOOK_MS      20
 
+/* The guest stands so long for samples of its disks, if that is enough */
+#define SAMPLE_MS           100
+
 /* What is read at a time to compare disks, bytes */
 #define HASH_CHUNK          MiB
 
@@ -272,16 +275,26 @@ bool colo_disks_check(COLOMode side, Error **errp)
     return !*errp;
 }
 
+/*
+ * The longest time for samples, ms.  It ends before the first ping is due: the
+ * peer has not said yet that it is there.
+ */
+static int64_t sample_limit_ms(ColoSession *s)
+{
+    return MIN(s->max_pause_ms, s->timeout_ms / SLICES_PER_TIMEOUT);
+}
+
 /* Begin to read what the secondary's disks should have, too */
-static bool begin_samples(Error **errp)
+static bool begin_samples(ColoSession *s, Error **errp)
 {
     ERRP_GUARD();
+    int64_t budget_ms = MIN(SAMPLE_MS, sample_limit_ms(s) / 2);
 
     for (BlockBackend *blk = colo_disk_next(NULL); blk;
          blk = colo_disk_next(blk)) {
         g_autofree char *name = colo_disk_name(blk);
 
-        if (!replication_sample(blk, name, errp)) {
+        if (!replication_sample(blk, name, budget_ms, errp)) {
             note_failure(*errp);
             return false;
         }
@@ -308,7 +321,7 @@ bool colo_disks_start(ColoSession *s, Error **errp)
     }
     if (s->side == COLO_MODE_PRIMARY) {
         colo_disks_cut(0);
-        return begin_samples(errp);
+        return begin_samples(s, errp);
     }
     return true;
 }
@@ -392,11 +405,7 @@ static int64_t settle_limit_ms(ColoSession *s)
 
 bool colo_disks_sample(ColoSession *s, Error **errp)
 {
-    /* Before the first ping is due: the peer has not said yet that it is there */
-    int64_t limit_ms = MIN(s->max_pause_ms,
-                           s->timeout_ms / SLICES_PER_TIMEOUT);
-
-    return wait_for(replication_sampled_all, s, 0, limit_ms, errp);
+    return wait_for(replication_sampled_all, s, 0, sample_limit_ms(s), errp);
 }
 
 bool colo_disks_settle(ColoSession *s, uint64_t cut, Error **errp)

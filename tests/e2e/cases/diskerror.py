@@ -399,26 +399,35 @@ def active_stands(ctx: Context) -> None:
 # What is left of the overlays after a failover
 
 
+def read_at(path: Path, offset: int, size: int) -> bytes:
+    with open(path, 'rb') as file:
+        file.seek(offset)
+        return file.read(size)
+
+
 @test('/colo/e2e/disk/hybrid/error/fold')
 def fold(ctx: Context) -> None:
     """The image does not take what the overlays have: the survivor goes on with
     these, and says so."""
     errors = disks.errors(errno.EIO, iotype='write', sector=BAD_SECTOR)
+    beside = (BAD_SECTOR + 8) * 512
     with ctx.pair(memory='256', mode='hybrid',
                   disks=replace(layout('parent', errors),
                                 generations=True)) as pair:
         ctx.protected(pair)
         secondary = pair.vm('secondary')
-        # In the place of its guest: nobody else has said anything yet
-        disks.io(secondary, f'write -P 5 {BAD_SECTOR * 512} 512',
-                 'active0')
+        # Beside it: the hidden overlay gets the cluster as a whole
+        disks.io(pair.vm('primary'), f'write -P 5 {beside} 512')
+        image = disks.image_of(secondary, pair.run, 0)
+        wait_for('the write to arrive',
+                 lambda: read_at(image, beside, 512) == b'\x05' * 512)
         pair.fence('primary')
         pair.failover('secondary')
         event = secondary.monitor.wait_event(EVENT_JOB, NOTICE_SECONDS)
         check('error' in event['data'], f'folded: {event}')
         stages = [item['stage'] for item in secondary.status().raw['disks']]
         check(stages == ['unfolded'], f'the disk is {stages}')
-        said = disks.io(secondary, f'read -P 5 {BAD_SECTOR * 512} 512')
+        said = disks.io(secondary, f'read -P 0 {beside} 512')
         check('erification failed' not in said, said)
         ticker, writers = pair.client('ticker'), start_writers(pair)
         wait_lines(ticker)

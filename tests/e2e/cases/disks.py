@@ -226,7 +226,9 @@ def verified(ctx: Context, mode: str) -> None:
                  lambda: secondary.status().verified >= count, VERIFY_SECONDS)
         done = check_verified(secondary.status(), count)
         verify_all(writers)
-        disks.io(secondary, f'write -P 9 {SPARE} 512', 'parent0')
+        with disks.image_of(secondary, pair.run, 0).open('r+b') as image:
+            image.seek(SPARE)
+            image.write(b'\x09' * 512)
         wait_for('the difference to be noticed',
                  lambda: secondary.status().disk_mismatches > 0)
         check(secondary.status().mismatches == 0, 'RAM differs')
