@@ -8,11 +8,20 @@
 
 #include "migration/colo.h"
 #include "net/net.h"
+#include "qemu/uuid.h"
 #include "qapi/qapi-types-colo.h"
 #include "qapi/qapi-types-migration.h"
 
 /* Is the network part of COLO compiled in? */
 bool colo_net_supported(void);
+
+/*
+ * colo_net_set_session: @id is that of the session which begins; NULL: it is
+ * over
+ *
+ * Streams say it from then on, and those of another session are closed.
+ */
+void colo_net_set_session(const QemuUUID *id);
 
 /*
  * colo_net_check: is there a NIC whose packets do not pass through QEMU?

@@ -201,6 +201,7 @@ void colo_start_encode(const ColoStart *s, uint8_t out[COLO_START_LEN])
     stl_be_p(out + 8, s->flags);
     stl_be_p(out + 12, 0);
     stq_be_p(out + 16, s->generation);
+    memcpy(out + 24, &s->session, sizeof(s->session));
 }
 
 bool colo_start_decode(const uint8_t *buf, size_t len, ColoStart *s,
@@ -215,6 +216,7 @@ bool colo_start_decode(const uint8_t *buf, size_t len, ColoStart *s,
     s->timeout_ms = ldl_be_p(buf + 4);
     s->flags = ldl_be_p(buf + 8);
     s->generation = ldq_be_p(buf + 16);
+    memcpy(&s->session, buf + 24, sizeof(s->session));
     if (s->timeout_ms == 0 || s->timeout_ms > COLO_TIMEOUT_MAX_MS) {
         error_setg(errp, "'start' with a timeout of %" PRIu32 " ms, 1 to %u "
                    "are allowed", s->timeout_ms, COLO_TIMEOUT_MAX_MS);

@@ -11,8 +11,10 @@
 #ifndef QEMU_MIGRATION_COLO_FRAME_H
 #define QEMU_MIGRATION_COLO_FRAME_H
 
+#include "qemu/uuid.h"
+
 #define COLO_FRAME_MAGIC    0x434f4c4fU     /* "COLO" */
-#define COLO_FRAME_VERSION  2
+#define COLO_FRAME_VERSION  3
 #define COLO_FRAME_HDR_LEN  24
 
 /* Bounds of what a frame may carry; a sender splits, a receiver refuses */
@@ -91,12 +93,13 @@ bool colo_ready_decode(const uint8_t *buf, size_t len, ColoReady *r,
 void colo_ready_clear(ColoReady *r);
 
 /* START: what the primary chose for both */
-#define COLO_START_LEN 24
+#define COLO_START_LEN 40
 typedef struct ColoStart {
     uint32_t mode;                      /* ColoSyncMode */
     uint32_t timeout_ms;                /* longest silence inside a step */
     uint32_t flags;                     /* COLO_START_* */
     uint64_t generation;                /* of the disks; 0: not known */
+    QemuUUID session;                   /* which no other session has */
 } ColoStart;
 #define COLO_START_VERIFY_RAM   1
 #define COLO_START_FLAGS        COLO_START_VERIFY_RAM

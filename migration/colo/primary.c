@@ -105,6 +105,7 @@ static bool primary_handshake(ColoSession *s, Error **errp)
         .timeout_ms = s->timeout_ms,
         .flags = s->verify_ram ? COLO_START_VERIFY_RAM : 0,
         .generation = generation,
+        .session = s->id,
     }, start);
     /* Whether or not it arrives: it can make the secondary ready */
     s->primary.peer_may_be_ready = true;

@@ -21,6 +21,7 @@
 #include "qemu/rcu.h"
 #include "qapi/error.h"
 #include "net/announce.h"
+#include "net/colo.h"
 #include "system/runstate.h"
 #include "migration/colo.h"
 #include "migration/global_state.h"
@@ -87,6 +88,8 @@ static bool secondary_handshake(ColoSession *s, Error **errp)
     s->mode = start.mode;
     s->timeout_ms = start.timeout_ms;
     s->verify_ram = start.flags & COLO_START_VERIFY_RAM;
+    s->id = start.session;
+    colo_net_set_session(&s->id);
     bql_unlock();
     s->secondary.generation = start.generation;
     colo_wire_set_timeout(s->wire, s->timeout_ms);

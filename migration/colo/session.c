@@ -11,6 +11,7 @@
 #include "block/aio.h"
 #include "exec/target_page.h"
 #include "migration/colo.h"
+#include "net/colo.h"
 #include "fault.h"
 #include "params.h"
 #include "requests.h"
@@ -105,6 +106,8 @@ ColoSession *colo_session_new(COLOMode side, QIOChannel *ioc)
     s->primary.deferred_stop = RUN_STATE__MAX;
     qemu_cond_init(&s->cond);
     if (side == COLO_MODE_PRIMARY) {
+        qemu_uuid_generate(&s->id);
+        colo_net_set_session(&s->id);
         colo_request_set_wire(s->wire);
     }
     return s;
@@ -112,6 +115,7 @@ ColoSession *colo_session_new(COLOMode side, QIOChannel *ioc)
 
 void colo_session_over(ColoSession *s)
 {
+    colo_net_set_session(NULL);
     colo_request_set_wire(NULL);
     g_clear_pointer(&s->keepalive, colo_keepalive_stop);
     g_clear_pointer(&s->wire, colo_wire_free);

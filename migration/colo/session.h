@@ -11,6 +11,7 @@
 #include "qemu/notify.h"
 #include "qemu/thread.h"
 #include "qemu/timer.h"
+#include "qemu/uuid.h"
 #include "migration/colo.h"
 #include "migration/qemu-file-types.h"
 #include "qapi/qapi-types-colo.h"
@@ -123,6 +124,7 @@ typedef struct ColoSession {
     bool verify_ram;                    /* the same */
     ColoWire *wire;                     /* NULL when the session is over */
     ColoKeepalive *keepalive;           /* while the peer may hear of us */
+    QemuUUID id;                        /* secondary: from the handshake on */
     uint64_t epoch;                     /* number of the last cut */
     uint64_t committed;                 /* number of the last commit */
     bool was_ready;                     /* protection was complete once */

@@ -126,6 +126,9 @@ static bool input_hello(CompareInput *in, CompareInput *other,
     Error *err = NULL;
     bool fatal;
 
+    if (!colo_stream_end_belongs(&in->end, hello)) {
+        return false;
+    }
     in->told = true;
     in->hello = *hello;
     if (colo_stream_hello_check(hello, &expected, &fatal, &err)) {

@@ -379,6 +379,9 @@ static bool secondary_hello(void *opaque, const ColoStreamHello *hello)
     Error *err = NULL;
     bool fatal, fits;
 
+    if (!colo_stream_end_belongs(&fc->in_end, hello)) {
+        return false;
+    }
     fits = colo_stream_hello_check(hello, &expected, &fatal, &err);
     if (!fits) {
         error_prepend(&err, "filter-compare: secondary-in '%s': ",

@@ -156,8 +156,7 @@ static void mirror_arm(ColoParticipant *p, uint64_t epoch)
     NetFilterState *nf = NETFILTER(m);
 
     colo_stream_end_session(&m->out_end, true);
-    colo_stream_writer_introduce(m->out, COLO_STREAM_INPUT, nf->netdev,
-                                 colo_net_mac(nf->netdev));
+    colo_stream_introduce(m->out, COLO_STREAM_INPUT, nf->netdev);
     colo_stream_writer_cork(m->out);
     colo_stream_writer_cut(m->out, epoch);
     if (nf->on && nf->direction != NET_FILTER_DIRECTION_RX &&

@@ -366,6 +366,9 @@ static bool in_hello(void *opaque, const ColoStreamHello *hello)
     Error *err = NULL;
     bool fatal, fits;
 
+    if (!colo_stream_end_belongs(&r->in_end, hello)) {
+        return false;
+    }
     fits = colo_stream_hello_check(hello, &expected, &fatal, &err);
     if (!fits) {
         error_prepend(&err, "filter-redirector: indev '%s': ", r->indev);
@@ -574,9 +577,8 @@ static void redirector_arm(ColoParticipant *p, uint64_t epoch)
     r->armed = true;
     set_in_session(r, true);
     if (r->out) {
-        colo_stream_writer_introduce(r->out, COLO_STREAM_PRIMARY_OUTPUT,
-                                     NETFILTER(r)->netdev,
-                                     colo_net_mac(NETFILTER(r)->netdev));
+        colo_stream_introduce(r->out, COLO_STREAM_PRIMARY_OUTPUT,
+                              NETFILTER(r)->netdev);
         colo_stream_writer_cut(r->out, epoch);
     }
 }
@@ -589,13 +591,13 @@ static void redirector_load(ColoParticipant *p, uint64_t epoch)
     r->loaded = epoch;
     set_in_session(r, true);
     if (feeds_guest(r)) {
-        kept_drop_before(r, epoch);
+        /* What another session's primary said is not the guest's input */
+        kept_drop_before(r, r->in_end.broken ? UINT64_MAX : epoch);
         qemu_purge_queued_packets(NETFILTER(r)->netdev);
     }
     if (r->out) {
-        colo_stream_writer_introduce(r->out, COLO_STREAM_SECONDARY_OUTPUT,
-                                     NETFILTER(r)->netdev,
-                                     colo_net_mac(NETFILTER(r)->netdev));
+        colo_stream_introduce(r->out, COLO_STREAM_SECONDARY_OUTPUT,
+                              NETFILTER(r)->netdev);
         colo_stream_writer_cut(r->out, epoch);
     }
 }

@@ -13,6 +13,7 @@
 #include "chardev/char.h"
 #include "chardev/char-socket.h"
 #include "migration/colo.h"
+#include "net/colo.h"
 #include "stream-end.h"
 
 /* Between attempts to connect, if the user has not said how long */
@@ -23,11 +24,38 @@
 #define REPORTS_MS      60000
 
 static QemuMutex lock;
+static ColoStreamSession session;
 static QTAILQ_HEAD(, ColoStreamEnd) ends = QTAILQ_HEAD_INITIALIZER(ends);
 
 static void __attribute__((constructor)) stream_end_init_lock(void)
 {
     qemu_mutex_init(&lock);
+}
+
+void colo_net_set_session(const QemuUUID *id)
+{
+    QEMU_LOCK_GUARD(&lock);
+    session.known = id;
+    if (id) {
+        session.id = *id;
+    } else {
+        session.ended++;
+    }
+}
+
+ColoStreamSession colo_stream_session(void)
+{
+    QEMU_LOCK_GUARD(&lock);
+    return session;
+}
+
+void colo_stream_introduce(ColoStreamWriter *w, ColoStreamKind kind,
+                           const NetClientState *netdev)
+{
+    const ColoStreamSession now = colo_stream_session();
+
+    colo_stream_writer_introduce(w, kind, netdev, colo_net_mac(netdev),
+                                 now.known ? &now.id : NULL);
 }
 
 static void disconnect(void *opaque)
@@ -138,12 +166,39 @@ static void set_reconnect(ColoStreamEnd *e, bool on)
     qemu_chr_socket_set_reconnect(CHARDEV(s), on ? RECONNECT_MS : 0);
 }
 
+static bool check_session(ColoStreamEnd *e)
+{
+    const ColoStreamSession now = colo_stream_session();
+    Error *err = NULL;
+
+    if (!e->heard_session || !now.known || e->sessions_ended != now.ended ||
+        qemu_uuid_is_equal(&e->session, &now.id)) {
+        return true;
+    }
+    error_setg(&err, "chardev '%s' is connected to a QEMU that is in another "
+               "session: is its address that of another pair?",
+               e->be->chr->label);
+    colo_stream_end_broken(e, err);
+    return false;
+}
+
+bool colo_stream_end_belongs(ColoStreamEnd *e, const ColoStreamHello *hello)
+{
+    e->heard_session = hello->has_session;
+    e->session = hello->session;
+    e->sessions_ended = colo_stream_session().ended;
+    return check_session(e);
+}
+
 void colo_stream_end_session(ColoStreamEnd *e, bool on)
 {
     if (!e->be || e->in_session == on) {
         return;
     }
     e->in_session = on;
+    if (on) {
+        check_session(e);
+    }
     set_reconnect(e, on);
     if (on && e->broken) {
         qemu_bh_schedule(e->disconnect_bh);
@@ -193,6 +248,7 @@ void colo_stream_end_event(ColoStreamEnd *e, QEMUChrEvent event)
         return;
     }
     e->broken = false;
+    e->heard_session = false;
     if (e->back) {
         colo_stream_reader_reset(e->back);
         set_fault(e, NULL, false);

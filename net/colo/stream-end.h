@@ -17,6 +17,16 @@
 #include "qemu/queue.h"
 #include "stream.h"
 
+/* The session that this QEMU is in */
+typedef struct ColoStreamSession {
+    bool known;
+    QemuUUID id;
+    unsigned ended;             /* how many have been */
+} ColoStreamSession;
+
+/* Any thread; colo_net_set_session() sets it */
+ColoStreamSession colo_stream_session(void);
+
 typedef struct ColoStreamEnd ColoStreamEnd;
 struct ColoStreamEnd {
     /* Set once */
@@ -28,6 +38,9 @@ struct ColoStreamEnd {
     bool in_session;
     bool made_to_reconnect;     /* its user did not ask for that */
     bool broken;                /* nothing is read until it is opened again */
+    bool heard_session;         /* the other end has said one... */
+    QemuUUID session;
+    unsigned sessions_ended;    /* ...after so many of this side */
     unsigned reports;           /* faults that were, since then */
     int64_t reports_since_ms;
 
@@ -70,6 +83,13 @@ void colo_stream_end_cleanup(ColoStreamEnd *e);
  */
 void colo_stream_end_session(ColoStreamEnd *e, bool on);
 
+/*
+ * colo_stream_introduce: what @w writes in this session begins with a hello
+ * record, see colo_stream_writer_introduce()
+ */
+void colo_stream_introduce(ColoStreamWriter *w, ColoStreamKind kind,
+                           const NetClientState *netdev);
+
 /* Is something at the other end, and does it make sense?  False before init. */
 bool colo_stream_end_is_open(ColoStreamEnd *e);
 
@@ -92,6 +112,15 @@ void colo_stream_end_broken(ColoStreamEnd *e, Error *err);
  * @fatal: nothing more can be read from this stream
  */
 void colo_stream_end_told(ColoStreamEnd *e, Error *err, bool fatal);
+
+/*
+ * colo_stream_end_belongs: is the other end in the session that this one is in?
+ *
+ * False: it is in another one, which is a fault, and the stream is broken.  A
+ * secondary hears it before it knows its session: then this is looked at when
+ * that begins.
+ */
+bool colo_stream_end_belongs(ColoStreamEnd *e, const ColoStreamHello *hello);
 
 /* A record came as it has to be */
 void colo_stream_end_sound(ColoStreamEnd *e);

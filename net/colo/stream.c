@@ -31,12 +31,16 @@
 #define BEGIN_HDR_LEN   12
 #define PACKET_HDR_MAX  8
 #define HELLO_HDR_LEN   8
-/* Behind that: version (2), kind (1), flags (1), vnet header (4), name, MAC */
+/*
+ * Behind that: version (2), kind (1), flags (1), vnet header (4), name, session
+ * (16), MAC
+ */
 #define HELLO_MIN       8
 #define HELLO_MAX       (HELLO_MIN + 255)
 #define HELLO_VERSION   1
 #define HELLO_VNET_HDR  0x01
 #define HELLO_MAC       0x02
+#define HELLO_SESSION   0x04
 /* An empty queue does not keep more memory than this */
 #define IDLE_BYTES      (256 * KiB)
 /* Of a burst more than this is not gathered */
@@ -192,6 +196,15 @@ static bool read_hello(ColoStreamReader *r, const uint8_t *data, uint32_t size,
         hello.has_mac = true;
         memcpy(&hello.mac, data + size, sizeof(hello.mac));
     }
+    if (data[3] & HELLO_SESSION) {
+        if (size < HELLO_MIN + sizeof(hello.session)) {
+            error_setg(errp, "hello record that is too short for its session");
+            return false;
+        }
+        size -= sizeof(hello.session);
+        hello.has_session = true;
+        memcpy(&hello.session, data + size, sizeof(hello.session));
+    }
     for (uint32_t i = HELLO_MIN; i < size; i++) {
         hello.netdev[i - HELLO_MIN] = g_ascii_isprint(data[i]) ? data[i] : '?';
     }
@@ -337,6 +350,8 @@ struct ColoStreamWriter {
     uint64_t epoch;
     ColoStreamKind kind;        /* UNKNOWN: no hello record is written */
     const NetClientState *netdev;
+    bool has_session;
+    QemuUUID session;
     bool has_mac;
     MACAddr mac;                /* of the NIC there */
     bool introduced;            /* in this connection and session */
@@ -433,18 +448,22 @@ static void writer_append_hello(ColoStreamWriter *w)
 {
     const char *name = w->netdev->name;
     size_t mac_len = w->has_mac ? sizeof(w->mac) : 0;
-    size_t len = MIN(strlen(name), HELLO_MAX - HELLO_MIN - mac_len);
+    size_t id_len = w->has_session ? sizeof(w->session) : 0;
+    size_t len = MIN(strlen(name), HELLO_MAX - HELLO_MIN - mac_len - id_len);
     uint8_t record[HELLO_HDR_LEN + HELLO_MIN];
     uint8_t *body = record + HELLO_HDR_LEN;
 
     stl_be_p(record, HELLO_RECORD);
-    stl_be_p(record + WORD, HELLO_MIN + len + mac_len);
+    stl_be_p(record + WORD, HELLO_MIN + len + id_len + mac_len);
     stw_be_p(body, HELLO_VERSION);
     body[2] = w->kind;
-    body[3] = (w->vnet_hdr ? HELLO_VNET_HDR : 0) | (w->has_mac ? HELLO_MAC : 0);
+    body[3] = (w->vnet_hdr ? HELLO_VNET_HDR : 0) |
+              (w->has_mac ? HELLO_MAC : 0) |
+              (w->has_session ? HELLO_SESSION : 0);
     stl_be_p(body + 4, w->netdev->vnet_hdr_len);
     g_byte_array_append(w->queue, record, sizeof(record));
     g_byte_array_append(w->queue, (const uint8_t *)name, len);
+    g_byte_array_append(w->queue, w->session.data, id_len);
     g_byte_array_append(w->queue, w->mac.a, mac_len);
     w->ends_with_cut = false;
     w->introduced = true;
@@ -708,13 +727,17 @@ void colo_stream_writer_forget_epoch(ColoStreamWriter *w)
 
 void colo_stream_writer_introduce(ColoStreamWriter *w, ColoStreamKind kind,
                                   const NetClientState *netdev,
-                                  const MACAddr *mac)
+                                  const MACAddr *mac, const QemuUUID *session)
 {
     w->kind = kind;
     w->netdev = netdev;
     w->has_mac = mac;
     if (mac) {
         w->mac = *mac;
+    }
+    w->has_session = session;
+    if (session) {
+        w->session = *session;
     }
 }
 

@@ -27,6 +27,7 @@
 #include "chardev/char-fe.h"
 #include "net/net.h"
 #include "qemu/iov.h"
+#include "qemu/uuid.h"
 
 typedef enum ColoStreamKind {
     COLO_STREAM_UNKNOWN,
@@ -44,6 +45,8 @@ typedef struct ColoStreamHello {
     char netdev[256];
     bool has_mac;
     MACAddr mac;                /* of the NIC, as it was configured */
+    bool has_session;
+    QemuUUID session;
 } ColoStreamHello;
 
 /* What this end has, to hold it against that */
@@ -211,10 +214,11 @@ ColoStreamResult colo_stream_writer_netfilter(ColoStreamWriter *w,
  *
  * @netdev: outlives the writer
  * @mac: of the NIC on it, or NULL
+ * @session: what is begun, or NULL
  */
 void colo_stream_writer_introduce(ColoStreamWriter *w, ColoStreamKind kind,
                                   const NetClientState *netdev,
-                                  const MACAddr *mac);
+                                  const MACAddr *mac, const QemuUUID *session);
 
 /*
  * Written even if the queue is full; replaces a cut that waits at its end.

@@ -12,6 +12,10 @@ bool colo_net_supported(void)
     return false;
 }
 
+void colo_net_set_session(const QemuUUID *id)
+{
+}
+
 bool colo_net_check(Error **errp)
 {
     return true;

@@ -110,6 +110,11 @@ static void log_hello(GByteArray *log, const ColoStreamHello *hello)
     if (hello->has_mac) {
         g_byte_array_append(log, hello->mac.a, sizeof(hello->mac.a));
     }
+    log_number(log, hello->has_session);
+    if (hello->has_session) {
+        g_byte_array_append(log, hello->session.data,
+                            sizeof(hello->session.data));
+    }
 }
 
 static void seen_packet(void *opaque, uint8_t *data, uint32_t size,
@@ -235,7 +240,9 @@ static void seen_cleanup(Seen *s)
 /* Is it the body of a hello record that a reader takes? */
 static bool is_hello(const uint8_t *body, uint32_t len)
 {
-    return lduw_be_p(body) == 1 && !((body[3] & 2) && len < 14);
+    uint32_t more = (body[3] & 2 ? 6 : 0) + (body[3] & 4 ? 16 : 0);
+
+    return lduw_be_p(body) == 1 && len >= 8 + more;
 }
 
 /*
@@ -371,6 +378,8 @@ typedef struct World {
     bool introduced;
     NetClientState netdev;
     MACAddr mac;
+    bool has_session;
+    QemuUUID session;
 } World;
 
 static World *world;
@@ -567,8 +576,11 @@ static void expect_cut(World *w)
             .vnet_hdr_len = w->netdev.vnet_hdr_len,
             .has_mac = w->mode & MODE_MAC,
             .mac = w->mac,
+            .has_session = w->has_session,
+            .session = w->session,
         };
-        size_t room = 255 - (hello.has_mac ? sizeof(hello.mac) : 0);
+        size_t room = 255 - (hello.has_mac ? sizeof(hello.mac) : 0) -
+                      (hello.has_session ? sizeof(hello.session) : 0);
 
         w->introduced = true;
         memcpy(hello.netdev, w->netdev.name,
@@ -755,8 +767,11 @@ static void do_introduce(World *w)
     memset(longest, 'n', sizeof(longest) - 1);
     w->netdev.name = how & 4 ? longest : (char *)"net0";
     w->kind = 1 + how % (COLO_STREAM__MAX - 1);
+    w->has_session = how & 8;
+    w->session = (QemuUUID) { .data = { how, [15] = ~how } };
     colo_stream_writer_introduce(w->w, w->kind, &w->netdev,
-                                 w->mode & MODE_MAC ? &w->mac : NULL);
+                                 w->mode & MODE_MAC ? &w->mac : NULL,
+                                 w->has_session ? &w->session : NULL);
 }
 
 static void run_bh(World *w)

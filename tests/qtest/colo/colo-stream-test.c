@@ -8,7 +8,8 @@
  * yank, and also if it ended before the session; after the session a socket
  * does what its user has said.  A stream that cannot be read is told and begins
  * anew.  Ends that do not fit to each other are told, and stay connected, also
- * if both write; one that goes on and on with that does not fill the log.
+ * if both write; one that goes on and on with that does not fill the log.  An
+ * end that is in another session is told and closed, and nothing of it is used.
  */
 
 #include "qemu/osdep.h"
@@ -502,6 +503,123 @@ static void test_object_deleted(void)
     colo_pair_free(r.p);
 }
 
+/* Of the primary's output, or of its input, in a session called @id over */
+static void write_hello_session(int fd, uint8_t kind, const uint8_t id[16])
+{
+    const uint8_t who[] = { 0, 1, kind, 4 };
+
+    write_word(fd, HELLO);
+    write_word(fd, 28);
+    write_all(fd, who, sizeof(who));
+    write_word(fd, 0);
+    write_all(fd, "far0", 4);
+    write_all(fd, id, 16);
+}
+
+/* What the mirror says of itself ends with its session and the MAC address */
+static void read_session(int fd, uint8_t id[16])
+{
+    uint8_t hello[256];
+    uint32_t size;
+
+    g_assert_cmphex(read_word(fd), ==, HELLO);
+    size = read_word(fd);
+    g_assert_cmpuint(size, >=, 8 + 16 + 6);
+    g_assert_cmpuint(size, <=, sizeof(hello));
+    read_all(fd, hello, size);
+    g_assert_cmphex(hello[3], ==, 2 | 4);
+    memcpy(id, hello + size - 6 - 16, 16);
+}
+
+/* The primary's comparison is connected to the secondary of another pair */
+static void test_stray_output(void)
+{
+    uint8_t id[16];
+    g_autofree char *later = NULL;
+    Rig r;
+    int mirror = rig_begin(&r), compare;
+
+    compare = add_compare_on(&r);
+    begin_session(&r);
+    read_session(mirror, id);
+    expect_protection(r.p->primary, true, NULL);
+    id[15] ^= 1;
+    write_hello_session(compare, 3, id);
+    expect_protection(r.p->primary, false, "chardev 'c1' is connected to a QEMU "
+                      "that is in another session");
+    wait_for(is_closed(compare));
+    close(compare);
+
+    id[15] ^= 1;
+    compare = open_chardev(&r.net, "c1");
+    write_hello_session(compare, 3, id);
+    write_cut(compare, 0);
+    expect_protection(r.p->primary, true, NULL);
+    later = problem(r.p->primary);
+    g_assert_null(later);
+    close(compare);
+    close(mirror);
+    rig_end(&r);
+}
+
+static bool has_problem(QTestState *qts, const char *text)
+{
+    QDict *status = colo_status(qts);
+    const QListEntry *entry;
+    bool found = false;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(status, "problems"), entry) {
+        QDict *one = qobject_to(QDict, qlist_entry_obj(entry));
+
+        found |= !!strstr(qdict_get_str(one, "message"), text);
+    }
+    qobject_unref(status);
+    return found;
+}
+
+/*
+ * The secondary's input is connected to the primary of another pair, before
+ * either session: nothing of it gets to the guest
+ */
+static void test_stray_input(void)
+{
+    static const char text[] = "is connected to a QEMU that is in another "
+                               "session";
+    const uint8_t stray[16] = { 7 };
+    uint8_t id[16];
+    Rig r;
+    int mirror = rig_begin(&r), compare, input;
+    Net net = { .qts = r.p->secondary, .dir = r.p->dir };
+
+    compare = add_compare_on(&r);
+    add_chardev(&net, "red0");
+    add_filter(r.p->secondary, "filter-redirector", "f1", "tx", "indev",
+               "red0");
+    input = open_chardev(&net, "red0");
+    write_hello_session(input, 1, stray);
+    write_cut(input, 0);
+    write_str(input, "of another guest");
+    /* No session is known yet, so it is read */
+    wait_for(counter(r.p->secondary, "f1", "kept-bytes"));
+    g_assert_false(has_problem(r.p->secondary, text));
+    begin_session(&r);
+    wait_for(is_closed(input));
+    close(input);
+    g_assert_true(has_problem(r.p->secondary, text));
+    g_assert_cmpuint(counter(r.p->secondary, "f1", "kept-bytes"), ==, 0);
+    g_assert_cmpuint(counter(r.p->secondary, "f1", "in-packets"), ==, 0);
+
+    read_session(mirror, id);
+    input = open_chardev(&net, "red0");
+    write_hello_session(input, 1, id);
+    write_cut(input, 0);
+    wait_for(!has_problem(r.p->secondary, text));
+    close(input);
+    close(compare);
+    close(mirror);
+    rig_end(&r);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -514,6 +632,8 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/stream/swapped", test_swapped);
     qtest_add_func("/colo/stream/right", test_right);
     qtest_add_func("/colo/stream/object-deleted", test_object_deleted);
+    qtest_add_func("/colo/stream/stray-output", test_stray_output);
+    qtest_add_func("/colo/stream/stray-input", test_stray_input);
     qtest_add_func("/colo/stream/mac", test_mac);
     qtest_add_func("/colo/stream/mac-compare", test_mac_compare);
     return g_test_run();

@@ -116,12 +116,14 @@ static void test_start(void)
     uint8_t buf[COLO_START_LEN + 1] = { 0 };
     Error *err = NULL;
 
+    qemu_uuid_generate(&in.session);
     colo_start_encode(&in, buf);
     g_assert_true(colo_start_decode(buf, COLO_START_LEN, &out, &error_abort));
     g_assert_cmpuint(out.mode, ==, 1);
     g_assert_cmpuint(out.timeout_ms, ==, 5000);
     g_assert_cmpuint(out.flags, ==, COLO_START_VERIFY_RAM);
     g_assert_cmpuint(out.generation, ==, 1ULL << 60);
+    g_assert_true(qemu_uuid_is_equal(&out.session, &in.session));
 
     for (size_t len = 0; len <= sizeof(buf); len++) {
         if (len != COLO_START_LEN) {

@@ -3,7 +3,8 @@
  * COLO proxy: hello records of streams.
  *
  * Proves: a writer says who it is before its first cut record in each
- * connection and each session, and never without one; a reader hears the same
+ * connection and each session, in which session it is, and never without one; a
+ * reader hears the same
  * however the stream is cut up, names what is no such record, and reads no
  * further where it refuses; what does not fit is named.
  */
@@ -53,6 +54,10 @@ static bool seen_hello(void *opaque, const ColoStreamHello *hello)
                            hello->netdev);
     if (hello->has_mac) {
         g_string_append_printf(s->log, MAC_FMT " ", MAC_ARG(hello->mac.a));
+    }
+    if (hello->has_session) {
+        g_string_append_printf(s->log, "s%02x%02x ", hello->session.data[0],
+                               hello->session.data[15]);
     }
     return hello->kind != COLO_STREAM_UNKNOWN;
 }
@@ -140,11 +145,11 @@ static void test_write(const void *opaque)
     out_begin(&o, vnet_hdr);
     colo_stream_writer_packet(o.w, &iov, 1, 12);
     colo_stream_writer_introduce(o.w, COLO_STREAM_SECONDARY_OUTPUT, &netdev,
-                                 NULL);
+                                 NULL, NULL);
     colo_stream_writer_cut(o.w, 0);
     colo_stream_writer_packet(o.w, &iov, 1, 12);
     colo_stream_writer_introduce(o.w, COLO_STREAM_SECONDARY_OUTPUT, &netdev,
-                                 &mac);
+                                 &mac, NULL);
     colo_stream_writer_cut(o.w, 1);
     /* Another connection, another session */
     netdev.vnet_hdr_len = 0;
@@ -156,6 +161,31 @@ static void test_write(const void *opaque)
     out_end(&o);
 }
 
+static void test_session(void)
+{
+    const QemuUUID id = { .data = { 1, [15] = 0x10 } };
+    const MACAddr mac = { { 0x52, 0x54, 0, 0x12, 0x34, 0xff } };
+    g_autofree char *name = g_strnfill(300, 'n');
+    NetClientState netdev = { .name = (char *)"net0" };
+    g_autofree char *want = NULL;
+    Out o;
+
+    out_begin(&o, false);
+    colo_stream_writer_introduce(o.w, COLO_STREAM_INPUT, &netdev, NULL, &id);
+    colo_stream_writer_cut(o.w, 0);
+    colo_stream_writer_forget_epoch(o.w);
+    colo_stream_writer_introduce(o.w, COLO_STREAM_INPUT, &netdev, &mac, &id);
+    colo_stream_writer_cut(o.w, 0);
+    colo_stream_writer_forget_epoch(o.w);
+    netdev.name = name;
+    colo_stream_writer_cut(o.w, 0);
+    want = g_strdup_printf("h1:0:0=net0 s0110 c0 "
+                           "h1:0:0=net0 52:54:00:12:34:FF s0110 c0 "
+                           "h1:0:0=%.233s 52:54:00:12:34:FF s0110 c0 ", name);
+    out_expect(&o, false, want);
+    out_end(&o);
+}
+
 static void test_no_session(void)
 {
     NetClientState netdev = { .vnet_hdr_len = 12, .name = (char *)"net0" };
@@ -163,7 +193,8 @@ static void test_no_session(void)
     Out o;
 
     out_begin(&o, false);
-    colo_stream_writer_introduce(o.w, COLO_STREAM_INPUT, &netdev, NULL);
+    colo_stream_writer_introduce(o.w, COLO_STREAM_INPUT, &netdev, NULL,
+                                 NULL);
     colo_stream_writer_closed(o.w);
     colo_stream_writer_opened(o.w);
     colo_stream_writer_packet(o.w, &iov, 1, 12);
@@ -187,8 +218,13 @@ static void test_read(void)
         { 17, 1, 2, "h2:1:12=a?c 01:02:03:04:05:06 c7 ", 2 },
         { 14, 1, 2, "h2:1:12= 61:0A:63:01:02:03 c7 ", 2 },
         { 13, 1, 2, "!hello record of 13 bytes with a MAC address", 2 },
+        { 24, 1, 2, "h2:1:12= s6100 c7 ", 4 },
+        { 27, 1, 2, "h2:1:12=a?c s0100 c7 ", 4 },
+        { 30, 1, 2, "h2:1:12= 00:00:00:00:00:00 s6100 c7 ", 6 },
+        { 23, 1, 2, "!hello record that is too short for its session", 4 },
+        { 29, 1, 2, "!hello record that is too short for its session", 6 },
         /* Of what is to come */
-        { 11, 1, 2, "h2:1:12=a?c c7 ", 0xfc },
+        { 11, 1, 2, "h2:1:12=a?c c7 ", 0xf8 },
         { 8, 1, 0, "h0:1:12= " },
         { 8, 1, 200, "h0:1:12= " },
         { 7, 1, 1, "!hello record of 7 bytes, 8 to 263 are allowed" },
@@ -201,8 +237,8 @@ static void test_read(void)
 
     for (int i = 0; i < ARRAY_SIZE(records); i++) {
         const Bad *b = &records[i];
-        uint8_t stream[40] = { 0 };
-        size_t size = 8 + MAX(MIN(b->length, 20), 8);
+        uint8_t stream[60] = { 0 };
+        size_t size = 8 + MAX(MIN(b->length, 40), 8);
         g_autofree char *deaf = NULL;
 
         stl_be_p(stream, HELLO);
@@ -301,6 +337,7 @@ int main(int argc, char **argv)
                          test_write);
     g_test_add_data_func("/colo/hello/write-vnet", GINT_TO_POINTER(true),
                          test_write);
+    g_test_add_func("/colo/hello/session", test_session);
     g_test_add_func("/colo/hello/no-session", test_no_session);
     g_test_add_func("/colo/hello/read", test_read);
     g_test_add_func("/colo/hello/check", test_check);
