@@ -77,12 +77,28 @@ static uint64_t features_of(CPUState *cpu)
     return sum + XXH3_64bits(json->str, json->len);
 }
 
-/* "MODEL FEATURES\n" for each, those that are alike in a row once */
+static unsigned count_cpus(void)
+{
+    unsigned count = 0;
+    CPUState *cpu;
+
+    CPU_FOREACH(cpu) {
+        count++;
+    }
+    return count;
+}
+
+/*
+ * How many there are, on a line, then "MODEL FEATURES\n" for each, those that
+ * are alike in a row once
+ */
 static GString *describe_cpus(void)
 {
     GString *out = g_string_new(NULL);
     g_autofree char *last = NULL;
     CPUState *cpu;
+
+    g_string_printf(out, "%u\n", count_cpus());
 
     CPU_FOREACH(cpu) {
         char *line = g_strdup_printf("%s %016" PRIx64 "\n",
@@ -150,7 +166,13 @@ static bool check_cpus(const char *there, const char *here)
     g_auto(GStrv) peer = g_strsplit(there, "\n", -1);
     g_auto(GStrv) own = g_strsplit(here, "\n", -1);
 
-    for (unsigned i = 0; peer[i] && own[i]; i++) {
+    /* How many there are is one of the features, too */
+    if (*peer && strcmp(*peer, *own)) {
+        error_report("the machines of the two sides differ: the primary has %s "
+                     "CPUs, this side has %s: both need the same", *peer, *own);
+        return false;
+    }
+    for (unsigned i = 1; *peer && peer[i] && own[i]; i++) {
         if (strcmp(peer[i], own[i])) {
             report_difference(peer[i], own[i]);
             return false;
@@ -175,8 +197,8 @@ static int machine_post_load(void *opaque, int version_id)
 
 static const VMStateDescription vmstate_machine = {
     .name = "colo-machine",
-    .version_id = 1,
-    .minimum_version_id = 1,
+    .version_id = 2,
+    .minimum_version_id = 2,
     .needed = colo_vmstate_needed,
     .pre_save = machine_pre_save,
     .pre_load = machine_pre_load,

@@ -341,7 +341,30 @@ static void test_more_cpus(const void *kind)
 
     qtest_qmp_device_add(p->secondary, "qemu64-x86_64-cpu", "cpu1",
                          "{'socket-id': 1, 'core-id': 0, 'thread-id': 0}");
-    check_fails(p, kind, "'cpu_common' (instance 1) is on the secondary only");
+    check_fails(p, kind, "the primary has 1 CPUs, this side has 2: both need "
+                "the same");
+}
+
+/* @there and @here: options of -smp */
+static void check_smp(const char *kind, const char *there, const char *here,
+                      const char *text)
+{
+    g_autofree char *extra = g_strdup_printf("-smp %s", there);
+    ColoPair *p = colo_pair_new_with("periodic", "tcg", extra);
+
+    colo_quit(&p->secondary);
+    g_free(p->extra);
+    p->extra = g_strdup_printf("-smp %s", here);
+    colo_pair_new_secondary(p);
+    check_fails(p, kind, text);
+}
+
+/* With other features, too: how many threads there are is one of them */
+static void test_other_smp(const void *kind)
+{
+    check_smp(kind, "1", "2", "the primary has 1 CPUs, this side has 2");
+    check_smp(kind, "2", "1", "Unknown savevm section or instance "
+              "'cpu_common' 1");
 }
 
 /* Its CPU is another one: what the guest has found in it would be gone */
@@ -426,6 +449,19 @@ static void test_hmp(void)
 
 int main(int argc, char **argv)
 {
+    static const struct {
+        const char *name;
+        void (*func)(const void *kind);
+    } tests[] = {
+        { "machine", test_other_machine },
+        { "no-colo", test_no_colo },
+        { "type", test_other_type },
+        { "devices", test_more_devices },
+        { "cpus", test_more_cpus },
+        { "smp", test_other_smp },
+        { "cpu", test_other_cpu },
+        { "memory", test_less_memory },
+    };
     static const char *const kinds[] = { "unix", "tcp" };
 
     g_test_init(&argc, &argv, NULL);
@@ -439,28 +475,12 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/connect/message", test_message);
     qtest_add_func("/colo/connect/hmp", test_hmp);
     for (int i = 0; i < G_N_ELEMENTS(kinds); i++) {
-        g_autofree char *other = g_strdup_printf("/colo/connect/machine/%s",
-                                                 kinds[i]);
-        g_autofree char *none = g_strdup_printf("/colo/connect/no-colo/%s",
-                                                kinds[i]);
-        g_autofree char *type = g_strdup_printf("/colo/connect/type/%s",
-                                                kinds[i]);
-        g_autofree char *dev = g_strdup_printf("/colo/connect/devices/%s",
-                                               kinds[i]);
-        g_autofree char *cpus = g_strdup_printf("/colo/connect/cpus/%s",
-                                                kinds[i]);
-        g_autofree char *cpu = g_strdup_printf("/colo/connect/cpu/%s",
-                                               kinds[i]);
-        g_autofree char *ram = g_strdup_printf("/colo/connect/memory/%s",
-                                               kinds[i]);
+        for (int k = 0; k < G_N_ELEMENTS(tests); k++) {
+            g_autofree char *path = g_strdup_printf("/colo/connect/%s/%s",
+                                                    tests[k].name, kinds[i]);
 
-        qtest_add_data_func(other, kinds[i], test_other_machine);
-        qtest_add_data_func(none, kinds[i], test_no_colo);
-        qtest_add_data_func(type, kinds[i], test_other_type);
-        qtest_add_data_func(dev, kinds[i], test_more_devices);
-        qtest_add_data_func(cpus, kinds[i], test_more_cpus);
-        qtest_add_data_func(cpu, kinds[i], test_other_cpu);
-        qtest_add_data_func(ram, kinds[i], test_less_memory);
+            qtest_add_data_func(path, kinds[i], tests[k].func);
+        }
     }
     return g_test_run();
 }
