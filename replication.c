@@ -166,6 +166,11 @@ void replication_do_checkpoint_all(Error **errp)
     CALL_ALL(errp, checkpoint);
 }
 
+void replication_begin_checkpoint_all(Error **errp)
+{
+    CALL_ALL(errp, begin_checkpoint);
+}
+
 void replication_get_error_all(Error **errp)
 {
     CALL_ALL(errp, get_error);
@@ -221,6 +226,11 @@ bool replication_settle_all(uint64_t timeout_ms, Error **errp)
 bool replication_sampled_all(uint64_t timeout_ms, Error **errp)
 {
     return wait_all(offsetof(ReplicationOps, sampled), timeout_ms, errp);
+}
+
+bool replication_emptied_all(uint64_t timeout_ms, Error **errp)
+{
+    return wait_all(offsetof(ReplicationOps, emptied), timeout_ms, errp);
 }
 
 bool replication_compare_all(uint64_t timeout_ms, Error **errp)

@@ -68,6 +68,10 @@ typedef struct ReplicationKind {
     void (*prepare)(BDRVReplicationState *s, Error **errp);
     void (*take_over)(BDRVReplicationState *s, Error **errp);
     void (*checkpoint)(BDRVReplicationState *s, Error **errp);
+    /* The same in two; the second in any thread, without the BQL */
+    void (*begin_checkpoint)(BDRVReplicationState *s, Error **errp);
+    bool (*emptied)(BDRVReplicationState *s, uint64_t timeout_ms,
+                    Error **errp);
     void (*stop)(BDRVReplicationState *s, bool failover, Error **errp);
     /* While RUNNING, of a primary: the guest's writes went past the node */
     void (*bypassed)(BDRVReplicationState *s);
@@ -122,6 +126,9 @@ extern const ReplicationKind replication_secondary;
 /* What was in some places of the guest's disk at cut 0: see sample.c */
 typedef struct ReplicationSample ReplicationSample;
 
+/* The overlays of the secondary's disk are being emptied: see overlays.c */
+typedef struct ReplicationEmptying ReplicationEmptying;
+
 /* What the primary of a shared disk has besides: see shared.c */
 typedef struct ReplicationShared ReplicationShared;
 
@@ -161,6 +168,7 @@ struct BDRVReplicationState {
     /* Secondary; BQL.  See secondary.c. */
     char *top_id;               /* set once */
     BlockBackend *hidden;       /* while RUNNING */
+    ReplicationEmptying *emptying;  /* or NULL; the session's thread */
     BlockJob *backup;           /* while RUNNING, but not a shared disk */
     BlockBackend *claim;        /* to write to the disk, until it is folded */
     BlockDriverState *folds_to; /* the disk, since a job began; graph lock */
@@ -289,6 +297,32 @@ BdrvChild *GRAPH_RDLOCK replication_data(BDRVReplicationState *s);
 BlockDriverState *GRAPH_RDLOCK replication_active(BDRVReplicationState *s);
 BlockDriverState *GRAPH_RDLOCK replication_hidden(BDRVReplicationState *s);
 BlockDriverState *GRAPH_RDLOCK replication_disk(BDRVReplicationState *s);
+
+/*
+ * The overlays: see overlays.c.
+ *
+ * replication_open_hidden, _close_hidden: a way to write to the hidden overlay,
+ * s->hidden, which is only a backing file otherwise.  BQL.
+ *
+ * replication_empty_begin: begin to empty both.  BQL, no coroutine.
+ * replication_empty_wait: until they are.  False with @errp set if that takes
+ * more than @timeout_ms; true if they were not about to.  Any thread, without
+ * the BQL.
+ * replication_empty_end: they are, or could not be: false with @errp set.  All
+ * is due to be copied anew.  @committed: the guest is to see the disk as it is
+ * even so; then the overlays are spent, which is no error here but one of the
+ * disk.  BQL.
+ *
+ * replication_empty: all of that at once, however long it takes.  BQL.
+ */
+bool replication_open_hidden(BDRVReplicationState *s, Error **errp);
+void replication_close_hidden(BDRVReplicationState *s);
+bool replication_empty_begin(BDRVReplicationState *s, Error **errp);
+bool replication_empty_wait(BDRVReplicationState *s, uint64_t timeout_ms,
+                            Error **errp);
+bool replication_empty_end(BDRVReplicationState *s, bool committed,
+                           Error **errp);
+bool replication_empty(BDRVReplicationState *s, bool committed, Error **errp);
 
 /*
  * Its disk has failed: the first error is kept, and said.  Takes @err.  BQL.

@@ -244,6 +244,15 @@ static void replication_checkpoint(ReplicationState *rs, Error **errp)
     }
 }
 
+static void replication_begin_checkpoint(ReplicationState *rs, Error **errp)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    if (s->stage == COLO_DISK_STAGE_RUNNING) {
+        (s->kind->begin_checkpoint ?: s->kind->checkpoint)(s, errp);
+    }
+}
+
 static void replication_prepare(ReplicationState *rs, Error **errp)
 {
     BDRVReplicationState *s = driver_state(rs);
@@ -441,6 +450,15 @@ static bool replication_compare(ReplicationState *rs, uint64_t timeout_ms,
            replication_sample_settle(s, timeout_ms, errp);
 }
 
+static bool replication_emptied(ReplicationState *rs, uint64_t timeout_ms,
+                                Error **errp)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    return replication_stage(s) != COLO_DISK_STAGE_RUNNING ||
+           !s->kind->emptied || s->kind->emptied(s, timeout_ms, errp);
+}
+
 static void replication_allow(ReplicationState *rs, uint64_t epoch)
 {
     BDRVReplicationState *s = driver_state(rs);
@@ -473,6 +491,8 @@ static ReplicationOps replication_ops = {
     .compare = replication_compare,
     .prepare = replication_prepare,
     .checkpoint = replication_checkpoint,
+    .begin_checkpoint = replication_begin_checkpoint,
+    .emptied = replication_emptied,
     .allow = replication_allow,
     .get_error = replication_get_error,
     .query = replication_query,

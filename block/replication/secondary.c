@@ -74,38 +74,11 @@
 #include "system/block-backend.h"
 #include "trace.h"
 #include "block/copy-before-write.h"
+#include "deadline.h"
 #include "internal.h"
 
 /* How long requests may take to end, once no new ones can begin */
 #define QUIET_TIMEOUT_MS 5000
-
-/* Waiting with a limit */
-
-typedef struct Deadline {
-    QEMUTimer *timer;
-    bool over;
-} Deadline;
-
-static void deadline_cb(void *opaque)
-{
-    Deadline *deadline = opaque;
-
-    deadline->over = true;
-}
-
-static void deadline_begin(Deadline *deadline, int64_t ms)
-{
-    deadline->over = false;
-    deadline->timer = aio_timer_new(qemu_get_aio_context(),
-                                    QEMU_CLOCK_REALTIME, SCALE_MS,
-                                    deadline_cb, deadline);
-    timer_mod(deadline->timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + ms);
-}
-
-static void deadline_end(Deadline *deadline)
-{
-    timer_free(deadline->timer);
-}
 
 /*
  * The nodes.  NULL unless all three are there.  An overlay that has failed has
@@ -257,97 +230,6 @@ static BlockDriverState *check_chain(BDRVReplicationState *s, Error **errp)
     return top;
 }
 
-/* The overlays */
-
-/*
- * Nothing may begin any more in the hidden overlay or above it, and nothing
- * is under way: neither of the guest nor of the NBD server, which writes
- * through copy-before-write.  Other than bdrv_drained_begin() this gives up.
- * On failure nothing is drained.
- */
-static bool drain_begin_bounded(BlockDriverState *bs, Error **errp)
-{
-    Deadline deadline;
-    bool quiet;
-
-    bdrv_do_drained_begin_quiesce(bs, NULL);
-    deadline_begin(&deadline, QUIET_TIMEOUT_MS);
-    AIO_WAIT_WHILE_UNLOCKED(NULL, !deadline.over &&
-                                  bdrv_drain_poll(bs, NULL, false));
-    deadline_end(&deadline);
-    quiet = !bdrv_drain_poll(bs, NULL, false);
-    if (!quiet) {
-        bdrv_drained_end(bs);
-        error_setg(errp, "requests for '%s' have not ended within %d ms",
-                   replication_user_name(bs), QUIET_TIMEOUT_MS);
-    }
-    return quiet;
-}
-
-/*
- * The guest has no writes of its own any more, and sees the disk as it is.
- *
- * @committed: it is to do so even if the overlays fail
- */
-static bool empty_overlays(BDRVReplicationState *s, bool committed,
-                           Error **errp)
-{
-    BlockDriverState *hidden = blk_bs(s->hidden);
-    int64_t begin = qemu_clock_get_us(QEMU_CLOCK_REALTIME);
-    Error *local_err = NULL;
-
-    if (!drain_begin_bounded(hidden, errp)) {
-        return false;
-    }
-    bdrv_graph_rdlock_main_loop();
-    bdrv_make_empty(s->bs->file, &local_err);
-    bdrv_graph_rdunlock_main_loop();
-    if (!local_err) {
-        blk_make_empty(s->hidden, &local_err);
-    }
-    if (!local_err && s->backup) {
-        backup_do_checkpoint(s->backup, &local_err);
-    }
-    if (local_err && committed) {
-        error_prepend(&local_err, "the overlays cannot be emptied: ");
-        qatomic_set(&s->spent, true);
-        replication_fail(s, g_steal_pointer(&local_err));
-    }
-    bdrv_drained_end(hidden);
-    trace_replication_emptied(replication_name(s),
-                              qemu_clock_get_us(QEMU_CLOCK_REALTIME) - begin);
-    if (local_err) {
-        error_propagate(errp, local_err);
-        return false;
-    }
-    return true;
-}
-
-/* A way to write to the hidden overlay, which is only a backing file so far */
-static bool open_hidden(BDRVReplicationState *s, Error **errp)
-{
-    BlockDriverState *hidden;
-
-    bdrv_graph_rdlock_main_loop();
-    hidden = replication_hidden(s);
-    bdrv_graph_rdunlock_main_loop();
-
-    if (bdrv_is_read_only(hidden) &&
-        bdrv_reopen_set_read_only(hidden, false, errp) < 0) {
-        return false;
-    }
-    s->hidden = blk_new(bdrv_get_aio_context(hidden), BLK_PERM_WRITE,
-                        BLK_PERM_ALL);
-    blk_set_allow_aio_context_change(s->hidden, true);
-    return blk_insert_bs(s->hidden, hidden, errp) >= 0;
-}
-
-static void close_hidden(BDRVReplicationState *s)
-{
-    blk_unref(s->hidden);
-    s->hidden = NULL;
-}
-
 /* After a failover that is no news for a session that has begun since */
 void replication_report(BDRVReplicationState *s, const Error *err)
 {
@@ -379,7 +261,7 @@ static void backup_done(void *opaque, int ret)
         Error *err = NULL;
 
         s->backup = NULL;
-        close_hidden(s);
+        replication_close_hidden(s);
         error_setg_errno(&err, ret < 0 ? -ret : ECANCELED,
                          "nothing is copied any more before the primary "
                          "writes to the disk");
@@ -604,7 +486,7 @@ static void secondary_start(BDRVReplicationState *s, Error **errp)
     if (!top) {
         goto fail;
     }
-    if (!open_hidden(s, errp) || !empty_overlays(s, false, errp) ||
+    if (!replication_open_hidden(s, errp) || !replication_empty(s, false, errp) ||
         !start_preserving(s, top, errp)) {
         goto fail_hidden;
     }
@@ -614,7 +496,7 @@ static void secondary_start(BDRVReplicationState *s, Error **errp)
     return;
 
 fail_hidden:
-    close_hidden(s);
+    replication_close_hidden(s);
 fail:
     error_prepend(errp, "node '%s': ", replication_name(s));
 }
@@ -643,12 +525,40 @@ static void secondary_prepare(BDRVReplicationState *s, Error **errp)
     }
 }
 
+static void secondary_begin_checkpoint(BDRVReplicationState *s, Error **errp)
+{
+    ERRP_GUARD();
+
+    secondary_prepare(s, errp);
+    if (!*errp && !replication_empty_begin(s, errp)) {
+        error_prepend(errp, "node '%s': ", replication_name(s));
+        replication_fail(s, error_copy(*errp));
+    }
+}
+
+static bool secondary_emptied(BDRVReplicationState *s, uint64_t timeout_ms,
+                              Error **errp)
+{
+    if (!s->emptying) {
+        return true;
+    }
+    if (!replication_empty_wait(s, timeout_ms, errp)) {
+        error_prepend(errp, "node '%s': ", replication_name(s));
+        return false;
+    }
+    BQL_LOCK_GUARD();
+    if (replication_empty_end(s, true, NULL)) {
+        replication_sink_commit(disk_of(s));
+    }
+    return true;
+}
+
 static void secondary_checkpoint(BDRVReplicationState *s, Error **errp)
 {
     ERRP_GUARD();
 
     secondary_prepare(s, errp);
-    if (!*errp && !empty_overlays(s, true, errp)) {
+    if (!*errp && !replication_empty(s, true, errp)) {
         error_prepend(errp, "node '%s': ", replication_name(s));
         replication_fail(s, error_copy(*errp));
     }
@@ -717,7 +627,7 @@ static void secondary_stop(BDRVReplicationState *s, bool failover,
             return;
         }
         stop_backup(s);
-        close_hidden(s);
+        replication_close_hidden(s);
         if (s->spent) {
             replication_fold_skip(s, errp);
         } else {
@@ -725,10 +635,10 @@ static void secondary_stop(BDRVReplicationState *s, bool failover,
         }
     } else {
         if (!s->error) {
-            empty_overlays(s, false, errp);
+            replication_empty(s, false, errp);
         }
         stop_backup(s);
-        close_hidden(s);
+        replication_close_hidden(s);
         replication_unclaim(s);
         replication_set_stage(s, COLO_DISK_STAGE_IDLE);
     }
@@ -761,7 +671,7 @@ static void secondary_end(BDRVReplicationState *s)
 {
     /* The job that copies has a reference to us: it is no more */
     replication_fold_end(s);
-    close_hidden(s);
+    replication_close_hidden(s);
     replication_unclaim(s);
 }
 
@@ -859,6 +769,8 @@ const ReplicationKind replication_secondary = {
     .start = secondary_start,
     .prepare = secondary_prepare,
     .checkpoint = secondary_checkpoint,
+    .begin_checkpoint = secondary_begin_checkpoint,
+    .emptied = secondary_emptied,
     .take_over = secondary_take_over,
     .stop = secondary_stop,
     .get_error = secondary_get_error,

@@ -11,7 +11,8 @@
  *   replication_cut_all()
  *   replication_settle_all()           (its disk takes what arrives)
  *                                      replication_prepare_all()
- *                                      replication_do_checkpoint_all()
+ *                                      replication_begin_checkpoint_all()
+ *                                      replication_emptied_all()
  *   replication_allow_all()
  *
  * Unless a function says otherwise it is called under the BQL.
@@ -55,6 +56,10 @@ typedef struct ReplicationOps {
     ReplicationCall *get_error;
     /* Both sides reached a checkpoint: the secondary forgets its own writes */
     ReplicationCall *checkpoint;
+    /* The same in two: as replication_begin_checkpoint_all()... */
+    ReplicationCall *begin_checkpoint;
+    /* ...and replication_emptied_all(): any thread, without the BQL */
+    ReplicationSettle *emptied;
     /* Could it begin?  Nothing changes. */
     ReplicationStart *check;
     /* Set @errp if it has failed, or does not run and could not begin */
@@ -171,6 +176,19 @@ bool replication_sampled_all(uint64_t timeout_ms, Error **errp);
 bool replication_compare_all(uint64_t timeout_ms, Error **errp);
 
 /*
+ * Secondary: replication_do_checkpoint_all() in two.  The VM stands from the
+ * first to the end of the second; if the first fails, the second has to be called
+ * all the same.
+ *
+ * replication_emptied_all: wait until all have forgotten their own writes.  Any
+ * thread, without the BQL.  False with @errp: not within @timeout_ms
+ * milliseconds for all drivers together; then it is to be called again before
+ * anything else is.  One that fails in this is told as all errors are.
+ */
+void replication_begin_checkpoint_all(Error **errp);
+bool replication_emptied_all(uint64_t timeout_ms, Error **errp);
+
+/*
  * Primary: the secondary has loaded the checkpoint; writes of @epoch may be
  * sent.  Any thread.
  */
@@ -178,7 +196,7 @@ void replication_allow_all(uint64_t epoch);
 
 /*
  * Secondary, before it says that it has all of a checkpoint: fail now
- * whatever could fail in replication_do_checkpoint_all().
+ * whatever could fail in replication_begin_checkpoint_all().
  */
 void replication_prepare_all(Error **errp);
 

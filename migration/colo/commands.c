@@ -21,7 +21,10 @@ void qmp_x_colo_lost_heartbeat(Error **errp)
 {
     ColoSession *s = colo_session();
 
-    if (!s || s->thread_done) {
+    /* A secondary may have ended and still wait for a disk that hangs */
+    if (!s || s->thread_done ||
+        (s->side == COLO_MODE_SECONDARY &&
+         s->secondary.state == COLO_SECONDARY_STATE_ENDED)) {
         error_setg(errp, "there is no COLO session, so there is nothing to "
                    "fail over");
         return;

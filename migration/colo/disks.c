@@ -28,6 +28,7 @@
 #include "migration/options.h"
 #include "system/block-backend.h"
 #include "disks.h"
+#include "peer.h"
 #include "progress.h"
 
 /* While waiting for disks, speak this often within the timeout */
@@ -426,12 +427,52 @@ bool colo_disks_prepare(Error **errp)
     return !*errp;
 }
 
-bool colo_disks_load(Error **errp)
+/*
+ * An overlay whose file hangs makes nobody wait: a primary that lives is told,
+ * and goes on alone.  Without one this side has all that was let out, and waits.
+ * No BQL.
+ */
+static bool await_emptied(ColoSession *s, Error **errp)
+{
+    int64_t end = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + s->timeout_ms;
+
+    while (true) {
+        g_autoptr(Error) err = NULL;
+
+        if (replication_emptied_all(SETTLE_LOOK_MS, &err)) {
+            return true;
+        }
+        if (qemu_clock_get_ms(QEMU_CLOCK_REALTIME) < end) {
+            continue;
+        }
+        if (colo_hears_peer(s, NULL)) {
+            s->cause = COLO_CAUSE_LOCAL;
+            error_prepend(&err, "after %" PRIu32 " ms ", s->timeout_ms);
+            note_failure(err);
+            error_propagate_prepend(errp, g_steal_pointer(&err), "disk: ");
+            return false;
+        }
+        end += s->timeout_ms;
+    }
+}
+
+bool colo_disks_load(ColoSession *s, Error **errp)
 {
     ERRP_GUARD();
+    bool ok;
 
-    replication_do_checkpoint_all(errp);
-    return !*errp;
+    replication_begin_checkpoint_all(errp);
+    bql_unlock();
+    ok = await_emptied(s, *errp ? NULL : errp);
+    bql_lock();
+    return ok && !*errp;
+}
+
+void colo_disks_await_load(void)
+{
+    while (!colo_exiting() && !replication_emptied_all(SETTLE_LOOK_MS, NULL)) {
+        continue;
+    }
 }
 
 /* @hash: what came before, and then that with this disk */

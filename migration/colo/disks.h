@@ -106,8 +106,17 @@ void colo_disks_allow(uint64_t cut);
  */
 bool colo_disks_prepare(Error **errp);
 
-/* Secondary: a checkpoint is loaded, its guest has written nothing.  BQL. */
-bool colo_disks_load(Error **errp);
+/*
+ * Secondary: a checkpoint is being loaded, its guest has written nothing.  BQL,
+ * dropped meanwhile.
+ *
+ * False with @errp and s->cause set if that cannot be, or takes more than a
+ * timeout and the primary lives.  In that case it goes on.
+ */
+bool colo_disks_load(ColoSession *s, Error **errp);
+
+/* Until that is over, or QEMU exits.  No BQL. */
+void colo_disks_await_load(void);
 
 /*
  * colo_disks_hash: of all replicated disks as the guest sees them

@@ -262,9 +262,6 @@ static bool secondary_replace_guest(ColoSession *s, bool early, Error **errp)
     memory_region_transaction_begin();
     qemu_system_reset(SHUTDOWN_CAUSE_SNAPSHOT_LOAD);
     memory_region_transaction_commit();
-    if (!colo_disks_load(errp)) {
-        return false;
-    }
     if (early) {
         colo_ram_sync(s->ram, true);
         colo_ram_apply_dirty(s->ram, s->staging);
@@ -289,7 +286,8 @@ static bool secondary_load(ColoSession *s, const ColoTail *tail, Error **errp)
     bool early = colo_staging_count(s->staging) > APPLY_PAGES_MAX;
     bool ok;
 
-    if (early && !secondary_apply_early(s, errp)) {
+    if (!colo_disks_load(s, errp) ||
+        (early && !secondary_apply_early(s, errp))) {
         return false;
     }
     loading = true;

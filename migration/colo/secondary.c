@@ -472,6 +472,8 @@ static void *secondary_thread(void *opaque)
     rcu_register_thread();
     secondary_follow(s, &err);
     secondary_finish(s, err);
+    /* The end is not for disks that are in the middle of something */
+    colo_disks_await_load();
     bql_lock();
     qemu_cond_broadcast(&s->cond);
     /* When QEMU ends there may be no migration object any more */

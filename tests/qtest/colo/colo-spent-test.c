@@ -10,7 +10,9 @@
  * disk at that time, x-colo-fold lets it do so later, and still folds nothing.  In
  * no case does the generation ask for the overlays.  If the primary is only not
  * to be heard it does not go on by itself: whoever is told to does.  Who takes
- * over flushes the disk, without being asked.
+ * over flushes the disk, without being asked.  If the file of an overlay hangs
+ * the secondary answers, a primary that lives goes on after a timeout, and without
+ * one nothing is given up.
  */
 
 #include "qemu/osdep.h"
@@ -57,7 +59,28 @@ static QDict *tells_flush(const char *file)
         pair_disk_file(file));
 }
 
-static Spent *spent_new(const void *mode)
+/* It has the file of the hidden overlay, which hangs when it stands */
+static QTestState *store;
+
+static QDict *hangs_later(const char *file)
+{
+    g_autofree char *path = g_strdup_printf("%s.nbd", file);
+
+    /* A disk does not grow */
+    g_assert_cmpint(truncate(file, 16 * MiB), ==, 0);
+    store = qtest_init("-machine none");
+    qtest_qmp_assert_success(store, "{'execute': 'blockdev-add',"
+        "'arguments': {'driver': 'raw', 'node-name': 'file', 'file': {"
+        "'driver': 'file', 'filename': %s}}}", file);
+    disk_serve(store, path);
+    disk_export(store, "file", "f", true);
+    return qdict_from_jsonf_nofail(
+        "{'driver': 'nbd', 'export': 'f', 'server': {'type': 'unix',"
+        "'path': %s}}", path);
+}
+
+static Spent *spent_new_on(const void *mode, QDict *(*image)(const char *),
+                           QDict *(*hidden)(const char *))
 {
     Spent *t = g_new0(Spent, 1);
     ColoPair *p = colo_pair_new_with(mode, "qtest", "");
@@ -70,13 +93,18 @@ static Spent *spent_new(const void *mode)
     t->hidden = disk_new_file(p->dir, "hidden", true);
     t->generation = g_build_filename(p->dir, "generation", NULL);
     t->socket = g_build_filename(p->dir, "nbd", NULL);
-    pair_disk_add_secondary_on(p->secondary, tells_flush(t->raw[1]), t->active,
-                               fails_later(t->hidden), t->generation);
+    pair_disk_add_secondary_on(p->secondary, image(t->raw[1]), t->active,
+                               hidden(t->hidden), t->generation);
     qtest_qmp_assert_success(p->primary, "{'execute': 'blockdev-add',"
         "'arguments': {'driver': 'raw', 'node-name': 'local0', 'file': {"
         "'driver': 'file', 'filename': %s}}}", t->raw[0]);
     pair_disk_replicate(p, "local0", "image0", t->socket);
     return t;
+}
+
+static Spent *spent_new(const void *mode)
+{
+    return spent_new_on(mode, tells_flush, fails_later);
 }
 
 static void spent_free(Spent *t)
@@ -264,6 +292,82 @@ static void test_deaf(const void *mode)
     spent_free(t);
 }
 
+/* QEMU answers until it is in @state, for @at_least microseconds */
+static void answers_until(QTestState *qts, const char *state, int64_t at_least)
+{
+    int64_t begin = g_get_monotonic_time();
+    bool there;
+
+    do {
+        int64_t asked = g_get_monotonic_time();
+        QDict *status = colo_status(qts);
+
+        there = !strcmp(qdict_get_str(status, "state"), state);
+        qobject_unref(status);
+        disk_check_time(asked);
+    } while (!there || g_get_monotonic_time() - begin < at_least);
+}
+
+/* It does not fail, and does not end: the primary does not wait for that */
+static void test_hung(const void *mode)
+{
+    Spent *t = spent_new_on(mode, pair_disk_file, hangs_later);
+    ColoPair *p = t->pair;
+    QDict *status;
+
+    colo_pair_migrate(p, "mig", "mig", 10, SHORT_TIMEOUT_MS);
+    colo_wait_statistic(p->primary, "checkpoints", 2);
+    g_assert_cmpint(kill(qtest_pid(store), SIGSTOP), ==, 0);
+    answers_until(p->secondary, "ended", 0);
+    colo_wait_state(p->primary, "alone");
+    colo_wait_status(p->primary, "running");
+    status = colo_status(p->primary);
+    g_test_message("%s", qdict_get_str(status, "message"));
+    g_assert_nonnull(strstr(qdict_get_str(status, "message"),
+                            "its overlays are not empty yet"));
+    qobject_unref(status);
+    colo_refused(p->secondary, "no COLO session",
+                 "{'execute': 'x-colo-lost-heartbeat'}");
+
+    /* Only now it has come to its end */
+    g_assert_cmpint(kill(qtest_pid(store), SIGCONT), ==, 0);
+    colo_wait_migrate(p->secondary, "failed");
+    spent_free(t);
+    qtest_quit(store);
+}
+
+/* Nobody else has what was let out, so this side waits for as long as it takes */
+static void test_hung_dead(const void *mode)
+{
+    Spent *t = spent_new_on(mode, pair_disk_file, hangs_later);
+    ColoPair *p = t->pair;
+    QTestState *qts = p->secondary;
+
+    colo_pair_migrate(p, "mig", "mig", 600000, SHORT_TIMEOUT_MS);
+    colo_wait_state(p->primary, "running");
+    disk_io_at(p->primary, GUEST_DISK, "write -P 7 0 1M");
+    /* What is under way to the image would be waited for at the cut */
+    while (!disk_file_has(t->raw[1], 7, 0, MiB)) {
+        g_usleep(1000);
+    }
+    g_assert_cmpint(kill(qtest_pid(store), SIGSTOP), ==, 0);
+    qtest_qmp_assert_success(p->primary, "{'execute': 'x-colo-checkpoint'}");
+    answers_until(qts, "loading", 0);
+    colo_kill(&p->primary);
+    answers_until(qts, "loading", 2 * SHORT_TIMEOUT_MS * 1000LL);
+    colo_failover(qts);
+    answers_until(qts, "loading", SHORT_TIMEOUT_MS * 1000LL);
+
+    g_assert_cmpint(kill(qtest_pid(store), SIGCONT), ==, 0);
+    colo_wait_migrate(qts, "completed");
+    colo_wait_status(qts, "running");
+    disk_io_at(qts, GUEST_DISK, "read -P 7 0 1M");
+    disk_io_at(qts, GUEST_DISK, "write -P 9 2M 1M");
+    disk_io_at(qts, GUEST_DISK, "read -P 9 2M 1M");
+    spent_free(t);
+    qtest_quit(store);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -271,5 +375,7 @@ int main(int argc, char **argv)
     colo_add("/colo/spent", "dead", test_dead);
     colo_add("/colo/spent", "locked", test_locked);
     colo_add("/colo/spent", "deaf", test_deaf);
+    colo_add("/colo/spent", "hung", test_hung);
+    colo_add("/colo/spent", "hung-dead", test_hung_dead);
     return g_test_run();
 }

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Replication: the overlays of a secondary, and how they are emptied.
+ *
+ * To empty a qcow2 file takes some writes and flushes, and a file may hang.  The
+ * monitor has to answer all the same, so a coroutine of each disk does it, and
+ * the session's thread waits for all of them without the BQL.  Nothing else is
+ * under way meanwhile: the hidden overlay is drained, and with it all above.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/lockable.h"
+#include "qemu/timer.h"
+#include "block/aio-wait.h"
+#include "block/block_backup.h"
+#include "block/block_int.h"
+#include "system/block-backend.h"
+#include "trace.h"
+#include "deadline.h"
+#include "internal.h"
+
+/* How long requests may take to end, once no new ones can begin */
+#define QUIET_TIMEOUT_MS 5000
+
+struct ReplicationEmptying {
+    /* Set once */
+    BlockDriverState *active;
+    BlockDriverState *hidden;
+    int64_t begin_us;
+
+    /* emptied_lock */
+    bool done;
+    Error *err;                 /* of the coroutine */
+};
+
+static QemuMutex emptied_lock;
+static QemuCond emptied_cond;
+
+static void __attribute__((constructor)) overlays_init(void)
+{
+    qemu_mutex_init(&emptied_lock);
+    qemu_cond_init(&emptied_cond);
+}
+
+/*
+ * Nothing may begin any more in the hidden overlay or above it, and nothing
+ * is under way: neither of the guest nor of the NBD server, which writes
+ * through copy-before-write.  Other than bdrv_drained_begin() this gives up.
+ * On failure nothing is drained.
+ */
+static bool drain_begin_bounded(BlockDriverState *bs, Error **errp)
+{
+    Deadline deadline;
+    bool quiet;
+
+    bdrv_do_drained_begin_quiesce(bs, NULL);
+    deadline_begin(&deadline, QUIET_TIMEOUT_MS);
+    AIO_WAIT_WHILE_UNLOCKED(NULL, !deadline.over &&
+                                  bdrv_drain_poll(bs, NULL, false));
+    deadline_end(&deadline);
+    quiet = !bdrv_drain_poll(bs, NULL, false);
+    if (!quiet) {
+        bdrv_drained_end(bs);
+        error_setg(errp, "requests for '%s' have not ended within %d ms",
+                   replication_user_name(bs), QUIET_TIMEOUT_MS);
+    }
+    return quiet;
+}
+
+/* As bdrv_make_empty(), which is not for coroutines */
+static bool coroutine_fn GRAPH_RDLOCK
+make_empty(BlockDriverState *bs, const char *which, Error **errp)
+{
+    int ret = bs->drv ? bs->drv->bdrv_make_empty(bs) : -ENOMEDIUM;
+
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "the %s one", which);
+    }
+    return ret >= 0;
+}
+
+static void coroutine_fn empty_co(void *opaque)
+{
+    ReplicationEmptying *e = opaque;
+    Error *err = NULL;
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        (void)(make_empty(e->active, "active", &err) &&
+               make_empty(e->hidden, "hidden", &err));
+    }
+    bdrv_dec_in_flight(e->hidden);
+    WITH_QEMU_LOCK_GUARD(&emptied_lock) {
+        e->err = err;
+        qatomic_set(&e->done, true);
+        qemu_cond_broadcast(&emptied_cond);
+    }
+    aio_wait_kick();
+}
+
+bool replication_empty_begin(BDRVReplicationState *s, Error **errp)
+{
+    BlockDriverState *hidden = blk_bs(s->hidden);
+    int64_t begin_us = qemu_clock_get_us(QEMU_CLOCK_REALTIME);
+    ReplicationEmptying *e;
+
+    assert(!s->emptying);
+    if (!drain_begin_bounded(hidden, errp)) {
+        return false;
+    }
+    e = g_new0(ReplicationEmptying, 1);
+    bdrv_graph_rdlock_main_loop();
+    e->active = replication_active(s);
+    bdrv_graph_rdunlock_main_loop();
+    e->hidden = hidden;
+    e->begin_us = begin_us;
+    s->emptying = e;
+    bdrv_inc_in_flight(hidden);
+    aio_co_schedule(bdrv_get_aio_context(hidden),
+                    qemu_coroutine_create(empty_co, e));
+    return true;
+}
+
+bool replication_empty_wait(BDRVReplicationState *s, uint64_t timeout_ms,
+                            Error **errp)
+{
+    ReplicationEmptying *e = s->emptying;
+    int64_t end = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + timeout_ms;
+
+    QEMU_LOCK_GUARD(&emptied_lock);
+    while (e && !e->done) {
+        int64_t left = end - qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+
+        if (left <= 0) {
+            error_setg(errp, "its overlays are not empty yet");
+            return false;
+        }
+        qemu_cond_timedwait(&emptied_cond, &emptied_lock, left);
+    }
+    return true;
+}
+
+bool replication_empty_end(BDRVReplicationState *s, bool committed,
+                           Error **errp)
+{
+    ReplicationEmptying *e = s->emptying;
+    BlockDriverState *hidden = e->hidden;
+    Error *err = e->err;
+
+    s->emptying = NULL;
+    if (!err && s->backup) {
+        backup_do_checkpoint(s->backup, &err);
+    }
+    if (err && committed) {
+        error_prepend(&err, "the overlays cannot be emptied: ");
+        qatomic_set(&s->spent, true);
+        replication_fail(s, g_steal_pointer(&err));
+    }
+    bdrv_drained_end(hidden);
+    trace_replication_emptied(replication_name(s),
+                              qemu_clock_get_us(QEMU_CLOCK_REALTIME) -
+                              e->begin_us);
+    g_free(e);
+    if (err) {
+        error_propagate(errp, err);
+        return false;
+    }
+    return true;
+}
+
+bool replication_empty(BDRVReplicationState *s, bool committed, Error **errp)
+{
+    if (!replication_empty_begin(s, errp)) {
+        return false;
+    }
+    AIO_WAIT_WHILE_UNLOCKED(NULL, !qatomic_read(&s->emptying->done));
+    replication_empty_wait(s, UINT32_MAX, &error_abort);
+    return replication_empty_end(s, committed, errp);
+}
+
+bool replication_open_hidden(BDRVReplicationState *s, Error **errp)
+{
+    BlockDriverState *hidden;
+
+    bdrv_graph_rdlock_main_loop();
+    hidden = replication_hidden(s);
+    bdrv_graph_rdunlock_main_loop();
+
+    if (bdrv_is_read_only(hidden) &&
+        bdrv_reopen_set_read_only(hidden, false, errp) < 0) {
+        return false;
+    }
+    s->hidden = blk_new(bdrv_get_aio_context(hidden), BLK_PERM_WRITE,
+                        BLK_PERM_ALL);
+    blk_set_allow_aio_context_change(s->hidden, true);
+    return blk_insert_bs(s->hidden, hidden, errp) >= 0;
+}
+
+void replication_close_hidden(BDRVReplicationState *s)
+{
+    blk_unref(s->hidden);
+    s->hidden = NULL;
+}
