@@ -26,13 +26,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator
 
+from . import web
+
 # The kernel for machines of all kinds is larger, slower to boot, and has the
-# modules of more NICs.  That of a "machine" has the guest agent beside it
+# modules of more NICs.  That of a "machine" has the guest agent beside it, a
+# "web" the server of web.py
 METAPACKAGES = {
     'cloud': 'linux-image-cloud-amd64',
     'generic': 'linux-image-amd64',
     'machine': 'linux-image-amd64',
+    'web': 'linux-image-cloud-amd64',
+    'web-generic': 'linux-image-amd64',
 }
+WEB = ('web', 'web-generic')
 # Libraries that the agent needs and that this host may not have
 AGENT_PACKAGES = ['qemu-guest-agent', 'liburing2']
 FIRMWARE_PACKAGE = 'ovmf'
@@ -62,6 +68,7 @@ class Image:
     initrd: Path
     client: Path
     server: Path    # the guest's program, which also runs on the host
+    certificate: Path   # of the web server; only "web" images have it
 
 
 def cache_dir() -> Path:
@@ -128,8 +135,9 @@ def _download(cache: Path, name: str) -> Path:
 
 
 def _kernel_package(cache: Path, kernel: str) -> Path:
+    cloud = '-cloud-' in METAPACKAGES[kernel]
     files = [file for file in sorted(cache.glob('linux-image-*-amd64_*.deb'))
-             if ('-cloud-' in file.name) == (kernel == 'cloud')]
+             if ('-cloud-' in file.name) == cloud]
     if files:
         return files[-1]
     return _download(cache, _kernel_package_name(METAPACKAGES[kernel]))
@@ -223,28 +231,39 @@ APPLETS = ['ash', 'cat', 'cmp', 'cp', 'dd', 'df', 'dmesg', 'echo', 'free',
            'sync', 'umount']
 
 
-def _agent(cache: Path, tmp: Path) -> dict[str, bytes]:
-    """The guest agent and the libraries that it needs, by path."""
-    for name in AGENT_PACKAGES:
-        _run('dpkg', '-x', _download(cache, name), tmp / 'agent')
-    programs = sorted((tmp / 'agent').rglob('sbin/qemu-ga'))
+def _program(cache: Path, tmp: Path, packages: list[str],
+             place: str) -> dict[str, bytes]:
+    """A program and the libraries that it needs, by path; it comes to
+    @place."""
+    root = tmp / packages[0]
+    for name in packages:
+        _run('dpkg', '-x', _download(cache, name), root)
+    programs = sorted(root.rglob(f's{place}'))      # all are in some sbin
     if not programs:
-        raise GuestError('guest: no qemu-ga in qemu-guest-agent')
+        raise GuestError(f'guest: no s{place} in {packages[0]}')
     extra = {path.name: path
-             for path in (tmp / 'agent').rglob('lib*.so*') if path.is_file()}
-    result = {'bin/qemu-ga': programs[0].read_bytes()}
+             for path in root.rglob('lib*.so*') if path.is_file()}
+    result = {place: programs[0].read_bytes()}
     for line in _run('ldd', programs[0]).splitlines():
         words = line.split()
         path = Path(words[2 if '=>' in words else 0])
         if path.name == 'not':
             if words[0] not in extra:
-                raise GuestError(f'guest: the agent needs {words[0]}')
+                raise GuestError(f'guest: {place} needs {words[0]}')
             path = extra[words[0]]
         if path.is_absolute():
             # The program names its loader by /lib64
-            place = 'lib64' if path.name.startswith('ld-') else 'lib'
-            result[f'{place}/{Path(words[0]).name}'] = path.read_bytes()
+            lib = 'lib64' if path.name.startswith('ld-') else 'lib'
+            result[f'{lib}/{Path(words[0]).name}'] = path.read_bytes()
     return result
+
+
+def _web(cache: Path, tmp: Path, certificate: Path) -> dict[str, bytes]:
+    """The web server and its files, by path; writes its certificate."""
+    key = tmp / 'key.pem'
+    _run(*web.certificate_command(str(certificate), str(key)))
+    return {**_program(cache, tmp, [web.PACKAGE], web.PROGRAM),
+            **web.files(certificate.read_bytes(), key.read_bytes())}
 
 
 def _initramfs(server: Path, modules: _Modules, busybox: bytes,
@@ -252,6 +271,9 @@ def _initramfs(server: Path, modules: _Modules, busybox: bytes,
     cpio = _Cpio()
     for name in ('bin', 'dev', 'lib', 'lib/modules', 'lib64', 'mnt', 'proc',
                  'sys', 'tmp'):
+        cpio.directory(name)
+    parents = {str(path) for name in files for path in Path(name).parents}
+    for name in sorted(parents - {'.', 'bin', 'lib', 'lib64'}):
         cpio.directory(name)
     for name, data in files.items():
         cpio.file(name, data, 0o755)
@@ -276,7 +298,8 @@ def _compile(sources: str, target: Path, *flags: str) -> None:
 
 def _key(kernel: str) -> str:
     digest = hashlib.sha256(kernel.encode('ascii'))
-    for path in sorted(SOURCES.glob('*.[ch]')) + [Path(__file__)]:
+    python = [Path(__file__)] + ([Path(web.__file__)] if kernel in WEB else [])
+    for path in sorted(SOURCES.glob('*.[ch]')) + python:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -292,7 +315,7 @@ def build(cache: Path | None = None, kernel: str = 'cloud') -> Image:
     cache.mkdir(parents=True, exist_ok=True)
     done = cache / f'image-{_key(kernel)}'
     image = Image(done / 'vmlinuz', done / 'initrd', done / 'colo-client',
-                  done / 'colo-guest')
+                  done / 'colo-guest', done / 'certificate.pem')
     with _lock(cache / 'lock'):
         if done.is_dir():
             return image
@@ -310,7 +333,11 @@ def build(cache: Path | None = None, kernel: str = 'cloud') -> Image:
             shutil.copyfile(kernels[-1], result / 'vmlinuz')
             modules = _Modules(tmp / 'kernel')
             busybox = _busybox(cache, tmp)
-            files = _agent(cache, tmp) if kernel == 'machine' else {}
+            files = {}
+            if kernel == 'machine':
+                files = _program(cache, tmp, AGENT_PACKAGES, 'bin/qemu-ga')
+            elif kernel in WEB:
+                files = _web(cache, tmp, result / 'certificate.pem')
             (result / 'initrd').write_bytes(
                 _initramfs(result / 'colo-guest', modules, busybox, files))
             result.rename(done)
