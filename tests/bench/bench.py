@@ -182,12 +182,23 @@ def positive(text: str) -> float:
     return value
 
 
+def chosen(parser: argparse.ArgumentParser, option: str, text: str | None,
+           known: list[str]) -> tuple[str, ...]:
+    """Those of @known that @text names, in their order; all without it."""
+    wanted = text.split(',') if text else known
+    for name in wanted:
+        if name not in known:
+            parser.error(f'{option}: {name} is none of {", ".join(known)}')
+    return tuple(name for name in known if name in wanted)
+
+
 def arguments() -> argparse.Namespace:
     assert __doc__
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     keys = [variant.key for variant in variants.VARIANTS]
+    tests = [name for name, _, _ in measure.NET_TESTS]
     parser.add_argument('--build', type=Path, default=ROOT / 'build',
                         help=f'directory with our {QEMU}')
     parser.add_argument('--stock', type=Path,
@@ -200,6 +211,9 @@ def arguments() -> argparse.Namespace:
                         help='a few seconds each; proves that it works, not '
                              'how fast')
     parser.add_argument('--only', choices=('pause', 'net', 'disk'))
+    parser.add_argument('--tests', metavar='NAME[,NAME]...',
+                        help='only these clients, and no pause or disk, of '
+                             f'{", ".join(tests)}')
     parser.add_argument('--without-stock', action='store_true')
     parser.add_argument('--variants', metavar='KEY[,KEY]...',
                         help=f'of {", ".join(keys)}')
@@ -242,11 +256,12 @@ def arguments() -> argparse.Namespace:
     args.net_seconds = args.net_seconds or max(args.seconds / 2, 4.0)
     args.disk = args.disk or (64 if args.quick else 512)
     args.dirty = args.dirty or ((0, 64) if args.quick else (0, 16, 64, 256))
-    wanted = args.variants.split(',') if args.variants else keys
-    for key in wanted:
-        if key not in keys:
-            parser.error(f'--variants: {key} is none of {", ".join(keys)}')
-    args.wanted = [key for key in keys if key in wanted]
+    args.wanted = chosen(parser, '--variants', args.variants, keys)
+    if args.tests:
+        if args.only in ('pause', 'disk'):
+            parser.error(f'--tests: --only {args.only} has no clients')
+        args.only = 'net'
+    args.tests = chosen(parser, '--tests', args.tests, tests)
     args.build = args.build.resolve()
     args.stock = (args.stock or args.build / 'stock' / QEMU).resolve()
     args.out = (args.out or args.build / 'bench').resolve()
@@ -329,7 +344,7 @@ def run_disk(args: argparse.Namespace, results: Results, hosts: net.Hosts,
 def measure_all(args: argparse.Namespace, image: guest.Image) -> bool:
     shown = choose(args)
     plan = measure.Plan(args.seconds, args.net_seconds, args.delay,
-                        args.dirty, fill_mib=args.memory * 3 // 4)
+                        args.dirty, args.memory * 3 // 4, args.tests)
     load = os.getloadavg()[0]
     net.enter()
     with tempfile.TemporaryDirectory(prefix='colo-') as name:

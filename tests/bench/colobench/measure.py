@@ -72,6 +72,7 @@ class Plan:
     pause_delay_ms: int
     dirty_mib: tuple[int, ...]
     fill_mib: int
+    net_tests: tuple[str, ...]      # names of NET_TESTS
 
 
 @contextlib.contextmanager
@@ -297,6 +298,8 @@ class Bench:
         pair = self._pair(variant)
         try:
             for name, mode, options in NET_TESTS:
+                if name not in self.plan.net_tests:
+                    continue
                 cell: Cell = {'kind': 'net', 'variant': variant.key,
                               'test': name}
                 if not guarded(cell, functools.partial(

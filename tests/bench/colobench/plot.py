@@ -164,6 +164,7 @@ def _panels(cells: list[Cell], shown: list[Variant], delay_ms: int,
             sizes: tuple[int, ...]) -> list[list[str]]:
     protected = [variant for variant in shown if variant.protected]
     panels: list[list[str]] = []
+    net_tests = {cell['test'] for cell in cells if cell['kind'] == 'net'}
 
     def top() -> float:
         return HEAD + PANEL * len(panels)
@@ -182,7 +183,7 @@ def _panels(cells: list[Cell], shown: list[Variant], delay_ms: int,
                 [(test.name, _group(cells, protected, _disk_share(
                     cells, test.name, place), kind='disk', test=test.name,
                     place=place)) for test in TESTS]))
-    if any(cell['kind'] == 'net' for cell in cells):
+    if net_tests:
         panels.append(_panel(
             top(), 'Latency at the modes\' own delays: p50, whisker to p99',
             'ms', True,
@@ -191,19 +192,22 @@ def _panels(cells: list[Cell], shown: list[Variant], delay_ms: int,
              for test, name in (('echo', '64 bytes, one at a time'),
                                 ('http-small', 'HTTP 6 bytes'),
                                 ('http-64k', 'HTTP 64 KiB'),
-                                ('http-connect', 'HTTP, connects'))]))
+                                ('http-connect', 'HTTP, connects'))
+             if test in net_tests]))
         panels.append(_panel(
-            top(), 'Throughput at the modes\' own delays, of that alone',
+            top(), 'Requests/s and MB/s at the modes\' own delays, of those '
+            'alone',
             '%', False,
             [(name, _group(cells, protected, _relative(cells, test, key),
                            kind='net', test=test))
              for test, key, name in (
-                 ('echo', 'per_second', 'requests/s, 64 bytes'),
+                 ('echo', 'per_second', '64 bytes'),
                  ('bulk-out', 'mb_per_s', 'bulk out'),
                  ('bulk-in', 'mb_per_s', 'bulk in'),
                  ('http-small', 'per_second', 'HTTP 6 bytes'),
                  ('http-64k', 'per_second', 'HTTP 64 KiB'),
-                 ('http-connect', 'per_second', 'HTTP, connects'))]))
+                 ('http-connect', 'per_second', 'HTTP, connects'))
+             if test in net_tests]))
     return panels
 
 
