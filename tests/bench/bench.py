@@ -11,7 +11,7 @@ ours are measured.
          every 500 ms for all: length of the pauses, bytes per checkpoint,
          memory of the secondary.  Each cell has a pair of its own
   net    clients of an idle guest, checkpoints at each mode's own delay:
-         request/response, bulk in both directions, HTTP
+         request/response, bulk in both directions, HTTP, HTTPS of nginx
   disk   a guest that writes to a replicated disk, checkpoints likewise: random,
          sequential and durable writes, in bursts and without a rest; images in
          memory, on one disk, on a disk with the secondary's in memory, and
@@ -341,7 +341,8 @@ def run_disk(args: argparse.Namespace, results: Results, hosts: net.Hosts,
                     bench.run(variant, results.add)
 
 
-def measure_all(args: argparse.Namespace, image: guest.Image) -> bool:
+def measure_all(args: argparse.Namespace, image: guest.Image,
+                web_image: guest.Image | None) -> bool:
     shown = choose(args)
     plan = measure.Plan(args.seconds, args.net_seconds, args.delay,
                         args.dirty, args.memory * 3 // 4, args.tests)
@@ -371,7 +372,8 @@ def measure_all(args: argparse.Namespace, image: guest.Image) -> bool:
         try:
             with net.Hosts() as hosts:
                 made = machines(args, shown, image, accel)
-                run_all(args, results, measure.Bench(hosts, run, plan, made))
+                run_all(args, results, measure.Bench(hosts, run, plan, made,
+                                                     web_image))
                 if args.only in (None, 'disk'):
                     run_disk(args, results, hosts, made)
         finally:
@@ -381,6 +383,12 @@ def measure_all(args: argparse.Namespace, image: guest.Image) -> bool:
                if cell['variant'] in ('alone', 'hybrid', 'periodic'))
 
 
+def make_image(kernel: str) -> guest.Image:
+    if not guest.cached(kernel=kernel):
+        print('making the guest image, once', flush=True)
+    return guest.build(kernel=kernel)
+
+
 def main() -> int:
     args = arguments()
     try:
@@ -388,9 +396,11 @@ def main() -> int:
             raise vm.VmError(f'no {QEMU} in {args.build}')
         args.out.mkdir(parents=True, exist_ok=True)
         kernel = 'cloud' if args.nic in CLOUD_NICS else 'generic'
-        if not guest.cached(kernel=kernel):
-            print('making the guest image, once', flush=True)
-        return 0 if measure_all(args, guest.build(kernel=kernel)) else 1
+        web_image = None
+        if args.only in (None, 'net') and measure.need_web(args.tests):
+            web_image = make_image('web' if kernel == 'cloud'
+                                   else 'web-generic')
+        return 0 if measure_all(args, make_image(kernel), web_image) else 1
     except (client.ClientError, guest.GuestError, net.NetError, qmp.QmpError,
             qmp.QmpTimeout, qmp.QmpClosed, vm.VmError, OSError) as err:
         print(f'bench: {err}', file=sys.stderr)

@@ -19,11 +19,12 @@ import os
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
-from colo import client, net, qmp, vm
+from colo import client, net, qmp, vm, web
+from colo.guest import Image
 
 from . import variants
 from .control import Control
@@ -36,7 +37,9 @@ CONNECT_SECONDS = 20.0
 IDLE_SECONDS = 25.0             # a client without a byte for so long: hung
 DRAIN_SECONDS = 45.0            # a client after the end of its run
 POLL_SECONDS = 0.2
+HTTPS_CLIENT = Path(__file__).resolve().parent.parent / 'https_client.py'
 
+# Name, mode of the client, its options
 NET_TESTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ('echo', 'echo', {}),
     ('bulk-out', 'bulk-out', {}),
@@ -45,9 +48,18 @@ NET_TESTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ('http-64k', 'http', {'path': '/64k', 'connections': 4}),
     ('http-connect', 'http', {'path': '/small', 'connections': 4,
                               'requests': 1}),
+    ('https-64k', 'https', {'path': '/64k', 'connections': 4}),
+    ('https-connect', 'https', {'path': '/small', 'connections': 4,
+                                'requests': 1}),
 )
 
 Cell = dict[str, Any]
+
+
+def need_web(tests: tuple[str, ...]) -> bool:
+    """Whether the guest of @tests needs a web server."""
+    return any(name in tests and mode == 'https'
+               for name, mode, _ in NET_TESTS)
 
 
 def cpu_seconds(pair: variants.BenchPair) -> float:
@@ -201,16 +213,22 @@ class Bench:
     """Makes cells."""
 
     def __init__(self, hosts: net.Hosts, run: Path, plan: Plan,
-                 machines: dict[str, variants.Machine]):
-        """@machines has one for each variant, by its key."""
+                 machines: dict[str, variants.Machine],
+                 web_image: Image | None):
+        """@machines has one for each variant, by its key; @web_image takes
+        the place of theirs for all clients, if some need_web()."""
         self.hosts = hosts
         self.run = run
         self.plan = plan
         self.machines = machines
+        self.web_image = web_image
 
-    def _pair(self, variant: variants.Variant) -> variants.BenchPair:
-        return variants.make_pair(self.hosts, variant,
-                                  self.machines[variant.key], self.run)
+    def _pair(self, variant: variants.Variant,
+              image: Image | None = None) -> variants.BenchPair:
+        machine = self.machines[variant.key]
+        if image:
+            machine = replace(machine, image=image)
+        return variants.make_pair(self.hosts, variant, machine, self.run)
 
     def pause(self, variant: variants.Variant, mib: int) -> Cell:
         """How long checkpoints stop a guest that rewrites @mib."""
@@ -295,7 +313,7 @@ class Bench:
                 done: Callable[[Cell], None]) -> None:
         """All that a client sees, at the mode's own delay; @done gets each
         cell.  After a hang the next test gets a new pair."""
-        pair = self._pair(variant)
+        pair = self._pair(variant, self.web_image)
         try:
             for name, mode, options in NET_TESTS:
                 if name not in self.plan.net_tests:
@@ -314,19 +332,37 @@ class Bench:
         if not pair.primary:
             with deadline(BOOT_DEADLINE, 'start of the pair'):
                 pair.start_primary()
+                if self.web_image:
+                    self._start_web(pair)
                 pair.protect_at(None)
                 pair.control('ping')
         self._client(variant, pair, mode, options, cell)
+
+    @staticmethod
+    def _start_web(pair: variants.BenchPair) -> None:
+        """Clients can connect when this returns."""
+        answer = pair.control(web.START)
+        if not answer.startswith(web.STARTED):
+            raise vm.VmError(f'web server of the guest: {answer}')
+
+    def _start_client(self, pair: variants.BenchPair, mode: str,
+                      options: dict[str, Any]) -> client.Client:
+        image = pair.machine.image
+        program = image.client
+        if mode == 'https':
+            program = HTTPS_CLIENT
+            options = {**options, 'certificate': image.certificate}
+        return client.Client(
+            self.hosts, program, mode, seconds=self.plan.net_seconds,
+            connect_seconds=CONNECT_SECONDS, idle_seconds=IDLE_SECONDS,
+            **options)
 
     def _client(self, variant: variants.Variant, pair: variants.BenchPair,
                 mode: str, options: dict[str, Any], cell: Cell) -> None:
         seconds = self.plan.net_seconds
         cpu = cpu_seconds(pair)
         pauses = Pauses(pair) if variant.protected else None
-        running = client.Client(
-            self.hosts, pair.machine.image.client, mode, seconds=seconds,
-            connect_seconds=CONNECT_SECONDS, idle_seconds=IDLE_SECONDS,
-            **options)
+        running = self._start_client(pair, mode, options)
         try:
             with deadline(seconds + CONNECT_SECONDS + DRAIN_SECONDS, mode):
                 running.wait_connected(CONNECT_SECONDS + 1)

@@ -192,7 +192,9 @@ def _panels(cells: list[Cell], shown: list[Variant], delay_ms: int,
              for test, name in (('echo', '64 bytes, one at a time'),
                                 ('http-small', 'HTTP 6 bytes'),
                                 ('http-64k', 'HTTP 64 KiB'),
-                                ('http-connect', 'HTTP, connects'))
+                                ('http-connect', 'HTTP, connects'),
+                                ('https-64k', 'HTTPS 64 KiB'),
+                                ('https-connect', 'HTTPS, connects'))
              if test in net_tests]))
         panels.append(_panel(
             top(), 'Requests/s and MB/s at the modes\' own delays, of those '
@@ -206,7 +208,9 @@ def _panels(cells: list[Cell], shown: list[Variant], delay_ms: int,
                  ('bulk-in', 'mb_per_s', 'bulk in'),
                  ('http-small', 'per_second', 'HTTP 6 bytes'),
                  ('http-64k', 'per_second', 'HTTP 64 KiB'),
-                 ('http-connect', 'per_second', 'HTTP, connects'))
+                 ('http-connect', 'per_second', 'HTTP, connects'),
+                 ('https-64k', 'per_second', 'HTTPS 64 KiB'),
+                 ('https-connect', 'per_second', 'HTTPS, connects'))
              if test in net_tests]))
     return panels
 

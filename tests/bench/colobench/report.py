@@ -17,6 +17,8 @@ TITLES = {
     'http-small': 'HTTP, 6 bytes, 4 connections',
     'http-64k': 'HTTP, 64 KiB, 4 connections',
     'http-connect': 'HTTP, 6 bytes, 4 at a time, a connection each',
+    'https-64k': 'HTTPS, 64 KiB, 4 connections',
+    'https-connect': 'HTTPS, 6 bytes, 4 at a time, a handshake each',
 }
 
 
@@ -225,7 +227,9 @@ def network(cells: list[Cell], shown: list[Variant]) -> list[str]:
              '',
              'CPU: of the QEMUs of both hosts, their guests included.  '
              'Committing: checkpoints',
-             'times the median of their commits, of the time.']
+             'times the median of their commits, of the time.  HTTPS is that '
+             'of nginx; HTTP that',
+             'of a server of ours.']
     for test, mode, _ in NET_TESTS:
         head, make = (BULK_HEAD, _bulk_row) if mode.startswith('bulk') else \
             (LATENCY_HEAD, _latency_row)
