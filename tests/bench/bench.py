@@ -11,7 +11,9 @@ ours are measured.
          every 500 ms for all: length of the pauses, bytes per checkpoint,
          memory of the secondary.  Each cell has a pair of its own
   net    clients of an idle guest, checkpoints at each mode's own delay:
-         request/response, bulk in both directions, HTTP, HTTPS of nginx
+         request/response, bulk in both directions, HTTP, HTTPS of nginx.
+         Beside the rates: CPU time per request or MB, and how much of the
+         time checkpoints take
   disk   a guest that writes to a replicated disk, checkpoints likewise: random,
          sequential and durable writes, in bursts and without a rest; images in
          memory, on one disk, on a disk with the secondary's in memory, and

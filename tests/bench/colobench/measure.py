@@ -26,7 +26,7 @@ from typing import Any, Callable, Iterator
 from colo import client, net, qmp, vm, web
 from colo.guest import Image
 
-from . import variants
+from . import checkpoints, variants
 from .control import Control
 
 BOOT_DEADLINE = 240.0       # from the start of a pair until it is protected
@@ -362,11 +362,16 @@ class Bench:
         seconds = self.plan.net_seconds
         cpu = cpu_seconds(pair)
         pauses = Pauses(pair) if variant.protected else None
+        watched = None
         running = self._start_client(pair, mode, options)
         try:
             with deadline(seconds + CONNECT_SECONDS + DRAIN_SECONDS, mode):
                 running.wait_connected(CONNECT_SECONDS + 1)
+                if variant.kind == 'ours':
+                    watched = checkpoints.watch(pair)
                 end = running.wait_end(seconds + DRAIN_SECONDS)
+                if watched:
+                    watched.stop()
         finally:
             running.kill()
         self._take_summary(end, cell)
@@ -386,9 +391,8 @@ class Bench:
             cell['checkpoints'] = len(pauses.ms)
             if pauses.ms:
                 cell['pause_ms'] = percentiles(pauses.ms)
-            if 'own_commit_ms' in cell:
-                cell['committing'] = (len(pauses.ms) * cell['own_commit_ms']
-                                      ['p50'] / 1000 / seconds)
+        if watched:
+            cell['in_checkpoints'] = watched.share()
 
     @staticmethod
     def _take_summary(end: dict[str, Any], cell: Cell) -> None:
