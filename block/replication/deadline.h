@@ -9,6 +9,9 @@
 #include "qemu/timer.h"
 #include "block/aio.h"
 
+/* How long requests may take to end, once no new ones can begin */
+#define QUIET_TIMEOUT_MS 5000
+
 typedef struct Deadline {
     QEMUTimer *timer;
     bool over;

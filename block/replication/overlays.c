@@ -20,9 +20,6 @@
 #include "deadline.h"
 #include "internal.h"
 
-/* How long requests may take to end, once no new ones can begin */
-#define QUIET_TIMEOUT_MS 5000
-
 struct ReplicationEmptying {
     /* Set once */
     BlockDriverState *active;

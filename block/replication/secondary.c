@@ -77,9 +77,6 @@
 #include "deadline.h"
 #include "internal.h"
 
-/* How long requests may take to end, once no new ones can begin */
-#define QUIET_TIMEOUT_MS 5000
-
 /*
  * The nodes.  NULL unless all three are there.  An overlay that has failed has
  * no driver any more, but it is still there.
