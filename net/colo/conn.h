@@ -180,6 +180,7 @@ struct ColoFlow {
      */
     uint64_t generation;
     bool diverged;                  /* only the commit helps */
+    bool agreed;                    /* datagrams: in one of them, ever */
     /* The two said different datagrams, which may just be swapped */
     bool doubted;
     int64_t doubted_since_ms;       /* valid if doubted */

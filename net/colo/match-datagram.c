@@ -83,16 +83,45 @@ static bool datagram_differs(ColoFlow *f, ColoHeld *newest)
 /*
  * Has the secondary said nothing in @f, but something to the same server from a
  * port from which the primary has said nothing?  Then each kernel picked a port
- * of its own.
+ * of its own.  Returns that flow, or NULL.
  */
-static bool datagram_has_sibling(ColoMatch *m, const ColoFlow *f)
+static const ColoFlow *datagram_sibling(ColoMatch *m, const ColoFlow *f)
 {
     const ColoFlow *s = QTAILQ_EMPTY(&f->secondary)
                         ? colo_match_find_alone(m, m->secondary_alone, f)
                         : NULL;
 
     return s && s->generation == m->generation && QTAILQ_EMPTY(&s->primary) &&
-           !QTAILQ_EMPTY(&s->secondary);
+           !QTAILQ_EMPTY(&s->secondary) ? s : NULL;
+}
+
+/*
+ * There may be a doubt about the head of the primary's queue in @f, of which the
+ * secondary has said nothing.  True: there is, or none is possible any more.
+ *
+ * Where they have agreed before it may be a matter of order.  Of two flows that
+ * are new on both sides neither will ever be said by the other.
+ */
+static bool datagram_is_doubtful(ColoMatch *m, ColoFlow *f, ColoHeld *newest)
+{
+    const ColoFlow *sibling;
+
+    if (!QTAILQ_EMPTY(&f->secondary)) {
+        if (!datagram_differs(f, newest)) {
+            return false;
+        }
+    } else {
+        sibling = datagram_sibling(m, f);
+        if (!sibling) {
+            return false;
+        }
+        if (!f->agreed && !sibling->agreed) {
+            colo_match_diverge(m, f);
+            return true;
+        }
+    }
+    match_doubt(m, f);
+    return true;
 }
 
 /*
@@ -115,15 +144,13 @@ static void datagram_advance(ColoMatch *m, ColoFlow *f, ColoHeld *newest)
            colo_match_comparable(m, h->p->epoch) && !f->diverged) {
         s = datagram_find(&f->secondary, h->p);
         if (!s) {
-            if (!h->is_patient &&
-                (QTAILQ_EMPTY(&f->secondary) ? datagram_has_sibling(m, f)
-                                             : datagram_differs(f, newest))) {
-                match_doubt(m, f);
+            if (!h->is_patient && datagram_is_doubtful(m, f, newest)) {
                 return;
             }
             break;
         }
         colo_match_end_doubt(m, f);
+        f->agreed = true;
         if (s == newest) {
             newest = NULL;
         }
@@ -147,7 +174,7 @@ void colo_match_end_doubts(ColoMatch *m)
 
     while ((f = QTAILQ_FIRST(&m->doubted)) != NULL &&
            m->now_ms - f->doubted_since_ms >= COLO_MATCH_SWAP_MS) {
-        if (QTAILQ_EMPTY(&f->secondary) && !datagram_has_sibling(m, f)) {
+        if (QTAILQ_EMPTY(&f->secondary) && !datagram_sibling(m, f)) {
             /* The primary has said what the secondary said from there */
             colo_match_end_doubt(m, f);
         } else {

@@ -37,6 +37,7 @@ CONNECT_SECONDS = 20.0
 IDLE_SECONDS = 25.0             # a client without a byte for so long: hung
 DRAIN_SECONDS = 45.0            # a client after the end of its run
 POLL_SECONDS = 0.2
+ASK_CLIENT = Path(__file__).resolve().parent.parent / 'ask_client.py'
 HTTPS_CLIENT = Path(__file__).resolve().parent.parent / 'https_client.py'
 
 # Name, mode of the client, its options
@@ -51,6 +52,7 @@ NET_TESTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ('https-64k', 'https', {'path': '/64k', 'connections': 4}),
     ('https-connect', 'https', {'path': '/small', 'connections': 4,
                                 'requests': 1}),
+    ('ask', 'ask', {}),
 )
 
 Cell = dict[str, Any]
@@ -352,6 +354,9 @@ class Bench:
         if mode == 'https':
             program = HTTPS_CLIENT
             options = {**options, 'certificate': image.certificate}
+        elif mode == 'ask':
+            program = ASK_CLIENT
+            options = {**options, 'host': net.guest_address()}
         return client.Client(
             self.hosts, program, mode, seconds=self.plan.net_seconds,
             connect_seconds=CONNECT_SECONDS, idle_seconds=IDLE_SECONDS,

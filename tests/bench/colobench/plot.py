@@ -194,7 +194,8 @@ def _panels(cells: list[Cell], shown: list[Variant], delay_ms: int,
                                 ('http-64k', 'HTTP 64 KiB'),
                                 ('http-connect', 'HTTP, connects'),
                                 ('https-64k', 'HTTPS 64 KiB'),
-                                ('https-connect', 'HTTPS, connects'))
+                                ('https-connect', 'HTTPS, connects'),
+                                ('ask', 'UDP, guest asks'))
              if test in net_tests]))
         panels.append(_panel(
             top(), 'Requests/s and MB/s at the modes\' own delays, of those '
@@ -210,7 +211,8 @@ def _panels(cells: list[Cell], shown: list[Variant], delay_ms: int,
                  ('http-64k', 'per_second', 'HTTP 64 KiB'),
                  ('http-connect', 'per_second', 'HTTP, connects'),
                  ('https-64k', 'per_second', 'HTTPS 64 KiB'),
-                 ('https-connect', 'per_second', 'HTTPS, connects'))
+                 ('https-connect', 'per_second', 'HTTPS, connects'),
+                 ('ask', 'per_second', 'UDP, guest asks'))
              if test in net_tests]))
     return panels
 

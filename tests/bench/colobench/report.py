@@ -19,6 +19,7 @@ TITLES = {
     'http-connect': 'HTTP, 6 bytes, 4 at a time, a connection each',
     'https-64k': 'HTTPS, 64 KiB, 4 connections',
     'https-connect': 'HTTPS, 6 bytes, 4 at a time, a handshake each',
+    'ask': 'the guest asks (UDP), each 100 ms, a port each',
 }
 
 

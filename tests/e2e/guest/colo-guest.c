@@ -579,6 +579,7 @@ static const struct {
     const char *name;
     void (*run)(int fd, const char *args);
 } commands[] = {
+    { "ask", control_ask },         /* PORT MS: datagrams, answered */
     { "dirty", control_dirty },     /* MIB [BYTES]: rewritten each 100 ms */
     { "diskload", control_diskload },   /* ...: see colo-guest-diskload.c */
     { "last", control_last },       /* last words, and power off */

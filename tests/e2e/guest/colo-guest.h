@@ -65,6 +65,9 @@ void control_diskload(int fd, const char *args);
 void serve_last(int fd);
 void control_last(int fd, const char *args);
 
+/* Questions of the guest (colo-guest-ask.c): a command */
+void control_ask(int fd, const char *args);
+
 /* Parts of a real machine (colo-guest-parts.c): a command */
 void control_parts(int fd, const char *args);
 

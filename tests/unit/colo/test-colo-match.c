@@ -185,25 +185,34 @@ static const Script scripts[] = {
       "p d5 > d5\n"
       "p d4 > d4\n" },
     { "datagram/picked-ports", NULL,
-      /* Each kernel picked a port: that is asked for without a timeout */
+      /* Each kernel picked a port: that is asked for at once */
       BEGIN
       "p d1@20001\n"
       "T 3\n"
-      "s d2@20002\n"
-      "T 9\n"
-      "T 1 > !M\n"
+      "s d2@20002 > !M\n"
       "P 1\n"
       "C 1 > d1@20001\n"
       "S 1\n"
       /* The secondary is ahead */
       "s d3@20003\n"
-      "p d4@20004\n"
-      "p d5@20004\n"
+      "p d4@20004 > !M\n"
+      "p d5@20004\n" },
+    { "datagram/picked-ports-known", NULL,
+      /* They have agreed in one of the two, so it may say more */
+      BEGIN
+      "p d9@20001\n"
+      "s d9@20001 > d9@20001\n"
+      "p d1@20001\n"
+      "s d2@20002\n"
       "T 9\n"
       "T 1 > !M\n" },
     { "datagram/picked-ports-same", NULL,
       /* Two questions, in another order; the server's port is another one's */
       BEGIN
+      "p d8@20001\n"
+      "s d8@20001 > d8@20001\n"
+      "p d9@20002\n"
+      "s d9@20002 > d9@20002\n"
       "p d1@20001\n"
       "s d2@20002\n"
       "T 5\n"
