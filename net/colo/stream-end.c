@@ -171,13 +171,23 @@ static bool check_session(ColoStreamEnd *e)
     const ColoStreamSession now = colo_stream_session();
     Error *err = NULL;
 
-    if (!e->heard_session || !now.known || e->sessions_ended != now.ended ||
-        qemu_uuid_is_equal(&e->session, &now.id)) {
+    if (!e->heard_session || !now.known) {
         return true;
     }
-    error_setg(&err, "chardev '%s' is connected to a QEMU that is in another "
-               "session: is its address that of another pair?",
-               e->be->chr->label);
+    if (e->sessions_ended != now.ended) {
+        /* A secondary has one session.  Others say soon which one this is. */
+        if (e->heard_kind != COLO_STREAM_SECONDARY_OUTPUT) {
+            return true;
+        }
+        error_setg(&err, "chardev '%s' is connected to the secondary of a "
+                   "session that is over", e->be->chr->label);
+    } else if (!qemu_uuid_is_equal(&e->session, &now.id)) {
+        error_setg(&err, "chardev '%s' is connected to a QEMU that is in "
+                   "another session: is its address that of another pair?",
+                   e->be->chr->label);
+    } else {
+        return true;
+    }
     colo_stream_end_broken(e, err);
     return false;
 }
@@ -185,6 +195,7 @@ static bool check_session(ColoStreamEnd *e)
 bool colo_stream_end_belongs(ColoStreamEnd *e, const ColoStreamHello *hello)
 {
     e->heard_session = hello->has_session;
+    e->heard_kind = hello->kind;
     e->session = hello->session;
     e->sessions_ended = colo_stream_session().ended;
     return check_session(e);

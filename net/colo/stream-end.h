@@ -40,6 +40,7 @@ struct ColoStreamEnd {
     bool broken;                /* nothing is read until it is opened again */
     bool heard_session;         /* the other end has said one... */
     QemuUUID session;
+    ColoStreamKind heard_kind;
     unsigned sessions_ended;    /* ...after so many of this side */
     unsigned reports;           /* faults that were, since then */
     int64_t reports_since_ms;
@@ -118,7 +119,8 @@ void colo_stream_end_told(ColoStreamEnd *e, Error *err, bool fatal);
  *
  * False: it is in another one, which is a fault, and the stream is broken.  A
  * secondary hears it before it knows its session: then this is looked at when
- * that begins.
+ * that begins.  So is whether it is still the secondary of an earlier session,
+ * the host of which may have gone without a word.
  */
 bool colo_stream_end_belongs(ColoStreamEnd *e, const ColoStreamHello *hello);
 

@@ -9,7 +9,8 @@
  * does what its user has said.  A stream that cannot be read is told and begins
  * anew.  Ends that do not fit to each other are told, and stay connected, also
  * if both write; one that goes on and on with that does not fill the log.  An
- * end that is in another session is told and closed, and nothing of it is used.
+ * end that is in another session is told and closed, and nothing of it is used;
+ * so is the secondary of a session that is over, when the next one begins.
  */
 
 #include "qemu/osdep.h"
@@ -620,6 +621,40 @@ static void test_stray_input(void)
     rig_end(&r);
 }
 
+/*
+ * The host of the secondary goes without a word, so its stream stays, and has
+ * the place of that of the next secondary
+ */
+static void test_old_output(void)
+{
+    uint8_t id[16];
+    Rig r;
+    int mirror = rig_begin(&r), compare;
+
+    compare = add_compare_on(&r);
+    begin_session(&r);
+    read_session(mirror, id);
+    write_hello_session(compare, 3, id);
+    write_cut(compare, 0);
+    expect_protection(r.p->primary, true, NULL);
+    colo_kill(&r.p->secondary);
+    colo_wait_state(r.p->primary, "lost");
+    colo_failover(r.p->primary);
+    colo_wait_mode(r.p->primary, "none");
+    g_assert_false(is_closed(compare));
+
+    colo_pair_new_secondary(r.p);
+    begin_session(&r);
+    wait_for(is_closed(compare));
+    close(compare);
+    compare = open_chardev(&r.net, "c1");
+    write_cut(compare, 0);
+    wait_for(!has_problem(r.p->primary, "session that is over"));
+    close(compare);
+    close(mirror);
+    rig_end(&r);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -636,5 +671,6 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/stream/stray-input", test_stray_input);
     qtest_add_func("/colo/stream/mac", test_mac);
     qtest_add_func("/colo/stream/mac-compare", test_mac_compare);
+    qtest_add_func("/colo/stream/old-output", test_old_output);
     return g_test_run();
 }
