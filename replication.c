@@ -171,6 +171,11 @@ void replication_begin_checkpoint_all(Error **errp)
     CALL_ALL(errp, begin_checkpoint);
 }
 
+void replication_begin_stop_all(Error **errp)
+{
+    CALL_ALL(errp, begin_stop);
+}
+
 void replication_get_error_all(Error **errp)
 {
     CALL_ALL(errp, get_error);

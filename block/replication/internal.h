@@ -70,6 +70,8 @@ typedef struct ReplicationKind {
     void (*checkpoint)(BDRVReplicationState *s, Error **errp);
     /* The same in two; the second in any thread, without the BQL */
     void (*begin_checkpoint)(BDRVReplicationState *s, Error **errp);
+    /* What goes before stop() without a failover; emptied() follows */
+    void (*begin_stop)(BDRVReplicationState *s, Error **errp);
     bool (*emptied)(BDRVReplicationState *s, uint64_t timeout_ms,
                     Error **errp);
     void (*stop)(BDRVReplicationState *s, bool failover, Error **errp);
@@ -169,6 +171,7 @@ struct BDRVReplicationState {
     char *top_id;               /* set once */
     BlockBackend *hidden;       /* while RUNNING */
     ReplicationEmptying *emptying;  /* or NULL; the session's thread */
+    bool cleared;               /* begin_stop() has had them emptied */
     BlockJob *backup;           /* while RUNNING, but not a shared disk */
     BlockBackend *claim;        /* to write to the disk, until it is folded */
     BlockDriverState *folds_to; /* the disk, since a job began; graph lock */
@@ -305,23 +308,24 @@ BlockDriverState *GRAPH_RDLOCK replication_disk(BDRVReplicationState *s);
  * s->hidden, which is only a backing file otherwise.  BQL.
  *
  * replication_empty_begin: begin to empty both.  BQL, no coroutine.
+ * @committed: the guest is to see the disk as it is even if they cannot be
+ * emptied; then they are spent, which is no error here but one of the disk.
  * replication_empty_wait: until they are.  False with @errp set if that takes
  * more than @timeout_ms; true if they were not about to.  Any thread, without
  * the BQL.
  * replication_empty_end: they are, or could not be: false with @errp set.  All
- * is due to be copied anew.  @committed: the guest is to see the disk as it is
- * even so; then the overlays are spent, which is no error here but one of the
- * disk.  BQL.
+ * is due to be copied anew.  BQL.
  *
  * replication_empty: all of that at once, however long it takes.  BQL.
  */
 bool replication_open_hidden(BDRVReplicationState *s, Error **errp);
 void replication_close_hidden(BDRVReplicationState *s);
-bool replication_empty_begin(BDRVReplicationState *s, Error **errp);
+bool replication_empty_begin(BDRVReplicationState *s, bool committed,
+                             Error **errp);
 bool replication_empty_wait(BDRVReplicationState *s, uint64_t timeout_ms,
                             Error **errp);
-bool replication_empty_end(BDRVReplicationState *s, bool committed,
-                           Error **errp);
+bool replication_empty_is_committed(BDRVReplicationState *s);
+bool replication_empty_end(BDRVReplicationState *s, Error **errp);
 bool replication_empty(BDRVReplicationState *s, bool committed, Error **errp);
 
 /*

@@ -25,6 +25,7 @@ struct ReplicationEmptying {
     BlockDriverState *active;
     BlockDriverState *hidden;
     int64_t begin_us;
+    bool committed;
 
     /* emptied_lock */
     bool done;
@@ -95,7 +96,8 @@ static void coroutine_fn empty_co(void *opaque)
     aio_wait_kick();
 }
 
-bool replication_empty_begin(BDRVReplicationState *s, Error **errp)
+bool replication_empty_begin(BDRVReplicationState *s, bool committed,
+                             Error **errp)
 {
     BlockDriverState *hidden = blk_bs(s->hidden);
     int64_t begin_us = qemu_clock_get_us(QEMU_CLOCK_REALTIME);
@@ -111,6 +113,7 @@ bool replication_empty_begin(BDRVReplicationState *s, Error **errp)
     bdrv_graph_rdunlock_main_loop();
     e->hidden = hidden;
     e->begin_us = begin_us;
+    e->committed = committed;
     s->emptying = e;
     bdrv_inc_in_flight(hidden);
     aio_co_schedule(bdrv_get_aio_context(hidden),
@@ -137,8 +140,12 @@ bool replication_empty_wait(BDRVReplicationState *s, uint64_t timeout_ms,
     return true;
 }
 
-bool replication_empty_end(BDRVReplicationState *s, bool committed,
-                           Error **errp)
+bool replication_empty_is_committed(BDRVReplicationState *s)
+{
+    return s->emptying->committed;
+}
+
+bool replication_empty_end(BDRVReplicationState *s, Error **errp)
 {
     ReplicationEmptying *e = s->emptying;
     BlockDriverState *hidden = e->hidden;
@@ -148,7 +155,7 @@ bool replication_empty_end(BDRVReplicationState *s, bool committed,
     if (!err && s->backup) {
         backup_do_checkpoint(s->backup, &err);
     }
-    if (err && committed) {
+    if (err && e->committed) {
         error_prepend(&err, "the overlays cannot be emptied: ");
         qatomic_set(&s->spent, true);
         replication_fail(s, g_steal_pointer(&err));
@@ -167,12 +174,12 @@ bool replication_empty_end(BDRVReplicationState *s, bool committed,
 
 bool replication_empty(BDRVReplicationState *s, bool committed, Error **errp)
 {
-    if (!replication_empty_begin(s, errp)) {
+    if (!replication_empty_begin(s, committed, errp)) {
         return false;
     }
     AIO_WAIT_WHILE_UNLOCKED(NULL, !qatomic_read(&s->emptying->done));
     replication_empty_wait(s, UINT32_MAX, &error_abort);
-    return replication_empty_end(s, committed, errp);
+    return replication_empty_end(s, errp);
 }
 
 bool replication_open_hidden(BDRVReplicationState *s, Error **errp)

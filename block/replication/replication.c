@@ -253,6 +253,15 @@ static void replication_begin_checkpoint(ReplicationState *rs, Error **errp)
     }
 }
 
+static void replication_begin_stop(ReplicationState *rs, Error **errp)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    if (s->stage == COLO_DISK_STAGE_RUNNING && s->kind->begin_stop) {
+        s->kind->begin_stop(s, errp);
+    }
+}
+
 static void replication_prepare(ReplicationState *rs, Error **errp)
 {
     BDRVReplicationState *s = driver_state(rs);
@@ -492,6 +501,7 @@ static ReplicationOps replication_ops = {
     .prepare = replication_prepare,
     .checkpoint = replication_checkpoint,
     .begin_checkpoint = replication_begin_checkpoint,
+    .begin_stop = replication_begin_stop,
     .emptied = replication_emptied,
     .allow = replication_allow,
     .get_error = replication_get_error,

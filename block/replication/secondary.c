@@ -483,7 +483,8 @@ static void secondary_start(BDRVReplicationState *s, Error **errp)
     if (!top) {
         goto fail;
     }
-    if (!replication_open_hidden(s, errp) || !replication_empty(s, false, errp) ||
+    if (!replication_open_hidden(s, errp) ||
+        !replication_empty(s, false, errp) ||
         !start_preserving(s, top, errp)) {
         goto fail_hidden;
     }
@@ -527,15 +528,25 @@ static void secondary_begin_checkpoint(BDRVReplicationState *s, Error **errp)
     ERRP_GUARD();
 
     secondary_prepare(s, errp);
-    if (!*errp && !replication_empty_begin(s, errp)) {
+    if (!*errp && !replication_empty_begin(s, true, errp)) {
         error_prepend(errp, "node '%s': ", replication_name(s));
         replication_fail(s, error_copy(*errp));
+    }
+}
+
+/* Before the end of a session, so that nobody waits with the BQL held then */
+static void secondary_begin_stop(BDRVReplicationState *s, Error **errp)
+{
+    if (!s->error && !s->emptying) {
+        replication_empty_begin(s, false, errp);
     }
 }
 
 static bool secondary_emptied(BDRVReplicationState *s, uint64_t timeout_ms,
                               Error **errp)
 {
+    bool committed;
+
     if (!s->emptying) {
         return true;
     }
@@ -543,9 +554,13 @@ static bool secondary_emptied(BDRVReplicationState *s, uint64_t timeout_ms,
         error_prepend(errp, "node '%s': ", replication_name(s));
         return false;
     }
+    committed = replication_empty_is_committed(s);
     BQL_LOCK_GUARD();
-    if (replication_empty_end(s, true, NULL)) {
-        replication_sink_commit(disk_of(s));
+    if (replication_empty_end(s, NULL)) {
+        s->cleared = !committed;
+        if (committed) {
+            replication_sink_commit(disk_of(s));
+        }
     }
     return true;
 }
@@ -631,9 +646,10 @@ static void secondary_stop(BDRVReplicationState *s, bool failover,
             replication_fold_begin(s);
         }
     } else {
-        if (!s->error) {
+        if (!s->error && !s->cleared) {
             replication_empty(s, false, errp);
         }
+        s->cleared = false;
         stop_backup(s);
         replication_close_hidden(s);
         replication_unclaim(s);
@@ -767,6 +783,7 @@ const ReplicationKind replication_secondary = {
     .prepare = secondary_prepare,
     .checkpoint = secondary_checkpoint,
     .begin_checkpoint = secondary_begin_checkpoint,
+    .begin_stop = secondary_begin_stop,
     .emptied = secondary_emptied,
     .take_over = secondary_take_over,
     .stop = secondary_stop,

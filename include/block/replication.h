@@ -58,6 +58,8 @@ typedef struct ReplicationOps {
     ReplicationCall *checkpoint;
     /* The same in two: as replication_begin_checkpoint_all()... */
     ReplicationCall *begin_checkpoint;
+    /* ...or replication_begin_stop_all()... */
+    ReplicationCall *begin_stop;
     /* ...and replication_emptied_all(): any thread, without the BQL */
     ReplicationSettle *emptied;
     /* Could it begin?  Nothing changes. */
@@ -186,6 +188,13 @@ bool replication_compare_all(uint64_t timeout_ms, Error **errp);
  * anything else is.  One that fails in this is told as all errors are.
  */
 void replication_begin_checkpoint_all(Error **errp);
+
+/*
+ * Secondary: replication_stop_all() will follow, without a failover.  What may
+ * take long is begun here; replication_emptied_all() ends it, also if this
+ * fails.
+ */
+void replication_begin_stop_all(Error **errp);
 bool replication_emptied_all(uint64_t timeout_ms, Error **errp);
 
 /*

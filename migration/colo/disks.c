@@ -468,6 +468,14 @@ bool colo_disks_load(ColoSession *s, Error **errp)
     return ok && !*errp;
 }
 
+void colo_disks_begin_end(void)
+{
+    BQL_LOCK_GUARD();
+    if (started && !colo_exiting()) {
+        replication_begin_stop_all(NULL);
+    }
+}
+
 void colo_disks_await_load(void)
 {
     while (!colo_exiting() && !replication_emptied_all(SETTLE_LOOK_MS, NULL)) {

@@ -115,7 +115,13 @@ bool colo_disks_prepare(Error **errp);
  */
 bool colo_disks_load(ColoSession *s, Error **errp);
 
-/* Until that is over, or QEMU exits.  No BQL. */
+/*
+ * Secondary: the session has ended, without a failover.  Begin what
+ * colo_disks_stop() would have to wait for.  No BQL.
+ */
+void colo_disks_begin_end(void);
+
+/* Until one of these is over, or QEMU exits.  No BQL. */
 void colo_disks_await_load(void);
 
 /*

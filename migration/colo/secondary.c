@@ -474,6 +474,10 @@ static void *secondary_thread(void *opaque)
     secondary_finish(s, err);
     /* The end is not for disks that are in the middle of something */
     colo_disks_await_load();
+    if (s->secondary.state == COLO_SECONDARY_STATE_ENDED) {
+        colo_disks_begin_end();
+        colo_disks_await_load();
+    }
     bql_lock();
     qemu_cond_broadcast(&s->cond);
     /* When QEMU ends there may be no migration object any more */

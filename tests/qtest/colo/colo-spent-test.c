@@ -11,8 +11,8 @@
  * no case does the generation ask for the overlays.  If the primary is only not
  * to be heard it does not go on by itself: whoever is told to does.  Who takes
  * over flushes the disk, without being asked.  If the file of an overlay hangs
- * the secondary answers, a primary that lives goes on after a timeout, and without
- * one nothing is given up.
+ * the secondary answers, also if the session ends, a primary that lives goes on
+ * after a timeout, and without one nothing is given up.
  */
 
 #include "qemu/osdep.h"
@@ -368,6 +368,24 @@ static void test_hung_dead(const void *mode)
     qtest_quit(store);
 }
 
+/* The session ends in order, and nobody waits for that */
+static void test_hung_end(const void *mode)
+{
+    Spent *t = spent_new_on(mode, pair_disk_file, hangs_later);
+    ColoPair *p = t->pair;
+
+    colo_pair_migrate(p, "mig", "mig", 600000, SHORT_TIMEOUT_MS);
+    colo_wait_state(p->secondary, colo_state_ready(p));
+    colo_wait_state(p->primary, "running");
+    g_assert_cmpint(kill(qtest_pid(store), SIGSTOP), ==, 0);
+    qtest_qmp_assert_success(p->primary, "{'execute': 'migrate_cancel'}");
+    answers_until(p->secondary, "ended", SHORT_TIMEOUT_MS * 1000LL);
+    g_assert_cmpint(kill(qtest_pid(store), SIGCONT), ==, 0);
+    colo_wait_migrate(p->secondary, "cancelled");
+    spent_free(t);
+    qtest_quit(store);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -377,5 +395,6 @@ int main(int argc, char **argv)
     colo_add("/colo/spent", "deaf", test_deaf);
     colo_add("/colo/spent", "hung", test_hung);
     colo_add("/colo/spent", "hung-dead", test_hung_dead);
+    colo_add("/colo/spent", "hung-end", test_hung_end);
     return g_test_run();
 }
