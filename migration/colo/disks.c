@@ -442,6 +442,12 @@ static bool await_emptied(ColoSession *s, Error **errp)
         if (replication_emptied_all(SETTLE_LOOK_MS, &err)) {
             return true;
         }
+        if (colo_exiting() && colo_wire_cancelled(s->wire)) {
+            /* QEMU exits, with the BQL held from now on */
+            s->cause = COLO_CAUSE_LOCAL;
+            error_propagate(errp, g_steal_pointer(&err));
+            return false;
+        }
         if (qemu_clock_get_ms(QEMU_CLOCK_REALTIME) < end) {
             continue;
         }

@@ -166,6 +166,11 @@ bool colo_hears_peer(ColoSession *s, Error **errp)
     while (colo_wish(s) != COLO_WISH_FAILOVER) {
         switch (colo_wire_wait(s->wire, is_news ? end_ns : colo_now_ns())) {
         case COLO_WAIT_WOKEN:
+            if (colo_wire_cancelled(s->wire)) {
+                /* From now on nothing is waited for */
+                error_setg(errp, "waiting for %s: interrupted", stage);
+                return false;
+            }
             continue;
         case COLO_WAIT_DEADLINE:
             if (is_news) {

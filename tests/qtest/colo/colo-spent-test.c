@@ -12,7 +12,8 @@
  * to be heard it does not go on by itself: whoever is told to does.  Who takes
  * over flushes the disk, without being asked.  If the file of an overlay hangs
  * the secondary answers, also if the session ends, a primary that lives goes on
- * after a timeout, and without one nothing is given up.
+ * after a timeout, and without one nothing is given up.  A QEMU that is to end
+ * meanwhile does so with the file, and uses no CPU time until then.
  */
 
 #include "qemu/osdep.h"
@@ -386,6 +387,50 @@ static void test_hung_end(const void *mode)
     qtest_quit(store);
 }
 
+/* CPU time of it, in clock ticks */
+static unsigned long ticks(QTestState *qts)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/stat", qtest_pid(qts));
+    g_autofree char *text = NULL;
+    unsigned long user, system;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    g_assert_cmpint(sscanf(strrchr(text, ')'), ") %*c %*d %*d %*d %*d %*d %*u "
+                           "%*u %*u %*u %*u %lu %lu", &user, &system), ==, 2);
+    return user + system;
+}
+
+/* QEMU is told to end meanwhile: it waits for the file and does nothing else */
+static void test_hung_quit(const void *mode)
+{
+    Spent *t = spent_new_on(mode, pair_disk_file, hangs_later);
+    ColoPair *p = t->pair;
+    QTestState *qts = p->secondary;
+    unsigned long before;
+
+    colo_pair_migrate(p, "mig", "mig", 600000, SHORT_TIMEOUT_MS);
+    colo_wait_state(qts, colo_state_ready(p));
+    colo_wait_state(p->primary, "running");
+    g_assert_cmpint(kill(qtest_pid(store), SIGSTOP), ==, 0);
+    qtest_qmp_assert_success(p->primary, "{'execute': 'x-colo-checkpoint'}");
+    answers_until(qts, "loading", 0);
+    colo_kill(&p->primary);
+    qtest_qmp_send(qts, "{'execute': 'quit'}");
+    /* It gives its session up after three timeouts */
+    g_usleep(4 * SHORT_TIMEOUT_MS * 1000);
+    before = ticks(qts);
+    g_usleep(SHORT_TIMEOUT_MS * 1000);
+    g_assert_cmpuint(ticks(qts) - before, <,
+                     sysconf(_SC_CLK_TCK) * SHORT_TIMEOUT_MS / 1000 / 10);
+
+    g_assert_cmpint(kill(qtest_pid(store), SIGCONT), ==, 0);
+    qtest_wait_qemu(qts);
+    qtest_quit(qts);
+    p->secondary = NULL;
+    spent_free(t);
+    qtest_quit(store);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -396,5 +441,6 @@ int main(int argc, char **argv)
     colo_add("/colo/spent", "hung", test_hung);
     colo_add("/colo/spent", "hung-dead", test_hung_dead);
     colo_add("/colo/spent", "hung-end", test_hung_end);
+    colo_add("/colo/spent", "hung-quit", test_hung_quit);
     return g_test_run();
 }
