@@ -7,7 +7,9 @@
  * succeeds; a busy port is named, and migrate-incoming can be repeated; while
  * the peer is lost migrate and migrate_cancel say what to type.  Why the first
  * migration failed is told on both sides; a secondary does not take one that
- * ends without a session.
+ * ends without a session.  With multifd, too, a connection that is no channel
+ * of it, or a second main channel, does not end QEMU: not when it comes, and
+ * not at the failover or the failure that follows.
  */
 
 #include "qemu/osdep.h"
@@ -282,6 +284,63 @@ static void check_fails(ColoPair *p, const char *kind, const char *text)
     colo_pair_free(p);
 }
 
+static void set_multifd(ColoPair *p)
+{
+    QTestState *sides[] = { p->primary, p->secondary };
+
+    for (int i = 0; i < G_N_ELEMENTS(sides); i++) {
+        qtest_qmp_assert_success(sides[i],
+            "{'execute': 'migrate-set-capabilities', 'arguments': {"
+            "'capabilities': [{'capability': 'multifd', 'state': true}]}}");
+    }
+}
+
+/* Both expect several channels; somebody connects to the secondary first */
+static int strange_channel(ColoPair *p, char **uri)
+{
+    g_autofree char *path = g_build_filename(p->dir, "mig", NULL);
+
+    set_multifd(p);
+    colo_pair_migrate(p, NULL, NULL, 10, COLO_TIMEOUT_MS);
+    *uri = listen_at(p, "unix");
+    return unix_connect(path, &error_abort);
+}
+
+/* Who looks whether the port is open */
+static void test_stray(void)
+{
+    ColoPair *p = colo_pair_new("periodic");
+    g_autofree char *uri = NULL;
+
+    close(strange_channel(p, &uri));
+    colo_wait_migrate(p->secondary, "failed");
+    begin_migrate(p, uri, COLO_TIMEOUT_MS);
+    colo_wait_statistic(p->primary, "checkpoints", 2);
+    colo_kill(&p->primary);
+    colo_wait_state(p->secondary, "lost");
+    colo_failover(p->secondary);
+    colo_wait_status(p->secondary, "running");
+    colo_pair_free(p);
+}
+
+/* What is left of a migrate that was given up */
+static void test_main_channel(void)
+{
+    static const char begin[] = { 'Q', 'E', 'V', 'M', 0, 0, 0, 3 };
+    ColoPair *p = colo_pair_new("periodic");
+    g_autofree char *uri = NULL;
+    int fd = strange_channel(p, &uri);
+
+    g_assert_cmpint(write(fd, begin, sizeof(begin)), ==, sizeof(begin));
+    begin_migrate(p, uri, COLO_TIMEOUT_MS);
+    colo_wait_migrate(p->primary, "failed");
+    close(fd);
+    colo_wait_migrate(p->secondary, "failed");
+    colo_wait_status(p->primary, "running");
+    colo_wait_status(p->secondary, "inmigrate");
+    colo_pair_free(p);
+}
+
 /* The secondary has not the device that the primary has */
 static void test_other_machine(const void *kind)
 {
@@ -297,17 +356,12 @@ static void test_less_memory(const void *kind)
 {
     ColoPair *p = colo_pair_new_with("periodic", "tcg",
                                      "-m 64,slots=1,maxmem=2G");
-    QTestState *sides[] = { p->primary, p->secondary };
 
     qtest_qmp_assert_success(p->primary, "{'execute': 'object-add',"
         "'arguments': {'qom-type': 'memory-backend-ram', 'id': 'less',"
         "'size': %d}}", 1024 * 1024 * 1024);
     qtest_qmp_device_add(p->primary, "pc-dimm", "dimm", "{'memdev': 'less'}");
-    for (int i = 0; i < G_N_ELEMENTS(sides); i++) {
-        qtest_qmp_assert_success(sides[i],
-            "{'execute': 'migrate-set-capabilities', 'arguments': {"
-            "'capabilities': [{'capability': 'multifd', 'state': true}]}}");
-    }
+    set_multifd(p);
     check_fails(p, kind, "Unknown ramblock \"less\"");
 }
 
@@ -473,6 +527,8 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/connect/busy", test_busy);
     qtest_add_func("/colo/connect/lost", test_lost);
     qtest_add_func("/colo/connect/message", test_message);
+    qtest_add_func("/colo/connect/stray", test_stray);
+    qtest_add_func("/colo/connect/main-channel", test_main_channel);
     qtest_add_func("/colo/connect/hmp", test_hmp);
     for (int i = 0; i < G_N_ELEMENTS(kinds); i++) {
         for (int k = 0; k < G_N_ELEMENTS(tests); k++) {
