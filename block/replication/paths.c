@@ -387,6 +387,12 @@ bool replication_activation_is_blocked(const char *node_name, Error **errp)
             return true;
         }
     }
+    /* Nothing else keeps that of a guest that stands, or is about to run */
+    if (replication_in_session()) {
+        error_setg(errp, "No node can be activated or inactivated in a COLO "
+                   "session: the guest may need it");
+        return true;
+    }
     return false;
 }
 

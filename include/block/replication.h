@@ -310,7 +310,8 @@ bool GRAPH_RDLOCK replication_op_is_blocked(BlockDriverState *bs,
 
 /*
  * May the node of that name, or one of all (NULL), be neither activated nor
- * inactivated, as its disk is being replicated?  Then true with @errp set.
+ * inactivated, as its disk is being replicated, or any in a session?  Then true
+ * with @errp set.
  * Main loop.
  */
 bool GRAPH_RDLOCK replication_activation_is_blocked(const char *node_name,

@@ -410,6 +410,9 @@ static void test_refused(const void *mode)
     both[0] = p->primary;
     both[1] = p->secondary;
     for (int i = 0; i < 2; i++) {
+        colo_refused(both[i], "in a COLO session",
+                     "{'execute': 'blockdev-set-active', 'arguments': {"
+                     "'active': false}}");
         colo_refused(both[i], "while migrating",
                      "{'execute': 'device_add', 'arguments': {"
                      "'driver': 'virtio-rng-pci'}}");
