@@ -65,8 +65,9 @@ void colo_await_decision(ColoSession *s, const Error *err)
     g_clear_pointer(&s->keepalive, colo_keepalive_stop);
     error_report("COLO %s: peer lost: %s", COLOMode_str(s->side),
                  error_get_pretty(err));
-    error_printf("The guest's output is held until x-colo-lost-heartbeat "
-                 "tells this side to go on.\n");
+    error_printf("The guest's output is held.  Make sure that the other side "
+                 "is dead, then x-colo-lost-heartbeat tells this side to go "
+                 "on.\n");
     qapi_event_send_colo_peer_lost(COLOMode_str(s->side), s->committed,
                                    error_get_pretty(err));
 

@@ -118,6 +118,16 @@ static void print_protection(Monitor *mon, const COLOStatus *status)
     }
 }
 
+/* The peer is lost and the operator has not said yet which side goes on */
+static bool awaits_decision(const COLOStatus *status)
+{
+    const char *lost = status->mode == COLO_MODE_PRIMARY
+        ? ColoPrimaryState_str(COLO_PRIMARY_STATE_LOST)
+        : ColoSecondaryState_str(COLO_SECONDARY_STATE_LOST);
+
+    return status->mode != COLO_MODE_NONE && g_str_equal(status->state, lost);
+}
+
 void hmp_info_colo(Monitor *mon, const QDict *qdict)
 {
     g_autoptr(COLOStatus) status = qmp_query_colo_status(NULL);
@@ -130,6 +140,10 @@ void hmp_info_colo(Monitor *mon, const QDict *qdict)
     if (status->state) {
         monitor_printf(mon, "state: %s\n", status->state);
         monitor_printf(mon, "epoch: %" PRIu64 "\n", status->epoch);
+    }
+    if (awaits_decision(status)) {
+        monitor_printf(mon, "to do: make sure that the other side is dead, "
+                       "then x_colo_lost_heartbeat lets this side go on\n");
     }
     if (status->statistics) {
         print_statistics(mon, status->statistics);

@@ -54,6 +54,15 @@ static void check_begun(ColoPair *p, QTestState *qts, const char *side,
     qobject_unref(status);
 }
 
+/* Whether "info colo" tells people what to type */
+static void check_advice(QTestState *qts, bool expected)
+{
+    g_autofree char *info = qtest_hmp(qts, "info colo");
+
+    g_assert_cmpint(strstr(info, "x_colo_lost_heartbeat lets this side go on")
+                    != NULL, ==, expected);
+}
+
 static ColoPair *begin(const void *mode)
 {
     ColoPair *p = colo_pair_new(mode);
@@ -65,6 +74,8 @@ static ColoPair *begin(const void *mode)
     colo_pair_protect(p);
     check_begun(p, p->primary, "primary", begin_s);
     check_begun(p, p->secondary, "secondary", begin_s);
+    check_advice(p->primary, false);
+    check_advice(p->secondary, false);
     return p;
 }
 
@@ -96,9 +107,11 @@ static void fail_over(ColoPair *p, QTestState **survivor, const char *side)
     colo_wait_state(qts, "lost");
     expect_event(qts, false, side, "checkpoint");
     check_protected(qts, false);
+    check_advice(qts, true);
     colo_failover(qts);
     colo_wait_mode(qts, "none");
     check_ended(qts, "request", "checkpoint", "x-colo-lost-heartbeat");
+    check_advice(qts, false);
 }
 
 static void test_primary(const void *mode)
