@@ -146,6 +146,9 @@ bool colo_command_refused(const char *command, Error **errp)
         return true;
     }
     if (colo_session_active(COLO_MODE_SECONDARY)) {
+        if (colo_lost_refused(command, errp)) {
+            return true;
+        }
         error_setg(errp, "'%s' is not possible on the secondary of a COLO "
                    "pair: it follows the primary", command);
         return true;

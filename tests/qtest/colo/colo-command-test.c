@@ -112,7 +112,7 @@ static void test_qemu_io(const void *mode)
     check_protected(p);
     colo_cut(p);
     colo_wait_state(p->secondary, "lost");
-    io_refused(p->secondary, "follows the primary");
+    io_refused(p->secondary, "x-colo-lost-heartbeat");
     colo_failover(p->secondary);
     colo_wait_state(p->secondary, "live");
     colo_wait_status(p->secondary, "running");

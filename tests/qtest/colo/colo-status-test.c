@@ -108,6 +108,9 @@ static void fail_over(ColoPair *p, QTestState **survivor, const char *side)
     expect_event(qts, false, side, "checkpoint");
     check_protected(qts, false);
     check_advice(qts, true);
+    if (g_str_equal(side, "secondary")) {
+        colo_refused(qts, "x-colo-lost-heartbeat", "{'execute': 'cont'}");
+    }
     colo_failover(qts);
     colo_wait_mode(qts, "none");
     check_ended(qts, "request", "checkpoint", "x-colo-lost-heartbeat");
@@ -132,6 +135,7 @@ static void test_secondary(const void *mode)
 {
     ColoPair *p = begin(mode);
 
+    colo_refused(p->secondary, "it follows the primary", "{'execute': 'cont'}");
     fail_over(p, &p->secondary, "secondary");
     colo_pair_free(p);
 }
