@@ -170,7 +170,7 @@ struct BDRVReplicationState {
     /* Secondary; BQL.  See secondary.c. */
     char *top_id;               /* set once */
     BlockBackend *hidden;       /* while RUNNING */
-    ReplicationEmptying *emptying;  /* or NULL; the session's thread */
+    ReplicationEmptying *emptying;  /* or NULL; who began it */
     bool cleared;               /* begin_stop() has had them emptied */
     BlockJob *backup;           /* while RUNNING, but not a shared disk */
     BlockBackend *claim;        /* to write to the disk, until it is folded */
@@ -313,8 +313,8 @@ BlockDriverState *GRAPH_RDLOCK replication_disk(BDRVReplicationState *s);
  * replication_empty_wait: until they are.  False with @errp set if that takes
  * more than @timeout_ms; true if they were not about to.  Any thread, without
  * the BQL.
- * replication_empty_end: they are, or could not be: false with @errp set.  All
- * is due to be copied anew.  BQL.
+ * replication_empty_end: they are, and all is due to be copied anew, or could not
+ * be: false with @errp set.  Any thread, for QEMU may exit, with the BQL held.
  *
  * replication_empty: all of that at once, however long it takes.  BQL.
  */

@@ -6,6 +6,11 @@
  * monitor has to answer all the same, so a coroutine of each disk does it, and
  * the session's thread waits for all of them without the BQL.  Nothing else is
  * under way meanwhile: the hidden overlay is drained, and with it all above.
+ *
+ * The main loop may then wait, with the BQL held, for a request that is held back
+ * by that ("qemu-io" of the human monitor does).  So it is the main loop that ends
+ * the drained section, in whatever it waits for, and not the session's thread,
+ * which would need the BQL.
  */
 
 #include "qemu/osdep.h"
@@ -22,14 +27,16 @@
 
 struct ReplicationEmptying {
     /* Set once */
+    BDRVReplicationState *s;
     BlockDriverState *active;
     BlockDriverState *hidden;
     int64_t begin_us;
     bool committed;
 
+    Error *err;                 /* of the coroutine, then of done_bh() */
+
     /* emptied_lock */
     bool done;
-    Error *err;                 /* of the coroutine */
 };
 
 static QemuMutex emptied_lock;
@@ -78,22 +85,48 @@ make_empty(BlockDriverState *bs, const char *which, Error **errp)
     return ret >= 0;
 }
 
-static void coroutine_fn empty_co(void *opaque)
+/* Main loop: see above why not in the session's thread */
+static void done_bh(void *opaque)
 {
     ReplicationEmptying *e = opaque;
-    Error *err = NULL;
+    BDRVReplicationState *s = e->s;
+    BlockDriverState *disk;
 
-    WITH_GRAPH_RDLOCK_GUARD() {
-        (void)(make_empty(e->active, "active", &err) &&
-               make_empty(e->hidden, "hidden", &err));
+    if (!e->err && s->backup) {
+        backup_do_checkpoint(s->backup, &e->err);
+    }
+    if (e->err && e->committed) {
+        error_prepend(&e->err, "the overlays cannot be emptied: ");
+        qatomic_set(&s->spent, true);
+        replication_fail(s, error_copy(e->err));
     }
     bdrv_dec_in_flight(e->hidden);
+    bdrv_drained_end(e->hidden);
+    if (!e->err && e->committed) {
+        bdrv_graph_rdlock_main_loop();
+        disk = replication_disk(s);
+        bdrv_graph_rdunlock_main_loop();
+        replication_sink_commit(disk);
+    }
+    trace_replication_emptied(replication_name(s),
+                              qemu_clock_get_us(QEMU_CLOCK_REALTIME) -
+                              e->begin_us);
     WITH_QEMU_LOCK_GUARD(&emptied_lock) {
-        e->err = err;
         qatomic_set(&e->done, true);
         qemu_cond_broadcast(&emptied_cond);
     }
     aio_wait_kick();
+}
+
+static void coroutine_fn empty_co(void *opaque)
+{
+    ReplicationEmptying *e = opaque;
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        (void)(make_empty(e->active, "active", &e->err) &&
+               make_empty(e->hidden, "hidden", &e->err));
+    }
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), done_bh, e);
 }
 
 bool replication_empty_begin(BDRVReplicationState *s, bool committed,
@@ -111,6 +144,7 @@ bool replication_empty_begin(BDRVReplicationState *s, bool committed,
     bdrv_graph_rdlock_main_loop();
     e->active = replication_active(s);
     bdrv_graph_rdunlock_main_loop();
+    e->s = s;
     e->hidden = hidden;
     e->begin_us = begin_us;
     e->committed = committed;
@@ -147,26 +181,11 @@ bool replication_empty_is_committed(BDRVReplicationState *s)
 
 bool replication_empty_end(BDRVReplicationState *s, Error **errp)
 {
-    ReplicationEmptying *e = s->emptying;
-    BlockDriverState *hidden = e->hidden;
-    Error *err = e->err;
+    g_autofree ReplicationEmptying *e = s->emptying;
 
     s->emptying = NULL;
-    if (!err && s->backup) {
-        backup_do_checkpoint(s->backup, &err);
-    }
-    if (err && e->committed) {
-        error_prepend(&err, "the overlays cannot be emptied: ");
-        qatomic_set(&s->spent, true);
-        replication_fail(s, g_steal_pointer(&err));
-    }
-    bdrv_drained_end(hidden);
-    trace_replication_emptied(replication_name(s),
-                              qemu_clock_get_us(QEMU_CLOCK_REALTIME) -
-                              e->begin_us);
-    g_free(e);
-    if (err) {
-        error_propagate(errp, err);
+    if (e->err) {
+        error_propagate(errp, e->err);
         return false;
     }
     return true;
@@ -178,7 +197,6 @@ bool replication_empty(BDRVReplicationState *s, bool committed, Error **errp)
         return false;
     }
     AIO_WAIT_WHILE_UNLOCKED(NULL, !qatomic_read(&s->emptying->done));
-    replication_empty_wait(s, UINT32_MAX, &error_abort);
     return replication_empty_end(s, errp);
 }
 

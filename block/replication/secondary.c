@@ -555,13 +555,7 @@ static bool secondary_emptied(BDRVReplicationState *s, uint64_t timeout_ms,
         return false;
     }
     committed = replication_empty_is_committed(s);
-    BQL_LOCK_GUARD();
-    if (replication_empty_end(s, NULL)) {
-        s->cleared = !committed;
-        if (committed) {
-            replication_sink_commit(disk_of(s));
-        }
-    }
+    s->cleared = replication_empty_end(s, NULL) && !committed;
     return true;
 }
 
@@ -573,9 +567,6 @@ static void secondary_checkpoint(BDRVReplicationState *s, Error **errp)
     if (!*errp && !replication_empty(s, true, errp)) {
         error_prepend(errp, "node '%s': ", replication_name(s));
         replication_fail(s, error_copy(*errp));
-    }
-    if (!*errp) {
-        replication_sink_commit(disk_of(s));
     }
 }
 

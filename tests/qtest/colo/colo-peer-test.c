@@ -60,7 +60,7 @@ static const struct {
     const char *noticed;        /* the reader says so; NULL: it depends */
 } faults[] = {
     [FAULT_MAGIC] = { "wrong/magic", "wrong magic" },
-    [FAULT_VERSION] = { "wrong/version", "speaks version 3" },
+    [FAULT_VERSION] = { "wrong/version", "speaks version 4" },
     [FAULT_TYPE] = { "wrong/type", "unknown frame type" },
     [FAULT_NUMBER] = { "wrong/number", "unexpected" },
     [FAULT_LENGTH] = { "wrong/length", "allowed" },
