@@ -13,6 +13,7 @@
 #define QEMU_MIGRATION_COLO_H
 
 #include "qemu/queue.h"
+#include "qemu/thread.h"
 #include "qapi/qapi-types-colo.h"
 #include "qapi/qapi-types-run-state.h"
 #include "qapi/qapi-types-sockets.h"
@@ -143,7 +144,18 @@ bool migration_in_colo_state(void);
  * state arrives (returns 0 or -errno), colo_incoming_start() once it is
  * loaded; the latter takes over the incoming migration state and returns at
  * once.  BQL held.
+ *
+ * colo_incoming_defer: with x-colo, has the connection @ioc to the migration port
+ * not said yet that it is a channel of a migration?  Then true, and it is closed,
+ * or comes to migration_channel_process_incoming() once more when it has.  Main
+ * loop, BQL.
+ *
+ * colo_incoming_wait: wait for @sem, which another channel posts.  With x-colo the
+ * main loop goes on meanwhile; then false if it will not be posted, as @exiting
+ * has become true or the main channel has ended.  Destination, BQL.
  */
+bool colo_incoming_defer(QIOChannel *ioc);
+bool colo_incoming_wait(QemuSemaphore *sem, int *exiting);
 int colo_incoming_prepare(void);
 void colo_incoming_start(void);
 

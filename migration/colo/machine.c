@@ -36,6 +36,7 @@ static ColoMachine machine;
 static bool is_feature(const char *name)
 {
     return !strcmp(name, "pmu") || !strcmp(name, "kvm") ||
+           !strcmp(name, "phys-bits") ||
            g_str_has_prefix(name, "hv-");
 }
 

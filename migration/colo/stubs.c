@@ -94,6 +94,17 @@ bool migration_in_colo_state(void)
     return false;
 }
 
+bool colo_incoming_defer(QIOChannel *ioc)
+{
+    return false;
+}
+
+bool colo_incoming_wait(QemuSemaphore *sem, int *exiting)
+{
+    qemu_sem_wait(sem);
+    return true;
+}
+
 int colo_incoming_prepare(void)
 {
     return -ENOTSUP;

@@ -86,14 +86,13 @@ def kill_primary(ctx: Context) -> None:
     ctx.note(said)
 
 
-@test('/colo/e2e/kill/first-migration-kept')
-def kill_primary_kept(ctx: Context) -> None:
+def kill_kept(ctx: Context, multifd: bool) -> None:
     """A secondary that is asked to stay (exit-on-error=false) stands, and
     cannot be talked into running what it has."""
     with ctx.pair(memory='256') as pair:
         pair.start_primary()
         secondary = pair.start_secondary()
-        begin(pair, 0.5, exit_on_error=False)
+        begin(pair, 0.5, exit_on_error=False, multifd=multifd)
         pair.fence('primary')
         info = secondary.monitor.wait_until('the end', 'query-migrate',
                                             'status', 'failed', ENDED_SECONDS)
@@ -105,6 +104,16 @@ def kill_primary_kept(ctx: Context) -> None:
         secondary.monitor.execute('quit')
         check(secondary.wait_exit() == 0, secondary.last_words())
     ctx.note(info['error-desc'])
+
+
+@test('/colo/e2e/kill/first-migration-kept')
+def kill_primary_kept(ctx: Context) -> None:
+    kill_kept(ctx, False)
+
+
+@test('/colo/e2e/kill/first-migration-kept-multifd')
+def kill_primary_kept_multifd(ctx: Context) -> None:
+    kill_kept(ctx, True)
 
 
 @test('/colo/e2e/kill/first-migration-secondary')
@@ -131,14 +140,13 @@ def kill_secondary(ctx: Context) -> None:
             check_intact(running)
 
 
-@test('/colo/e2e/loss/first-migration-stalled')
-def stalled_primary(ctx: Context) -> None:
+def stall_primary(ctx: Context, multifd: bool) -> None:
     """A primary that hangs leaves the secondary waiting, as in any
     migration; its monitor answers all the while, and it can be ended."""
     with ctx.pair(memory='256') as pair:
         pair.start_primary()
         secondary = pair.start_secondary()
-        begin(pair, 0.5)
+        begin(pair, 0.5, multifd=multifd)
         pair.vm('primary').signal(signal.SIGSTOP)
         check_half(secondary)
         start = time.monotonic()
@@ -147,3 +155,13 @@ def stalled_primary(ctx: Context) -> None:
         took = time.monotonic() - start
         check(took < QUIT_SECONDS, f'quit took {took:.1f} s')
         check_never_ran(secondary)
+
+
+@test('/colo/e2e/loss/first-migration-stalled')
+def stalled_primary(ctx: Context) -> None:
+    stall_primary(ctx, False)
+
+
+@test('/colo/e2e/loss/first-migration-stalled-multifd')
+def stalled_primary_multifd(ctx: Context) -> None:
+    stall_primary(ctx, True)

@@ -5,6 +5,7 @@ sends those for the guest to both hosts."""
 from __future__ import annotations
 
 import time
+from typing import Dict
 
 from .registry import (Context, check, check_intact, test,
                        wait_more)
@@ -14,6 +15,11 @@ JITTER_MS = 20.0
 SECONDS = 10.0
 LONG_SECONDS = 600.0
 FLOODED = 50                # answers
+
+
+def gap_of(kind: str, end: Dict[str, int], killed: float) -> str:
+    return (f'{kind} {end["longest_gap_us"] / 1000:.0f} ms at '
+            f'{end["longest_gap_at_ns"] / 1e9 - killed:.1f} s')
 
 
 def bad(ctx: Context, mode: str) -> None:
@@ -36,16 +42,19 @@ def bad(ctx: Context, mode: str) -> None:
         clients += [pair.client('echo', interval=5), pair.client('bulk-in')]
         for running in clients[-2:]:
             wait_more(running)
+        killed = time.monotonic()
         pair.fence('primary')
         pair.failover('secondary')
         for running in clients:
             wait_more(running)
         ends = [check_intact(running) for running in clients]
-    gap = max(end.get('longest_gap_us', 0) for end in ends) / 1000
     check(relayed['lost'] > 0 and relayed['overtaken'] > 0,
           f'the network was not bad: {relayed}')
     ctx.note(f'{relayed["lost"]} of {relayed["frames"]} frames lost, '
-             f'{relayed["overtaken"]} overtaken; longest gap {gap:.0f} ms')
+             f'{relayed["overtaken"]} overtaken; longest gaps, and when they '
+             f'began after the kill: '
+             + ', '.join(gap_of(running.mode, end, killed)
+                         for running, end in zip(clients, ends)))
 
 
 @test('/colo/e2e/network/bad/hybrid')

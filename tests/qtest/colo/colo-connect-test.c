@@ -7,9 +7,10 @@
  * succeeds; a busy port is named, and migrate-incoming can be repeated; while
  * the peer is lost migrate and migrate_cancel say what to type.  Why the first
  * migration failed is told on both sides; a secondary does not take one that
- * ends without a session.  With multifd, too, a connection that is no channel
- * of it, or a second main channel, does not end QEMU: not when it comes, and
- * not at the failover or the failure that follows.
+ * ends without a session.  Connections to the migration port that say nothing,
+ * a part of what they are, or something else do not end the secondary, hold its
+ * monitor or stay: with multifd, too.  Nor does a second main channel end QEMU:
+ * not when it comes, and not at the failure that follows.
  */
 
 #include "qemu/osdep.h"
@@ -23,6 +24,8 @@
 #define LONG_TIMEOUT_MS 600000
 #define SHORT_TIMEOUT_MS 1000
 #define FILLERS         3
+/* More than may wait at a time */
+#define STRAYS          70
 
 /* A port that takes no connection any more, nor refuses any */
 typedef struct Nothing {
@@ -295,27 +298,47 @@ static void set_multifd(ColoPair *p)
     }
 }
 
-/* Both expect several channels; somebody connects to the secondary first */
-static int strange_channel(ColoPair *p, char **uri)
+/* Somebody connects to the secondary's port, says @text, and stays or goes */
+static int stray(ColoPair *p, const char *text)
 {
     g_autofree char *path = g_build_filename(p->dir, "mig", NULL);
+    int fd = unix_connect(path, &error_abort);
 
-    set_multifd(p);
-    colo_pair_migrate(p, NULL, NULL, 10, COLO_TIMEOUT_MS);
-    *uri = listen_at(p, "unix");
-    return unix_connect(path, &error_abort);
+    g_assert_cmpint(write(fd, text, strlen(text)), ==, strlen(text));
+    return fd;
 }
 
-/* Who looks whether the port is open */
-static void test_stray(void)
+static void check_closed(int fd)
 {
-    ColoPair *p = colo_pair_new("periodic");
-    g_autofree char *uri = NULL;
+    char byte;
+    ssize_t got = RETRY_ON_EINTR(read(fd, &byte, 1));
 
-    close(strange_channel(p, &uri));
-    colo_wait_migrate(p->secondary, "failed");
+    g_assert_true(got == 0 || (got < 0 && errno == ECONNRESET));
+    close(fd);
+}
+
+/* They neither end the secondary nor hold it, nor take a place for good */
+static void check_strays(ColoPair *p)
+{
+    g_autofree char *uri = NULL;
+    int silent[STRAYS], part, i;
+
+    colo_pair_migrate(p, NULL, NULL, 10, SHORT_TIMEOUT_MS);
+    uri = listen_at(p, "unix");
+    close(stray(p, ""));
+    close(stray(p, "QE"));
+    check_closed(stray(p, "GET / HTTP/1.0\r\n\r\n"));
+    part = stray(p, "QEV");
+    for (i = 0; i < STRAYS; i++) {
+        silent[i] = stray(p, "");
+        colo_wait_status(p->secondary, "inmigrate");
+    }
     begin_migrate(p, uri, COLO_TIMEOUT_MS);
     colo_wait_statistic(p->primary, "checkpoints", 2);
+    check_closed(part);
+    for (i = 0; i < STRAYS; i++) {
+        check_closed(silent[i]);
+    }
     colo_kill(&p->primary);
     colo_wait_state(p->secondary, "lost");
     colo_failover(p->secondary);
@@ -323,14 +346,31 @@ static void test_stray(void)
     colo_pair_free(p);
 }
 
+static void test_stray(void)
+{
+    check_strays(colo_pair_new("periodic"));
+}
+
+static void test_stray_multifd(void)
+{
+    ColoPair *p = colo_pair_new("periodic");
+
+    set_multifd(p);
+    check_strays(p);
+}
+
 /* What is left of a migrate that was given up */
 static void test_main_channel(void)
 {
     static const char begin[] = { 'Q', 'E', 'V', 'M', 0, 0, 0, 3 };
     ColoPair *p = colo_pair_new("periodic");
-    g_autofree char *uri = NULL;
-    int fd = strange_channel(p, &uri);
+    g_autofree char *uri = NULL, *path = g_build_filename(p->dir, "mig", NULL);
+    int fd;
 
+    set_multifd(p);
+    colo_pair_migrate(p, NULL, NULL, 10, COLO_TIMEOUT_MS);
+    uri = listen_at(p, "unix");
+    fd = unix_connect(path, &error_abort);
     g_assert_cmpint(write(fd, begin, sizeof(begin)), ==, sizeof(begin));
     begin_migrate(p, uri, COLO_TIMEOUT_MS);
     colo_wait_migrate(p->primary, "failed");
@@ -441,6 +481,8 @@ static void test_other_cpu(const void *kind)
               "has other features at the primary");
     check_cpu(kind, "Nehalem,pmu=on", "has other features at the primary");
     check_cpu(kind, "Nehalem,hv-time=on", "has other features at the primary");
+    check_cpu(kind, "Nehalem,phys-bits=39",
+              "has other features at the primary");
 }
 
 /* x-colo was forgotten at the primary */
@@ -528,6 +570,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/connect/lost", test_lost);
     qtest_add_func("/colo/connect/message", test_message);
     qtest_add_func("/colo/connect/stray", test_stray);
+    qtest_add_func("/colo/connect/stray-multifd", test_stray_multifd);
     qtest_add_func("/colo/connect/main-channel", test_main_channel);
     qtest_add_func("/colo/connect/hmp", test_hmp);
     for (int i = 0; i < G_N_ELEMENTS(kinds); i++) {
