@@ -86,13 +86,14 @@ def kill_primary(ctx: Context) -> None:
     ctx.note(said)
 
 
-def kill_kept(ctx: Context, multifd: bool) -> None:
+@test('/colo/e2e/kill/first-migration-kept')
+def kill_primary_kept(ctx: Context) -> None:
     """A secondary that is asked to stay (exit-on-error=false) stands, and
     cannot be talked into running what it has."""
     with ctx.pair(memory='256') as pair:
         pair.start_primary()
         secondary = pair.start_secondary()
-        begin(pair, 0.5, exit_on_error=False, multifd=multifd)
+        begin(pair, 0.5, exit_on_error=False)
         pair.fence('primary')
         info = secondary.monitor.wait_until('the end', 'query-migrate',
                                             'status', 'failed', ENDED_SECONDS)
@@ -104,16 +105,6 @@ def kill_kept(ctx: Context, multifd: bool) -> None:
         secondary.monitor.execute('quit')
         check(secondary.wait_exit() == 0, secondary.last_words())
     ctx.note(info['error-desc'])
-
-
-@test('/colo/e2e/kill/first-migration-kept')
-def kill_primary_kept(ctx: Context) -> None:
-    kill_kept(ctx, False)
-
-
-@test('/colo/e2e/kill/first-migration-kept-multifd')
-def kill_primary_kept_multifd(ctx: Context) -> None:
-    kill_kept(ctx, True)
 
 
 @test('/colo/e2e/kill/first-migration-secondary')
@@ -140,13 +131,14 @@ def kill_secondary(ctx: Context) -> None:
             check_intact(running)
 
 
-def stall_primary(ctx: Context, multifd: bool) -> None:
+@test('/colo/e2e/loss/first-migration-stalled')
+def stalled_primary(ctx: Context) -> None:
     """A primary that hangs leaves the secondary waiting, as in any
     migration; its monitor answers all the while, and it can be ended."""
     with ctx.pair(memory='256') as pair:
         pair.start_primary()
         secondary = pair.start_secondary()
-        begin(pair, 0.5, multifd=multifd)
+        begin(pair, 0.5)
         pair.vm('primary').signal(signal.SIGSTOP)
         check_half(secondary)
         start = time.monotonic()
@@ -155,13 +147,3 @@ def stall_primary(ctx: Context, multifd: bool) -> None:
         took = time.monotonic() - start
         check(took < QUIT_SECONDS, f'quit took {took:.1f} s')
         check_never_ran(secondary)
-
-
-@test('/colo/e2e/loss/first-migration-stalled')
-def stalled_primary(ctx: Context) -> None:
-    stall_primary(ctx, False)
-
-
-@test('/colo/e2e/loss/first-migration-stalled-multifd')
-def stalled_primary_multifd(ctx: Context) -> None:
-    stall_primary(ctx, True)

@@ -131,7 +131,8 @@ def primary_power_off(ctx: Context) -> None:
         check_intact(ticker)
 
 
-def cut_first_migration(ctx: Context, multifd: bool) -> None:
+@test('/colo/e2e/loss/first-migration-cut')
+def first_migration_cut(ctx: Context) -> None:
     """The link breaks before there is a session.  The secondary says so; the
     primary's guest has run all along."""
     with ctx.pair() as pair:
@@ -139,8 +140,8 @@ def cut_first_migration(ctx: Context, multifd: bool) -> None:
         pair.start_secondary()
         ticker = pair.client('ticker')
         secondary = pair.vm('secondary')
-        pair.begin_protection(exit_on_error=False, multifd=multifd,
-                              max_bandwidth=SLOW, x_colo_timeout=TIMEOUT_MS)
+        pair.begin_protection(exit_on_error=False, max_bandwidth=SLOW,
+                              x_colo_timeout=TIMEOUT_MS)
         wait_for('RAM to arrive', lambda: pair.vm('primary').monitor.execute(
             'query-migrate').get('ram', {}).get('transferred', 0) > SLOW)
         ctx.hosts.cut_link()
@@ -153,16 +154,6 @@ def cut_first_migration(ctx: Context, multifd: bool) -> None:
             ctx.hosts.mend_link()
         pair.fence('secondary')
         check_intact(ticker)
-
-
-@test('/colo/e2e/loss/first-migration-cut')
-def first_migration_cut(ctx: Context) -> None:
-    cut_first_migration(ctx, False)
-
-
-@test('/colo/e2e/loss/first-migration-cut-multifd')
-def first_migration_cut_multifd(ctx: Context) -> None:
-    cut_first_migration(ctx, True)
 
 
 @test('/colo/e2e/loss/slow-link')

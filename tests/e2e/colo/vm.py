@@ -325,16 +325,14 @@ class Pair:
         return self.secondary
 
     def begin_protection(self, exit_on_error: bool = True,
-                         multifd: bool = False, **parameters: Any) -> None:
+                         **parameters: Any) -> None:
         """Ask for it; parameters with _ for - (e.g. x_colo_timeout=1000).
 
         @exit_on_error: the secondary ends if the first migration fails.
-        @multifd: that is by several channels.
         """
         primary, secondary = self.vm('primary'), self.vm('secondary')
-        names = [product.CAPABILITY] + ['multifd'] * multifd
-        capability = {'capabilities': [{'capability': name, 'state': True}
-                                       for name in names]}
+        capability = {'capabilities': [{'capability': product.CAPABILITY,
+                                        'state': True}]}
         settings: dict[str, Any] = {
             product.PARAMETER_MODE: self.machine.mode,
             product.PARAMETER_TIMEOUT: TIMEOUT_MS,

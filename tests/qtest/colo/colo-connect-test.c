@@ -10,11 +10,13 @@
  * ends without a session.  Connections to the migration port that say nothing,
  * a part of what they are, or something else do not end the secondary, hold its
  * monitor or stay: with multifd, too.  Nor does a second main channel end QEMU:
- * not when it comes, and not at the failure that follows.
+ * not when it comes, and not at the failure that follows.  A channel of multifd
+ * that does not get on holds no monitor, nor hides that the source has gone.
  */
 
 #include "qemu/osdep.h"
 #include "qemu/sockets.h"
+#include "qemu/thread.h"
 #include "qapi/error.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
@@ -26,6 +28,10 @@
 #define FILLERS         3
 /* More than may wait at a time */
 #define STRAYS          70
+/* What a further channel of multifd begins with, and its length in bytes */
+#define CHANNEL_FIRST   0x11
+#define CHANNEL_INIT    64
+#define ANSWERS         100
 
 /* A port that takes no connection any more, nor refuses any */
 typedef struct Nothing {
@@ -381,6 +387,127 @@ static void test_main_channel(void)
     colo_pair_free(p);
 }
 
+/* Between both sides: a channel of the migration stalls, and the others do not */
+typedef struct Relay {
+    char *from, *to;
+    int listener;
+    QemuThread thread;
+    GPtrArray *pumps;
+} Relay;
+
+typedef struct Pump {
+    int in, out;
+    bool stalls;                /* all that goes beyond the introduction */
+    QemuThread thread;
+} Pump;
+
+static void *pump(void *opaque)
+{
+    Pump *p = opaque;
+    char data[4096];
+    ssize_t got;
+    size_t most = p->stalls ? CHANNEL_INIT : sizeof(data);
+
+    while ((got = RETRY_ON_EINTR(read(p->in, data, most))) > 0) {
+        if (qemu_write_full(p->out, data, got) != got) {
+            break;
+        }
+        most -= p->stalls ? got : 0;
+        if (!most) {
+            return NULL;
+        }
+    }
+    shutdown(p->out, SHUT_RDWR);
+    return NULL;
+}
+
+static void relay_pump(Relay *r, int in, int out, bool stalls)
+{
+    Pump *p = g_new0(Pump, 1);
+
+    p->in = in;
+    p->out = out;
+    p->stalls = stalls;
+    g_ptr_array_add(r->pumps, p);
+    qemu_thread_create(&p->thread, "pump", pump, p, QEMU_THREAD_JOINABLE);
+}
+
+static void *relay(void *opaque)
+{
+    Relay *r = opaque;
+    int source;
+
+    while ((source = RETRY_ON_EINTR(accept(r->listener, NULL, NULL))) >= 0) {
+        int destination = unix_connect(r->to, &error_abort);
+        unsigned char first = 0;
+
+        g_assert_cmpint(RETRY_ON_EINTR(recv(source, &first, 1, MSG_PEEK)), ==,
+                        1);
+        relay_pump(r, source, destination, first == CHANNEL_FIRST);
+        relay_pump(r, destination, source, false);
+    }
+    return NULL;
+}
+
+static void relay_begin(Relay *r, ColoPair *p)
+{
+    r->from = g_build_filename(p->dir, "relay", NULL);
+    r->to = g_build_filename(p->dir, "mig", NULL);
+    r->pumps = g_ptr_array_new_with_free_func(g_free);
+    r->listener = unix_listen(r->from, &error_abort);
+    qemu_thread_create(&r->thread, "relay", relay, r, QEMU_THREAD_JOINABLE);
+}
+
+/* Both sides have gone, or are to hear that the other one has */
+static void relay_end(Relay *r)
+{
+    shutdown(r->listener, SHUT_RDWR);
+    qemu_thread_join(&r->thread);
+    close(r->listener);
+    for (unsigned i = 0; i < r->pumps->len; i++) {
+        Pump *p = g_ptr_array_index(r->pumps, i);
+
+        shutdown(p->in, SHUT_RDWR);
+        shutdown(p->out, SHUT_RDWR);
+    }
+    for (unsigned i = 0; i < r->pumps->len; i++) {
+        Pump *p = g_ptr_array_index(r->pumps, i);
+
+        qemu_thread_join(&p->thread);
+        close(p->in);
+    }
+    g_ptr_array_unref(r->pumps);
+    g_free(r->from);
+    g_free(r->to);
+}
+
+/*
+ * The destination waits for a channel that does not get on: it answers, and
+ * knows that the source has gone.
+ */
+static void test_stalled_channel(void)
+{
+    ColoPair *p = colo_pair_new("periodic");
+    g_autofree char *to = NULL, *uri = NULL;
+    Relay r;
+
+    set_multifd(p);
+    colo_pair_migrate(p, NULL, NULL, 10, COLO_TIMEOUT_MS);
+    to = listen_at(p, "unix");
+    relay_begin(&r, p);
+    uri = g_strdup_printf("unix:%s", r.from);
+    begin_migrate(p, uri, COLO_TIMEOUT_MS);
+    colo_wait_migrate(p->secondary, "active");
+    for (int i = 0; i < ANSWERS; i++) {
+        colo_wait_status(p->secondary, "inmigrate");
+    }
+    colo_kill(&p->primary);
+    colo_wait_migrate(p->secondary, "failed");
+    colo_wait_status(p->secondary, "inmigrate");
+    relay_end(&r);
+    colo_pair_free(p);
+}
+
 /* The secondary has not the device that the primary has */
 static void test_other_machine(const void *kind)
 {
@@ -572,6 +699,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/connect/stray", test_stray);
     qtest_add_func("/colo/connect/stray-multifd", test_stray_multifd);
     qtest_add_func("/colo/connect/main-channel", test_main_channel);
+    qtest_add_func("/colo/connect/stalled-channel", test_stalled_channel);
     qtest_add_func("/colo/connect/hmp", test_hmp);
     for (int i = 0; i < G_N_ELEMENTS(kinds); i++) {
         for (int k = 0; k < G_N_ELEMENTS(tests); k++) {
