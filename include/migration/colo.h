@@ -152,7 +152,8 @@ bool migration_in_colo_state(void);
  *
  * colo_incoming_wait: wait for @sem, which another channel posts.  With x-colo the
  * main loop goes on meanwhile; then false if it will not be posted, as @exiting
- * has become true or the main channel has ended.  Destination, BQL.
+ * has become true or the main channel has ended.  Nothing more can be read from
+ * that one then.  Destination, BQL.
  */
 bool colo_incoming_defer(QIOChannel *ioc);
 bool colo_incoming_wait(QemuSemaphore *sem, int *exiting);
@@ -225,6 +226,14 @@ bool colo_migration_cancel(void);
 bool colo_connect(SocketAddress *to, QIOTaskFunc fn, void *opaque,
                   GDestroyNotify free_opaque);
 bool colo_connect_cancel(void);
+
+/*
+ * The source: a TLS handshake by the socket @ioc begins, and has ended, perhaps
+ * with @err, which may become another one.  With x-colo the main loop goes on
+ * meanwhile, for x-colo-timeout at most.  Main loop, BQL.
+ */
+void colo_handshake_begin(QIOChannel *ioc);
+void colo_handshake_end(Error **err);
 
 /*
  * colo_lost_refused: a command about a migration, while the peer is lost

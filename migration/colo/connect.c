@@ -19,6 +19,9 @@
  *                  |                      v |
  *                  '---- deadline ----> the end: the callback gets a channel
  *                                       or an error; after a cancel, nothing
+ *
+ * A TLS handshake comes after that, by functions of the base.  It is given the
+ * same time once more, and does not block either.
  */
 
 #include "qemu/osdep.h"
@@ -51,6 +54,14 @@ typedef struct Attempt {
 
 /* The one that is under way, or NULL */
 static Attempt *current;
+
+/* What follows it with TLS, or all NULL */
+static struct {
+    QIOChannel *ioc;            /* the socket */
+    QEMUTimer *deadline;
+    uint32_t timeout_ms;
+    bool late;
+} handshake;
 
 static void try_next(Attempt *a);
 
@@ -237,10 +248,57 @@ bool colo_connect(SocketAddress *to, QIOTaskFunc fn, void *opaque,
     return true;
 }
 
+/* The handshake fails */
+static void handshake_stop(void)
+{
+    qio_channel_shutdown(handshake.ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+}
+
+static void handshake_late(void *opaque)
+{
+    handshake.late = true;
+    handshake_stop();
+}
+
+void colo_handshake_begin(QIOChannel *ioc)
+{
+    if (!migrate_colo()) {
+        return;
+    }
+    assert(!handshake.ioc);
+    qio_channel_set_blocking(ioc, false, NULL);
+    object_ref(ioc);
+    handshake.ioc = ioc;
+    handshake.timeout_ms = migrate_colo_timeout();
+    handshake.late = false;
+    handshake.deadline = timer_new_ms(QEMU_CLOCK_REALTIME, handshake_late,
+                                      NULL);
+    timer_mod(handshake.deadline, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                                  handshake.timeout_ms);
+}
+
+void colo_handshake_end(Error **err)
+{
+    if (!handshake.ioc) {
+        return;
+    }
+    g_clear_pointer(&handshake.deadline, timer_free);
+    g_clear_pointer(&handshake.ioc, object_unref);
+    if (*err && handshake.late) {
+        error_free(*err);
+        *err = NULL;
+        error_setg(err, "no TLS handshake within %u ms",
+                   handshake.timeout_ms);
+    }
+}
+
 bool colo_connect_cancel(void)
 {
     Attempt *a = current;
 
+    if (handshake.ioc) {
+        handshake_stop();
+    }
     if (!a) {
         return false;
     }

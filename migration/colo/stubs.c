@@ -174,6 +174,14 @@ bool colo_connect(SocketAddress *to, QIOTaskFunc fn, void *opaque,
     return false;
 }
 
+void colo_handshake_begin(QIOChannel *ioc)
+{
+}
+
+void colo_handshake_end(Error **err)
+{
+}
+
 bool colo_connect_cancel(void)
 {
     return false;

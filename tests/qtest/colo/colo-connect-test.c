@@ -327,7 +327,7 @@ static void check_closed(int fd)
 static void check_strays(ColoPair *p)
 {
     g_autofree char *uri = NULL;
-    int silent[STRAYS], part, i;
+    int silent[STRAYS], part, channel, i;
 
     colo_pair_migrate(p, NULL, NULL, 10, SHORT_TIMEOUT_MS);
     uri = listen_at(p, "unix");
@@ -335,6 +335,7 @@ static void check_strays(ColoPair *p)
     close(stray(p, "QE"));
     check_closed(stray(p, "GET / HTTP/1.0\r\n\r\n"));
     part = stray(p, "QEV");
+    channel = stray(p, "\x11\x22\x33\x44 a part of what a channel says");
     for (i = 0; i < STRAYS; i++) {
         silent[i] = stray(p, "");
         colo_wait_status(p->secondary, "inmigrate");
@@ -342,6 +343,7 @@ static void check_strays(ColoPair *p)
     begin_migrate(p, uri, COLO_TIMEOUT_MS);
     colo_wait_statistic(p->primary, "checkpoints", 2);
     check_closed(part);
+    check_closed(channel);
     for (i = 0; i < STRAYS; i++) {
         check_closed(silent[i]);
     }
@@ -363,6 +365,46 @@ static void test_stray_multifd(void)
 
     set_multifd(p);
     check_strays(p);
+}
+
+/* Who speaks after the migration has failed comes to nothing */
+static void test_stray_late(void)
+{
+    ColoPair *p = colo_pair_new("periodic");
+    g_autofree char *uri = NULL;
+    int late, fd;
+
+    colo_pair_migrate(p, NULL, NULL, 10, COLO_TIMEOUT_MS);
+    uri = listen_at(p, "unix");
+    late = stray(p, "");
+    colo_wait_status(p->secondary, "inmigrate");
+    fd = stray(p, "QEVM, and nothing that is right");
+    colo_wait_migrate(p->secondary, "failed");
+    g_assert_cmpint(write(late, "QEVM", 4), ==, 4);
+    check_closed(late);
+    close(fd);
+    colo_wait_status(p->secondary, "inmigrate");
+    colo_pair_free(p);
+}
+
+/* Of a socket that was handed over there is no other one */
+static void test_fd(void)
+{
+    ColoPair *p = colo_pair_new("periodic");
+    int fds[2];
+
+    colo_pair_migrate(p, NULL, NULL, 10, COLO_TIMEOUT_MS);
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), ==, 0);
+    qtest_qmp_fds_assert_success(p->secondary, &fds[1], 1,
+        "{'execute': 'getfd', 'arguments': {'fdname': 'peer'}}");
+    qtest_qmp_assert_success(p->secondary,
+        "{'execute': 'migrate-incoming', 'arguments': {'uri': 'fd:peer',"
+        "'exit-on-error': false}}");
+    close(fds[0]);
+    close(fds[1]);
+    colo_wait_migrate(p->secondary, "failed");
+    colo_wait_status(p->secondary, "inmigrate");
+    colo_pair_free(p);
 }
 
 /* What is left of a migrate that was given up */
@@ -487,7 +529,9 @@ static void relay_end(Relay *r)
  */
 static void test_stalled_channel(void)
 {
-    ColoPair *p = colo_pair_new("periodic");
+    /* With vapic the lack of one page would be seen later */
+    ColoPair *p = colo_pair_new_with("periodic", "tcg",
+                                     "-global apic.vapic=off");
     g_autofree char *to = NULL, *uri = NULL;
     Relay r;
 
@@ -698,6 +742,8 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/connect/message", test_message);
     qtest_add_func("/colo/connect/stray", test_stray);
     qtest_add_func("/colo/connect/stray-multifd", test_stray_multifd);
+    qtest_add_func("/colo/connect/stray-late", test_stray_late);
+    qtest_add_func("/colo/connect/fd", test_fd);
     qtest_add_func("/colo/connect/main-channel", test_main_channel);
     qtest_add_func("/colo/connect/stalled-channel", test_stalled_channel);
     qtest_add_func("/colo/connect/hmp", test_hmp);
