@@ -58,6 +58,9 @@ static void note_report(const char *text)
     }
 }
 
+/* Destination: the source has no x-colo */
+static bool source_is_plain;
+
 /* Of one that x-colo was set for query-colo-status says why it has failed */
 static int migration_event(NotifierWithReturn *n, MigrationEvent *e,
                            Error **errp)
@@ -110,6 +113,7 @@ static void reported_begin(void)
 
 void colo_first_listen(void)
 {
+    source_is_plain = false;
     reported_clear();
     if (migrate_colo() && runstate_check(RUN_STATE_INMIGRATE)) {
         reported_begin();
@@ -139,6 +143,7 @@ bool colo_first_check(const char *name, uint32_t instance)
         return true;
     }
     if (!sections) {
+        source_is_plain = true;
         error_report("x-colo is set here and not at the source of the "
                      "migration: set it there, too, or clear it here");
         return false;
@@ -211,7 +216,11 @@ void coroutine_fn colo_first_failed(QEMUFile *f)
     if (migration_incoming_colo_enabled()) {
         migration_incoming_disable_colo();
     }
-    if (fd < 0) {
+    /*
+     * Without x-colo it looks for no answer.  Should all that it sends be taken
+     * its migration would have succeeded, and nobody would run its guest.
+     */
+    if (fd < 0 || source_is_plain) {
         return;
     }
     colo_frame_encode(&head, frame);

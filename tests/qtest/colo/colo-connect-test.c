@@ -17,6 +17,7 @@
 #include "qemu/osdep.h"
 #include "qemu/sockets.h"
 #include "qemu/thread.h"
+#include "qemu/units.h"
 #include "qapi/error.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
@@ -32,6 +33,8 @@
 #define CHANNEL_FIRST   0x11
 #define CHANNEL_INIT    64
 #define ANSWERS         100
+/* Bytes a second, for the first migration to take that long */
+#define ABOUT_A_SECOND  (128 * KiB)
 
 /* A port that takes no connection any more, nor refuses any */
 typedef struct Nothing {
@@ -656,7 +659,7 @@ static void test_other_cpu(const void *kind)
               "has other features at the primary");
 }
 
-/* x-colo was forgotten at the primary */
+/* x-colo was forgotten at the primary, whose guest runs on all the same */
 static void test_no_colo(const void *kind)
 {
     ColoPair *p = colo_pair_new("periodic");
@@ -668,7 +671,12 @@ static void test_no_colo(const void *kind)
         "{'execute': 'migrate-set-capabilities', 'arguments': {"
         "'capabilities': [{'capability': 'x-colo', 'state': false}]}}");
     qtest_qmp_assert_success(p->primary,
+        "{'execute': 'migrate-set-parameters', 'arguments': {"
+        "'max-bandwidth': %d}}", (int)ABOUT_A_SECOND);
+    qtest_qmp_assert_success(p->primary,
         "{'execute': 'migrate', 'arguments': {'uri': %s}}", uri);
+    colo_wait_migrate(p->primary, "failed");
+    colo_wait_status(p->primary, "running");
     colo_wait_migrate(p->secondary, "failed");
     colo_wait_status(p->secondary, "inmigrate");
     colo_pair_free(p);
