@@ -3,6 +3,6 @@
 
 from . import (calls, diskbus, diskerror, diskfault, disks,  # noqa: F401
                diskthread, document, ends, fault, faultdisks, faultresync,
-               first, generation, hybrid, inputs, kill, life, loss, machine,
-               monitor, network, nics, powercut, ram, resync, selfcheck,
-               shared, soak)
+               first, folding, generation, hybrid, inputs, kill, life, loss,
+               machine, monitor, network, nics, powercut, ram, resync,
+               selfcheck, shared, soak)

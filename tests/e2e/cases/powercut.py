@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Replicated disks when the power fails: both QEMUs are killed at once.
+"""Replicated and shared disks when the power fails, of a host or of both.
 
-No guest is left to ask, so the images are read.
+Each QEMU's images are on disks that lose what was not flushed, see power.py.
+The guest writes and flushes, and its client on another host records what it
+was told.  After each cut nothing of that is missing, and a pair begins again
+from what is left: on a host that has lost its power, with the image that the
+document says is newer.
 """
 
 from __future__ import annotations
@@ -11,28 +15,29 @@ import random
 import signal
 import subprocess
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable
 
-from colo import client, disks, product, qmp, vm
+from colo import client, disks, power, qmp, vm
 from colo import document as doc
 
-from .disks import NEVER_MS, SPARE, start_writers
-from .generation import MARK, expect, on_disk
-from .registry import Context, check, test, wait_for
+from .disks import start_writers
+from .generation import on_disk
+from .registry import Context, Failed, check, test, wait_for, wait_more
 
-ROUNDS_QUICK = 1
-ROUNDS_LONG = 30
-MOMENT_SECONDS = (0.1, 1.5)     # after protection is there
-LIVE_SECONDS = 0.3              # after the survivor has gone live, at most
-CONNECT_SECONDS = 5.0
+ROUNDS_QUICK = 2
+ROUNDS_LONG = 50
+MOMENT_SECONDS = (0.0, 1.0)     # after protection is there
+LIVE_SECONDS = 0.5              # after the survivor's first flush, at most
+CONNECT_SECONDS = 2.0
+BLOCKS = 16                     # so that the guest has flushed
 FOLDED = 'BLOCK_JOB_COMPLETED'
-LAYOUT = disks.Disks(kind='qcow2')
 COMMIT = 'commit-overlays'      # the block of the document
 COMMIT_SECONDS = 60
-CHECKPOINT_SECONDS = 30.0
-PATTERN = 7
-FOLD_BYTES = 64 << 10           # in a second: the whole takes minutes
+REPLICATED = disks.Disks(kind='qcow2', generations=True, lossy=True)
+SHARED = disks.Disks(shared=True, lossy=True)
+QUICK = {('hybrid', REPLICATED, 'both'), ('periodic', REPLICATED, 'primary'),
+         ('hybrid', SHARED, 'both'), ('periodic', SHARED, 'secondary')}
 
 
 def kill(*sides: vm.Vm) -> None:
@@ -47,154 +52,6 @@ def durable(writer: client.Client) -> int:
     end = writer.stop()
     check('no connection' in end['why'], f'{end["why"]}: {end}')
     return int(end['acked'])
-
-
-def check_metadata(pair: vm.Pair, live: bool) -> None:
-    """@live: the secondary has gone live, its overlays are not emptied."""
-    for host in 'ab':
-        path = disks.image(pair.run, host, 0)
-        disks.check_metadata(pair.machine, path, LAYOUT.kind)
-    for name in disks.OVERLAYS:
-        path = disks.overlay(pair.run, pair.vm('secondary').host, 0, name)
-        if not live:
-            disks.repair_emptied(pair.machine, path)
-        disks.check_metadata(pair.machine, path, 'qcow2')
-
-
-def both(pair: vm.Pair, writer: client.Client) -> int:
-    """The power of both hosts fails; the primary's image has all."""
-    kill(pair.vm('primary'), pair.vm('secondary'))
-    acked = durable(writer)
-    check_metadata(pair, False)
-    disks.check_image(pair.machine, disks.image(pair.run, 'a', 0), acked=acked)
-    return acked
-
-
-def survivor(pair: vm.Pair, writer: client.Client, rng: random.Random) -> int:
-    """First that of the primary, then that of the survivor: until the overlays
-    are in its image they are part of the disk."""
-    secondary = pair.vm('secondary')
-    pair.fence('primary')
-    pair.failover('secondary')
-    time.sleep(rng.uniform(0, LIVE_SECONDS))
-    kill(secondary)
-    acked = durable(writer)
-    try:
-        while True:
-            secondary.monitor.poll()
-            time.sleep(0.01)
-    except qmp.QmpClosed:
-        pass
-    check_metadata(pair, True)
-    overlays = [] if secondary.monitor.find_event(FOLDED) else [
-        disks.overlay(pair.run, secondary.host, 0, name)
-        for name in ('hidden', 'active')]
-    disks.check_image(pair.machine, disks.image(pair.run, secondary.host, 0),
-                      *overlays, acked=acked)
-    return acked
-
-
-def rounds(ctx: Context, mode: str,
-           cut: Callable[[vm.Pair, client.Client], int]) -> None:
-    count = ROUNDS_LONG if ctx.long else ROUNDS_QUICK
-    rng = ctx.rng(f'powercut/{mode}')
-    blocks = 0
-    machine = vm.replace(ctx.machine, memory='256', mode=mode, disks=LAYOUT)
-    state = vm.boot_once(ctx.hosts, machine, ctx.run)
-    for _ in range(count):
-        with vm.Pair(ctx.hosts, machine, ctx.run) as pair:
-            pair.start_primary(state=state)
-            pair.start_secondary()
-            writer = start_writers(pair, connect_seconds=CONNECT_SECONDS)[0]
-            pair.protect()
-            before = int(writer.poll().get('acked', 0))
-            time.sleep(rng.uniform(*MOMENT_SECONDS))
-            wait_for('blocks', lambda: writer.poll().get('acked', 0) > before)
-            blocks += cut(pair, writer)
-    ctx.note(f'{count} power cuts, {blocks} blocks')
-
-
-@test('/colo/e2e/disk/power-cut')
-def periodic(ctx: Context) -> None:
-    rounds(ctx, 'periodic', both)
-
-
-@test('/colo/e2e/disk/hybrid/power-cut')
-def hybrid(ctx: Context) -> None:
-    rounds(ctx, 'hybrid', both)
-
-
-@test('/colo/e2e/disk/power-cut/survivor')
-def survivor_periodic(ctx: Context) -> None:
-    rng = ctx.rng('powercut/survivor')
-    rounds(ctx, 'periodic', lambda pair, writer: survivor(pair, writer, rng))
-
-
-@test('/colo/e2e/disk/hybrid/power-cut/survivor', long_only=True)
-def survivor_hybrid(ctx: Context) -> None:
-    rng = ctx.rng('powercut/survivor')
-    rounds(ctx, 'hybrid', lambda pair, writer: survivor(pair, writer, rng))
-
-
-# Commands of the document
-
-
-def spare_arrived(secondary: vm.Vm) -> bool:
-    try:
-        disks.io(secondary, f'read -P {PATTERN} {SPARE} 512', 'parent0')
-    except disks.DiskError:
-        return False
-    return True
-
-
-def much_to_fold(pair: vm.Pair) -> None:
-    """The primary dies, and the fold will not end before the survivor's guest
-    has written.  What the survivor never saw is in its image, and what was
-    there before is in the hidden overlay."""
-    primary, secondary = pair.vm('primary'), pair.vm('secondary')
-    primary.monitor.execute('migrate-set-parameters', {
-        product.PARAMETER_DELAY: NEVER_MS})
-    primary.monitor.execute('x-colo-checkpoint')
-    pair.wait_checkpoints(1, CHECKPOINT_SECONDS)
-    disks.io(primary, f'write -P {PATTERN} {SPARE} 512')
-    wait_for('the spare sector', lambda: spare_arrived(secondary))
-    if pair.machine.mode == 'periodic':
-        disks.wait_fresh(primary, disks.SLOTS)
-    pair.fence('primary')
-    if pair.machine.mode == 'hybrid':
-        disks.wait_fresh(secondary, disks.SLOTS)
-    disks.limit_writes(secondary, FOLD_BYTES)
-
-
-def progress(survivor: vm.Vm) -> None:
-    """What the user sees of a fold that gets on."""
-    def folded() -> int:
-        jobs = survivor.monitor.execute('query-block-jobs')
-        check(bool(jobs), 'the overlays are in the image already')
-        shown, = survivor.status().raw['disks']
-        check(shown['stage'] == 'folding', f'the disk is {shown}')
-        check(shown['fold-bytes'] < shown['fold-total'], f'folded: {shown}')
-        check(jobs[0]['len'] >= jobs[0]['offset'], f'the job is {jobs}')
-        return int(shown['fold-bytes'])
-
-    before = folded()
-    wait_for('the fold to get on', lambda: folded() > before)
-
-
-def dies_folding(pair: vm.Pair, writer: client.Client) -> int:
-    """The survivor's guest has written each slot anew, and most of that is only
-    in the overlays, when its power fails, too."""
-    wait_for('blocks', lambda: int(writer.poll().get('acked', 0)) > 0)
-    much_to_fold(pair)
-    secondary = pair.vm('secondary')
-    pair.failover('secondary')
-    goal = int(writer.poll()['acked']) + 2 * disks.SLOTS
-    wait_for('each slot', lambda: int(writer.poll()['acked']) >= goal)
-    progress(secondary)
-    kill(secondary)
-    text = on_disk(pair, secondary.host)
-    check(text == f'{MARK} 2 folding\n', f'on disk is {text!r}')
-    return durable(writer)
 
 
 def commit(pair: vm.Pair, host: str) -> None:
@@ -215,54 +72,220 @@ def commit(pair: vm.Pair, host: str) -> None:
     check(done.returncode == 0, f'{script}: {done.stdout}')
 
 
-def is_whole(machine: vm.Machine, path: Path, acked: int) -> bool:
-    try:
-        disks.check_image(machine, path, acked=acked)
-    except disks.DiskError:
-        return False
-    return True
+def newer(pair: vm.Pair) -> str:
+    """The host whose image the document says to start from."""
+    def key(host: str) -> tuple[int, bool]:
+        _, number, role = on_disk(pair, host).split()
+        check(role != 'inconsistent', f'host {host} has a mixture')
+        return int(number), role != 'secondary'
+
+    check(key('a') != key('b'), f'both are {key("a")}')
+    return max('ab', key=key)
 
 
-def goes_on_from(pair: vm.Pair, host: str, state: Path) -> None:
-    """A pair with that image, and the old one of the other host."""
-    other = 'b' if host == 'a' else 'a'
-    primary = pair.start_primary(host, state=state)
-    disks.resync(primary, pair.start_secondary(other), 'hash')
-    pair.protect()
-    expect(pair, host, 3, 'primary')
-    expect(pair, other, 3, 'secondary')
+@dataclass
+class Cuts:
+    """A pair whose power fails again and again."""
+    pair: vm.Pair
+    state: Path                     # of a guest that has booted
+    rng: random.Random
+    writer: client.Client | None = None
+    seed: int = 0                   # of the writer
+    blocks: int = 0
+    flushed: int = 0
+    not_flushed: int = 0
+    restarted: int = 0
+
+    @property
+    def layout(self) -> disks.Disks:
+        assert self.pair.machine.disks
+        return self.pair.machine.disks
+
+    def image(self, host: str) -> Path:
+        return disks.image(self.pair.run, disks.SHARED_HOST
+                           if self.layout.shared else host, 0)
+
+    def overlays(self, host: str) -> list[Path]:
+        return [disks.overlay(self.pair.run, host, 0, name)
+                for name in ('hidden', 'active')]
+
+    def _cut(self, *hosts: str) -> None:
+        """The power of @hosts has failed.  The storage of a shared image fails
+        with the last host."""
+        paths: list[Path] = []
+        for host in hosts:
+            paths += self.overlays(host)
+            if not self.layout.shared:
+                paths.append(self.image(host))
+                paths.append(disks.generation_file(self.pair.run, host, 0))
+        if self.layout.shared and len(hosts) == 2:
+            paths.append(self.image(''))
+        left = power.cut(self.pair.run, [path for path in paths
+                                         if path.exists()], self.rng)
+        self.flushed += left.flushed
+        self.not_flushed += left.kept + left.lost
+
+    def write(self) -> None:
+        """A guest that has just been started writes, and the pair is there."""
+        self.seed += 1
+        self.writer = start_writers(self.pair, self.seed,
+                                    connect_seconds=CONNECT_SECONDS)[0]
+        self.pair.protect()
+
+    def acked(self) -> int:
+        assert self.writer
+        return int(self.writer.poll().get('acked', 0))
+
+    def moment(self) -> None:
+        before = self.acked()
+        time.sleep(self.rng.uniform(*MOMENT_SECONDS))
+        wait_for('blocks', lambda: self.acked() > before)
+
+    def end(self, folding: str = '') -> None:
+        """No QEMU runs.  @folding: a host whose overlays are part of the disk,
+        if there are no generations to say so."""
+        assert self.writer
+        acked = durable(self.writer)
+        self._cut('a', 'b')
+        power.restart(self.pair.run)
+        self.pair.close()
+        if self.layout.shared:
+            host = folding or self.rng.choice('ab')
+        else:
+            host = newer(self.pair)
+            folding = host if ' folding' in on_disk(self.pair, host) else ''
+        if folding:
+            self._fold(folding)
+        for each in 'ab':
+            disks.check_metadata(self.pair.machine, self.image(each),
+                                 self.layout.kind)
+        disks.check_image(self.pair.machine, self.image(host), acked=acked,
+                          seed=self.seed)
+        self.blocks += acked
+        self._start_again(host)
+
+    def _fold(self, host: str) -> None:
+        for path in self.overlays(host):
+            disks.check_metadata(self.pair.machine, path, 'qcow2')
+        if self.layout.shared:
+            disks.commit(self.pair.machine, self.image(host),
+                         *self.overlays(host))
+        else:
+            commit(self.pair, host)
+        power.begin(self.pair.run, self.image(host), anew=True)
+
+    def _start_again(self, host: str) -> None:
+        other = 'b' if host == 'a' else 'a'
+        primary = self.pair.start_primary(host, state=self.state)
+        secondary = self.pair.start_secondary(other)
+        if not self.layout.shared:
+            disks.resync(primary, secondary, 'hash')
+        self.write()
+        self.restarted += 1
+
+    # A round: cuts, and then there is a pair again
+
+    def both(self) -> None:
+        """The primary's image has all."""
+        host = self.pair.vm('primary').host
+        kill(self.pair.vm('primary'), self.pair.vm('secondary'))
+        if not self.layout.shared:
+            check(newer(self.pair) == host, 'the secondary has the newer disk')
+        self.end()
+
+    def one(self, victim: str) -> None:
+        """The other side goes on.  Then its power fails, too, or the pair is
+        built again with what is left of the image."""
+        assert self.writer
+        survivor = self.pair.other(victim)
+        dead = self.pair.vm(victim).host
+        self.pair.fence(victim)
+        self._cut(dead)
+        self.pair.failover('secondary' if victim == 'primary' else 'primary')
+        wait_more(self.writer, BLOCKS)
+        time.sleep(self.rng.uniform(0, LIVE_SECONDS))
+        if self.rng.random() < 0.5:
+            self._cut_survivor(survivor, victim == 'primary')
+            return
+        self.writer.verify()
+        vm.retire(self.pair)
+        secondary = self.pair.start_secondary(dead)
+        if not self.layout.shared:
+            disks.resync(self.pair.vm('primary'), secondary, 'hash')
+        self.pair.protect()
+
+    def _cut_survivor(self, survivor: vm.Vm, had_overlays: bool) -> None:
+        kill(survivor)
+        try:
+            while True:
+                survivor.monitor.poll()
+                time.sleep(0.01)
+        except qmp.QmpClosed:
+            pass
+        folded = not had_overlays or survivor.monitor.find_event(FOLDED)
+        self.end('' if folded or not self.layout.shared else survivor.host)
 
 
-@test('/colo/e2e/document/folding')
-def folding(ctx: Context) -> None:
-    """Both hosts die, the survivor while its overlays are needed still: the
-    document's commands make its image whole, which it is not without."""
-    blocks = 0
-    state = None
-    for kind, mode in (('raw', 'periodic'), ('qcow2', 'hybrid')):
-        layout = disks.Disks(kind=kind, generations=True, slow=True)
-        machine = vm.replace(ctx.machine, memory='256', mode=mode,
-                             disks=layout)
-        state = state or vm.boot_once(ctx.hosts, machine, ctx.run)
-        with vm.Pair(ctx.hosts, machine, ctx.run) as pair:
-            pair.start_primary(state=state)
-            host = pair.start_secondary().host
-            writer = start_writers(pair, connect_seconds=CONNECT_SECONDS)[0]
-            pair.protect()
-            acked = dies_folding(pair, writer)
-            path = disks.image(pair.run, host, 0)
-            whole = disks.contents(machine, path,
-                                   *(disks.overlay(pair.run, host, 0, name)
-                                     for name in ('hidden', 'active')))
-            check(not is_whole(machine, path, acked),
-                  'the image has all without its overlays')
-            for attempt in ('first', 'second'):
-                commit(pair, host)
-                check(disks.contents(machine, path) == whole,
-                      f'{kind}: not the same after the {attempt} commit')
-            check(is_whole(machine, path, acked), f'{kind}: blocks are missing')
-            disks.check_metadata(machine, path, kind)
-            expect(pair, host, 2, 'alone')
-            goes_on_from(pair, host, state)
-        blocks += acked
-    ctx.note(f'{blocks} blocks')
+def begin(ctx: Context, mode: str, layout: disks.Disks,
+          pair: vm.Pair, state: Path, salt: str) -> Cuts:
+    cuts = Cuts(pair, state, ctx.rng(f'powercut/{salt}/{mode}'))
+    pair.start_primary(state=state)
+    pair.start_secondary()
+    cuts.write()
+    return cuts
+
+
+def rounds(ctx: Context, mode: str, layout: disks.Disks, victim: str) -> None:
+    # Shared disks have their number in both modes together
+    count = ROUNDS_LONG // (1 + layout.shared) if ctx.long else ROUNDS_QUICK
+    machine = replace(ctx.machine, memory='256', mode=mode, disks=layout)
+    state = vm.boot_once(ctx.hosts, machine, ctx.run)
+    done = 0
+    with vm.Pair(ctx.hosts, machine, ctx.run) as pair:
+        cuts = begin(ctx, mode, layout, pair, state, victim)
+        try:
+            for done in range(count):
+                cuts.moment()
+                if victim == 'both':
+                    cuts.both()
+                else:
+                    cuts.one(victim)
+        finally:
+            ctx.note(f'round {done + 1} of {count}, {cuts.blocks} blocks were '
+                     f'read from images; of {cuts.flushed + cuts.not_flushed} '
+                     f'writes {cuts.not_flushed} were not flushed; '
+                     f'{cuts.restarted} times both were started again')
+    check(cuts.flushed > 0, 'nothing was flushed')
+
+
+def add_test(mode: str, layout: disks.Disks, victim: str) -> None:
+    kind = 'shared' if layout.shared else 'disk'
+    middle = '/hybrid' if mode == 'hybrid' else ''
+
+    @test(f'/colo/e2e/{kind}{middle}/power-cut/{victim}',
+          long_only=(mode, layout, victim) not in QUICK)
+    def run(ctx: Context) -> None:
+        rounds(ctx, mode, layout, victim)
+
+
+for _layout in (REPLICATED, SHARED):
+    for _mode in ('periodic', 'hybrid'):
+        for _victim in ('both', 'primary', 'secondary'):
+            add_test(_mode, _layout, _victim)
+
+
+@test('/colo/e2e/disk/power-cut/lost')
+def lost(ctx: Context) -> None:
+    """Where flushes do nothing blocks are missing: so the others can fail."""
+    layout = replace(REPLICATED, no_flush=True)
+    machine = replace(ctx.machine, memory='256', mode='hybrid', disks=layout)
+    state = vm.boot_once(ctx.hosts, machine, ctx.run)
+    with vm.Pair(ctx.hosts, machine, ctx.run) as pair:
+        cuts = begin(ctx, 'hybrid', layout, pair, state, 'lost')
+        cuts.moment()
+        try:
+            cuts.both()
+        except disks.DiskError as err:
+            ctx.note(str(err))
+            return
+    raise Failed('nothing is missing')

@@ -49,7 +49,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import net
+from . import net, power
 
 if TYPE_CHECKING:
     from .vm import Machine, Pair, Vm
@@ -129,6 +129,8 @@ class Disks:
     generations: bool = False   # record which side's is newer
     shared: bool = False        # one image, raw, past the cache of the host
     batch: bool = True          # many writes at a time, by way of a sink
+    lossy: bool = False         # what is not flushed can be lost, see power.py
+    no_flush: bool = False      # and flushes do nothing
 
     def device(self, n: int) -> str:
         """Where the guest has disk @n."""
@@ -160,6 +162,8 @@ class Disks:
             file += ',cache.direct=on'
         if self.aio:
             file += f',aio={self.aio}'
+        if self.no_flush:
+            file += ',cache.no-flush=on'
         kind = 'qcow2' if place in OVERLAYS else self.kind
         return ','.join(prefix + 'file.' * depth + option
                         for depth, options in enumerate((*KINDS[kind], file))
@@ -238,12 +242,14 @@ def check_metadata(machine: Machine, path: Path, kind: str) -> None:
         tool(machine, 'check', '-q', '-f', 'qcow2', path, good=(0, 3))
 
 
-def repair_emptied(machine: Machine, path: Path) -> None:
-    """The overlay of a secondary that was killed: if that was while it was
-    emptied it says so, and can be repaired."""
-    said = tool(machine, 'info', '-f', 'qcow2', '--output=json', path)
-    if json.loads(said)['dirty-flag']:
-        tool(machine, 'check', '-q', '-r', 'all', '-f', 'qcow2', path)
+def commit(machine: Machine, path: Path, *overlays: Path) -> None:
+    """Put @overlays, the lower one first, into the raw image @path."""
+    below, kind = path, 'raw'
+    for upper in overlays:
+        tool(machine, 'rebase', '-u', '-f', 'qcow2', '-F', kind, '-b', below,
+             upper)
+        below, kind = upper, 'qcow2'
+    tool(machine, 'commit', '-q', '-f', 'qcow2', '-b', path, overlays[-1])
 
 
 def _device(disks: Disks, text: str, n: int = 0) -> list[str]:
@@ -291,6 +297,7 @@ def remove_images(run: Path) -> None:
                  *run.glob('disk*-?.copy'),
                  *run.glob('disk*-?.generation')):
         path.unlink()
+    power.forget(run)
 
 
 def _shared_arguments(disks: Disks, disk: Path, overlays: list[Path],
@@ -346,6 +353,8 @@ def arguments(machine: Machine, run: Path, host: str,
         disk = image(run, SHARED_HOST if disks.shared else host, n)
         if not disk.exists():
             _create(machine, disks.kind, disk, disks.mib)
+        if disks.lossy:
+            power.begin(run, disk)
         if disks.plain:
             args += ['-drive', f'if=none,id=disk{n},' +
                      disks.node('local', disk)]
@@ -361,6 +370,8 @@ def arguments(machine: Machine, run: Path, host: str,
         paths = [overlay(run, host, n, name) for name in OVERLAYS]
         for path, options in zip(paths, (ACTIVE_OPTIONS, ())):
             _create(machine, 'qcow2', path, disks.mib, *options)
+            if disks.lossy:
+                power.begin(run, path, anew=True)
         if disks.shared:
             args += _shared_arguments(disks, disk, paths, n)
             continue

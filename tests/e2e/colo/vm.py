@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import client, disks, guest, net, product, proxy
+from . import client, disks, guest, net, power, product, proxy
 from .disks import Disks
 from .qmp import Monitor, QmpClosed, QmpError, QmpTimeout
 
@@ -141,6 +141,8 @@ class Vm:
         if incoming:
             args += ['-incoming', 'defer']
         args = self._command(args)
+        if machine.disks and machine.disks.lossy:
+            args = power.command(run, args)
         if machine.cpu_lists:
             cpus = machine.cpu_lists[list(net.LINK_ADDRESS).index(host)]
             args = ['taskset', '--cpu-list', cpus, *args]
