@@ -29,6 +29,9 @@ static QemuMutex error_lock;
 static ReplicationErrorFunc *error_fn;
 static void *error_opaque;
 
+/* See replication_set_early_output(); atomic */
+static bool early_output = true;
+
 static void __attribute__((__constructor__)) replication_init_locks(void)
 {
     qemu_mutex_init(&drivers_lock);
@@ -159,6 +162,16 @@ void replication_start_all(ReplicationMode mode, Error **errp)
     if (!*errp) {
         start_all(mode, errp);
     }
+}
+
+void replication_set_early_output(bool early)
+{
+    qatomic_set(&early_output, early);
+}
+
+bool replication_has_early_output(void)
+{
+    return qatomic_read(&early_output);
 }
 
 void replication_do_checkpoint_all(Error **errp)

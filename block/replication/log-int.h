@@ -95,6 +95,7 @@ struct ReplicationLog {
     QemuCond settled;           /* n_before is 0, or the log has broken */
     CoQueue room;               /* who waits for that, or for emptiness */
     unsigned n_writers;         /* in room */
+    unsigned hurries;           /* nobody waits for records to arrive */
     bool watching;              /* the stall timer runs */
     int64_t progress_ms;        /* when something last got on, then */
     ReplicationLogStats stats;

@@ -502,6 +502,23 @@ bool replication_log_is_empty(ReplicationLog *log)
     return !log->n_records;
 }
 
+/* Has nothing of the first @position records to be sent any more? */
+static bool log_is_through_locked(ReplicationLog *log, uint64_t position)
+{
+    LogRecord *rec = QSIMPLEQ_FIRST(&log->waiting);
+    LogRequest *req;
+
+    if (rec && rec->position <= position) {
+        return false;
+    }
+    QTAILQ_FOREACH(req, &log->under_way, next) {
+        if (QSIMPLEQ_FIRST(&req->records)->position <= position) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void coroutine_fn replication_log_wait_empty(ReplicationLog *log)
 {
     WITH_QEMU_LOCK_GUARD(&log->lock) {
@@ -513,6 +530,45 @@ void coroutine_fn replication_log_wait_empty(ReplicationLog *log)
         log->n_writers--;
     }
     aio_wait_kick();            /* as in log_append() */
+}
+
+void coroutine_fn replication_log_wait(ReplicationLog *log, uint64_t position)
+{
+    WITH_QEMU_LOCK_GUARD(&log->lock) {
+        log->n_writers++;
+        qemu_bh_schedule(log->send_bh);
+        while (!log->hurries && !log_is_through_locked(log, position)) {
+            bool admit;
+
+            qemu_mutex_unlock(&log->lock);
+            admit = log->ops->must_admit && log->ops->must_admit(log->opaque);
+            qemu_mutex_lock(&log->lock);
+            if (admit) {
+                break;
+            }
+            timer_mod_anticipate(log->admit_timer,
+                                 qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                                 ADMIT_INTERVAL_MS);
+            if (!log->hurries && !log_is_through_locked(log, position)) {
+                qemu_co_queue_wait(&log->room, &log->lock);
+            }
+        }
+        log->n_writers--;
+    }
+    aio_wait_kick();            /* as in log_append() */
+}
+
+void replication_log_hurry(ReplicationLog *log, bool hurry)
+{
+    QEMU_LOCK_GUARD(&log->lock);
+    if (hurry) {
+        log->hurries++;
+        /* Its thread wakes them, so nothing of them runs in here */
+        timer_mod_anticipate(log->admit_timer, 0);
+    } else {
+        assert(log->hurries);
+        log->hurries--;
+    }
 }
 
 /* What is in the log is looked at */
@@ -651,20 +707,8 @@ uint64_t replication_log_position(ReplicationLog *log)
 
 bool replication_log_is_through(ReplicationLog *log, uint64_t position)
 {
-    LogRecord *rec;
-    LogRequest *req;
-
     QEMU_LOCK_GUARD(&log->lock);
-    rec = QSIMPLEQ_FIRST(&log->waiting);
-    if (rec && rec->position <= position) {
-        return false;
-    }
-    QTAILQ_FOREACH(req, &log->under_way, next) {
-        if (QSIMPLEQ_FIRST(&req->records)->position <= position) {
-            return false;
-        }
-    }
-    return true;
+    return log_is_through_locked(log, position);
 }
 
 void replication_log_pause(ReplicationLog *log, bool paused)

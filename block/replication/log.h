@@ -137,6 +137,19 @@ bool replication_log_is_empty(ReplicationLog *log);
 void coroutine_fn replication_log_wait_empty(ReplicationLog *log);
 
 /*
+ * Wait until the first @position records have arrived, or the log is broken.
+ * May return before, if must_admit() says so or while somebody is in a hurry.
+ * In a coroutine, any thread.
+ */
+void coroutine_fn replication_log_wait(ReplicationLog *log, uint64_t position);
+
+/*
+ * As long as anybody has set @hurry and not yet cleared it nobody waits in
+ * replication_log_wait().  Any thread.
+ */
+void replication_log_hurry(ReplicationLog *log, bool hurry);
+
+/*
  * What is in the log for these bytes, in any thread: NULL if it is empty.
  * Applied to what was read of the bytes later on, it brings it up to date.
  */

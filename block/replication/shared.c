@@ -37,7 +37,7 @@
  *        goes on.
  *  DROP  it is not, and QEMU ends: nothing is ever written.
  *
- * The guest runs on in HOLD until the log is full.
+ * The guest runs on in HOLD until the log is full, or it waits for a flush.
  *
  * Draining, or writing in the main loop, waits neither for the peer nor for a
  * decision: what is in the log is not in flight.  The log's thread reads and
@@ -45,11 +45,18 @@
  * PASS what is left is written in any case, and somebody always counts as in
  * flight for it.
  *
- * The price of it: a flush in a session is done when the log has it.  What a
- * client has seen in periodic mode is not older than the last checkpoint, and
- * that is on the disk; but if both hosts fail at once the disk is what the
- * guest had written a moment earlier, in its order.  And an error of the image
- * comes late: whatever is written or flushed from then on fails.
+ * So a flush waits until the image has all that came before it, if what the
+ * guest says next may leave before the next checkpoint is committed (hybrid
+ * mode): whatever a client has seen, it is on the disk if both hosts fail at
+ * once.  In periodic mode, where it cannot leave, the commit sees to that and a
+ * flush is done when the log has it.  So it is if the node is drained: that is
+ * mostly a cut, and then the commit comes before what the guest says, too.  If
+ * it is another drain, or that of a guest whose peer is lost, and both hosts
+ * fail while that record is on its way to the image, a flush has been answered
+ * that the disk lacks.
+ *
+ * The price of the log: an error of the image comes late.  Whatever is written
+ * or flushed from then on fails.
  *
  * Threads: requests come in any; the log has one; all else is under the BQL,
  * but for shared_allow().
@@ -472,6 +479,16 @@ static int coroutine_fn logged(BDRVReplicationState *s)
     return -image_error(s->shared);
 }
 
+/* The guest may say next that all it has written is there for good */
+static int coroutine_fn log_flush(BDRVReplicationState *s)
+{
+    replication_log_flush(s->log);
+    if (replication_has_early_output()) {
+        replication_log_wait(s->log, replication_log_position(s->log));
+    }
+    return logged(s);
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 shared_pwritev(BDRVReplicationState *s, int64_t offset, int64_t bytes,
                QEMUIOVector *qiov, BdrvRequestFlags flags)
@@ -480,10 +497,7 @@ shared_pwritev(BDRVReplicationState *s, int64_t offset, int64_t bytes,
         return bdrv_co_pwritev(s->bs->file, offset, bytes, qiov, flags);
     }
     replication_log_write(s->log, offset, bytes, qiov, 0);
-    if (flags & BDRV_REQ_FUA) {
-        replication_log_flush(s->log);
-    }
-    return logged(s);
+    return flags & BDRV_REQ_FUA ? log_flush(s) : logged(s);
 }
 
 static int coroutine_fn GRAPH_RDLOCK
@@ -494,10 +508,7 @@ shared_pwrite_zeroes(BDRVReplicationState *s, int64_t offset, int64_t bytes,
         return bdrv_co_pwrite_zeroes(s->bs->file, offset, bytes, flags);
     }
     replication_log_zero(s->log, offset, bytes, flags & BDRV_REQ_MAY_UNMAP);
-    if (flags & BDRV_REQ_FUA) {
-        replication_log_flush(s->log);
-    }
-    return logged(s);
+    return flags & BDRV_REQ_FUA ? log_flush(s) : logged(s);
 }
 
 static int coroutine_fn GRAPH_RDLOCK
@@ -514,8 +525,7 @@ static int coroutine_fn GRAPH_RDLOCK shared_flush(BDRVReplicationState *s)
     if (is_direct(s->shared)) {
         return bdrv_co_flush(s->bs->file->bs);
     }
-    replication_log_flush(s->log);
-    return logged(s);
+    return log_flush(s);
 }
 
 static bool shared_is_direct(BDRVReplicationState *s)
@@ -535,6 +545,7 @@ static void shared_drain(BDRVReplicationState *s, bool begin)
     QEMU_LOCK_GUARD(&sh->lock);
     assert(begin || sh->drained);
     sh->drained += begin ? 1 : -1;
+    replication_log_hurry(s->log, begin);
     if (!sh->drained) {
         wake_locked(sh);
     }

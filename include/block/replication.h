@@ -138,6 +138,15 @@ void replication_start_all(ReplicationMode role, Error **errp);
 void replication_stop_all(bool after_failover, Error **errp);
 
 /*
+ * Primary, before replication_start_all(): may clients see what the guest sends
+ * before the checkpoint after it has been committed?  Then a flush of the guest
+ * means what it says in a session, too.  So it is until somebody says
+ * otherwise.  The second: any thread.
+ */
+void replication_set_early_output(bool early);
+bool replication_has_early_output(void);
+
+/*
  * Primary, while the VM stands still and its disks are drained: whatever is
  * written from now on belongs to @epoch and is held back until
  * replication_allow_all().  Never waits, cannot fail.

@@ -314,6 +314,7 @@ bool colo_disks_start(ColoSession *s, Error **errp)
     started = true;
     joined = false;
     replication_on_error(disk_failed, NULL);
+    replication_set_early_output(s->mode == COLO_SYNC_MODE_HYBRID);
     replication_start_all(replication_mode(s->side), errp);
     if (*errp) {
         /* Who ends the session stops what had started */

@@ -5,7 +5,7 @@
  * Proves: the image is what the primary has written, and the secondary's guest
  * sees it as of the last checkpoint, with its own writes, whatever is
  * overwritten while it reads; the primary's guest reads what it wrote, wherever
- * that is; mistakes have clear errors.
+ * that is, and what it has flushed is in the image; mistakes have clear errors.
  */
 
 #include "qemu/osdep.h"
@@ -15,6 +15,8 @@
 #include "colo-helpers.h"
 #include "colo-nbd.h"
 #include "colo-shared-rig.h"
+
+#define NBD_FLUSH 3
 
 static int64_t side_preserved(Side *primary)
 {
@@ -341,6 +343,50 @@ static void test_get_waits(gconstpointer opaque)
     race_end(r, get_unit == APART ? 0x11 : 0x22);
 }
 
+/* A flush of the guest at @fd while nothing can be put: so nothing arrives */
+static void flush_of_stopped(Shared *s, int fd, int byte, int64_t offset)
+{
+    g_autofree uint8_t *data = g_malloc(UNIT);
+    struct pollfd answer = { .fd = fd, .events = POLLIN };
+
+    memset(data, byte, UNIT);
+    disk_io_at(s->secondary.qts, "inside", "break write_aio X");
+    g_assert_cmpint(colo_nbd_pwrite(fd, data, offset, UNIT), ==, 0);
+    colo_nbd_request(fd, NBD_FLUSH, 0, 0);
+    disk_io_at(s->secondary.qts, "inside", "wait_break X");
+    /* Whatever it had been sent before this has been done */
+    side_read(&s->primary, byte, offset, UNIT);
+    g_assert_cmpint(poll(&answer, 1, 0), ==, 0);
+    g_assert_true(disk_file_has(s->image, 0x10, offset, UNIT));
+}
+
+/*
+ * A flush is answered when the image has what was written, and keeps QEMU from
+ * ending no longer than others do.
+ */
+static void test_flush(void)
+{
+    Shared *s = shared_new();
+    int fd;
+
+    /* What is zero would be put in another way */
+    disk_write(s->primary.qts, 0x10, 0, 2 * MiB);
+    shared_begin(&s->primary, "repl", &s->secondary);
+    disk_export(s->primary.qts, "topnode", "w", true);
+    fd = colo_nbd_client(s->primary.server, 'w');
+    side_add_inside(&s->secondary);
+    flush_of_stopped(s, fd, 0x11, 0);
+    disk_io_at(s->secondary.qts, "inside", "remove_break X");
+    g_assert_cmpint(colo_nbd_answer(fd), ==, 0);
+    g_assert_true(disk_file_has(s->image, 0x11, 0, UNIT));
+
+    flush_of_stopped(s, fd, 0x12, MiB);
+    colo_quit(&s->primary.qts);
+    disk_io_at(s->secondary.qts, "inside", "remove_break X");
+    close(fd);
+    shared_free(s);
+}
+
 static void add_refused(Side *side, const char *text, const char *options)
 {
     g_autofree char *json = g_strdup_printf(
@@ -460,6 +506,7 @@ int main(int argc, char **argv)
                         GINT_TO_POINTER(PUT_AT), test_get_waits);
     qtest_add_data_func("/colo/shared/meet/read-apart",
                         GINT_TO_POINTER(APART), test_get_waits);
+    qtest_add_func("/colo/shared/flush", test_flush);
     qtest_add_func("/colo/shared/refused/command", test_refused);
     qtest_add_func("/colo/shared/refused/primary", test_refused_primary);
     qtest_add_func("/colo/shared/refused/secondary", test_refused_secondary);
