@@ -128,6 +128,33 @@ static bool is_stale_locked(SinkState *s, const ReplicationBatch *batch)
            s->failed;
 }
 
+/*
+ * Zeroes that need no space.  If nothing may be discarded on this host they
+ * would take some, so what is zero already is left alone: a hole stays one.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+sink_zero_unmap(BdrvChild *file, int64_t offset, int64_t bytes)
+{
+    int ret = 0;
+
+    while (bytes && ret >= 0) {
+        int64_t n = 0;
+        int is = bdrv_co_block_status_above(file->bs, NULL, offset, bytes, &n,
+                                            NULL, NULL);
+
+        if (is < 0 || n <= 0) {
+            is = 0;
+            n = bytes;
+        }
+        if (!(is & BDRV_BLOCK_ZERO)) {
+            ret = bdrv_co_pwrite_zeroes(file, offset, n, BDRV_REQ_MAY_UNMAP);
+        }
+        offset += n;
+        bytes -= n;
+    }
+    return ret;
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 sink_entry(BdrvChild *file, const ReplicationEntry *entry, QEMUIOVector *qiov,
            size_t at, BdrvRequestFlags flags)
@@ -141,8 +168,7 @@ sink_entry(BdrvChild *file, const ReplicationEntry *entry, QEMUIOVector *qiov,
     case REPLICATION_ENTRY_ZERO:
         return bdrv_co_pwrite_zeroes(file, entry->offset, entry->bytes, 0);
     case REPLICATION_ENTRY_ZERO_UNMAP:
-        return bdrv_co_pwrite_zeroes(file, entry->offset, entry->bytes,
-                                     BDRV_REQ_MAY_UNMAP);
+        return sink_zero_unmap(file, entry->offset, entry->bytes);
     case REPLICATION_ENTRY_DISCARD:
         /* It is a hint */
         ret = bdrv_co_pdiscard(file, entry->offset, entry->bytes);

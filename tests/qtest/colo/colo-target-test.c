@@ -6,7 +6,7 @@
  * from its first byte on until it has completed a resync leaves a word beside
  * the secondary's image that says so, cancelled or broken, and neither side
  * begins with such a disk; one from a stale disk is refused before anything is
- * written; and so is one that cannot be recorded.
+ * written; and so is one that cannot be recorded.  Holes stay holes.
  */
 
 #include "qemu/osdep.h"
@@ -348,6 +348,47 @@ static void test_written_copy(void)
     disks_free(d);
 }
 
+static void punch(const char *path, int64_t offset, int64_t bytes)
+{
+    int fd = open(path, O_WRONLY);
+
+    g_assert_cmpint(fd, >=, 0);
+    if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
+                  bytes) < 0) {
+        g_assert_cmpint(errno, ==, EOPNOTSUPP);
+        g_test_message("no holes in files here");
+    }
+    close(fd);
+}
+
+static int64_t allocated(const char *path)
+{
+    struct stat st;
+
+    g_assert_cmpint(stat(path, &st), ==, 0);
+    return st.st_blocks * 512LL;
+}
+
+/*
+ * A sparse image stays so, though it may not be discarded: holes come to
+ * holes, and zeroes to what was there.
+ */
+static void test_sparse(void)
+{
+    Disks *d = disks_new(true);
+    int64_t before;
+
+    punch(d->raw[0], 0, DISK - MiB);
+    punch(d->raw[1], MiB, DISK - MiB);
+    before = allocated(d->raw[1]);
+    add_node(d);
+    resync(d, 0);
+    wait_end(d, false);
+    g_assert_true(disk_same(d->raw[0], d->raw[1]));
+    g_assert_cmpint(allocated(d->raw[1]), <=, before + 2 * MiB);
+    disks_free(d);
+}
+
 int main(int argc, char **argv)
 {
     static const char *const higher[] = { "3 alone", "9 alone" };
@@ -360,6 +401,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/target/marked", test_marked);
     qtest_add_func("/colo/target/written", test_written);
     qtest_add_func("/colo/target/written-copy", test_written_copy);
+    qtest_add_func("/colo/target/sparse", test_sparse);
     qtest_add_func("/colo/target/primary", test_primary);
     qtest_add_func("/colo/target/killed", test_killed);
     qtest_add_func("/colo/target/no-file", test_no_file);
