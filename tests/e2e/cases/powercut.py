@@ -120,8 +120,10 @@ class Cuts:
                 paths.append(disks.generation_file(self.pair.run, host, 0))
         if self.layout.shared and len(hosts) == 2:
             paths.append(self.image(''))
-        left = power.cut(self.pair.run, [path for path in paths
-                                         if path.exists()], self.rng)
+        paths = [path for path in paths if path.exists()]
+        if not paths:
+            return              # the primary of a shared image has no other
+        left = power.cut(self.pair.run, paths, self.rng)
         self.flushed += left.flushed
         self.not_flushed += left.kept + left.lost
 
