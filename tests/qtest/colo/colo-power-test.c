@@ -337,6 +337,10 @@ static void test_primary(const void *batch)
     disk_write(primary, 0x21, 0, 4 * MiB);
     disk_io(primary, "flush");
     disk_write(primary, 0x22, 8 * MiB, 4 * MiB);
+    /* What was flushed has arrived then; Xen's command does not wait for it */
+    while (disk_log_number(primary, "bytes")) {
+        g_usleep(1000);
+    }
     disk_checkpoint(primary, p->qts);
     disk_write(primary, 0x23, 3 * MiB, 2 * MiB);
     disk_io(primary, "flush");
