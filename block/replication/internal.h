@@ -181,6 +181,8 @@ struct BDRVReplicationState {
     bool spent;                 /* nobody looks into the overlays; atomic */
     bool folded;                /* its generation says so: replication.c */
     bool inconsistent;          /* a resync writes to the disk; atomic */
+    bool watched;               /* see replication_target_watch() */
+    bool overwritten;           /* while it is: without a sink; atomic */
     bool was_exported;          /* for the primary, at the start */
     bool flush_failed;          /* which has been said; atomic */
     bool disk_flushed;          /* since the failover; atomic */
@@ -361,6 +363,11 @@ void coroutine_fn GRAPH_RDLOCK replication_fold_record(BDRVReplicationState *s);
  */
 int coroutine_fn GRAPH_RDLOCK
 replication_target_mark(BlockDriverState *disk, const ReplicationEntry *entry);
+/*
+ * Secondary: from now on it is recorded when others than a sink write to the
+ * disk, or no longer.  BQL.
+ */
+void replication_target_watch(BDRVReplicationState *s, bool watch);
 /* What generation @disk is of, into @info */
 int coroutine_fn GRAPH_RDLOCK
 replication_target_generation(BlockDriverState *disk,
@@ -392,6 +399,8 @@ bool replication_sample_taken(BDRVReplicationState *s, uint64_t timeout_ms,
 bool replication_sample_settle(BDRVReplicationState *s, uint64_t timeout_ms,
                                Error **errp);
 void replication_sample_free(BDRVReplicationState *s);
+
+bool replication_is_sink(BlockDriverState *bs);
 
 /*
  * Sinks above @disk, of a secondary: a session begins, or there is a

@@ -53,12 +53,20 @@ static const unsigned next_stages[COLO_DISK_STAGE__MAX] = {
 
 static BlockDriver bdrv_replication;
 
+static void watch_disk(BDRVReplicationState *s)
+{
+    replication_target_watch(s, s->mode == REPLICATION_MODE_SECONDARY &&
+                             s->generation_file &&
+                             s->stage == COLO_DISK_STAGE_IDLE);
+}
+
 void replication_set_stage(BDRVReplicationState *s, ColoDiskStage stage)
 {
     assert(next_stages[s->stage] & BIT(stage));
     trace_replication_stage(replication_name(s), ColoDiskStage_str(s->stage),
                             ColoDiskStage_str(stage));
     qatomic_set(&s->stage, stage);
+    watch_disk(s);
 }
 
 void replication_own_disk(BDRVReplicationState *s)
@@ -131,9 +139,10 @@ static bool check_consistent(BDRVReplicationState *s, ColoDiskGeneration *g,
     if (s->generation_file && !load_generation(s, g, errp)) {
         return false;
     }
-    if (g->role != COLO_DISK_ROLE_INCONSISTENT &&
-        !qatomic_read(&s->inconsistent)) {
-        return true;
+    if (!qatomic_read(&s->inconsistent) &&
+        (g->role != COLO_DISK_ROLE_INCONSISTENT ||
+         qatomic_read(&s->overwritten))) {
+        return true; /* the primary knows what it has overwritten */
     }
     error_setg(errp, "node '%s': a resync into its disk has not completed, so "
                "that is a mixture of two: it needs an x-colo-resync from the "
@@ -678,6 +687,7 @@ static int replication_open(BlockDriverState *bs, QDict *options, int flags,
         goto fail;
     }
     s->rs = replication_new(bs, &replication_ops);
+    watch_disk(s);
     return 0;
 
 fail:
@@ -713,6 +723,7 @@ static void replication_close(BlockDriverState *bs)
         s->kind->close(s);
     }
     error_free(s->error);
+    replication_target_watch(s, false);
     free_generation_file(s);
     g_free(s->user_name);
     g_free(s->top_id);

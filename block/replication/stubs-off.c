@@ -35,6 +35,11 @@ bool replication_activation_is_blocked(const char *node_name, Error **errp)
     return false;
 }
 
+int coroutine_fn replication_before_write(BdrvChild *child)
+{
+    return 0;
+}
+
 bool replication_write_is_blocked(BlockDriverState *bs, Error **errp)
 {
     return false;

@@ -18,7 +18,14 @@
  * The file is that of the node for replication above the disk.  If it keeps
  * none, the node itself remembers, as long as it lives.
  *
- * Threads: coroutines of the sink, in any.
+ * Who writes to the disk in another way, a job of the primary's or a resync by
+ * an export of the disk itself, says nothing of all that.  So while there is no
+ * session the first such write makes the file say 'inconsistent', if it says
+ * anything, before it is done.  Nobody says when all of it is there.  The
+ * primary knows whether a resync of its own has completed, and refuses a
+ * session if not; after that the session's record counts.
+ *
+ * Threads: coroutines of who writes, in any.
  */
 
 #include "qemu/osdep.h"
@@ -28,6 +35,9 @@
 #include "trace.h"
 #include "generation.h"
 #include "internal.h"
+
+/* Nodes whose disk is looked after: secondaries out of sessions.  Atomic. */
+static unsigned n_watched;
 
 /* The secondary's node, above @bs, or NULL */
 static BDRVReplicationState *GRAPH_RDLOCK find_secondary(BlockDriverState *bs)
@@ -58,6 +68,7 @@ static char *GRAPH_RDLOCK generation_file_of(BDRVReplicationState *s)
 typedef struct TargetWork {
     const char *path;
     bool begins;
+    bool by_others;             /* the disk is written to without a sink */
     bool has_primary;
     ColoDiskGeneration primary; /* of the primary's disk */
     ColoDiskGeneration own;     /* read, and written */
@@ -84,7 +95,16 @@ static int target_record(void *opaque)
     if (ret < 0) {
         return ret;
     }
-    if (w->begins) {
+    if (w->by_others && (w->own.role == COLO_DISK_ROLE_NEW ||
+                         w->own.role == COLO_DISK_ROLE_INCONSISTENT)) {
+        return 0;
+    }
+    if (w->by_others) {
+        warn_report("what is on the disk of '%s' is overwritten, and not by "
+                    "way of a replication-sink: it is inconsistent now",
+                    w->path);
+        w->own.role = COLO_DISK_ROLE_INCONSISTENT;
+    } else if (w->begins) {
         if (replication_generation_is_newer(&w->own, w->has_primary
                                                      ? &w->primary : NULL)) {
             error_report("a resync is refused: the disk of '%s' is newer than "
@@ -124,6 +144,67 @@ int coroutine_fn replication_target_mark(BlockDriverState *disk,
     trace_replication_target_mark(path, w.begins, ret);
     if (ret >= 0 && s) {
         qatomic_set(&s->inconsistent, w.begins);
+    }
+    return ret;
+}
+
+void replication_target_watch(BDRVReplicationState *s, bool watch)
+{
+    if (watch && !s->watched) {
+        qatomic_set(&s->overwritten, false);
+        qatomic_inc(&n_watched);
+    } else if (!watch && s->watched) {
+        qatomic_dec(&n_watched);
+    }
+    s->watched = watch;
+}
+
+/* Does what comes by @child come from a sink, whatever filters are between? */
+static bool GRAPH_RDLOCK is_of_sink(BdrvChild *child)
+{
+    BlockDriverState *parent = child->klass->parent_is_bds ? child->opaque
+                                                           : NULL;
+    BdrvChild *c;
+
+    if (!parent || replication_is_sink(parent)) {
+        return parent;
+    }
+    if (parent->drv && parent->drv->is_filter) {
+        QLIST_FOREACH(c, &parent->parents, next_parent) {
+            if (is_of_sink(c)) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+int coroutine_fn replication_before_write(BdrvChild *child)
+{
+    BDRVReplicationState *s;
+    g_autofree char *path = NULL;
+    TargetWork w = { .by_others = true };
+    int ret;
+
+    if (!qatomic_read(&n_watched)) {
+        return 0;
+    }
+    /* The graph lock keeps it, as above */
+    s = find_secondary(child->bs);
+    if (!s || replication_stage(s) != COLO_DISK_STAGE_IDLE ||
+        child->bs != replication_disk(s) || qatomic_read(&s->overwritten) ||
+        is_of_sink(child)) {
+        return 0;
+    }
+    path = generation_file_of(s);
+    if (!path) {
+        return 0;
+    }
+    w.path = path;
+    ret = thread_pool_submit_co(target_record, &w);
+    trace_replication_target_mark(path, true, ret);
+    if (ret >= 0) {
+        qatomic_set(&s->overwritten, true);
     }
     return ret;
 }

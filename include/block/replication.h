@@ -334,6 +334,12 @@ bool GRAPH_RDLOCK replication_activation_is_blocked(const char *node_name,
 bool replication_write_is_blocked(BlockDriverState *bs, Error **errp);
 
 /*
+ * The block layer is about to write, or discard, by way of @child.  Zero, or a
+ * negative errno with which that must fail.  May wait for the disk.  Any thread.
+ */
+int coroutine_fn GRAPH_RDLOCK replication_before_write(BdrvChild *child);
+
+/*
  * Primary: is @bs, which is about to go, the only image of its disk here?  And
  * on the secondary: does its disk need @bs, which is about to go, or to be replaced by
  * @to?  It would be lost in a failover.  Then true with @errp set.  Main loop.

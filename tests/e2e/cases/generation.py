@@ -92,4 +92,5 @@ def generation(ctx: Context) -> None:
         pair.close()
         wrong_way(pair)
         expect(pair, 'a', 3, 'secondary')
-        expect(pair, 'b', 4, 'alone')
+        # All of it has been overwritten by then, in a way that is not refused
+        expect(pair, 'b', 4, 'inconsistent')

@@ -6,12 +6,14 @@
  * from its first byte on until it has completed a resync leaves a word beside
  * the secondary's image that says so, cancelled or broken, and neither side
  * begins with such a disk; one from a stale disk is refused before anything is
- * written; and so is one that cannot be recorded.  Holes stay holes.
+ * written; and so is one that cannot be recorded.  The same word is there when
+ * others than the sink have written.  Holes stay holes.
  */
 
 #include "qemu/osdep.h"
 #include "colo-disk-rig.h"
 #include "colo-helpers.h"
+#include "colo-nbd.h"
 
 /* Bytes of both disks */
 #define OURS 0x4f
@@ -348,6 +350,76 @@ static void test_written_copy(void)
     disks_free(d);
 }
 
+/* The export of the image itself, and a node for what is sent there */
+static void add_plain_node(Disks *d)
+{
+    qtest_qmp_assert_success(d->primary,
+        "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
+        "'node-name': 'repl', 'mode': 'primary', 'generation-file': %s, "
+        "'file': {'driver': 'nbd', 'export': 'd', "
+        "'server': {'type': 'unix', 'path': %s}}}}", d->generation[0],
+        d->socket);
+    disk_add_child(d->primary, "top", "repl");
+}
+
+/*
+ * Who writes to the image itself says nothing of what and why: so from the
+ * first byte on it is a mixture.  That ends with a session, which a primary
+ * begins that has brought the image up to date.
+ */
+static void test_plain(void)
+{
+    uint8_t data[512] = { OURS };
+    Disks *d = disks_new(true);
+    int fd;
+
+    write_generation(d, 0, "3 secondary");
+    write_generation(d, 1, "9 alone");
+    disk_export(d->secondary, "image", "d", true);
+    fd = colo_nbd_client(d->socket, 'd');
+    g_assert_cmpint(colo_nbd_pread(fd, data, MiB, sizeof(data)), ==, 0);
+    check_generation(d, 1, "9 alone");
+    g_assert_cmpint(colo_nbd_pwrite(fd, data, 0, sizeof(data)), ==, 0);
+    check_generation(d, 1, "9 inconsistent");
+    close(fd);
+
+    write_generation(d, 0, "9 alone");
+    add_plain_node(d);
+    resync(d, 0);
+    wait_end(d, false);
+    g_assert_true(disk_same(d->raw[0], d->raw[1]));
+    check_generation(d, 1, "9 inconsistent");
+    disk_replicate(d->secondary, true, false);
+    disk_replicate(d->primary, true, true);
+    disks_free(d);
+}
+
+/* Without a word beside it the image is anything; a broken copy is a mixture */
+static void test_plain_kept(void)
+{
+    Disks *d = disks_new(true);
+
+    disk_export(d->secondary, "image", "d", true);
+    add_plain_node(d);
+    disk_write(d->primary, 0x31, MiB, MiB);
+    disk_wait_file(d->raw[1], 0x31, MiB, MiB);
+    g_assert_false(g_file_test(d->generation[1], G_FILE_TEST_EXISTS));
+    remove_node(d);
+    colo_quit(&d->secondary);
+
+    write_generation(d, 1, "3 secondary");
+    start_secondary(d, true);
+    disk_export(d->secondary, "image", "d", true);
+    add_plain_node(d);
+    cancel_amidst(d);
+    check_generation(d, 1, "3 inconsistent");
+    colo_quit(&d->secondary);
+    start_secondary(d, true);
+    disk_start_refused(d->secondary, false, "has not completed");
+    check_generation(d, 1, "3 inconsistent");
+    disks_free(d);
+}
+
 static void punch(const char *path, int64_t offset, int64_t bytes)
 {
     int fd = open(path, O_WRONLY);
@@ -402,6 +474,8 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/target/written", test_written);
     qtest_add_func("/colo/target/written-copy", test_written_copy);
     qtest_add_func("/colo/target/sparse", test_sparse);
+    qtest_add_func("/colo/target/plain", test_plain);
+    qtest_add_func("/colo/target/plain-kept", test_plain_kept);
     qtest_add_func("/colo/target/primary", test_primary);
     qtest_add_func("/colo/target/killed", test_killed);
     qtest_add_func("/colo/target/no-file", test_no_file);
