@@ -74,6 +74,8 @@ typedef struct ReplicationKind {
     void (*begin_stop)(BDRVReplicationState *s, Error **errp);
     bool (*emptied)(BDRVReplicationState *s, uint64_t timeout_ms,
                     Error **errp);
+    /* True if what was committed can be read, whatever has failed */
+    bool (*is_complete)(BDRVReplicationState *s);
     void (*stop)(BDRVReplicationState *s, bool failover, Error **errp);
     /* While RUNNING, of a primary: the guest's writes went past the node */
     void (*bypassed)(BDRVReplicationState *s);
@@ -125,6 +127,43 @@ extern const ReplicationKind replication_primary;
 extern const ReplicationKind replication_shared_primary;
 extern const ReplicationKind replication_secondary;
 
+/*
+ * How a secondary keeps apart what is committed and what is not.  BQL, no
+ * coroutine, unless it says otherwise.
+ */
+typedef struct ReplicationEpochStore {
+    ColoEpochStoreKind kind;
+    /*
+     * A session begins; @top is above all of the guest's disk.  False with
+     * @errp set, and nothing is left behind, if it cannot.
+     */
+    bool (*start)(BDRVReplicationState *s, BlockDriverState *top,
+                  Error **errp);
+    /* What has arrived is committed; emptied() follows, and ends it */
+    bool (*begin_commit)(BDRVReplicationState *s, Error **errp);
+    /* The same at once */
+    bool (*commit)(BDRVReplicationState *s, Error **errp);
+    /* What goes before stop(), and may take long; emptied() follows */
+    void (*begin_stop)(BDRVReplicationState *s, Error **errp);
+    /* What goes before fail_over(), if anything; likewise */
+    void (*take_over)(BDRVReplicationState *s);
+    /*
+     * Any thread, no BQL: wait for one of these.  False with @errp set if that
+     * is not over after @timeout_ms milliseconds.
+     */
+    bool (*emptied)(BDRVReplicationState *s, uint64_t timeout_ms,
+                    Error **errp);
+    /* The session ends, and the guest does not go on here */
+    void (*stop)(BDRVReplicationState *s, Error **errp);
+    /* It does; the primary is shut out.  This sets the stage. */
+    void (*fail_over)(BDRVReplicationState *s, Error **errp);
+    void (*query)(BDRVReplicationState *s, ColoDiskStatistics *stats);
+} ReplicationEpochStore;
+
+/* See epoch-undo.c, epoch-redo.c */
+extern const ReplicationEpochStore replication_undo;
+extern const ReplicationEpochStore replication_redo;
+
 /* What was in some places of the guest's disk at cut 0: see sample.c */
 typedef struct ReplicationSample ReplicationSample;
 
@@ -169,10 +208,16 @@ struct BDRVReplicationState {
 
     /* Secondary; BQL.  See secondary.c. */
     char *top_id;               /* set once */
+    const ReplicationEpochStore *store; /* of the last session, or NULL */
+    bool guest_stands;          /* in the session: periodic mode */
     BlockBackend *hidden;       /* while RUNNING */
     ReplicationEmptying *emptying;  /* or NULL; who began it */
     bool cleared;               /* begin_stop() has had them emptied */
-    BlockJob *backup;           /* while RUNNING, but not a shared disk */
+    BlockJob *backup;           /* while RUNNING; undo, not a shared disk */
+    BlockDriverState *held_by;  /* redo: a sink, or NULL; BQL, graph lock */
+    QEMUBH *held_bh;            /* likewise: what it holds is on the disk */
+    bool ending;                /* likewise: begin_stop() has been called */
+    int64_t live_by_ms;         /* likewise: how long a failover waits */
     BlockBackend *claim;        /* to write to the disk, until it is folded */
     BlockDriverState *folds_to; /* the disk, since a job began; graph lock */
     BlockJob *fold;             /* while FOLDING, ... */
@@ -339,6 +384,73 @@ void replication_fail(BDRVReplicationState *s, Error *err);
 void replication_report(BDRVReplicationState *s, const Error *err);
 
 /*
+ * A sink above @disk that holds what is written, for a session of the
+ * secondary: see sink-redo.c.  BQL, no coroutine, unless it says otherwise.
+ *
+ * replication_sink_hold: begin to do so.  @folder is for a file, if it has none
+ * yet; @settled is scheduled whenever all that is committed is on the disk, or
+ * cannot be.  The sink, with a reference of the caller's; NULL with @errp set
+ * if there is none, or somebody else may write to the disk.
+ *
+ * replication_sink_commit_held: what is held is committed
+ *
+ * replication_sink_hold_no_more: the session is over; what is not committed is
+ * kept as if it was, or dropped
+ *
+ * replication_sink_is_settled: 1 if all that is committed is on the disk, 0 if
+ * it is not yet, negative errno if it cannot be
+ *
+ * replication_sink_await_settled: until it is not 0.  False if it is after
+ * @timeout_ms.  Any thread, no BQL.
+ *
+ * replication_sink_settle_sync: the same, in a drained section as well, however
+ * long it takes; true if it is 1
+ *
+ * replication_sink_settle_again: after a failure
+ *
+ * replication_sink_unwatch: @settled is not scheduled any more
+ *
+ * replication_sink_release: what is held is dropped, nothing more will be;
+ * takes the reference.  Nobody makes anything on the disk any more.
+ *
+ * replication_sink_settle: until it is not 0, in a coroutine, any thread; 0, or
+ * negative errno
+ *
+ * replication_sink_read_committed: read what was committed; @disk is a child
+ * that has the disk.  Coroutine, any thread.
+ *
+ * replication_sink_held: what is held, in bytes
+ */
+BlockDriverState *replication_sink_hold(BlockDriverState *disk,
+                                        const char *folder, QEMUBH *settled,
+                                        Error **errp);
+void replication_sink_commit_held(BlockDriverState *sink);
+void replication_sink_hold_no_more(BlockDriverState *sink, bool keep);
+int replication_sink_is_settled(BlockDriverState *sink);
+bool replication_sink_await_settled(BlockDriverState *sink,
+                                    uint64_t timeout_ms);
+bool replication_sink_settle_sync(BlockDriverState *sink);
+void replication_sink_settle_again(BlockDriverState *sink);
+void replication_sink_unwatch(BlockDriverState *sink);
+void replication_sink_release(BlockDriverState *sink);
+int coroutine_fn GRAPH_RDLOCK replication_sink_settle(BlockDriverState *sink);
+int coroutine_fn GRAPH_RDLOCK
+replication_sink_read_committed(BlockDriverState *sink, BdrvChild *disk,
+                                int64_t offset, int64_t bytes,
+                                QEMUIOVector *qiov);
+void replication_sink_held(BlockDriverState *sink, uint64_t *held,
+                           uint64_t *in_file);
+
+/*
+ * replication_redo_fold: after a failover, or again: the guest gets the disk
+ * itself, and what was committed is made there.  BQL.
+ *
+ * replication_redo_end: the node goes, and with it what is held
+ */
+void replication_redo_fold(BDRVReplicationState *s, Error **errp);
+void replication_redo_end(BDRVReplicationState *s);
+
+/*
  * After a failover: see fold.c.  BQL, but for what the guest does.
  *
  * replication_fold_record: the guest wants that what it has written is there
@@ -348,10 +460,15 @@ void replication_report(BDRVReplicationState *s, const Error *err);
  * at once, and is flushed.  Drains the disk.  If it cannot, @errp is set, and
  * the guest cannot write.
  *
+ * replication_fold_replace: the first half of that: the disk takes their place
+ * replication_fold_done: the second one: it is all that is needed
+ *
  * replication_fold_end: the node goes.
  */
 void replication_fold_begin(BDRVReplicationState *s);
 void replication_fold_skip(BDRVReplicationState *s, Error **errp);
+bool replication_fold_replace(BDRVReplicationState *s, Error **errp);
+void replication_fold_done(BDRVReplicationState *s);
 void replication_fold_query(BDRVReplicationState *s, ColoDiskStatistics *stats);
 void replication_fold_end(BDRVReplicationState *s);
 int coroutine_fn GRAPH_RDLOCK replication_fold_flush(BDRVReplicationState *s);

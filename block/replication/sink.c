@@ -63,6 +63,7 @@
 #include "batch.h"
 #include "discards.h"
 #include "internal.h"
+#include "sink-int.h"
 
 /* Writes that are under way at a time */
 #define MAX_TASKS 16
@@ -73,46 +74,6 @@
 /* What is discarded at once, bytes */
 #define DISCARD_CHUNK (64 * MiB)
 
-/* A batch, from its turn on */
-typedef struct SinkBatch {
-    ReplicationBatch batch;
-    unsigned n_tasks;           /* of it that are under way */
-    int ret;                    /* the first failure of one */
-} SinkBatch;
-
-/* An entry under way, with a coroutine of its own */
-typedef struct SinkTask {
-    QLIST_ENTRY(SinkTask) next;
-    BlockDriverState *bs;
-    SinkBatch *of;
-    ReplicationEntry entry;
-    QEMUIOVector *qiov;         /* of the whole request */
-    size_t at;                  /* where the data is in it */
-} SinkTask;
-
-typedef struct SinkState {
-    QEMUTimer *missing;         /* set once */
-    QemuMutex lock;
-    /* All below: lock */
-    uint64_t session;           /* of the batches that are applied now */
-    uint64_t next;              /* the number of the next one */
-    bool failed;                /* the session: no more is applied */
-    uint64_t reported;          /* the last session of which it was said why */
-    bool beginning;             /* the entries of a batch are begun */
-    CoQueue turn;               /* batches that have to wait with that */
-    unsigned n_waiting;         /* in turn */
-    QLIST_HEAD(, SinkTask) tasks;
-    unsigned n_tasks;
-    CoQueue ended;              /* who waits for one of them to end */
-    BlockDriverState *disk;     /* in a session; only to be compared */
-    ReplicationDiscards discards;       /* none if there is no disk */
-    bool discarding;            /* a coroutine makes those that are due */
-    int64_t discard_offset;     /* what is discarded now, if anything */
-    int64_t discard_bytes;
-
-    bool dirty;                 /* maybe there is what to flush; atomic */
-} SinkState;
-
 /* Where the window begins */
 static int64_t coroutine_fn GRAPH_RDLOCK disk_length(BlockDriverState *bs)
 {
@@ -122,10 +83,11 @@ static int64_t coroutine_fn GRAPH_RDLOCK disk_length(BlockDriverState *bs)
 /* A batch is applied */
 
 /* Is the batch one that will never be applied? */
-static bool is_stale_locked(SinkState *s, const ReplicationBatch *batch)
+static bool is_stale_locked(SinkState *s, const SinkBatch *b)
 {
-    return batch->session != s->session || batch->number < s->next ||
-           s->failed;
+    return !b->was_held &&
+           (b->batch.session != s->session || b->batch.number < s->next ||
+            s->failed);
 }
 
 /*
@@ -197,7 +159,7 @@ static void coroutine_fn task_entry(void *opaque)
     ret = task_run(t);
     QEMU_LOCK_GUARD(&s->lock);
     if (ret < 0) {
-        s->failed |= t->of->batch.session == s->session;
+        s->failed |= t->of->was_held || t->of->batch.session == s->session;
         t->of->ret = t->of->ret ?: ret;
     }
     QLIST_REMOVE(t, next);
@@ -248,18 +210,18 @@ static bool must_wait_locked(SinkState *s, const ReplicationEntry *entry)
 }
 
 /*
- * Wait until @entry of @batch may begin.  False if nothing of it may any more.
+ * Wait until @entry of @b may begin.  False if nothing of it may any more.
  * *@lone: nothing else is under way.
  */
-static bool coroutine_fn sink_wait(SinkState *s, const ReplicationBatch *batch,
+static bool coroutine_fn sink_wait(SinkState *s, const SinkBatch *b,
                                    const ReplicationEntry *entry, bool *lone)
 {
     QEMU_LOCK_GUARD(&s->lock);
-    while (!is_stale_locked(s, batch) && must_wait_locked(s, entry)) {
+    while (!is_stale_locked(s, b) && must_wait_locked(s, entry)) {
         qemu_co_queue_wait(&s->ended, &s->lock);
     }
     *lone = !s->n_tasks;
-    if (is_stale_locked(s, batch)) {
+    if (is_stale_locked(s, b)) {
         return false;
     }
     if (entry->type != REPLICATION_ENTRY_FLUSH &&
@@ -361,19 +323,17 @@ sink_write_lone(BlockDriverState *bs, const ReplicationEntry *entry,
     return ret;
 }
 
-/* Begin all entries, it being the batch's turn; those that run may go on */
-static int coroutine_fn GRAPH_RDLOCK
-sink_begin_entries(BlockDriverState *bs, SinkBatch *b, QEMUIOVector *qiov)
+int coroutine_fn sink_begin_entries(BlockDriverState *bs, SinkBatch *b,
+                                    QEMUIOVector *qiov, size_t at)
 {
     SinkState *s = bs->opaque;
-    size_t at = replication_batch_size(b->batch.n_entries);
     int ret = 0;
 
     for (unsigned i = 0; i < b->batch.n_entries && ret >= 0; i++) {
         const ReplicationEntry *entry = &b->batch.entries[i];
         bool lone;
 
-        if (!sink_wait(s, &b->batch, entry, &lone)) {
+        if (!sink_wait(s, b, entry, &lone)) {
             return -ECANCELED;
         }
         if (entry->type == REPLICATION_ENTRY_FLUSH) {
@@ -395,8 +355,7 @@ sink_begin_entries(BlockDriverState *bs, SinkBatch *b, QEMUIOVector *qiov)
     return ret;
 }
 
-/* Wait for what the batch has under way; @ret is what has failed so far */
-static int coroutine_fn sink_wait_tasks(SinkState *s, SinkBatch *b, int ret)
+int coroutine_fn sink_wait_tasks(SinkState *s, SinkBatch *b, int ret)
 {
     QEMU_LOCK_GUARD(&s->lock);
     while (b->n_tasks) {
@@ -418,10 +377,10 @@ static void sink_wake_locked(SinkState *s)
     }
 }
 
-/* Wait until it is the turn of @batch.  Negative errno if it will not be. */
-static int coroutine_fn sink_begin(BlockDriverState *bs,
-                                   const ReplicationBatch *batch)
+/* Wait until it is the turn of @b.  Negative errno if it will not be. */
+static int coroutine_fn sink_begin(BlockDriverState *bs, const SinkBatch *b)
 {
+    const ReplicationBatch *batch = &b->batch;
     SinkState *s = bs->opaque;
 
     QEMU_LOCK_GUARD(&s->lock);
@@ -434,7 +393,7 @@ static int coroutine_fn sink_begin(BlockDriverState *bs,
         qatomic_set(&s->dirty, true);
         qemu_co_queue_restart_all(&s->turn);
     }
-    while (!is_stale_locked(s, batch) &&
+    while (!is_stale_locked(s, b) &&
            (s->beginning || batch->number != s->next)) {
         if (!s->beginning && qatomic_read(&bs->quiesce_counter)) {
             return -ECANCELED;
@@ -447,7 +406,7 @@ static int coroutine_fn sink_begin(BlockDriverState *bs,
         qemu_co_queue_wait(&s->turn, &s->lock);
         s->n_waiting--;
     }
-    if (is_stale_locked(s, batch)) {
+    if (is_stale_locked(s, b)) {
         return -EIO;
     }
     timer_del(s->missing);
@@ -485,10 +444,16 @@ static void sink_forget_discards_locked(SinkState *s)
 
 static void sink_give_up(SinkState *s)
 {
-    QEMU_LOCK_GUARD(&s->lock);
-    s->failed = true;
-    sink_forget_discards_locked(s);
-    sink_wake_locked(s);
+    RedoStore *redo = qatomic_read(&s->redo);
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->failed = true;
+        sink_forget_discards_locked(s);
+        sink_wake_locked(s);
+    }
+    if (redo) {
+        redo_close(redo);
+    }
 }
 
 static void sink_missing(void *opaque)
@@ -538,9 +503,15 @@ sink_batch(BlockDriverState *bs, int64_t bytes, QEMUIOVector *qiov)
         sink_fail(bs->opaque);
         return -EINVAL;
     }
-    ret = sink_begin(bs, &b->batch);
+    ret = sink_begin(bs, b);
     if (ret >= 0) {
-        ret = sink_begin_entries(bs, b, qiov);
+        size = replication_batch_size(b->batch.n_entries);
+        if (sink_holds(bs->opaque)) {
+            ret = sink_hold(bs, b->batch.entries, b->batch.n_entries, qiov,
+                            size);
+        } else {
+            ret = sink_begin_entries(bs, b, qiov, size);
+        }
         sink_end(bs->opaque, &b->batch, ret);
         ret = sink_wait_tasks(bs->opaque, b, ret);
         if (ret < 0 && ret != -ECANCELED) {
@@ -602,8 +573,7 @@ static void coroutine_fn sink_discard_entry(void *opaque)
     bdrv_dec_in_flight(bs);
 }
 
-/* See to it that what is due is discarded.  BQL, no coroutine. */
-static void sink_discard(BlockDriverState *bs)
+void sink_discard(BlockDriverState *bs)
 {
     SinkState *s = bs->opaque;
 
@@ -627,6 +597,14 @@ static void sink_is_dirty(BlockDriverState *bs)
     qatomic_set(&s->dirty, true);
 }
 
+static int coroutine_fn GRAPH_RDLOCK sink_co_flush(BlockDriverState *bs)
+{
+    if (sink_holds(bs->opaque)) {
+        return sink_hold_one(bs, REPLICATION_ENTRY_FLUSH, 0, 0, NULL, false);
+    }
+    return bdrv_co_flush(bs->file->bs);
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 sink_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
                 QEMUIOVector *qiov, BdrvRequestFlags flags)
@@ -641,12 +619,16 @@ sink_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
         ret = sink_batch(bs, bytes, qiov);
         if (ret >= 0 && (flags & BDRV_REQ_FUA)) {
             /* Others may write meanwhile: there is still what to flush */
-            ret = bdrv_co_flush(bs->file->bs);
+            ret = sink_co_flush(bs);
         }
         return ret;
     }
     if (offset + bytes > length) {
         return -EINVAL;
+    }
+    if (sink_holds(bs->opaque)) {
+        return sink_hold_one(bs, REPLICATION_ENTRY_WRITE, offset, bytes, qiov,
+                             flags & BDRV_REQ_FUA);
     }
     sink_keep(bs->opaque, offset, bytes);
     ret = bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
@@ -667,6 +649,12 @@ sink_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
     if (offset + bytes > length) {
         return -EINVAL;
     }
+    if (sink_holds(bs->opaque)) {
+        return sink_hold_one(bs, flags & BDRV_REQ_MAY_UNMAP
+                             ? REPLICATION_ENTRY_ZERO_UNMAP
+                             : REPLICATION_ENTRY_ZERO, offset, bytes, NULL,
+                             flags & BDRV_REQ_FUA);
+    }
     sink_keep(bs->opaque, offset, bytes);
     ret = bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
     sink_is_dirty(bs);
@@ -684,6 +672,10 @@ sink_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
     }
     if (offset + bytes > length) {
         return -EINVAL;
+    }
+    if (sink_holds(bs->opaque)) {
+        return sink_hold_one(bs, REPLICATION_ENTRY_DISCARD, offset, bytes, NULL,
+                             false);
     }
     if (bytes && sink_defer(bs->opaque, offset, bytes)) {
         return 0;
@@ -719,8 +711,7 @@ sink_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
         qemu_iovec_from_buf(qiov, of_disk, info,
                             MIN(sizeof(info), bytes - of_disk));
     }
-    return of_disk ? bdrv_co_preadv_part(bs->file, offset, of_disk, qiov, 0, 0)
-                   : 0;
+    return of_disk ? sink_read(bs, offset, of_disk, qiov) : 0;
 }
 
 static int64_t coroutine_fn GRAPH_RDLOCK
@@ -745,9 +736,18 @@ static void sink_child_perm(BlockDriverState *bs, BdrvChild *c,
                             uint64_t perm, uint64_t shared,
                             uint64_t *nperm, uint64_t *nshared)
 {
+    SinkState *s = bs->opaque;
+
     /* Just what an export of the disk itself would have */
     *nperm = perm & ~BLK_PERM_RESIZE;
     *nshared = shared;
+    if (qatomic_read(&s->mode) != SINK_DIRECT) {
+        *nperm |= BLK_PERM_WRITE | BLK_PERM_CONSISTENT_READ;
+    }
+    if (sink_holds(s)) {
+        /* What others wrote would be there before its commit */
+        *nshared &= ~(BLK_PERM_WRITE | BLK_PERM_RESIZE);
+    }
 }
 
 /* Who makes an image of another format in it would do so under the guest */
@@ -767,22 +767,31 @@ static void sink_drain_begin(BlockDriverState *bs)
 {
     SinkState *s = bs->opaque;
 
-    QEMU_LOCK_GUARD(&s->lock);
-    if (!s->beginning) {
-        /* Or they are woken, in their order, when that has ended */
-        sink_wake_locked(s);
+    RedoStore *redo = qatomic_read(&s->redo);
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        if (!s->beginning) {
+            /* Or they are woken, in their order, when that has ended */
+            sink_wake_locked(s);
+        }
+    }
+    if (redo) {
+        redo_wake(redo);
     }
 }
 
 static void sink_drain_end(BlockDriverState *bs)
 {
     sink_discard(bs);
+    sink_settle_more(bs);
 }
 
 static void sink_close(BlockDriverState *bs)
 {
     SinkState *s = bs->opaque;
 
+    redo_free(s->redo);
+    qemu_cond_destroy(&s->settled_cond);
     replication_discards_clear(&s->discards);
     timer_free(s->missing);
     qemu_mutex_destroy(&s->lock);
@@ -797,6 +806,8 @@ static int sink_open(BlockDriverState *bs, QDict *options, int flags,
     qemu_mutex_init(&s->lock);
     qemu_co_queue_init(&s->turn);
     qemu_co_queue_init(&s->ended);
+    qemu_co_queue_init(&s->settled);
+    qemu_cond_init(&s->settled_cond);
     QLIST_INIT(&s->tasks);
     s->missing = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
                                SCALE_MS, sink_missing, s);
@@ -826,16 +837,22 @@ static BlockDriver bdrv_replication_sink = {
     .bdrv_co_pwritev            = sink_co_pwritev,
     .bdrv_co_pwrite_zeroes      = sink_co_pwrite_zeroes,
     .bdrv_co_pdiscard           = sink_co_pdiscard,
+    .bdrv_co_flush              = sink_co_flush,
 
     .bdrv_drain_begin           = sink_drain_begin,
     .bdrv_drain_end             = sink_drain_end,
 };
 
+bool replication_is_sink(BlockDriverState *bs)
+{
+    return bs->drv == &bdrv_replication_sink;
+}
+
 void GRAPH_RDLOCK replication_sink_give_up(BlockDriverState *bs)
 {
     BdrvChild *c;
 
-    if (bs->drv == &bdrv_replication_sink) {
+    if (replication_is_sink(bs)) {
         sink_give_up(bs->opaque);
         return;
     }
@@ -858,7 +875,7 @@ static bool GRAPH_RDLOCK for_sinks(BlockDriverState *bs, BlockDriverState *disk,
     QLIST_FOREACH(c, &bs->parents, next_parent) {
         BlockDriverState *parent = c->klass->parent_is_bds ? c->opaque : NULL;
 
-        if (parent && parent->drv == &bdrv_replication_sink) {
+        if (parent && replication_is_sink(parent)) {
             any |= func(parent, disk);
         } else if (parent && bdrv_filter_bs(parent) == bs) {
             any |= for_sinks(parent, disk, func);
