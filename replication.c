@@ -154,6 +154,17 @@ static void start_all(ReplicationMode mode, Error **errp)
     CALL_ALL(errp, start, mode);
 }
 
+void replication_guest_stands_all(bool stands)
+{
+    ReplicationState *rs;
+
+    QLIST_FOREACH(rs, &drivers, next) {
+        if (rs->ops->guest_stands) {
+            rs->ops->guest_stands(rs, stands);
+        }
+    }
+}
+
 void replication_start_all(ReplicationMode mode, Error **errp)
 {
     ERRP_GUARD();
@@ -304,6 +315,18 @@ bool replication_generation_all(bool *has_generations, uint64_t *number,
     return true;
 }
 
+bool replication_complete_all(void)
+{
+    ReplicationState *rs;
+
+    QLIST_FOREACH(rs, &drivers, next) {
+        if (rs->ops->is_complete && !rs->ops->is_complete(rs)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool replication_resynced_all(void)
 {
     ReplicationState *rs;
@@ -406,6 +429,7 @@ static void enable_all(ReplicationMode mode, Error **errp)
     if (*errp) {
         return; /* some may run already */
     }
+    replication_guest_stands_all(false);
     replication_start_all(mode, errp);
     if (*errp) {
         replication_stop_all(false, &err);

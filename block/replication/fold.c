@@ -253,19 +253,19 @@ void replication_fold_begin(BDRVReplicationState *s)
     qemu_bh_schedule(s->fold_bh);
 }
 
-void replication_fold_skip(BDRVReplicationState *s, Error **errp)
+bool replication_fold_replace(BDRVReplicationState *s, Error **errp)
 {
     BlockDriverState *active, *disk;
     int ret;
 
     if (!claim_disk(s, errp)) {
-        replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
-        return;
+        return false;
     }
     bdrv_graph_rdlock_main_loop();
     active = replication_active(s);
     disk = replication_disk(s);
     bdrv_graph_rdunlock_main_loop();
+    s->folds_to = disk;
 
     bdrv_ref(active);
     bdrv_ref(disk);
@@ -283,12 +283,22 @@ void replication_fold_skip(BDRVReplicationState *s, Error **errp)
     bdrv_unref(disk);
     bdrv_unref(active);
     trace_replication_folded(replication_name(s), ret);
-    if (ret < 0) {
-        replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
-        return;
-    }
+    return ret >= 0;
+}
+
+void replication_fold_done(BDRVReplicationState *s)
+{
     folded(s);
     flush_all(s);
+}
+
+void replication_fold_skip(BDRVReplicationState *s, Error **errp)
+{
+    if (replication_fold_replace(s, errp)) {
+        replication_fold_done(s);
+    } else {
+        replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
+    }
 }
 
 void replication_fold_query(BDRVReplicationState *s, ColoDiskStatistics *stats)
@@ -349,7 +359,7 @@ static BDRVReplicationState *find_unfolded(const char *disk, Error **errp)
                    "again", replication_name(s), ColoDiskStage_str(s->stage));
         return NULL;
     }
-    if (!replication_disk(s)) {
+    if (!s->held_by && !replication_disk(s)) {
         error_setg(errp, "below node '%s' there are no two overlays any more",
                    replication_name(s));
         return NULL;
@@ -375,6 +385,10 @@ void qmp_x_colo_fold(const char *disk, Error **errp)
     BDRVReplicationState *s = find_unfolded(disk, errp);
 
     if (!s) {
+        return;
+    }
+    if (s->held_by) {
+        replication_redo_fold(s, errp);
         return;
     }
     replication_set_stage(s, COLO_DISK_STAGE_FOLDING);

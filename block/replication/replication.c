@@ -197,6 +197,11 @@ static void replication_start(ReplicationState *rs, ReplicationMode mode,
     }
 }
 
+static void replication_guest_stands(ReplicationState *rs, bool stands)
+{
+    driver_state(rs)->guest_stands = stands;
+}
+
 static void replication_stop(ReplicationState *rs, bool failover, Error **errp)
 {
     BDRVReplicationState *s = driver_state(rs);
@@ -490,6 +495,14 @@ static void replication_allow(ReplicationState *rs, uint64_t epoch)
     }
 }
 
+static bool replication_is_complete(ReplicationState *rs)
+{
+    BDRVReplicationState *s = driver_state(rs);
+
+    return s->stage != COLO_DISK_STAGE_RUNNING || !s->kind->is_complete ||
+           s->kind->is_complete(s);
+}
+
 /* Of the others the secondary has no image, or the guest here needs none */
 static bool replication_is_resynced(ReplicationState *rs)
 {
@@ -502,6 +515,7 @@ static ReplicationOps replication_ops = {
     .check = replication_check,
     .problem = replication_problem,
     .assumed = replication_assumed,
+    .guest_stands = replication_guest_stands,
     .start = replication_start,
     .cut = replication_cut,
     .settle = replication_settle,
@@ -517,6 +531,7 @@ static ReplicationOps replication_ops = {
     .query = replication_query,
     .generation = replication_generation,
     .is_resynced = replication_is_resynced,
+    .is_complete = replication_is_complete,
     .record = replication_record_role,
     .abandon = replication_abandon,
     .take_over = replication_take_over,

@@ -12,31 +12,25 @@
  *              |                            |
  *            disk  <------------------------+
  *
- * The disk always has what the primary has written.  The guest here is to see
- * the disk as of the last checkpoint with its own writes: these go to the
- * active overlay, and before the primary overwrites something on the disk it
- * is copied to the hidden one.  A backup job with sync=none does that.  As
- * its target has the source for a backing file, it writes with
- * BDRV_REQ_SERIALISING, thus waits for reads of the guest that are on their
- * way through the hidden overlay to the disk, and these never see what is
- * newer than the checkpoint.
+ * What is not committed has to be kept apart from what is, in an epoch store
+ * (ReplicationEpochStore).  There are two: undo, which the picture shows, and
+ * redo, of which epoch-redo.c tells, for a guest that stands.
  *
- * In hybrid mode both guests write much the same.  What the active overlay has
- * the guest does not see below any more, until the overlay is emptied, and so
- * it need not be copied: see spare_copies().
- *
- * The job also keeps others from resizing, or taking snapshots of, any part
- * of this, up to the top.
+ * With undo the disk always has what the primary has written.  The guest here
+ * is to see the disk as of the last checkpoint with its own writes: these go to
+ * the active overlay, and before the primary overwrites something on the disk
+ * it is copied to the hidden one: epoch-undo.c.
  *
  * A checkpoint empties both overlays and has all be copied again.  The guest
  * stands still, and the primary does not write: it waits to be told that the
  * checkpoint has been loaded.  If it writes all the same the checkpoint fails
  * instead of waiting for it.
  *
- * A checkpoint is committed before the overlays are emptied, so this must not be
- * what keeps the guest from going on.  If it fails the disk has just what the
- * guest is to see, and the primary does not write to it: the overlays are spent,
- * that is, nobody looks into them any more.  The session ends, since this guest
+ * A checkpoint is committed before the overlays are emptied, so this must not
+ * be what keeps the guest from going on.  If it fails the disk has just what
+ * the guest is to see, and the primary does not write to it: the overlays are
+ * spent, that is, nobody looks into them any more.  The session ends, since
+ * this guest
  * could not write; and if the primary is gone, a failover has the disk take the
  * place of both.
  *
@@ -65,15 +59,10 @@
 #include "qemu/error-report.h"
 #include "qemu/timer.h"
 #include "block/aio-wait.h"
-#include "block/block-copy.h"
-#include "block/block_backup.h"
 #include "block/block_int.h"
-#include "block/blockjob_int.h"
-#include "block/dirty-bitmap.h"
 #include "block/export.h"
 #include "system/block-backend.h"
 #include "trace.h"
-#include "block/copy-before-write.h"
 #include "deadline.h"
 #include "internal.h"
 
@@ -237,8 +226,6 @@ void replication_report(BDRVReplicationState *s, const Error *err)
     }
 }
 
-/* The job that copies before the primary writes */
-
 void replication_fail(BDRVReplicationState *s, Error *err)
 {
     if (s->error) {
@@ -247,167 +234,6 @@ void replication_fail(BDRVReplicationState *s, Error *err)
     }
     s->error = err;
     replication_report(s, err);
-}
-
-static void backup_done(void *opaque, int ret)
-{
-    BlockDriverState *bs = opaque;
-    BDRVReplicationState *s = bs->opaque;
-
-    if (s->backup) {
-        Error *err = NULL;
-
-        s->backup = NULL;
-        replication_close_hidden(s);
-        error_setg_errno(&err, ret < 0 ? -ret : ECANCELED,
-                         "nothing is copied any more before the primary "
-                         "writes to the disk");
-        replication_fail(s, err);
-    }
-    bdrv_unref(bs);
-}
-
-/* Wait for requests of the guest that may have looked below @active before */
-static void coroutine_fn wait_for_guest(BlockDriverState *active,
-                                        int64_t offset, int64_t bytes)
-{
-    BdrvTrackedRequest req;
-
-    bdrv_co_hold_range(&req, active, offset, bytes);
-    bdrv_co_release_range(&req);
-}
-
-/* As bdrv_co_is_allocated(), but data and zeroes are the same */
-static int coroutine_fn GRAPH_RDLOCK is_allocated(BlockDriverState *bs,
-                                                  int64_t offset,
-                                                  int64_t bytes,
-                                                  int64_t *count)
-{
-    int ret = bdrv_co_is_allocated(bs, offset, bytes, count);
-
-    while (ret > 0 && *count < bytes) {
-        int64_t more;
-        int next = bdrv_co_is_allocated(bs, offset + *count, bytes - *count,
-                                        &more);
-
-        if (next <= 0 || !more) {
-            break;
-        }
-        *count += more;
-    }
-    return ret;
-}
-
-/* Copy nothing that @active has in whole clusters */
-static void coroutine_fn GRAPH_RDLOCK
-spare_clusters(BDRVReplicationState *s, BlockDriverState *active,
-               BlockCopyState *bcs, int64_t offset, int64_t bytes)
-{
-    BdrvDirtyBitmap *due = block_copy_dirty_bitmap(bcs);
-    int64_t cluster = block_copy_cluster_size(bcs);
-    int64_t length = bdrv_dirty_bitmap_size(due);
-    int64_t end = MIN(offset + bytes, length);
-
-    while (bdrv_dirty_bitmap_next_dirty_area(due, offset, end, INT64_MAX,
-                                             &offset, &bytes)) {
-        int ret = is_allocated(active, offset, bytes, &bytes);
-
-        if (ret < 0) {
-            return; /* copying is never wrong */
-        }
-        if (ret && offset + bytes < length) {
-            bytes = QEMU_ALIGN_DOWN(bytes, cluster);
-        }
-        if (ret && bytes) {
-            wait_for_guest(active, offset, bytes);
-            block_copy_reset(bcs, offset, bytes);
-            trace_replication_spared(replication_name(s), offset, bytes);
-        }
-        offset = QEMU_ALIGN_UP(offset + MAX(bytes, 1), cluster);
-    }
-}
-
-/*
- * The filter is no parent of the active overlay, so that may be drained, to be
- * reopened say, while the filter is at work.
- */
-static void coroutine_fn spare_copies(void *opaque, BlockCopyState *bcs,
-                                      int64_t offset, int64_t bytes)
-{
-    BDRVReplicationState *s = opaque;
-    BlockDriverState *active;
-
-    assume_graph_lock(); /* the filter has it */
-    active = replication_active(s);
-    bdrv_inc_in_flight(active);
-    smp_mb__after_rmw();
-    if (!qatomic_read(&active->quiesce_counter)) {
-        spare_clusters(s, active, bcs, offset, bytes);
-    }
-    bdrv_dec_in_flight(active);
-}
-
-/* The filter of the job */
-static BlockDriverState *GRAPH_RDLOCK find_filter(BDRVReplicationState *s)
-{
-    BdrvChild *c;
-
-    QLIST_FOREACH(c, &blk_bs(s->hidden)->parents, next_parent) {
-        BlockDriverState *parent = c->klass->parent_is_bds ? c->opaque : NULL;
-
-        if (parent && parent->drv && !strcmp(c->name, "target") &&
-            !strcmp(parent->drv->format_name, "copy-before-write")) {
-            return parent;
-        }
-    }
-    g_assert_not_reached();
-}
-
-/* End it.  Drains all: the NBD clients are shut out, or well-behaved. */
-static void stop_backup(BDRVReplicationState *s)
-{
-    BlockJob *job = s->backup;
-
-    s->backup = NULL;
-    if (job) {
-        job_cancel_sync(&job->job, true);
-    }
-}
-
-static bool start_backup(BDRVReplicationState *s, BlockDriverState *top,
-                         Error **errp)
-{
-    BackupPerf perf = { .max_workers = 1 };
-    BlockDriverState *disk;
-    int ret;
-
-    bdrv_graph_rdlock_main_loop();
-    disk = replication_disk(s);
-    bdrv_graph_rdunlock_main_loop();
-
-    s->backup = backup_job_create(NULL, disk, blk_bs(s->hidden), 0,
-                                  MIRROR_SYNC_MODE_NONE, NULL, 0, false, false,
-                                  NULL, &perf, BLOCKDEV_ON_ERROR_REPORT,
-                                  BLOCKDEV_ON_ERROR_REPORT, JOB_INTERNAL,
-                                  backup_done, s->bs, NULL, errp);
-    if (!s->backup) {
-        return false;
-    }
-    bdrv_ref(s->bs); /* backup_done() */
-
-    bdrv_graph_wrlock();
-    ret = block_job_add_bdrv(s->backup, "top", top, 0, BLK_PERM_ALL, errp);
-    bdrv_cbw_set_spare(find_filter(s), spare_copies, s);
-    bdrv_graph_wrunlock();
-    if (ret < 0) {
-        BlockJob *job = s->backup;
-
-        s->backup = NULL;
-        job_cancel_sync(&job->job, true);
-        return false;
-    }
-    job_start(&s->backup->job);
-    return true;
 }
 
 /* A session */
@@ -452,16 +278,6 @@ static bool is_exported(BDRVReplicationState *s)
     return false;
 }
 
-/* See to it that the guest here sees what the primary overwrites */
-static bool start_preserving(BDRVReplicationState *s, BlockDriverState *top,
-                             Error **errp)
-{
-    if (s->shared_disk) {
-        return replication_claim_is_held(s, disk_of(s), errp);
-    }
-    return start_backup(s, top, errp);
-}
-
 static void secondary_check(BDRVReplicationState *s, Error **errp)
 {
     ERRP_GUARD();
@@ -469,6 +285,26 @@ static void secondary_check(BDRVReplicationState *s, Error **errp)
     if (!check_chain(s, errp)) {
         error_prepend(errp, "node '%s': ", replication_name(s));
     }
+}
+
+/* Redo if it can be: it costs much less */
+static bool start_store(BDRVReplicationState *s, BlockDriverState *top,
+                        Error **errp)
+{
+    g_autoptr(Error) why = NULL;
+
+    if (s->guest_stands && !s->shared_disk &&
+        replication_redo.start(s, top, &why)) {
+        s->store = &replication_redo;
+    } else if (replication_undo.start(s, top, errp)) {
+        s->store = &replication_undo;
+    } else {
+        return false;
+    }
+    trace_replication_store(replication_name(s),
+                            ColoEpochStoreKind_str(s->store->kind),
+                            why ? error_get_pretty(why) : "");
+    return true;
 }
 
 static void secondary_start(BDRVReplicationState *s, Error **errp)
@@ -483,18 +319,14 @@ static void secondary_start(BDRVReplicationState *s, Error **errp)
     if (!top) {
         goto fail;
     }
-    if (!replication_open_hidden(s, errp) ||
-        !replication_empty(s, false, errp) ||
-        !start_preserving(s, top, errp)) {
-        goto fail_hidden;
+    if (!start_store(s, top, errp)) {
+        goto fail;
     }
     replication_sink_commit(disk_of(s));
     s->was_exported = is_exported(s);
     replication_set_stage(s, COLO_DISK_STAGE_RUNNING);
     return;
 
-fail_hidden:
-    replication_close_hidden(s);
 fail:
     error_prepend(errp, "node '%s': ", replication_name(s));
 }
@@ -528,7 +360,12 @@ static void secondary_begin_checkpoint(BDRVReplicationState *s, Error **errp)
     ERRP_GUARD();
 
     secondary_prepare(s, errp);
-    if (!*errp && !replication_empty_begin(s, true, errp)) {
+    if (*errp && s->held_by) {
+        /* It is committed, and what is held can be read */
+        s->store->begin_commit(s, &error_abort);
+        error_free(*errp);
+        *errp = NULL;
+    } else if (!*errp && !s->store->begin_commit(s, errp)) {
         error_prepend(errp, "node '%s': ", replication_name(s));
         replication_fail(s, error_copy(*errp));
     }
@@ -537,25 +374,16 @@ static void secondary_begin_checkpoint(BDRVReplicationState *s, Error **errp)
 /* Before the end of a session, so that nobody waits with the BQL held then */
 static void secondary_begin_stop(BDRVReplicationState *s, Error **errp)
 {
-    if (!s->error && !s->emptying) {
-        replication_empty_begin(s, false, errp);
-    }
+    s->store->begin_stop(s, errp);
 }
 
 static bool secondary_emptied(BDRVReplicationState *s, uint64_t timeout_ms,
                               Error **errp)
 {
-    bool committed;
-
-    if (!s->emptying) {
-        return true;
-    }
-    if (!replication_empty_wait(s, timeout_ms, errp)) {
+    if (!s->store->emptied(s, timeout_ms, errp)) {
         error_prepend(errp, "node '%s': ", replication_name(s));
         return false;
     }
-    committed = replication_empty_is_committed(s);
-    s->cleared = replication_empty_end(s, NULL) && !committed;
     return true;
 }
 
@@ -564,7 +392,7 @@ static void secondary_checkpoint(BDRVReplicationState *s, Error **errp)
     ERRP_GUARD();
 
     secondary_prepare(s, errp);
-    if (!*errp && !replication_empty(s, true, errp)) {
+    if (!*errp && !s->store->commit(s, errp)) {
         error_prepend(errp, "node '%s': ", replication_name(s));
         replication_fail(s, error_copy(*errp));
     }
@@ -611,6 +439,9 @@ static void secondary_abandon(BDRVReplicationState *s)
 static void secondary_take_over(BDRVReplicationState *s, Error **errp)
 {
     secondary_abandon(s);
+    if (s->store->take_over) {
+        s->store->take_over(s);
+    }
     if (s->shared_disk && replication_claim(s, disk_of(s), errp) < 0) {
         error_prepend(errp, "node '%s': the shared image cannot be taken "
                       "over, as long as the primary has it: ",
@@ -629,21 +460,9 @@ static void secondary_stop(BDRVReplicationState *s, bool failover,
         if (*errp) {
             return;
         }
-        stop_backup(s);
-        replication_close_hidden(s);
-        if (s->spent) {
-            replication_fold_skip(s, errp);
-        } else {
-            replication_fold_begin(s);
-        }
+        s->store->fail_over(s, errp);
     } else {
-        if (!s->error && !s->cleared) {
-            replication_empty(s, false, errp);
-        }
-        s->cleared = false;
-        stop_backup(s);
-        replication_close_hidden(s);
-        replication_unclaim(s);
+        s->store->stop(s, errp);
         replication_set_stage(s, COLO_DISK_STAGE_IDLE);
     }
     if (*errp) {
@@ -654,14 +473,10 @@ static void secondary_stop(BDRVReplicationState *s, bool failover,
 static void secondary_query(BDRVReplicationState *s,
                             ColoDiskStatistics *stats)
 {
-    GRAPH_RDLOCK_GUARD_MAINLOOP();
-
-    if (s->stage == COLO_DISK_STAGE_RUNNING) {
-        int64_t active = bdrv_get_allocated_file_size(replication_active(s));
-        int64_t hidden = bdrv_get_allocated_file_size(replication_hidden(s));
-
-        stats->has_overlay_bytes = true;
-        stats->overlay_bytes = MAX(active, 0) + MAX(hidden, 0);
+    if (s->stage == COLO_DISK_STAGE_RUNNING || s->held_by) {
+        stats->has_epoch_store = true;
+        stats->epoch_store = s->store->kind;
+        s->store->query(s, stats);
     }
     replication_fold_query(s, stats);
 }
@@ -675,6 +490,7 @@ static void secondary_end(BDRVReplicationState *s)
 {
     /* The job that copies has a reference to us: it is no more */
     replication_fold_end(s);
+    replication_redo_end(s);
     replication_close_hidden(s);
     replication_unclaim(s);
 }
@@ -692,12 +508,29 @@ static bool coroutine_fn GRAPH_RDLOCK may_request(BDRVReplicationState *s,
            (!is_write && replication_has_node_above(s));
 }
 
+/*
+ * Before the guest writes or flushes: what was committed in the session comes
+ * first.  Negative errno if it cannot be on the disk.
+ */
+static int coroutine_fn GRAPH_RDLOCK settle_held(BDRVReplicationState *s)
+{
+    BlockDriverState *sink = qatomic_read(&s->held_by);
+
+    return sink ? replication_sink_settle(sink) : 0;
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 secondary_preadv(BDRVReplicationState *s, int64_t offset, int64_t bytes,
                  QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
+    BlockDriverState *sink = qatomic_read(&s->held_by);
+
     if (!may_request(s, false)) {
         return -EIO;
+    }
+    if (sink) {
+        return replication_sink_read_committed(sink, replication_data(s),
+                                               offset, bytes, qiov);
     }
     return bdrv_co_preadv(replication_data(s), offset, bytes, qiov, flags);
 }
@@ -706,8 +539,10 @@ static int coroutine_fn GRAPH_RDLOCK
 secondary_pwritev(BDRVReplicationState *s, int64_t offset, int64_t bytes,
                   QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
-    if (!may_request(s, true)) {
-        return -EIO;
+    int ret = may_request(s, true) ? settle_held(s) : -EIO;
+
+    if (ret < 0) {
+        return ret;
     }
     if (flags & BDRV_REQ_FUA) {
         replication_fold_record(s);
@@ -719,8 +554,10 @@ static int coroutine_fn GRAPH_RDLOCK
 secondary_pwrite_zeroes(BDRVReplicationState *s, int64_t offset, int64_t bytes,
                         BdrvRequestFlags flags)
 {
-    if (!may_request(s, true)) {
-        return -EIO;
+    int ret = may_request(s, true) ? settle_held(s) : -EIO;
+
+    if (ret < 0) {
+        return ret;
     }
     if (flags & BDRV_REQ_FUA) {
         replication_fold_record(s);
@@ -731,6 +568,8 @@ secondary_pwrite_zeroes(BDRVReplicationState *s, int64_t offset, int64_t bytes,
 static int coroutine_fn GRAPH_RDLOCK
 secondary_pdiscard(BDRVReplicationState *s, int64_t offset, int64_t bytes)
 {
+    int ret;
+
     if (!may_request(s, true)) {
         return -EIO;
     }
@@ -741,6 +580,10 @@ secondary_pdiscard(BDRVReplicationState *s, int64_t offset, int64_t bytes)
     if (!s->session_discards &&
         replication_stage(s) == COLO_DISK_STAGE_RUNNING) {
         return 0;
+    }
+    ret = settle_held(s);
+    if (ret < 0) {
+        return ret;
     }
     return bdrv_co_pdiscard(s->bs->file, offset, bytes);
 }
@@ -757,14 +600,21 @@ static int coroutine_fn GRAPH_RDLOCK secondary_flush(BDRVReplicationState *s)
 
     if (stage == COLO_DISK_STAGE_FOLDING ||
         stage == COLO_DISK_STAGE_UNFOLDED) {
-        return replication_fold_flush(s);
+        int ret = settle_held(s);
+
+        return ret < 0 ? ret : replication_fold_flush(s);
     }
     return bdrv_co_flush(replication_data(s)->bs);
 }
 
 static bool secondary_is_direct(BDRVReplicationState *s)
 {
-    return true;
+    return !qatomic_read(&s->held_by);
+}
+
+static bool secondary_is_complete(BDRVReplicationState *s)
+{
+    return !s->error || s->spent;
 }
 
 const ReplicationKind replication_secondary = {
@@ -776,6 +626,7 @@ const ReplicationKind replication_secondary = {
     .begin_checkpoint = secondary_begin_checkpoint,
     .begin_stop = secondary_begin_stop,
     .emptied = secondary_emptied,
+    .is_complete = secondary_is_complete,
     .take_over = secondary_take_over,
     .stop = secondary_stop,
     .get_error = secondary_get_error,

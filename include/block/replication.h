@@ -36,6 +36,7 @@ typedef void ReplicationStart(ReplicationState *drv, ReplicationMode role,
                               Error **errp);
 typedef void ReplicationStop(ReplicationState *drv, bool failover,
                              Error **errp);
+typedef void ReplicationSay(ReplicationState *drv, bool is);
 typedef void ReplicationEpoch(ReplicationState *drv, uint64_t epoch);
 typedef bool ReplicationSettle(ReplicationState *drv, uint64_t timeout_ms,
                                Error **errp);
@@ -68,6 +69,8 @@ typedef struct ReplicationOps {
     ReplicationProblem *problem;
     /* Set @errp if it runs and nobody knows that the disks are equal */
     ReplicationProblem *assumed;
+    /* As replication_guest_stands_all() */
+    ReplicationSay *guest_stands;
     /* Begin to replicate as primary or secondary */
     ReplicationStart *start;
     /* End; after a failover this side goes on with what it has */
@@ -90,6 +93,8 @@ typedef struct ReplicationOps {
     ReplicationGeneration *generation;
     /* As replication_resynced_all() */
     ReplicationIs *is_resynced;
+    /* As replication_complete_all() */
+    ReplicationIs *is_complete;
     /* It is of a new generation, which has to survive a crash */
     ReplicationRecord *record;
     /* As replication_take_over_all() */
@@ -145,6 +150,14 @@ void replication_stop_all(bool after_failover, Error **errp);
  */
 void replication_set_early_output(bool early);
 bool replication_has_early_output(void);
+
+/*
+ * Secondary, before replication_start_all(): true if its guest does not run
+ * before a failover, so that what the primary overwrites need not be kept for
+ * it.  It holds for all sessions until it is said again; false in the
+ * beginning.
+ */
+void replication_guest_stands_all(bool stands);
 
 /*
  * Primary, while the VM stands still and its disks are drained: whatever is
@@ -239,6 +252,12 @@ bool replication_generation_all(bool *has_generations, uint64_t *number,
  * all that each disk has?  A disk that is shared always has.
  */
 bool replication_resynced_all(void);
+
+/*
+ * Secondary: has each disk that runs, or can it make up, all that was
+ * committed, whatever has failed?
+ */
+bool replication_complete_all(void);
 
 /*
  * Record that the disks are of generation @number, in @role.  Tries all, and

@@ -315,6 +315,7 @@ bool colo_disks_start(ColoSession *s, Error **errp)
     joined = false;
     replication_on_error(disk_failed, NULL);
     replication_set_early_output(s->mode == COLO_SYNC_MODE_HYBRID);
+    replication_guest_stands_all(s->mode == COLO_SYNC_MODE_PERIODIC);
     replication_start_all(replication_mode(s->side), errp);
     if (*errp) {
         /* Who ends the session stops what had started */
@@ -336,6 +337,12 @@ bool colo_disks_ok(ColoSession *s, Error **errp)
         error_setg(errp, "disk: %s", failure);
     }
     return !failure;
+}
+
+bool colo_disks_are_complete(void)
+{
+    BQL_LOCK_GUARD();
+    return replication_complete_all();
 }
 
 void colo_disks_cut(uint64_t cut)

@@ -71,6 +71,12 @@ bool colo_disks_exist(void);
 bool colo_disks_ok(ColoSession *s, Error **errp);
 
 /*
+ * Secondary: true if the disks can show all that was committed, whatever has
+ * failed, so that this side could go on.  No BQL.
+ */
+bool colo_disks_are_complete(void);
+
+/*
  * Primary, the VM stands still: what is written from now on belongs to the
  * epoch that cut @cut begins, and is held back.  BQL.
  */

@@ -89,6 +89,11 @@ static void print_disk(Monitor *mon, const ColoDiskStatistics *d)
         monitor_printf(mon, "  overlays: %" PRIu64 " bytes\n",
                        d->overlay_bytes);
     }
+    if (d->has_held_bytes) {
+        monitor_printf(mon, "  held: %" PRIu64 " bytes, %" PRIu64
+                       " of them in a file\n", d->held_bytes,
+                       d->held_in_file);
+    }
     if (d->has_fold_total) {
         monitor_printf(mon, "  folded: %" PRIu64 " of %" PRIu64 " bytes\n",
                        d->fold_bytes, d->fold_total);

@@ -156,6 +156,9 @@ static bool secondary_await_request(ColoSession *s, uint64_t cut, Error **errp)
     colo_wire_begin_wait(s->wire);
     for (;;) {
         if (colo_has_to_end(s, errp)) {
+            if (s->cause == COLO_CAUSE_LOCAL && colo_disks_are_complete()) {
+                s->cause = COLO_CAUSE_SPENT;
+            }
             return false;
         }
         switch (colo_wire_wait(s->wire, colo_now_ns() +
