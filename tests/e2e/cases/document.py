@@ -18,7 +18,8 @@ from colo import disks, net, parts, product, vm
 from colo import document as doc
 
 from . import powercut
-from .registry import Context, check, check_intact, test, wait_lines
+from .registry import (Context, check, check_intact, test, wait_for,
+                       wait_lines)
 
 ROUNDS_QUICK = 1
 ROUNDS_LONG = 10
@@ -163,7 +164,12 @@ class Life:
         self.secondary.monitor.wait_event('COLO_PEER_LOST', COPY_SECONDS)
         self.monitor('secondary', 'failover')
         self.protection_is_over(self.secondary)
-        self.job_ends(self.secondary)
+        if self.compare:
+            self.job_ends(self.secondary)
+        else:
+            wait_for('the disk to be folded', lambda: all(
+                disk['stage'] == 'folded'
+                for disk in self.secondary.status().raw['disks']))
         self.monitor('secondary', 'secondary-survived-disk')
         if self.compare:
             self.be_primary()

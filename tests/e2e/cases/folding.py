@@ -105,7 +105,9 @@ def folding(ctx: Context) -> None:
     blocks = 0
     state = None
     for kind, mode in (('raw', 'periodic'), ('qcow2', 'hybrid')):
-        layout = disks.Disks(kind=kind, generations=True, slow=True)
+        # In periodic mode a sink would hold what the overlays have here
+        layout = disks.Disks(kind=kind, generations=True, slow=True,
+                             batch=mode == 'hybrid')
         machine = vm.replace(ctx.machine, memory='256', mode=mode,
                              disks=layout)
         state = state or vm.boot_once(ctx.hosts, machine, ctx.run)

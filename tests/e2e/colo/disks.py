@@ -439,9 +439,12 @@ def _wait_job(vm: Vm, name: str, status: str, timeout: float) -> None:
 
 
 def wait_folded(vm: Vm, timeout: float = FOLD_SECONDS) -> None:
-    """After a failover to a secondary: until its overlays are in its disks."""
+    """After a failover to a secondary: until its overlays, or what was held,
+    are in its disks."""
     deadline = time.monotonic() + timeout
-    while vm.monitor.execute('query-block-jobs'):
+    while (vm.monitor.execute('query-block-jobs') or
+           'folding' in (disk['stage'] for disk in
+                         vm.status().raw.get('disks', ()))):
         if time.monotonic() > deadline:
             raise DiskError(f'not folded after {timeout} s: '
                             f'{vm.monitor.execute("query-block-jobs")}')
