@@ -160,7 +160,9 @@ class Pair:
         shutil.rmtree(run, ignore_errors=True)
         run.mkdir(parents=True)
         self.run, self.binary, self.state = run, binary, state
-        self.mode = state if state in ('hybrid', 'periodic') else 'periodic'
+        # In periodic mode there is nothing to be folded by a job
+        self.mode = ('periodic' if state not in ('hybrid', 'folding')
+                     else 'hybrid')
         self.in_session = state in ('hybrid', 'periodic')
         self.content = bytearray([FILL]) * SIZE     # of the guest's disk
         self.written: set[int] = set()  # blocks of that
