@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Replication, secondary side: which parts of a disk are to be discarded, see
- * discards.h.
+ * Replication: which parts of a disk are to be discarded, see discards.h.
  */
 
 #include "qemu/osdep.h"
@@ -55,8 +54,12 @@ static void remove_from(ReplicationDiscards *d, IntervalTreeRoot *tree,
             insert(d, tree, part_start, start - 1);
         }
         /* Without room for both the larger offset is forgotten */
-        if (part_last > last && d->n_parts < REPLICATION_DISCARDS_MAX) {
-            insert(d, tree, last + 1, part_last);
+        if (part_last > last) {
+            if (d->n_parts < REPLICATION_DISCARDS_MAX) {
+                insert(d, tree, last + 1, part_last);
+            } else {
+                d->forgot = true;
+            }
         }
     }
 }
@@ -75,6 +78,8 @@ void replication_discards_add(ReplicationDiscards *d, int64_t offset,
 {
     if (d->n_parts < REPLICATION_DISCARDS_MAX) {
         add_to(d, &d->pending, offset, offset + bytes - 1);
+    } else {
+        d->forgot = true;
     }
 }
 
@@ -122,8 +127,25 @@ bool replication_discards_take(ReplicationDiscards *d, int64_t max,
     return true;
 }
 
+bool replication_discards_find(const ReplicationDiscards *d, int64_t offset,
+                               int64_t bytes, int64_t *at, int64_t *n)
+{
+    uint64_t last = offset + bytes - 1;
+    IntervalTreeNode *part =
+        interval_tree_iter_first((IntervalTreeRoot *)&d->pending, offset,
+                                 last);
+
+    if (!part) {
+        return false;
+    }
+    *at = MAX((uint64_t)offset, part->start);
+    *n = MIN(last, part->last) - *at + 1;
+    return true;
+}
+
 void replication_discards_clear(ReplicationDiscards *d)
 {
     clear(d, &d->pending);
     clear(d, &d->due);
+    d->forgot = false;
 }

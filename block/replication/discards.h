@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Replication, secondary side: which parts of a disk are to be discarded, but
- * not yet.
+ * Replication: which parts of a disk are to be discarded, but not yet; and on
+ * the primary, which of them have been (watch.h).
  *
  * What the primary's guest throws away this guest may read until the next
  * checkpoint.  Discarded at once it would have to be copied first, all of it.
@@ -9,7 +9,8 @@
  * needs a copy any more.  What is written meanwhile is a part no longer:
  * then it does not matter when, or in which order, the others are discarded.
  *
- * A discard is a hint.  If there are too many parts new ones are forgotten.
+ * A discard is a hint.  If there are too many parts new ones are forgotten, and
+ * that some were is not.
  *
  * No locks here: the caller sees to that.
  */
@@ -27,6 +28,7 @@ typedef struct ReplicationDiscards {
     IntervalTreeRoot pending;   /* since the last checkpoint */
     IntervalTreeRoot due;       /* before it; no two of either overlap */
     unsigned n_parts;           /* of both */
+    bool forgot;                /* some part, since there were none */
 } ReplicationDiscards;
 
 /* A part is to be discarded after the next checkpoint; @bytes > 0 */
@@ -49,6 +51,13 @@ bool replication_discards_has_due(ReplicationDiscards *d);
  */
 bool replication_discards_take(ReplicationDiscards *d, int64_t max,
                                int64_t *offset, int64_t *bytes);
+
+/*
+ * The first part of these bytes that is to be discarded after the next
+ * checkpoint, *@n bytes from *@at on; false if there is none
+ */
+bool replication_discards_find(const ReplicationDiscards *d, int64_t offset,
+                               int64_t bytes, int64_t *at, int64_t *n);
 
 /* There are none any more */
 void replication_discards_clear(ReplicationDiscards *d);

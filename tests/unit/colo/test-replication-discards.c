@@ -3,8 +3,9 @@
  * Which parts of a disk are to be discarded, beside a bitmap that says so.
  *
  * Proves: what is due is just what was added before a checkpoint and not
- * removed since; nothing is due twice; there are no more parts than allowed,
- * and then only too little is discarded.
+ * removed since; those that are not due can be found; nothing is due twice;
+ * there are no more parts than allowed, and then only too little is discarded,
+ * and it is known that some was forgotten.
  */
 
 #include "qemu/osdep.h"
@@ -33,6 +34,32 @@ static void model_take(ReplicationDiscards *d, uint8_t *model, int64_t max)
     }
 }
 
+/* What is pending in a part: all that there is, from the beginning on */
+static void model_find(ReplicationDiscards *d, uint8_t *model, int offset,
+                       int bytes)
+{
+    int64_t at = offset, n;
+    int i = offset;
+
+    while (replication_discards_find(d, at, offset + bytes - at, &at, &n)) {
+        for (; i < at; i++) {
+            g_assert_false(model[i] & PENDING);
+        }
+        g_assert_cmpint(n, >, 0);
+        g_assert_cmpint(at + n, <=, offset + bytes);
+        for (; i < at + n; i++) {
+            g_assert_true(model[i] & PENDING);
+        }
+        at += n;
+        if (at == offset + bytes) {
+            break;
+        }
+    }
+    for (; i < offset + bytes; i++) {
+        g_assert_false(model[i] & PENDING);
+    }
+}
+
 static void model_step(ReplicationDiscards *d, uint8_t *model)
 {
     int offset = g_test_rand_int_range(0, BYTES);
@@ -40,6 +67,7 @@ static void model_step(ReplicationDiscards *d, uint8_t *model)
     int i;
 
     bytes = MIN(bytes, g_test_rand_int_range(1, 40));
+    model_find(d, model, offset, bytes);
     switch (g_test_rand_int_range(0, 8)) {
     case 0: case 1: case 2:
         replication_discards_add(d, offset, bytes);
@@ -89,9 +117,13 @@ static void test_full(void)
     for (int64_t i = 1; d.n_parts < REPLICATION_DISCARDS_MAX; i++) {
         replication_discards_add(&d, i * 1000, 100);
     }
+    g_assert_false(d.forgot);
     replication_discards_add(&d, 500, 1);
+    g_assert_true(d.forgot);
     g_assert_cmpuint(d.n_parts, ==, REPLICATION_DISCARDS_MAX);
+    d.forgot = false;
     replication_discards_remove(&d, 50, 1);
+    g_assert_true(d.forgot);
     g_assert_cmpuint(d.n_parts, ==, REPLICATION_DISCARDS_MAX);
     replication_discards_commit(&d);
     g_assert_true(replication_discards_take(&d, 1000, &offset, &bytes));
@@ -102,6 +134,7 @@ static void test_full(void)
     replication_discards_clear(&d);
     g_assert_cmpuint(d.n_parts, ==, 0);
     g_assert_false(replication_discards_has_due(&d));
+    g_assert_false(d.forgot);
 }
 
 int main(int argc, char **argv)
