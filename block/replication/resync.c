@@ -90,32 +90,14 @@
 #include "system/block-backend.h"
 #include "trace.h"
 #include "generation.h"
-#include "hash.h"
 #include "internal.h"
+#include "job.h"
 
 /* What is read at a time */
 #define CHUNK MiB
 
 /* The most that is taken as one if it is zero */
 #define ZERO_CHUNK (32 * MiB)
-
-/* How often the job looks whether the log has got on, ns */
-#define POLL_NS (2 * SCALE_MS)
-
-/* The coroutine that asks for hashes */
-typedef struct HashFetch {
-    /* Set once */
-    BlockBackend *blk;          /* NULL unless in mode hash */
-    bool direct;
-
-    /* That coroutine's while it is busy, else the job's */
-    int64_t offset;
-    int64_t bytes;
-    int ret;
-    uint8_t buf[REPLICATION_HASH_MAX_READ];
-
-    bool busy;                  /* atomic */
-} HashFetch;
 
 typedef struct ResyncJob {
     BlockJob common;
@@ -136,25 +118,12 @@ typedef struct ResyncJob {
     uint8_t ours[REPLICATION_HASH_MAX_READ];
     uint64_t chunks;            /* compared */
     uint64_t equal;
-    HashFetch fetch;
+    ReplicationHashFetch fetch;
 
     /* Read anywhere: atomic */
     uint64_t compared_bytes;
     uint64_t sent_bytes;
 } ResyncJob;
-
-static BdrvChild *GRAPH_RDLOCK find_child(BlockDriverState *parent,
-                                          BlockDriverState *bs)
-{
-    BdrvChild *c;
-
-    QLIST_FOREACH(c, &parent->children, next) {
-        if (c->bs == bs) {
-            return c;
-        }
-    }
-    return NULL;
-}
 
 /* Does what the guest writes still go to both?  0 or an errno with @errp. */
 static int GRAPH_RDLOCK resync_check(ResyncJob *r, Error **errp)
@@ -169,8 +138,8 @@ static int GRAPH_RDLOCK resync_check(ResyncJob *r, Error **errp)
                          ? ": its disk may be newer" : "");
         return -stats.err;
     }
-    if (!find_child(r->top, r->node) ||
-        !find_child(r->top, blk_bs(r->source))) {
+    if (!replication_job_child(r->top, r->node) ||
+        !replication_job_child(r->top, blk_bs(r->source))) {
         error_setg(errp, "the disk has lost a child");
         return -ENOLINK;
     }
@@ -191,7 +160,7 @@ static int GRAPH_RDLOCK resync_check(ResyncJob *r, Error **errp)
             (condition)) {                                              \
             break;                                                      \
         }                                                               \
-        job_sleep_ns(&(r)->common.job, POLL_NS);                        \
+        job_sleep_ns(&(r)->common.job, REPLICATION_JOB_POLL_NS);         \
     }                                                                   \
     ret_;                                                               \
 })
@@ -204,20 +173,6 @@ static bool resync_has_room(ResyncJob *r)
     return stats.bytes <= stats.limit / 2;
 }
 
-/* Is the beginning zero?  How much of it is as the beginning: *@n */
-static bool coroutine_fn GRAPH_RDLOCK
-resync_is_zero(ResyncJob *r, int64_t offset, int64_t bytes, int64_t *n)
-{
-    int ret = bdrv_co_block_status_above(blk_bs(r->source), NULL, offset,
-                                         bytes, n, NULL, NULL);
-
-    if (ret < 0 || *n <= 0) {
-        *n = bytes;
-        return false; /* reading tells what is wrong */
-    }
-    return ret & BDRV_BLOCK_ZERO;
-}
-
 /* Send what is held; *@bytes is what there is, then what has been done */
 static int coroutine_fn GRAPH_RDLOCK
 resync_held(ResyncJob *r, int64_t offset, int64_t *bytes, Error **errp)
@@ -228,14 +183,14 @@ resync_held(ResyncJob *r, int64_t offset, int64_t *bytes, Error **errp)
     if (ret < 0) {
         return ret;
     }
-    if (resync_is_zero(r, offset, *bytes, &n)) {
+    if (replication_job_is_zero(blk_bs(r->source), offset, *bytes, &n)) {
         *bytes = n;
         replication_log_copy(r->s->log, offset, n, NULL);
         return 0;
     }
     *bytes = MIN(*bytes, CHUNK);
-    ret = bdrv_co_pread(find_child(r->top, blk_bs(r->source)), offset, *bytes,
-                        r->buf, 0);
+    ret = bdrv_co_pread(replication_job_child(r->top, blk_bs(r->source)),
+                        offset, *bytes, r->buf, 0);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "could not read the local disk");
         return ret;
@@ -266,7 +221,8 @@ static int coroutine_fn resync_piece(ResyncJob *r, int64_t offset,
 
     /* Only a hint of how much to hold: here the guest may write */
     *bytes = MIN(*bytes, ZERO_CHUNK);
-    *bytes = resync_is_zero(r, offset, *bytes, &n) ? n : MIN(*bytes, CHUNK);
+    *bytes = replication_job_is_zero(blk_bs(r->source), offset, *bytes, &n)
+             ? n : MIN(*bytes, CHUNK);
 
     bdrv_co_hold_range(&req, r->top, offset, *bytes);
     ret = resync_held(r, offset, bytes, errp);
@@ -316,76 +272,6 @@ static int coroutine_fn resync_dirty(ResyncJob *r, int64_t len, Error **errp)
 
 /* Mode hash */
 
-static void coroutine_fn fetch_entry(void *opaque)
-{
-    HashFetch *f = opaque;
-    BlockDriverState *bs = blk_bs(f->blk);
-    QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, f->buf, f->bytes);
-
-    if (f->direct) {
-        assume_graph_lock(); /* see primary.c */
-        f->ret = bs->drv->bdrv_co_preadv(bs, f->offset, f->bytes, &qiov, 0);
-    } else {
-        f->ret = blk_co_preadv(f->blk, f->offset, f->bytes, &qiov, 0);
-    }
-    qatomic_store_release(&f->busy, false);
-}
-
-static bool fetch_is_busy(HashFetch *f)
-{
-    return qatomic_load_acquire(&f->busy);
-}
-
-/* Ask for the hashes from @offset on, of @total bytes of them */
-static void fetch_begin(HashFetch *f, int64_t offset, int64_t total)
-{
-    f->offset = offset;
-    f->bytes = MIN(total - offset, REPLICATION_HASH_MAX_READ);
-    qatomic_set(&f->busy, true);
-    aio_co_schedule(qemu_get_aio_context(),
-                    qemu_coroutine_create(fetch_entry, f));
-}
-
-/* Nobody wants the answer any more */
-static void coroutine_fn fetch_end(HashFetch *f)
-{
-    if (fetch_is_busy(f) && f->direct) {
-        replication_yank(blk_bs(f->blk));
-    }
-    while (fetch_is_busy(f)) {
-        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, POLL_NS);
-    }
-}
-
-/* Hash the beginning of @bytes: how much that was, or a negative errno */
-static int64_t coroutine_fn resync_hash(ResyncJob *r, int64_t offset,
-                                        int64_t bytes, Error **errp)
-{
-    int64_t n;
-    bool zero;
-    int ret;
-
-    WITH_GRAPH_RDLOCK_GUARD() {
-        zero = resync_is_zero(r, offset, bytes, &n);
-    }
-    if (n < bytes) {
-        n = QEMU_ALIGN_DOWN(n, REPLICATION_HASH_CHUNK);
-    }
-    if (zero && n > 0) {
-        replication_hash(NULL, n, r->ours);
-        return n;
-    }
-    n = MIN(bytes, CHUNK);
-    ret = blk_co_pread(r->source, offset, n, r->buf, 0);
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "could not read the local disk");
-        return ret;
-    }
-    block_job_ratelimit_processed_bytes(&r->common, n);
-    replication_hash(r->buf, n, r->ours);
-    return n;
-}
-
 /* Send those chunks of a piece that differ: r->ours and @theirs */
 static int coroutine_fn resync_differing(ResyncJob *r, int64_t offset,
                                          int64_t bytes, const uint8_t *theirs,
@@ -430,7 +316,8 @@ static int coroutine_fn resync_compare(ResyncJob *r, int64_t offset,
         if (job_is_cancelled(&r->common.job)) {
             return 0;
         }
-        n = resync_hash(r, offset, end - offset, errp);
+        n = replication_job_hash(&r->common, r->source, offset, end - offset,
+                                 CHUNK, r->buf, r->ours, errp);
         if (n < 0) {
             return n;
         }
@@ -447,6 +334,13 @@ static int coroutine_fn resync_compare(ResyncJob *r, int64_t offset,
     return 0;
 }
 
+/* Ask for the hashes from @offset on, of @total bytes of them */
+static void resync_fetch(ResyncJob *r, int64_t offset, int64_t total)
+{
+    replication_hash_begin(&r->fetch, offset,
+                           MIN(total - offset, REPLICATION_HASH_MAX_READ));
+}
+
 static int coroutine_fn resync_hashes(ResyncJob *r, int64_t len, Error **errp)
 {
     ReplicationLog *log = r->s->log;
@@ -460,9 +354,9 @@ static int coroutine_fn resync_hashes(ResyncJob *r, int64_t len, Error **errp)
     if (ret < 0 || job_is_cancelled(&r->common.job)) {
         return ret;
     }
-    fetch_begin(&r->fetch, 0, total);
+    resync_fetch(r, 0, total);
     do {
-        ret = resync_wait(r, !fetch_is_busy(&r->fetch), errp);
+        ret = resync_wait(r, !replication_hash_busy(&r->fetch), errp);
         if (ret < 0 || job_is_cancelled(&r->common.job)) {
             return ret;
         }
@@ -474,7 +368,7 @@ static int coroutine_fn resync_hashes(ResyncJob *r, int64_t len, Error **errp)
         n = r->fetch.bytes;
         memcpy(r->theirs, r->fetch.buf, n);
         if (offset + n < total) {
-            fetch_begin(&r->fetch, offset + n, total);
+            resync_fetch(r, offset + n, total);
         }
         ret = resync_compare(r, replication_hash_place(offset),
                              MIN(len, replication_hash_place(offset + n)),
@@ -538,7 +432,7 @@ static int coroutine_fn resync_run(Job *job, Error **errp)
     }
     resync_mark(r, true);
     ret = resync_all(r, len, errp);
-    fetch_end(&r->fetch);
+    replication_hash_end(&r->fetch);
     if (ret >= 0 && !job_is_cancelled(job)) {
         ret = resync_settle(r, errp);
     }
@@ -596,69 +490,6 @@ static const BlockJobDriver resync_driver = {
 };
 
 /* The command, main thread */
-
-/* The disk of the guest, a quorum that @node is a child of, or NULL */
-static BlockDriverState *GRAPH_RDLOCK find_top(BlockDriverState *node,
-                                               Error **errp)
-{
-    BdrvChild *c;
-
-    QLIST_FOREACH(c, &node->parents, next_parent) {
-        BlockDriverState *top = c->klass->parent_is_bds ? c->opaque : NULL;
-
-        if (top && top->drv && !strcmp(top->drv->format_name, "quorum")) {
-            return top;
-        }
-    }
-    error_setg(errp, "node '%s' is no child of a quorum",
-               bdrv_get_node_name(node));
-    return NULL;
-}
-
-/* The local disk: a child of @top, the one with this name if there is any */
-static BlockDriverState *GRAPH_RDLOCK find_source(BlockDriverState *top,
-                                                  BlockDriverState *node,
-                                                  const char *name,
-                                                  Error **errp)
-{
-    BlockDriverState *source = NULL;
-    BdrvChild *c;
-
-    if (name) {
-        source = bdrv_lookup_bs(name, name, errp);
-        if (!source) {
-            return NULL;
-        }
-    } else {
-        QLIST_FOREACH(c, &top->children, next) {
-            if (c->bs != node && source) {
-                error_setg(errp, "'%s' has several other children: which one "
-                           "is the 'source'?",
-                           bdrv_get_device_or_node_name(top));
-                return NULL;
-            }
-            source = c->bs != node ? c->bs : source;
-        }
-    }
-    if (!source) {
-        error_setg(errp, "'%s' has no other child to read from",
-                   bdrv_get_device_or_node_name(top));
-        return NULL;
-    }
-    if (source == node || !find_child(top, source)) {
-        error_setg(errp, "node '%s' is no other child of '%s'",
-                   bdrv_get_node_name(source),
-                   bdrv_get_device_or_node_name(top));
-        return NULL;
-    }
-    if (bdrv_getlength(top) != bdrv_getlength(node) ||
-        bdrv_getlength(top) != bdrv_getlength(source)) {
-        error_setg(errp, "nodes '%s' and '%s' have not the same length",
-                   bdrv_get_node_name(node), bdrv_get_node_name(source));
-        return NULL;
-    }
-    return source;
-}
 
 /* Is @node one that can be brought up to date now? */
 static bool check_node(BlockDriverState *node, Error **errp)
@@ -731,62 +562,20 @@ typedef struct ResyncArguments {
     int64_t speed;
 } ResyncArguments;
 
-/* Is @bs what can be fetched from, for a disk as long as @disk? */
-static bool check_hashes(BlockDriverState *bs, BlockDriverState *disk,
-                         bool *direct, Error **errp)
-{
-    int64_t len, want;
-
-    GRAPH_RDLOCK_GUARD_MAINLOOP();
-
-    len = bdrv_getlength(bs);
-    want = replication_hash_length(bdrv_getlength(disk));
-    if (len != want) {
-        error_setg(errp, "node '%s' has %" PRId64 " bytes, the hashes of '%s' "
-                   "have %" PRId64, bdrv_get_node_name(bs), len,
-                   bdrv_get_node_name(disk), want);
-        return false;
-    }
-    if (bs->bl.request_alignment > BDRV_SECTOR_SIZE) {
-        error_setg(errp, "node '%s' cannot be read in units of %llu bytes",
-                   bdrv_get_node_name(bs), BDRV_SECTOR_SIZE);
-        return false;
-    }
-    return replication_check_peer(bs, direct, errp) >= 0;
-}
-
 /* Attach the job to all that it uses */
 static bool resync_attach(ResyncJob *r, ResyncArguments *args, Error **errp)
 {
-    int ret;
-
-    r->source = blk_new_with_bs(args->source, BLK_PERM_CONSISTENT_READ,
-                                BLK_PERM_ALL, errp);
+    r->source = replication_job_reader(args->source, errp);
     if (!r->source) {
         return false;
     }
-    /* Whoever drains waits for the job to pause, and the job for its read */
-    blk_set_disable_request_queuing(r->source, true);
-    blk_set_allow_aio_context_change(r->source, true);
     if (args->hashes) {
-        r->fetch.blk = blk_new_with_bs(args->hashes, BLK_PERM_CONSISTENT_READ,
-                                       BLK_PERM_ALL, errp);
+        r->fetch.blk = replication_job_reader(args->hashes, errp);
         if (!r->fetch.blk) {
             return false;
         }
-        blk_set_disable_request_queuing(r->fetch.blk, true);
-        blk_set_allow_aio_context_change(r->fetch.blk, true);
     }
-
-    bdrv_graph_wrlock();
-    ret = block_job_add_bdrv(&r->common, "node", r->node, 0, BLK_PERM_ALL,
-                             errp);
-    if (ret >= 0) {
-        ret = block_job_add_bdrv(&r->common, "source", args->source, 0,
-                                 BLK_PERM_ALL, errp);
-    }
-    bdrv_graph_wrunlock();
-    return ret >= 0;
+    return replication_job_attach(&r->common, r->node, args->source, errp);
 }
 
 static bool check_arguments(ResyncArguments *args, const char *hashes,
@@ -804,12 +593,7 @@ static bool check_arguments(ResyncArguments *args, const char *hashes,
                    hashes ? "not allowed" : "needed", mode);
         return false;
     }
-    if (speed > INT64_MAX) {
-        error_setg(errp, "'speed' is %" PRIu64 ", it has to be at most %"
-                   PRId64, speed, INT64_MAX);
-        return false;
-    }
-    return true;
+    return replication_job_check_speed(speed, errp);
 }
 
 /* The job, not started; NULL with @errp */
@@ -819,7 +603,7 @@ static ResyncJob *resync_new(ResyncArguments *args, Error **errp)
     bool direct = false;
 
     if (args->hashes &&
-        !check_hashes(args->hashes, args->source, &direct, errp)) {
+        !replication_hash_check(args->hashes, args->source, &direct, errp)) {
         return NULL;
     }
     r = block_job_create(args->job_id, &resync_driver, NULL, args->top, 0,
@@ -859,11 +643,11 @@ static bool find_nodes(ResyncArguments *args, const char *node,
     if (!args->node || !check_node(args->node, errp)) {
         return false;
     }
-    args->top = find_top(args->node, errp);
+    args->top = replication_job_top(args->node, errp);
     if (!args->top) {
         return false;
     }
-    args->source = find_source(args->top, args->node, source, errp);
+    args->source = replication_job_source(args->top, args->node, source, errp);
     if (!args->source) {
         return false;
     }
