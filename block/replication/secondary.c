@@ -263,6 +263,15 @@ static bool exports_disk(BDRVReplicationState *s, BlockExport *exp)
            !replication_is_above(bs, replication_active(s));
 }
 
+/* Can its client write?  One that only reads it, hashes say, is no primary. */
+static bool is_writable(BlockExport *exp)
+{
+    uint64_t perm, shared;
+
+    blk_get_perm(exp->blk, &perm, &shared);
+    return perm & BLK_PERM_WRITE;
+}
+
 /* Can the primary reach the disk? */
 static bool is_exported(BDRVReplicationState *s)
 {
@@ -271,7 +280,7 @@ static bool is_exported(BDRVReplicationState *s)
     for (BlockExportInfoList *e = exports; e; e = e->next) {
         BlockExport *exp = blk_exp_find(e->value->id);
 
-        if (exp && exports_disk(s, exp)) {
+        if (exp && exports_disk(s, exp) && is_writable(exp)) {
             return true;
         }
     }
