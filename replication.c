@@ -24,10 +24,11 @@ static QLIST_HEAD(, ReplicationState) drivers =
 static QemuMutex drivers_lock;
 static QemuCond drivers_unused;
 
-/* Held while the function below runs */
+/* Held while one of the functions below runs */
 static QemuMutex error_lock;
 static ReplicationErrorFunc *error_fn;
 static void *error_opaque;
+static ReplicationChangeFunc *change_fn;
 
 /* See replication_set_early_output(); atomic */
 static bool early_output = true;
@@ -382,6 +383,20 @@ void replication_on_error(ReplicationErrorFunc *fn, void *opaque)
     QEMU_LOCK_GUARD(&error_lock);
     error_fn = fn;
     error_opaque = opaque;
+}
+
+void replication_on_change(ReplicationChangeFunc *fn)
+{
+    QEMU_LOCK_GUARD(&error_lock);
+    change_fn = fn;
+}
+
+void replication_problems_changed(void)
+{
+    QEMU_LOCK_GUARD(&error_lock);
+    if (change_fn) {
+        change_fn();
+    }
 }
 
 bool replication_in_session(void)

@@ -9,6 +9,7 @@
 #include "block/block_int.h"
 #include "block/replication.h"
 #include "log.h"
+#include "watch.h"
 
 /*
  * Where a node is: ColoDiskStage.  What the guest may do in each:
@@ -201,6 +202,12 @@ struct BDRVReplicationState {
     bool written;               /* somebody could write to the node; BQL */
     bool discarded;             /* something, ever; atomic */
     bool misses;                /* the guest may have written past it; BQL */
+    ReplicationWatch *watch;    /* set once; NULL for a shared disk */
+    unsigned n_peer_reads;      /* see peer-read.c; atomic */
+    BlockJob *verify;           /* that is under way; BQL */
+    bool verified;              /* the last one found no difference; BQL */
+    uint64_t different_bytes;   /* that one has found; atomic */
+    int64_t different_at;       /* the first of them; set before the former */
     ReplicationSample *sample;  /* or NULL; set under the BQL, atomic */
     uint64_t reached;           /* last epoch by replication_reach(), 0: none */
     ColoDiskRole role;          /* the last one that was asked for; BQL */
@@ -331,6 +338,11 @@ int coroutine_fn replication_direct_write(BDRVReplicationState *s,
 int coroutine_fn replication_direct_zero(BDRVReplicationState *s,
                                          int64_t offset, int64_t bytes,
                                          BdrvRequestFlags flags);
+/*
+ * Begin a request of @bs that comes from no parent: it is in flight then.  False
+ * if the node is being drained.  Any thread.
+ */
+bool replication_try_enter(BlockDriverState *bs);
 /* Does somebody wait for the requests of the node to end? */
 bool coroutine_fn replication_primary_must_admit(BDRVReplicationState *s);
 
@@ -518,6 +530,12 @@ bool replication_sample_settle(BDRVReplicationState *s, uint64_t timeout_ms,
 void replication_sample_free(BDRVReplicationState *s);
 
 bool replication_is_sink(BlockDriverState *bs);
+
+/*
+ * Primary, RUNNING, see verify.c: a difference of the disks is known.  @errp is
+ * set if so.  BQL.
+ */
+void replication_verify_problem(BDRVReplicationState *s, Error **errp);
 
 /*
  * Sinks above @disk, of a secondary: a session begins, or there is a

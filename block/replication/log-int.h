@@ -106,6 +106,12 @@ static inline bool replication_log_is_broken_locked(ReplicationLog *log)
     return log->stats.err != 0;
 }
 
+/* Is the log so full that a burst may find no room? */
+static inline bool replication_log_is_filling_locked(ReplicationLog *log)
+{
+    return log->stats.bytes >= log->limit / 4 * 3;
+}
+
 /* @rec, the first one that waits, does so no longer */
 static inline void replication_log_remove_first_locked(ReplicationLog *log,
                                                        LogRecord *rec)

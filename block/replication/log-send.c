@@ -36,12 +36,6 @@ static bool log_batch_is_full_locked(ReplicationLog *log)
            log->waiting_bytes >= REPLICATION_BATCH_FULL;
 }
 
-/* Is the log so full that a burst may find no room? */
-static bool log_is_filling_locked(ReplicationLog *log)
-{
-    return log->stats.bytes >= log->limit / 4 * 3;
-}
-
 /* May the next batch begin? */
 static bool log_may_begin_batch_locked(ReplicationLog *log)
 {
@@ -52,7 +46,7 @@ static bool log_may_begin_batch_locked(ReplicationLog *log)
         return false;
     }
     if (!log->gathered && !log->n_before && !log->n_writers &&
-        !log_is_filling_locked(log)) {
+        !replication_log_is_filling_locked(log)) {
         return false;
     }
     return !log->n_under_way || log_batch_is_full_locked(log);

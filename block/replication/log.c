@@ -711,6 +711,18 @@ bool replication_log_is_through(ReplicationLog *log, uint64_t position)
     return log_is_through_locked(log, position);
 }
 
+bool replication_log_is_urgent(ReplicationLog *log)
+{
+    QEMU_LOCK_GUARD(&log->lock);
+    return log->n_before || log->n_writers ||
+           replication_log_is_filling_locked(log);
+}
+
+AioContext *replication_log_context(ReplicationLog *log)
+{
+    return log->ctx;
+}
+
 void replication_log_pause(ReplicationLog *log, bool paused)
 {
     QEMU_LOCK_GUARD(&log->lock);

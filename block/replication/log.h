@@ -215,6 +215,15 @@ uint64_t replication_log_position(ReplicationLog *log);
  */
 bool replication_log_is_through(ReplicationLog *log, uint64_t position);
 
+/*
+ * Does a checkpoint wait for the log, or do writes, or will they soon?  Then who
+ * uses the link for something else should leave it to the log.  Any thread.
+ */
+bool replication_log_is_urgent(ReplicationLog *log);
+
+/* That of the log's thread, for coroutines that end before the log is freed */
+AioContext *replication_log_context(ReplicationLog *log);
+
 /* Begin no requests while @paused; those that have begun go on.  Any thread. */
 void replication_log_pause(ReplicationLog *log, bool paused);
 

@@ -50,6 +50,7 @@
 #include "block/graph-lock.h"
 #include "generation.h"
 #include "internal.h"
+#include "peer-read.h"
 
 /* The longest request that the log makes of several writes */
 #define MAX_REQUEST MiB
@@ -273,6 +274,17 @@ static void send_end(void *opaque)
     if (!s->direct) {
         bdrv_dec_in_flight(s->bs);
     }
+}
+
+bool replication_try_enter(BlockDriverState *bs)
+{
+    bdrv_inc_in_flight(bs);
+    smp_mb__after_rmw();
+    if (!qatomic_read(&bs->quiesce_counter)) {
+        return true;
+    }
+    bdrv_dec_in_flight(bs);
+    return false;
 }
 
 static bool GRAPH_RDLOCK is_drained_from_above(BlockDriverState *bs)
@@ -541,6 +553,7 @@ static int primary_open(BDRVReplicationState *s, uint64_t log_size,
         return -EIO;
     }
     primary_expect_resync(s, &info);
+    s->watch = replication_watch_new();
     bdrv_ref(peer);
     s->peer = peer;
     return 0;
@@ -680,7 +693,10 @@ static void primary_stop(BDRVReplicationState *s, bool failover, Error **errp)
 static void primary_close(BDRVReplicationState *s)
 {
     replication_sample_free(s);
+    /* The log has broken, so they end */
+    replication_peer_read_wait(s);
     replication_log_free(s->log);
+    replication_watch_free(s->watch);
     bdrv_unref(s->peer);
 }
 
@@ -707,6 +723,7 @@ primary_pwritev(BDRVReplicationState *s, int64_t offset, int64_t bytes,
     if (!may_write(s)) {
         return -EIO;
     }
+    replication_watch_written(s->watch, offset, bytes);
     replication_log_write(s->log, offset, bytes, qiov, 0);
     if (flags & BDRV_REQ_FUA) {
         replication_log_flush(s->log);
@@ -721,6 +738,7 @@ primary_pwrite_zeroes(BDRVReplicationState *s, int64_t offset, int64_t bytes,
     if (!may_write(s)) {
         return -EIO;
     }
+    replication_watch_written(s->watch, offset, bytes);
     replication_log_zero(s->log, offset, bytes, flags & BDRV_REQ_MAY_UNMAP);
     if (flags & BDRV_REQ_FUA) {
         replication_log_flush(s->log);
@@ -735,6 +753,7 @@ primary_pdiscard(BDRVReplicationState *s, int64_t offset, int64_t bytes)
         return -EIO;
     }
     qatomic_set(&s->discarded, true);
+    replication_watch_discarded(s->watch, offset, bytes);
     if (!s->session_discards) {
         return 0;
     }

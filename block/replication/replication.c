@@ -226,12 +226,16 @@ static void replication_get_error(ReplicationState *rs, Error **errp)
 static const char *replication_problem(ReplicationState *rs,
                                        ReplicationMode mode, Error **errp)
 {
+    ERRP_GUARD();
     BDRVReplicationState *s = driver_state(rs);
 
     if (s->stage != COLO_DISK_STAGE_RUNNING) {
         replication_check(rs, mode, errp);
     } else {
         replication_get_error(rs, errp);
+        if (!*errp) {
+            replication_verify_problem(s, errp);
+        }
     }
     return replication_name(s);
 }
@@ -241,10 +245,11 @@ static const char *replication_assumed(ReplicationState *rs,
 {
     BDRVReplicationState *s = driver_state(rs);
 
-    if (s->stage == COLO_DISK_STAGE_RUNNING && s->sample) {
+    if (s->stage == COLO_DISK_STAGE_RUNNING && s->sample && !s->verified) {
         error_setg(errp, "node '%s': the disk of the secondary is assumed to be "
                    "equal, no resync of this node has seen to it and only a "
-                   "sample of it was compared", replication_name(s));
+                   "sample of it was compared: x-colo-verify compares all of "
+                   "it", replication_name(s));
     }
     return replication_name(s);
 }

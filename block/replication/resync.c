@@ -92,6 +92,7 @@
 #include "generation.h"
 #include "internal.h"
 #include "job.h"
+#include "watch.h"
 
 /* What is read at a time */
 #define CHUNK MiB
@@ -186,6 +187,7 @@ resync_held(ResyncJob *r, int64_t offset, int64_t *bytes, Error **errp)
     if (replication_job_is_zero(blk_bs(r->source), offset, *bytes, &n)) {
         *bytes = n;
         replication_log_copy(r->s->log, offset, n, NULL);
+        replication_watch_written(r->s->watch, offset, n);
         return 0;
     }
     *bytes = MIN(*bytes, CHUNK);
@@ -196,6 +198,7 @@ resync_held(ResyncJob *r, int64_t offset, int64_t *bytes, Error **errp)
         return ret;
     }
     block_job_ratelimit_processed_bytes(&r->common, *bytes);
+    replication_watch_written(r->s->watch, offset, *bytes);
     if (buffer_is_zero(r->buf, *bytes)) {
         replication_log_copy(r->s->log, offset, *bytes, NULL);
     } else {

@@ -222,14 +222,9 @@ static bool is_dropped(ReplicationSample *m)
 static bool coroutine_fn enter(ReplicationSample *m)
 {
     while (!is_dropped(m)) {
-        BlockDriverState *bs = m->s->bs;
-
-        bdrv_inc_in_flight(bs);
-        smp_mb__after_rmw();
-        if (!qatomic_read(&bs->quiesce_counter)) {
+        if (replication_try_enter(m->s->bs)) {
             return true;
         }
-        bdrv_dec_in_flight(bs);
         qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, POLL_NS);
     }
     return false;

@@ -289,6 +289,17 @@ typedef void ReplicationErrorFunc(void *opaque, const char *node,
 void replication_on_error(ReplicationErrorFunc *fn, void *opaque);
 
 /*
+ * Have @fn called when replication_problems() may say something else than
+ * before, while a session runs.  NULL: no more calls, and none is under way on
+ * return.  As for replication_on_error().
+ */
+typedef void ReplicationChangeFunc(void);
+void replication_on_change(ReplicationChangeFunc *fn);
+
+/* For drivers: it may.  Any thread. */
+void replication_problems_changed(void);
+
+/*
  * For drivers: tell whoever called replication_on_error(), or else the user, by
  * the event COLO_DISK_ERROR.  Any thread.
  */

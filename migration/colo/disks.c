@@ -316,6 +316,7 @@ bool colo_disks_start(ColoSession *s, Error **errp)
     replication_on_error(disk_failed, NULL);
     replication_set_early_output(s->mode == COLO_SYNC_MODE_HYBRID);
     replication_guest_stands_all(s->mode == COLO_SYNC_MODE_PERIODIC);
+    replication_on_change(colo_problems_changed);
     replication_start_all(replication_mode(s->side), errp);
     if (*errp) {
         /* Who ends the session stops what had started */
@@ -584,6 +585,7 @@ void colo_disks_stop(bool failover)
     replication_stop_all(failover, &err);
     /* What fails from here on is of no session */
     replication_on_error(NULL, NULL);
+    replication_on_change(NULL);
     if (failover && joined) {
         record_alone();
     }

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Replication, primary side: the secondary's disk is read while a session runs,
+ * by way of the node's own child, so it is the one that the node writes to.
+ * See peer-read.c.
+ */
+
+#ifndef BLOCK_REPLICATION_PEER_READ_H
+#define BLOCK_REPLICATION_PEER_READ_H
+
+#include "internal.h"
+
+/* What the alignment of the child may be at most, bytes */
+#define REPLICATION_PEER_READ_ALIGN (4 * KiB)
+
+typedef struct ReplicationPeerRead ReplicationPeerRead;
+
+/*
+ * Begin to read @bytes at @offset, which are within the disk and begin with a
+ * multiple of that.  Any thread; the node is not about to go.
+ */
+ReplicationPeerRead *replication_peer_read(BDRVReplicationState *s,
+                                           int64_t offset, int64_t bytes);
+/* Is there an answer? */
+bool replication_peer_read_done(const ReplicationPeerRead *r);
+/* If so: 0 or a negative errno, and what has been read */
+int replication_peer_read_result(const ReplicationPeerRead *r,
+                                 const uint8_t **buf);
+/* Not needed any more, done or not.  NULL is none. */
+void replication_peer_read_drop(ReplicationPeerRead *r);
+/* Wait until none is under way.  Main thread; the caller ends them. */
+void replication_peer_read_wait(BDRVReplicationState *s);
+
+#endif
