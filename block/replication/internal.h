@@ -529,6 +529,7 @@ bool replication_sample_settle(BDRVReplicationState *s, uint64_t timeout_ms,
                                Error **errp);
 void replication_sample_free(BDRVReplicationState *s);
 
+/* Is @bs one that takes what a primary writes?  Any thread. */
 bool replication_is_sink(BlockDriverState *bs);
 
 /*

@@ -112,7 +112,4 @@ static inline bool sink_holds(SinkState *s)
     return qatomic_read(&s->mode) == SINK_HOLDS;
 }
 
-/* The driver, to know a sink by */
-bool replication_is_sink(BlockDriverState *bs);
-
 #endif

@@ -935,11 +935,6 @@ void replication_sink_end_session(BlockDriverState *disk)
     AIO_WAIT_WHILE_UNLOCKED(NULL, is_discarding(disk));
 }
 
-bool replication_is_sink(BlockDriverState *bs)
-{
-    return bs->drv == &bdrv_replication_sink;
-}
-
 static void bdrv_replication_sink_init(void)
 {
     bdrv_register(&bdrv_replication_sink);
