@@ -51,8 +51,8 @@
  *
  * Failure: a disk or a hash cannot be read, the session is over or the
  * secondary lost, the node was taken out of the guest's disk.  As in a resync
- * the job is in no request to the peer when somebody drains.  While a barrier waits for
- * writes of the guest, these may wait for room in the log.
+ * the job is in no request to the peer when somebody drains.  While a barrier
+ * waits for writes of the guest, these may wait for room in the log.
  *
  * Permissions, attaching: as a resync.
  *

@@ -108,10 +108,9 @@ void replication_watch_remove(ReplicationWatch *w, int64_t offset)
 {
     WatchRange *r;
 
-    WITH_QEMU_LOCK_GUARD(&w->lock) {
-        r = find_locked(w, offset);
-        QTAILQ_REMOVE(&w->ranges, r, next);
-    }
+    QEMU_LOCK_GUARD(&w->lock);
+    r = find_locked(w, offset);
+    QTAILQ_REMOVE(&w->ranges, r, next);
     g_free(r->touched);
     g_free(r);
 }

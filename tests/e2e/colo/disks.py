@@ -528,7 +528,7 @@ def _replicate(primary: Vm, secondary: Vm, n: int) -> None:
     primary.disks.add(node)
 
 
-def _hashes(primary: Vm, secondary: Vm, n: int) -> str:
+def hashes(primary: Vm, secondary: Vm, n: int) -> str:
     """The primary gets a node that has the hashes of the secondary's disk."""
     node = f'hash{n}'
     secondary.monitor.execute('blockdev-add', {
@@ -573,7 +573,7 @@ def prepare_resync(primary: Vm, secondary: Vm, n: int,
     arguments = {'job-id': f'job-resync{n}', 'node': f'replication{n}',
                  'mode': mode}
     if mode == 'hash':
-        arguments['hashes'] = _hashes(primary, secondary, n)
+        arguments['hashes'] = hashes(primary, secondary, n)
     return arguments
 
 
@@ -599,6 +599,24 @@ def resync(primary: Vm, secondary: Vm, mode: str,
             forget_hashes(primary, n)
             forget_hashes(secondary, n)
     return done
+
+
+def verify(primary: Vm, hashes: str | None, n: int = 0,
+           speed: int = 0) -> str | None:
+    """Compare disk @n with the secondary's, in a session, by a node that has
+    its @hashes or without: what the job says of an error."""
+    arguments = {'job-id': 'verify0', 'node': f'replication{n}',
+                 'speed': speed}
+    if hashes:
+        arguments['hashes'] = hashes
+    primary.monitor.execute('x-colo-verify', arguments)
+    while True:
+        data = primary.monitor.wait_event('BLOCK_JOB_COMPLETED',
+                                          MIRROR_SECONDS)['data']
+        if data['device'] == 'verify0':
+            break
+    error = data.get('error')
+    return None if error is None else str(error)
 
 
 def _attach_shared(primary: Vm, secondary: Vm) -> None:
