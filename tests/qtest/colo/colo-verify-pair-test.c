@@ -105,7 +105,7 @@ static Verify *verify_new(const void *mode)
     qtest_qmp_assert_success(p->primary,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
         "'node-name': 'repl', 'mode': 'primary', 'batch': true, "
-        "'log-size': 4194304, 'file': {'driver': 'nbd', 'export': 'd', "
+        "'file': {'driver': 'nbd', 'export': 'd', "
         "'server': {'type': 'unix', 'path': %s}}}}", v->socket);
     disk_add_child(p->primary, "disk0", "repl");
     return v;
