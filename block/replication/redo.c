@@ -16,6 +16,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/coroutine.h"
+#include "qemu/error-report.h"
 #include "qemu/interval-tree.h"
 #include "qemu/iov.h"
 #include "qemu/lockable.h"
@@ -401,12 +402,22 @@ void redo_close(RedoStore *r)
     wake_locked(r);
 }
 
+/* What was dropped has no holes; it does no harm if the space stays */
+static void empty_file_locked(RedoStore *r)
+{
+    if (!r->n_in_file && ftruncate(r->scratch, 0) < 0) {
+        warn_report_once("replication: a temporary file stays as long as it "
+                         "is: %s", strerror(errno));
+    }
+}
+
 void redo_drop(RedoStore *r)
 {
     QEMU_LOCK_GUARD(&r->lock);
     assert(r->closed);
     epoch_free_locked(r, last_epoch_locked(r));
     epoch_begin_locked(r);
+    empty_file_locked(r);
 }
 
 void redo_clear(RedoStore *r)
@@ -415,6 +426,7 @@ void redo_clear(RedoStore *r)
     assert(r->closed);
     clear_locked(r);
     epoch_begin_locked(r);
+    empty_file_locked(r);
 }
 
 void redo_fail(RedoStore *r, int err)

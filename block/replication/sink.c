@@ -485,6 +485,15 @@ report_failure(BlockDriverState *bs, const ReplicationBatch *batch, int ret)
     qapi_event_send_colo_disk_error(text);
 }
 
+/* What is still held after a session is older than what comes now */
+static int coroutine_fn GRAPH_RDLOCK settle_first(BlockDriverState *bs)
+{
+    SinkState *s = bs->opaque;
+
+    return qatomic_read(&s->mode) == SINK_SETTLES ? replication_sink_settle(bs)
+                                                  : 0;
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 sink_batch(BlockDriverState *bs, int64_t bytes, QEMUIOVector *qiov)
 {
@@ -510,7 +519,10 @@ sink_batch(BlockDriverState *bs, int64_t bytes, QEMUIOVector *qiov)
             ret = sink_hold(bs, b->batch.entries, b->batch.n_entries, qiov,
                             size);
         } else {
-            ret = sink_begin_entries(bs, b, qiov, size);
+            ret = settle_first(bs);
+            if (ret >= 0) {
+                ret = sink_begin_entries(bs, b, qiov, size);
+            }
         }
         sink_end(bs->opaque, &b->batch, ret);
         ret = sink_wait_tasks(bs->opaque, b, ret);
@@ -599,10 +611,13 @@ static void sink_is_dirty(BlockDriverState *bs)
 
 static int coroutine_fn GRAPH_RDLOCK sink_co_flush(BlockDriverState *bs)
 {
+    int ret;
+
     if (sink_holds(bs->opaque)) {
         return sink_hold_one(bs, REPLICATION_ENTRY_FLUSH, 0, 0, NULL, false);
     }
-    return bdrv_co_flush(bs->file->bs);
+    ret = settle_first(bs);
+    return ret < 0 ? ret : bdrv_co_flush(bs->file->bs);
 }
 
 static int coroutine_fn GRAPH_RDLOCK
@@ -630,6 +645,10 @@ sink_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
         return sink_hold_one(bs, REPLICATION_ENTRY_WRITE, offset, bytes, qiov,
                              flags & BDRV_REQ_FUA);
     }
+    ret = settle_first(bs);
+    if (ret < 0) {
+        return ret;
+    }
     sink_keep(bs->opaque, offset, bytes);
     ret = bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
     sink_is_dirty(bs);
@@ -655,6 +674,10 @@ sink_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
                              : REPLICATION_ENTRY_ZERO, offset, bytes, NULL,
                              flags & BDRV_REQ_FUA);
     }
+    ret = settle_first(bs);
+    if (ret < 0) {
+        return ret;
+    }
     sink_keep(bs->opaque, offset, bytes);
     ret = bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
     sink_is_dirty(bs);
@@ -676,6 +699,10 @@ sink_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
     if (sink_holds(bs->opaque)) {
         return sink_hold_one(bs, REPLICATION_ENTRY_DISCARD, offset, bytes, NULL,
                              false);
+    }
+    ret = settle_first(bs);
+    if (ret < 0) {
+        return ret;
     }
     if (bytes && sink_defer(bs->opaque, offset, bytes)) {
         return 0;

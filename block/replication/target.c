@@ -144,6 +144,8 @@ int coroutine_fn replication_target_mark(BlockDriverState *disk,
     trace_replication_target_mark(path, w.begins, ret);
     if (ret >= 0 && s) {
         qatomic_set(&s->inconsistent, w.begins);
+        /* The file says something else now */
+        qatomic_set(&s->overwritten, false);
     }
     return ret;
 }

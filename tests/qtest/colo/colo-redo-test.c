@@ -701,6 +701,70 @@ static void test_hybrid(void)
     redo_free(t);
 }
 
+/*
+ * What is written once the session is over is newer than what is still held of
+ * it, and waits for that.
+ */
+static void test_late_write(void)
+{
+    Redo *t = redo_new(slow_file);
+    ColoPair *p = t->pair;
+    g_autofree uint8_t *data = g_malloc(PIECE);
+    g_autofree char *buf = NULL;
+    int64_t offset = (4 * PIECES - 1) * PIECE;
+    gsize len;
+    int fd;
+
+    for (int i = 0; i < 4; i++) {
+        write_pieces(t, i * PIECES);
+    }
+    checkpoint(t);
+    qtest_qmp_assert_success(p->primary, "{'execute': 'migrate_cancel'}");
+    colo_wait_migrate(p->primary, "cancelled");
+    fd = colo_nbd_client(t->socket, 'd');
+    memset(data, 0xe0, PIECE);
+    g_assert_cmpint(colo_nbd_pwrite(fd, data, offset, PIECE), ==, 0);
+    close(fd);
+    wait_stage(p->secondary, "idle");
+    g_assert_true(g_file_get_contents(t->raw[1], &buf, &len, NULL));
+    g_assert_cmpmem(buf + offset, PIECE, data, PIECE);
+    redo_free(t);
+}
+
+/* Bytes on the disk of the file in which it holds what memory has no room for */
+static int64_t scratch_bytes(QTestState *qts)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd", qtest_pid(qts));
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    const char *name;
+    int64_t bytes = -1;
+
+    while ((name = g_dir_read_name(dir))) {
+        g_autofree char *fd = g_build_filename(path, name, NULL);
+        g_autofree char *to = g_file_read_link(fd, NULL);
+        struct stat st;
+
+        if (to && strstr(to, "colo-redo-")) {
+            g_assert_cmpint(stat(fd, &st), ==, 0);
+            bytes = st.st_blocks * 512LL;
+        }
+    }
+    return bytes;
+}
+
+/* What a failover drops takes no space any more */
+static void test_scratch(void)
+{
+    Redo *t = redo_new(pair_disk_file);
+    QTestState *qts = t->pair->secondary;
+
+    fill(t, 1);
+    g_assert_cmpint(scratch_bytes(qts), >, 0);
+    fail_over(t);
+    g_assert_cmpint(scratch_bytes(qts), ==, 0);
+    redo_free(t);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -721,5 +785,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/redo/other-way", test_other_way);
     qtest_add_func("/colo/redo/later-way", test_later_way);
     qtest_add_func("/colo/redo/hybrid", test_hybrid);
+    qtest_add_func("/colo/redo/late-write", test_late_write);
+    qtest_add_func("/colo/redo/scratch", test_scratch);
     return g_test_run();
 }
