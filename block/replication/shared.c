@@ -53,7 +53,8 @@
  * mostly a cut, and then the commit comes before what the guest says, too.  If
  * it is another drain, or that of a guest whose peer is lost, and both hosts
  * fail while that record is on its way to the image, a flush has been answered
- * that the disk lacks.
+ * that the disk lacks.  The same goes for a flush that is under way while the main
+ * loop waits for a request of any node.
  *
  * The price of the log: an error of the image comes late.  Whatever is written
  * or flushed from then on fails.
