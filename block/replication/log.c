@@ -40,12 +40,13 @@
  * Limit: a write that finds the log full waits, which slows the guest down
  * to what the secondary takes.  A waiting write is in flight for the block
  * layer, and whoever drains the disk waits for it, maybe with the BQL, which
- * maybe is what it takes to get on.  Thus must_admit(): asked every
- * ADMIT_INTERVAL_MS, and then the log takes more than its limit; a drained
- * disk gets no new requests, so what is too much is bounded by those that had
- * begun.  Flushes never wait: the monitor flushes disks that are not drained,
- * and as several in a row are one, there are no more than writes.  Nor does
- * replication_log_copy(): who copies has seen to it that there is room.
+ * maybe is what it takes to get on; so does who writes in the main loop.  Thus
+ * must_admit() and is_polled_for(): asked every ADMIT_INTERVAL_MS, and then the
+ * log takes more than its limit; a drained disk gets no new requests, so what
+ * is too much is bounded by those that had begun.  Flushes never wait: the
+ * monitor flushes disks that are not drained, and as several in a row are one,
+ * there are no more than writes.  Nor does replication_log_copy(): who copies
+ * has seen to it that there is room.
  *
  * Stall: the other side may stand still and keep the connection.  In a session
  * others notice and decide.  Outside of one nobody would, and the guest would
@@ -291,6 +292,17 @@ static bool log_must_wait_locked(ReplicationLog *log, uint64_t cost)
            log->stats.bytes + cost > log->limit;
 }
 
+/*
+ * Does this request run in the main loop while that waits for some request?
+ * Maybe for just this one, with the BQL, as in blk_pwrite(); and nobody makes
+ * room without the BQL.
+ */
+static bool coroutine_fn is_polled_for(void)
+{
+    return qatomic_read(&global_aio_wait.num_waiters) &&
+           qemu_get_current_aio_context() == qemu_get_aio_context();
+}
+
 /* Wait for room, maybe in vain */
 static void coroutine_fn log_wait_locked(ReplicationLog *log, uint64_t cost)
 {
@@ -304,7 +316,8 @@ static void coroutine_fn log_wait_locked(ReplicationLog *log, uint64_t cost)
         bool admit;
 
         qemu_mutex_unlock(&log->lock);
-        admit = log->ops->must_admit && log->ops->must_admit(log->opaque);
+        admit = is_polled_for() ||
+                (log->ops->must_admit && log->ops->must_admit(log->opaque));
         qemu_mutex_lock(&log->lock);
         if (admit) {
             break;

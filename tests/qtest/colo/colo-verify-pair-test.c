@@ -24,6 +24,7 @@
 #define HASH ", 'hashes': 'hashes'"
 /* How often the disk is compared while the guest writes */
 #define ROUNDS 3
+#define FULL_ROUNDS 10
 
 typedef struct Verify {
     ColoPair *pair;
@@ -105,7 +106,7 @@ static Verify *verify_new(const void *mode)
     qtest_qmp_assert_success(p->primary,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'replication', "
         "'node-name': 'repl', 'mode': 'primary', 'batch': true, "
-        "'file': {'driver': 'nbd', 'export': 'd', "
+        "'log-size': 4194304, 'file': {'driver': 'nbd', 'export': 'd', "
         "'server': {'type': 'unix', 'path': %s}}}}", v->socket);
     disk_add_child(p->primary, "disk0", "repl");
     return v;
@@ -319,6 +320,24 @@ static void writes(const void *mode, const char *hashes)
     verify_free(v);
 }
 
+/*
+ * The monitor writes more than the log takes, with the big lock, which the
+ * session needs to make room
+ */
+static void test_full_log(const void *mode)
+{
+    Verify *v = verify_new_running(mode);
+    QTestState *qts = v->pair->primary;
+
+    for (int i = 0; i < FULL_ROUNDS; i++) {
+        disk_io_at(qts, DEVICE, "write -P %d 0 15M", i + 1);
+    }
+    colo_wait_statistic(qts, "checkpoints",
+                        colo_statistic(qts, "checkpoints") + 3);
+    g_assert_true(is_protected(qts));
+    verify_free(v);
+}
+
 static void test_writes_hash(const void *mode)
 {
     writes(mode, HASH);
@@ -464,6 +483,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     colo_add("/colo/verify/pair", "equal", test_equal);
     colo_add("/colo/verify/pair", "differ", test_differ);
+    colo_add("/colo/verify/pair", "full-log", test_full_log);
     colo_add("/colo/verify/pair", "writes-hash", test_writes_hash);
     colo_add("/colo/verify/pair", "writes-data", test_writes_data);
     colo_add("/colo/verify/pair", "end", test_end);
