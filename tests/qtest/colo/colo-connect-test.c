@@ -11,7 +11,9 @@
  * a part of what they are, or something else do not end the secondary, hold its
  * monitor or stay: with multifd, too.  Nor does a second main channel end QEMU:
  * not when it comes, and not at the failure that follows.  A channel of multifd
- * that does not get on holds no monitor, nor hides that the source has gone.
+ * that does not get on holds no monitor, nor hides that the source has gone; one
+ * with a number that there is not ends the migration only.  The same with TLS,
+ * and a primary does not hang in a handshake with a secondary that does.
  */
 
 #include "qemu/osdep.h"
@@ -33,6 +35,7 @@
 #define CHANNEL_FIRST   0x11
 #define CHANNEL_INIT    64
 #define ANSWERS         100
+#define KEY             "000102030405060708090a0b0c0d0e0f"
 /* Bytes a second, for the first migration to take that long */
 #define ABOUT_A_SECOND  (128 * KiB)
 
@@ -368,6 +371,97 @@ static void test_stray_multifd(void)
 
     set_multifd(p);
     check_strays(p);
+}
+
+/* Both have the same key for the migration; false if this QEMU has no TLS */
+static bool set_tls(ColoPair *p)
+{
+    g_autofree char *keys = g_build_filename(p->dir, "keys.psk", NULL);
+    QTestState *sides[] = { p->primary, p->secondary };
+    static const char *const ends[] = {
+        "'endpoint': 'client', 'username': 'qemu'", "'endpoint': 'server'"
+    };
+
+    g_assert_true(g_file_set_contents(keys, "qemu:" KEY "\n", -1, NULL));
+    for (int i = 0; i < G_N_ELEMENTS(sides); i++) {
+        g_autofree char *command = g_strdup_printf("{'execute': 'object-add',"
+            "'arguments': {'qom-type': 'tls-creds-psk', 'id': 'tls0', %s,"
+            "'dir': %%s}}", ends[i]);
+        QDict *rsp = qtest_qmp(sides[i], command, p->dir);
+        bool ok = !qdict_haskey(rsp, "error");
+
+        qobject_unref(rsp);
+        if (!ok) {
+            g_test_skip("no TLS");
+            return false;
+        }
+        qtest_qmp_assert_success(sides[i],
+            "{'execute': 'migrate-set-parameters', 'arguments': {"
+            "'tls-creds': 'tls0'}}");
+    }
+    return true;
+}
+
+static void test_stray_tls(const void *multifd)
+{
+    ColoPair *p = colo_pair_new("periodic");
+
+    if (!set_tls(p)) {
+        colo_pair_free(p);
+        return;
+    }
+    if (multifd) {
+        set_multifd(p);
+    }
+    check_strays(p);
+}
+
+/* The secondary hangs: the primary does not, and gives up, or is told to */
+static void test_silent_tls(const void *cancel)
+{
+    ColoPair *p = colo_pair_new("periodic");
+    g_autofree char *path = g_build_filename(p->dir, "silent", NULL);
+    g_autofree char *uri = g_strdup_printf("unix:%s", path);
+    int fd = unix_listen(path, &error_abort);
+
+    if (set_tls(p)) {
+        begin_migrate(p, uri, cancel ? LONG_TIMEOUT_MS : SHORT_TIMEOUT_MS);
+        for (int i = 0; i < ANSWERS; i++) {
+            colo_wait_status(p->primary, "running");
+        }
+        if (cancel) {
+            qtest_qmp_assert_success(p->primary,
+                                     "{'execute': 'migrate_cancel'}");
+            colo_wait_migrate(p->primary, "cancelled");
+        } else {
+            colo_wait_migrate(p->primary, "failed");
+            check_why(p->primary, "no TLS handshake within 1000 ms");
+        }
+        colo_wait_status(p->primary, "running");
+    }
+    close(fd);
+    colo_pair_free(p);
+}
+
+/* There are channels 0 and 1 */
+static void test_channel_number(void)
+{
+    uint8_t begin[CHANNEL_INIT] = {
+        CHANNEL_FIRST, 0x22, 0x33, 0x44, 0, 0, 0, 1, [24] = 2
+    };
+    ColoPair *p = colo_pair_new("periodic");
+    g_autofree char *uri = NULL;
+    int fd;
+
+    set_multifd(p);
+    colo_pair_migrate(p, NULL, NULL, 10, COLO_TIMEOUT_MS);
+    uri = listen_at(p, "unix");
+    fd = stray(p, "");
+    g_assert_cmpint(write(fd, begin, sizeof(begin)), ==, sizeof(begin));
+    colo_wait_migrate(p->secondary, "failed");
+    colo_wait_status(p->secondary, "inmigrate");
+    close(fd);
+    colo_pair_free(p);
 }
 
 /* Who speaks after the migration has failed comes to nothing */
@@ -750,6 +844,11 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/connect/message", test_message);
     qtest_add_func("/colo/connect/stray", test_stray);
     qtest_add_func("/colo/connect/stray-multifd", test_stray_multifd);
+    qtest_add_data_func("/colo/connect/stray-tls", NULL, test_stray_tls);
+    qtest_add_data_func("/colo/connect/stray-tls-multifd", "", test_stray_tls);
+    qtest_add_data_func("/colo/connect/silent-tls", NULL, test_silent_tls);
+    qtest_add_data_func("/colo/connect/cancelled-tls", "", test_silent_tls);
+    qtest_add_func("/colo/connect/channel-number", test_channel_number);
     qtest_add_func("/colo/connect/stray-late", test_stray_late);
     qtest_add_func("/colo/connect/fd", test_fd);
     qtest_add_func("/colo/connect/main-channel", test_main_channel);

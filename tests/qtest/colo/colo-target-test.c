@@ -394,6 +394,29 @@ static void test_plain(void)
     disks_free(d);
 }
 
+/* A resync that completes ends it, and it begins anew */
+static void test_plain_again(void)
+{
+    uint8_t data[512] = { OURS };
+    Disks *d = disks_new(true);
+    int fd;
+
+    write_generation(d, 0, "3 alone");
+    write_generation(d, 1, "2 secondary");
+    disk_export(d->secondary, "image", "d", true);
+    fd = colo_nbd_client(d->socket, 'd');
+    g_assert_cmpint(colo_nbd_pwrite(fd, data, 0, sizeof(data)), ==, 0);
+    check_generation(d, 1, "2 inconsistent");
+    add_node(d);
+    resync(d, 0);
+    wait_end(d, false);
+    check_generation(d, 1, "3 secondary");
+    g_assert_cmpint(colo_nbd_pwrite(fd, data, 0, sizeof(data)), ==, 0);
+    check_generation(d, 1, "3 inconsistent");
+    close(fd);
+    disks_free(d);
+}
+
 /* Without a word beside it the image is anything; a broken copy is a mixture */
 static void test_plain_kept(void)
 {
@@ -475,6 +498,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/target/written-copy", test_written_copy);
     qtest_add_func("/colo/target/sparse", test_sparse);
     qtest_add_func("/colo/target/plain", test_plain);
+    qtest_add_func("/colo/target/plain-again", test_plain_again);
     qtest_add_func("/colo/target/plain-kept", test_plain_kept);
     qtest_add_func("/colo/target/primary", test_primary);
     qtest_add_func("/colo/target/killed", test_killed);
