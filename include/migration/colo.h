@@ -228,12 +228,13 @@ bool colo_connect(SocketAddress *to, QIOTaskFunc fn, void *opaque,
 bool colo_connect_cancel(void);
 
 /*
- * The source: a TLS handshake by the socket @ioc begins, and has ended, perhaps
- * with @err, which may become another one.  With x-colo the main loop goes on
- * meanwhile, for x-colo-timeout at most.  Main loop, BQL.
+ * The source: a TLS handshake of @ioc begins, and has ended, perhaps with @err,
+ * which may become another one.  With x-colo the main loop goes on meanwhile,
+ * for x-colo-timeout at most.  The second is false if the migration has been
+ * cancelled, and is no business of this channel any more.  Main loop, BQL.
  */
 void colo_handshake_begin(QIOChannel *ioc);
-void colo_handshake_end(Error **err);
+bool colo_handshake_end(QIOChannel *ioc, Error **err);
 
 /*
  * colo_lost_refused: a command about a migration, while the peer is lost

@@ -32,6 +32,7 @@
 #include "qapi/error.h"
 #include "qapi/qapi-visit-sockets.h"
 #include "io/channel-socket.h"
+#include "io/channel-tls.h"
 #include "io/dns-resolver.h"
 #include "migration/colo.h"
 #include "params.h"
@@ -55,13 +56,16 @@ typedef struct Attempt {
 /* The one that is under way, or NULL */
 static Attempt *current;
 
-/* What follows it with TLS, or all NULL */
+/* The handshake that follows it with TLS, or all NULL */
 static struct {
-    QIOChannel *ioc;            /* the socket */
+    QIOChannel *ioc;            /* TLS; who began it has a reference */
     QEMUTimer *deadline;
     uint32_t timeout_ms;
     bool late;
 } handshake;
+
+/* Those that were cancelled, and have not heard of it yet */
+static GSList *cancelled;
 
 static void try_next(Attempt *a);
 
@@ -248,16 +252,23 @@ bool colo_connect(SocketAddress *to, QIOTaskFunc fn, void *opaque,
     return true;
 }
 
-/* The handshake fails */
+/* The handshake fails, as soon as the main loop sees it */
 static void handshake_stop(void)
 {
-    qio_channel_shutdown(handshake.ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+    qio_channel_shutdown(QIO_CHANNEL_TLS(handshake.ioc)->master,
+                         QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
 }
 
 static void handshake_late(void *opaque)
 {
     handshake.late = true;
     handshake_stop();
+}
+
+static void handshake_forget(void)
+{
+    g_clear_pointer(&handshake.deadline, timer_free);
+    handshake.ioc = NULL;
 }
 
 void colo_handshake_begin(QIOChannel *ioc)
@@ -267,7 +278,6 @@ void colo_handshake_begin(QIOChannel *ioc)
     }
     assert(!handshake.ioc);
     qio_channel_set_blocking(ioc, false, NULL);
-    object_ref(ioc);
     handshake.ioc = ioc;
     handshake.timeout_ms = migrate_colo_timeout();
     handshake.late = false;
@@ -277,19 +287,25 @@ void colo_handshake_begin(QIOChannel *ioc)
                                   handshake.timeout_ms);
 }
 
-void colo_handshake_end(Error **err)
+bool colo_handshake_end(QIOChannel *ioc, Error **err)
 {
-    if (!handshake.ioc) {
-        return;
+    GSList *gone = g_slist_find(cancelled, ioc);
+
+    if (gone) {
+        cancelled = g_slist_delete_link(cancelled, gone);
+        return false;
     }
-    g_clear_pointer(&handshake.deadline, timer_free);
-    g_clear_pointer(&handshake.ioc, object_unref);
+    if (handshake.ioc != ioc) {
+        return true;
+    }
     if (*err && handshake.late) {
         error_free(*err);
         *err = NULL;
         error_setg(err, "no TLS handshake within %u ms",
                    handshake.timeout_ms);
     }
+    handshake_forget();
+    return true;
 }
 
 bool colo_connect_cancel(void)
@@ -298,6 +314,9 @@ bool colo_connect_cancel(void)
 
     if (handshake.ioc) {
         handshake_stop();
+        cancelled = g_slist_prepend(cancelled, handshake.ioc);
+        handshake_forget();
+        return true;
     }
     if (!a) {
         return false;

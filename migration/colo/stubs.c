@@ -178,8 +178,9 @@ void colo_handshake_begin(QIOChannel *ioc)
 {
 }
 
-void colo_handshake_end(Error **err)
+bool colo_handshake_end(QIOChannel *ioc, Error **err)
 {
+    return true;
 }
 
 bool colo_connect_cancel(void)

@@ -35,6 +35,7 @@
 #define CHANNEL_FIRST   0x11
 #define CHANNEL_INIT    64
 #define ANSWERS         100
+#define AGAIN           50
 #define KEY             "000102030405060708090a0b0c0d0e0f"
 /* Bytes a second, for the first migration to take that long */
 #define ABOUT_A_SECOND  (128 * KiB)
@@ -420,19 +421,24 @@ static void test_stray_tls(const void *multifd)
 static void test_silent_tls(const void *cancel)
 {
     ColoPair *p = colo_pair_new("periodic");
-    g_autofree char *path = g_build_filename(p->dir, "silent", NULL);
-    g_autofree char *uri = g_strdup_printf("unix:%s", path);
-    int fd = unix_listen(path, &error_abort);
+    int port, fd = new_socket(&port, AGAIN + 1);
+    g_autofree char *uri = g_strdup_printf("tcp:127.0.0.1:%d", port);
 
     if (set_tls(p)) {
         begin_migrate(p, uri, cancel ? LONG_TIMEOUT_MS : SHORT_TIMEOUT_MS);
         for (int i = 0; i < ANSWERS; i++) {
             colo_wait_status(p->primary, "running");
         }
+        for (int i = 0; cancel && i < AGAIN; i++) {
+            qtest_qmp_assert_success(p->primary,
+                                     "{'execute': 'migrate_cancel'}");
+            qtest_qmp_assert_success(p->primary,
+                "{'execute': 'migrate', 'arguments': {'uri': %s}}", uri);
+        }
         if (cancel) {
             qtest_qmp_assert_success(p->primary,
                                      "{'execute': 'migrate_cancel'}");
-            colo_wait_migrate(p->primary, "cancelled");
+            colo_pair_protect(p);
         } else {
             colo_wait_migrate(p->primary, "failed");
             check_why(p->primary, "no TLS handshake within 1000 ms");
@@ -451,6 +457,7 @@ static void test_channel_number(void)
     };
     ColoPair *p = colo_pair_new("periodic");
     g_autofree char *uri = NULL;
+    QDict *migrate;
     int fd;
 
     set_multifd(p);
@@ -460,6 +467,11 @@ static void test_channel_number(void)
     g_assert_cmpint(write(fd, begin, sizeof(begin)), ==, sizeof(begin));
     colo_wait_migrate(p->secondary, "failed");
     colo_wait_status(p->secondary, "inmigrate");
+    migrate = qtest_qmp_assert_success_ref(p->secondary,
+                                           "{'execute': 'query-migrate'}");
+    g_assert_nonnull(strstr(qdict_get_str(migrate, "error-desc"),
+                            "received channel id 2 is greater than"));
+    qobject_unref(migrate);
     close(fd);
     colo_pair_free(p);
 }
