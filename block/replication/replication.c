@@ -769,7 +769,8 @@ static void replication_child_perm(BlockDriverState *bs, BdrvChild *c,
     if (!(perm & BLK_PERM_RESIZE)) {
         *nperm &= ~BLK_PERM_RESIZE;
     }
-    if (s->kind->on_image) {
+    if (s->kind->on_image || bs->open_flags & BDRV_O_INACTIVE) {
+        /* On another host somebody may write then: it has been handed over */
         return;
     }
     /*

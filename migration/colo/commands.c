@@ -17,19 +17,41 @@
 #include "session.h"
 #include "status.h"
 
-void qmp_x_colo_lost_heartbeat(Error **errp)
+/* As far as this side knows */
+static bool pair_is_well(ColoSession *s)
+{
+    return s->side == COLO_MODE_PRIMARY
+           ? s->primary.state >= COLO_PRIMARY_STATE_RUNNING &&
+             s->primary.state <= COLO_PRIMARY_STATE_LOADING
+           : s->secondary.state >= COLO_SECONDARY_STATE_STANDING &&
+             s->secondary.state <= COLO_SECONDARY_STATE_LOADING;
+}
+
+/* True if the other side has the service, or had it all the time */
+static bool has_ended(ColoSession *s)
+{
+    return s && (s->side == COLO_MODE_PRIMARY
+                 ? s->primary.state == COLO_PRIMARY_STATE_ENDED
+                 : s->secondary.state == COLO_SECONDARY_STATE_ENDED);
+}
+
+void qmp_x_colo_lost_heartbeat(bool has_force, bool force, Error **errp)
 {
     ColoSession *s = colo_session();
 
     /* A secondary may have ended and still wait for a disk that hangs */
-    if (!s || s->thread_done ||
-        (s->side == COLO_MODE_SECONDARY &&
-         s->secondary.state == COLO_SECONDARY_STATE_ENDED)) {
+    if (!s || s->thread_done || has_ended(s)) {
         error_setg(errp, "there is no COLO session, so there is nothing to "
                    "fail over");
         return;
     }
-    colo_ask_failover(s);
+    if (force || !pair_is_well(s)) {
+        colo_ask_failover(s);
+    } else if (s->side == COLO_MODE_PRIMARY) {
+        colo_ask_end(s, COLO_BYE_FAILOVER);
+    } else {
+        colo_ask_switchover(s);
+    }
 }
 
 void qmp_x_colo_checkpoint(Error **errp)
@@ -110,7 +132,8 @@ COLOStatus *qmp_query_colo_status(Error **errp)
     status->mode = s && !s->thread_done ? s->side : COLO_MODE_NONE;
     status->last_mode = s ? s->side : COLO_MODE_NONE;
     status->reason = s ? s->exit_reason : COLO_EXIT_REASON_NONE;
-    if (s && !s->thread_done && colo_wish(s) == COLO_WISH_FAILOVER) {
+    if (s && !s->thread_done &&
+        (colo_goes_on(s) || colo_wish(s) == COLO_WISH_SWITCHOVER)) {
         status->reason = COLO_EXIT_REASON_PROCESSING;
     }
     if (s) {
@@ -129,20 +152,13 @@ COLOStatus *qmp_query_colo_status(Error **errp)
 
 /* What commands of the base mean for a pair */
 
-/* True if this side was a secondary and has ended, which is for good */
-static bool secondary_has_ended(void)
+bool colo_command_refused(const char *command, Error **errp)
 {
     ColoSession *s = colo_session();
 
-    return s && s->side == COLO_MODE_SECONDARY &&
-           s->secondary.state == COLO_SECONDARY_STATE_ENDED;
-}
-
-bool colo_command_refused(const char *command, Error **errp)
-{
-    if (secondary_has_ended()) {
-        error_setg(errp, "'%s' is not possible on a COLO secondary that has "
-                   "ended: its guest is out of date", command);
+    if (has_ended(s)) {
+        error_setg(errp, "'%s' is not possible on a COLO %s that has ended: "
+                   "its guest is out of date", command, COLOMode_str(s->side));
         return true;
     }
     if (colo_session_active(COLO_MODE_SECONDARY)) {

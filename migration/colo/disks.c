@@ -384,7 +384,7 @@ static bool wait_for(WaitFunc *fn, ColoSession *s, uint64_t cut,
         if (!colo_disks_ok(s, errp)) {
             return false;
         }
-        if (colo_wish(s) == COLO_WISH_FAILOVER) {
+        if (colo_goes_on(s)) {
             s->cause = COLO_CAUSE_WISH;
             error_setg(errp, "asked to end the session");
             return false;

@@ -12,11 +12,19 @@
  *   timeout, or it broke the protocol.  Nobody can tell from here whether the
  *   other side lives, so neither goes on by itself: the state is 'lost', the
  *   primary's guest runs but its output is held, the secondary stands, and
- *   x-colo-lost-heartbeat says who goes on.
- * - a wish: x-colo-lost-heartbeat cuts every wait short; the end of QEMU or
+ *   x-colo-lost-heartbeat says who goes on.  Silence alone need not stop the
+ *   thread: it stays where it is, in the middle of a frame even, and if the two
+ *   hear each other again before anything is decided all goes on.
+ * - a wish: x-colo-lost-heartbeat on a healthy pair tells the other side first.
+ *   The primary says bye.  The secondary asks to be handed over to: the primary
+ *   takes a last checkpoint, its guest stands from the cut on, and when that is
+ *   loaded it says so and is out.  If the peer is lost, is silent meanwhile, or
+ *   nobody is to be asked ('force'), the command cuts every wait short, and
+ *   what is said is said without waiting for an answer.  The end of QEMU or
  *   migrate_cancel is followed between two checkpoints.  A secondary that may
  *   not write to a shared disk, since the primary's process has it locked,
- *   does not follow the first: it is 'lost' then, or still.
+ *   does not take over: it is 'lost' then, or still.
+ * - the secondary goes on and says so: the primary's guest never runs again.
  * - the peer ended the session: by a bye, or by an error that it reports.
  *   Whoever says so never goes live, so the other side may go on at once;
  *   a secondary that got the primary's bye does not.
@@ -38,7 +46,7 @@
 
 bool colo_has_to_end(ColoSession *s, Error **errp)
 {
-    if (colo_wish(s) != COLO_WISH_NONE) {
+    if (colo_wish(s) == COLO_WISH_END || colo_wish(s) == COLO_WISH_FAILOVER) {
         s->cause = COLO_CAUSE_WISH;
         error_setg(errp, "asked to end the session");
         return true;
@@ -59,17 +67,93 @@ void colo_finish_begin(ColoSession *s, const Error *err)
     }
 }
 
+/* BQL */
+static void tell_loss(ColoSession *s, const char *why)
+{
+    if (s->loss_is_told) {
+        return;
+    }
+    s->loss_is_told = true;
+    error_report("COLO %s: peer lost: %s", COLOMode_str(s->side), why);
+    error_printf("The guest's output is held.  Make sure that the other side "
+                 "is dead, then x-colo-lost-heartbeat tells this side to go "
+                 "on.\n");
+    qapi_event_send_colo_peer_lost(COLOMode_str(s->side), s->committed, why);
+}
+
+/*
+ * May the thread wait for a peer that is silent?  Not a primary whose disks do:
+ * what is on its way to the secondary's would keep drains, and the monitor with
+ * them, waiting as long.  BQL.
+ */
+static bool can_come_back(ColoSession *s)
+{
+    return s->side == COLO_MODE_PRIMARY
+           ? s->primary.state >= COLO_PRIMARY_STATE_RUNNING &&
+             s->primary.state <= COLO_PRIMARY_STATE_LOADING &&
+             !s->primary.stands && !colo_disks_exist()
+           : s->secondary.state >= COLO_SECONDARY_STATE_STANDING &&
+             s->secondary.state <= COLO_SECONDARY_STATE_RECEIVING;
+}
+
+static bool peer_is_silent(void *opaque, const char *why)
+{
+    ColoSession *s = opaque;
+
+    BQL_LOCK_GUARD();
+    if (colo_wish(s) != COLO_WISH_NONE || colo_exiting() ||
+        !can_come_back(s)) {
+        return false;
+    }
+    colo_status_say("%s", why);
+    if (s->side == COLO_MODE_PRIMARY) {
+        s->primary.lost_in = s->primary.state;
+        colo_set_primary(s, COLO_PRIMARY_STATE_LOST, why);
+    } else {
+        s->secondary.lost_in = s->secondary.state;
+        colo_set_secondary(s, COLO_SECONDARY_STATE_LOST, why);
+    }
+    tell_loss(s, why);
+    return true;
+}
+
+static void peer_is_back(void *opaque)
+{
+    ColoSession *s = opaque;
+    const char *why = "the peer is back";
+
+    BQL_LOCK_GUARD();
+    if (colo_wish(s) == COLO_WISH_FAILOVER ||
+        colo_wire_cancelled(s->wire)) {
+        /* It has been decided, and whoever waits hears of it */
+        return;
+    }
+    colo_status_forget();
+    if (s->side == COLO_MODE_PRIMARY) {
+        colo_set_primary(s, s->primary.lost_in, why);
+    } else {
+        colo_set_secondary(s, s->secondary.lost_in, why);
+    }
+    s->loss_is_told = false;
+    info_report("COLO %s: %s", COLOMode_str(s->side), why);
+    qapi_event_send_colo_peer_back(COLOMode_str(s->side), s->committed);
+}
+
+static const ColoSilenceOps silence_ops = {
+    .lost = peer_is_silent,
+    .back = peer_is_back,
+};
+
+void colo_watch_silence(ColoSession *s)
+{
+    colo_wire_on_silence(s->wire, &silence_ops, s);
+}
+
 void colo_await_decision(ColoSession *s, const Error *err)
 {
     /* A peer that still hears this side has to lose it, too */
     g_clear_pointer(&s->keepalive, colo_keepalive_stop);
-    error_report("COLO %s: peer lost: %s", COLOMode_str(s->side),
-                 error_get_pretty(err));
-    error_printf("The guest's output is held.  Make sure that the other side "
-                 "is dead, then x-colo-lost-heartbeat tells this side to go "
-                 "on.\n");
-    qapi_event_send_colo_peer_lost(COLOMode_str(s->side), s->committed,
-                                   error_get_pretty(err));
+    tell_loss(s, error_get_pretty(err));
 
     while (colo_wish(s) != COLO_WISH_FAILOVER &&
            !(colo_wish(s) == COLO_WISH_END &&

@@ -24,6 +24,14 @@ bool colo_has_to_end(ColoSession *s, Error **errp);
 void colo_finish_begin(ColoSession *s, const Error *err);
 
 /*
+ * colo_watch_silence: from now on a peer that is silent is 'lost', and comes back
+ * if both hear each other again before anything is decided
+ *
+ * Session's thread, when the session is ready.
+ */
+void colo_watch_silence(ColoSession *s);
+
+/*
  * colo_await_decision: the peer is lost
  *
  * Reports it, then waits for the operator's word or the end of QEMU.

@@ -48,6 +48,9 @@ static const struct {
     [COLO_FRAME_SECTIONS] = {
         "sections", COLO_SECTIONS_HDR_LEN + COLO_SECTIONS_MAX *
                     (uint64_t)(COLO_SECTION_LEN + 1 + 255) },
+    [COLO_FRAME_HANDOVER_REQUEST] = { "handover-request", 0 },
+    [COLO_FRAME_HANDOVER] = { "handover", 0 },
+    [COLO_FRAME_TAKEOVER] = { "takeover", 0 },
 };
 
 QEMU_BUILD_BUG_ON(ARRAY_SIZE(frame_types) != COLO_FRAME__MAX);
@@ -59,6 +62,7 @@ static const char *const bye_reasons[] = {
     [COLO_BYE_INCOMPATIBLE] = "the configuration of the VM changed",
     [COLO_BYE_DISK] = "a disk could not be replicated",
     [COLO_BYE_PAUSE] = "a checkpoint took too long",
+    [COLO_BYE_FAILOVER] = "the primary was told to go on alone",
 };
 
 QEMU_BUILD_BUG_ON(ARRAY_SIZE(bye_reasons) != COLO_BYE__MAX);
@@ -326,12 +330,15 @@ bool colo_tail_decode(const uint8_t in[COLO_TAIL_LEN], uint64_t length,
     return true;
 }
 
-void colo_alive_encode(uint64_t progress, uint8_t out[COLO_ALIVE_LEN])
+void colo_alive_encode(const ColoAlive *a, uint8_t out[COLO_ALIVE_LEN])
 {
-    stq_be_p(out, progress);
+    stq_be_p(out, a->progress);
+    stq_be_p(out + 8, a->stamp);
+    stq_be_p(out + 16, a->echo);
+    stl_be_p(out + 24, a->flags);
 }
 
-bool colo_alive_decode(const uint8_t *buf, size_t len, uint64_t *progress,
+bool colo_alive_decode(const uint8_t *buf, size_t len, ColoAlive *a,
                        Error **errp)
 {
     if (len != COLO_ALIVE_LEN) {
@@ -339,7 +346,14 @@ bool colo_alive_decode(const uint8_t *buf, size_t len, uint64_t *progress,
                    COLO_ALIVE_LEN);
         return false;
     }
-    *progress = ldq_be_p(buf);
+    a->progress = ldq_be_p(buf);
+    a->stamp = ldq_be_p(buf + 8);
+    a->echo = ldq_be_p(buf + 16);
+    a->flags = ldl_be_p(buf + 24);
+    if (a->flags & ~COLO_ALIVE_FLAGS) {
+        error_setg(errp, "'alive' with flags %" PRIx32, a->flags);
+        return false;
+    }
     return true;
 }
 
@@ -351,7 +365,7 @@ const char *colo_bye_reason_str(ColoByeReason r)
 bool colo_bye_is_request(ColoByeReason r)
 {
     return r == COLO_BYE_QUIT || r == COLO_BYE_GUEST_SHUTDOWN ||
-           r == COLO_BYE_CANCEL;
+           r == COLO_BYE_CANCEL || r == COLO_BYE_FAILOVER;
 }
 
 void colo_bye_encode(ColoByeReason r, uint8_t out[COLO_BYE_LEN])

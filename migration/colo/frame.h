@@ -14,7 +14,7 @@
 #include "qemu/uuid.h"
 
 #define COLO_FRAME_MAGIC    0x434f4c4fU     /* "COLO" */
-#define COLO_FRAME_VERSION  3
+#define COLO_FRAME_VERSION  4
 #define COLO_FRAME_HDR_LEN  24
 
 /* Bounds of what a frame may carry; a sender splits, a receiver refuses */
@@ -48,6 +48,9 @@ typedef enum ColoFrameType {
     COLO_FRAME_WANTED,                  /* S: those of them that differ here */
     COLO_FRAME_ALIVE,                   /* both: how far the work has got */
     COLO_FRAME_SECTIONS,                /* P: what vmstate-size consists of */
+    COLO_FRAME_HANDOVER_REQUEST,        /* S: I am to take over, in order */
+    COLO_FRAME_HANDOVER,                /* P: you have all, go live */
+    COLO_FRAME_TAKEOVER,                /* S: I go on, you are out */
     COLO_FRAME__MAX,
 } ColoFrameType;
 
@@ -192,10 +195,22 @@ bool colo_tail_decode(const uint8_t in[COLO_TAIL_LEN], uint64_t length,
 #define COLO_SECTIONS_HDR_LEN   4
 #define COLO_SECTION_LEN        16
 
-/* ALIVE: grows while the sender gets on with its work */
-#define COLO_ALIVE_LEN 8
-void colo_alive_encode(uint64_t progress, uint8_t out[COLO_ALIVE_LEN]);
-bool colo_alive_decode(const uint8_t *buf, size_t len, uint64_t *progress,
+/*
+ * ALIVE: what a side says of itself, and that it hears the other one.  Clocks
+ * are of their owner, in nanoseconds, and only he compares them.
+ */
+#define COLO_ALIVE_LEN 28
+typedef struct ColoAlive {
+    uint64_t progress;                  /* grows while the work gets on */
+    uint64_t stamp;                     /* the sender's clock */
+    uint64_t echo;                      /* the peer's latest stamp; 0: none */
+    uint32_t flags;                     /* COLO_ALIVE_* */
+} ColoAlive;
+#define COLO_ALIVE_LOST     1           /* the sender has lost the peer */
+#define COLO_ALIVE_FLAGS    COLO_ALIVE_LOST
+
+void colo_alive_encode(const ColoAlive *a, uint8_t out[COLO_ALIVE_LEN]);
+bool colo_alive_decode(const uint8_t *buf, size_t len, ColoAlive *a,
                        Error **errp);
 
 /* BYE: why */
@@ -206,6 +221,7 @@ typedef enum ColoByeReason {
     COLO_BYE_INCOMPATIBLE,
     COLO_BYE_DISK,
     COLO_BYE_PAUSE,
+    COLO_BYE_FAILOVER,
     COLO_BYE__MAX,
 } ColoByeReason;
 

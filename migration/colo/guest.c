@@ -39,6 +39,7 @@
 #include "system/replay.h"
 #include "system/runstate.h"
 #include "guest.h"
+#include "migration/blocker.h"
 #include "migration/options.h"
 
 /* How often disks that are not quiet are looked at, and the most seldom */
@@ -378,6 +379,19 @@ void colo_forget_stop(void)
     if (!runstate_check(RUN_STATE_COLO)) {
         runstate_set(RUN_STATE_COLO);
     }
+}
+
+void colo_retire_guest(const char *why)
+{
+    Error *reason = NULL;
+
+    if (runstate_is_live(runstate_get())) {
+        vm_stop(RUN_STATE_COLO);
+    }
+    colo_forget_stop();
+    runstate_set(RUN_STATE_SHUTDOWN);
+    error_setg(&reason, "%s: its guest is out of date", why);
+    migrate_add_blocker_internal(&reason, &error_abort);
 }
 
 /* What somebody asks for at a time when it cannot be done, and is done later */

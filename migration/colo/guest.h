@@ -46,6 +46,13 @@ void colo_end_cut(ColoSession *s);
 bool colo_guest_stands(void);
 
 /*
+ * colo_retire_guest: another host has the service.  This guest is left so that
+ * nobody starts it, here or where it would be migrated to, for the reason
+ * @why.  Main loop, after the session.
+ */
+void colo_retire_guest(const char *why);
+
+/*
  * colo_forget_stop: the guest stands, and nobody asks why any more: it may have
  * stopped for an I/O error.  Its run state is that of a checkpoint.  BQL.
  */

@@ -24,6 +24,8 @@
 
 #define BEATS_PER_TIMEOUT   4
 #define INTERVAL_MIN_MS     10
+/* Several within COLO_HURRY_MS */
+#define INTERVAL_MAX_MS     100
 
 struct ColoKeepalive {
     ColoWire *wire;
@@ -42,8 +44,9 @@ static void *keepalive_thread(void *opaque)
     while (!k->stop) {
         colo_wire_send_alive(k->wire);
         qemu_cond_timedwait(&k->cond, &k->lock,
-                            MAX(colo_wire_timeout(k->wire) / BEATS_PER_TIMEOUT,
-                                INTERVAL_MIN_MS));
+                            MIN(MAX(colo_wire_timeout(k->wire) /
+                                    BEATS_PER_TIMEOUT, INTERVAL_MIN_MS),
+                                INTERVAL_MAX_MS));
     }
     return NULL;
 }

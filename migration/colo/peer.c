@@ -8,6 +8,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "farewell.h"
 #include "peer.h"
 
 void colo_read_end(ColoSession *s, const ColoFrame *f, const char *stage,
@@ -45,6 +46,13 @@ void colo_read_end(ColoSession *s, const ColoFrame *f, const char *stage,
                            NULL);
         error_setg(errp, "the peer reports: %s", buf);
         return;
+    case COLO_FRAME_TAKEOVER:
+        if (s->side == COLO_MODE_PRIMARY) {
+            s->cause = COLO_CAUSE_TAKEOVER;
+            error_setg(errp, "the other side goes on");
+            return;
+        }
+        /* fall through */
     default:
         error_setg(errp, "waiting for %s: unexpected '%s' of checkpoint "
                    "%" PRIu64, stage, colo_frame_name(f->type), f->epoch);
@@ -73,6 +81,10 @@ bool colo_take_sign_of_life(ColoSession *s, const ColoFrame *f)
 {
     if (s->side == COLO_MODE_SECONDARY) {
         return f->type == COLO_FRAME_PING;
+    }
+    if (f->type == COLO_FRAME_HANDOVER_REQUEST) {
+        s->primary.hand_over = true;
+        return true;
     }
     if (f->type != COLO_FRAME_PONG || !s->primary.pings) {
         return false;
@@ -129,9 +141,40 @@ static bool await_bye_ack(ColoSession *s, Error **errp)
             !colo_wire_skip(s->wire, f.length, errp)) {
             return false;
         }
+        if (f.type == COLO_FRAME_TAKEOVER && s->side == COLO_MODE_PRIMARY) {
+            /* It had not heard this side, and does not ask */
+            s->cause = COLO_CAUSE_TAKEOVER;
+            error_setg(errp, "the other side goes on");
+            return false;
+        }
         /* BYE: both sides had the same idea */
     } while (f.type != COLO_FRAME_BYE_ACK && f.type != COLO_FRAME_BYE);
     return true;
+}
+
+bool colo_hand_over(ColoSession *s, Error **errp)
+{
+    return colo_wire_send_buf(s->wire, COLO_FRAME_HANDOVER, s->epoch, NULL, 0,
+                              errp) &&
+           await_bye_ack(s, errp);
+}
+
+void colo_say_going_on(ColoSession *s)
+{
+    uint8_t buf[COLO_BYE_LEN];
+    bool ok;
+
+    if (s->side == COLO_MODE_SECONDARY) {
+        ok = colo_wire_last_word(s->wire, COLO_FRAME_TAKEOVER, s->epoch, NULL,
+                                 0);
+    } else {
+        colo_bye_encode(COLO_BYE_FAILOVER, buf);
+        ok = colo_wire_last_word(s->wire, COLO_FRAME_BYE, s->epoch, buf,
+                                 sizeof(buf));
+    }
+    if (ok) {
+        colo_farewell(colo_wire_channel(s->wire));
+    }
 }
 
 bool colo_say_bye(ColoSession *s, ColoByeReason reason, Error **errp)

@@ -23,7 +23,8 @@ void colo_read_end(ColoSession *s, const ColoFrame *f, const char *stage,
  * colo_take_sign_of_life: true if the frame says only that the peer is there
  *
  * On the secondary that is a ping, since a primary that waits for its disks
- * sends some; on the primary the pong that answers one.  Session's thread.
+ * sends some; on the primary the pong that answers one.  The wish to be handed
+ * over to can come at any time, and is noted.  Session's thread.
  */
 bool colo_take_sign_of_life(ColoSession *s, const ColoFrame *f);
 
@@ -52,6 +53,18 @@ int64_t colo_patience_end(ColoSession *s);
  * Returns true if the peer knows.  Session's thread, no BQL.
  */
 bool colo_say_bye(ColoSession *s, ColoByeReason reason, Error **errp);
+
+/*
+ * colo_hand_over: primary, the guest stands and the secondary has loaded it: it
+ * goes on.  True if it knows.  Session's thread, no BQL.
+ */
+bool colo_hand_over(ColoSession *s, Error **errp);
+
+/*
+ * colo_say_going_on: this side goes on, and a peer that reads it is out.  Does
+ * not wait, and does not know whether it is heard.  Session's thread.
+ */
+void colo_say_going_on(ColoSession *s);
 
 /* Tell the peer why this side cannot go on.  Session's thread, no BQL. */
 void colo_say_error(ColoSession *s, const Error *err);

@@ -78,7 +78,7 @@ static ColoRunState guest_run_state(bool live)
  * the monitor or from a device, is carried out now, by the main loop like all
  * others: while it is the monitor may let the guest go on.
  */
-static void primary_resume(ColoSession *s)
+void colo_primary_resume(ColoSession *s)
 {
     RunState stop;
 
@@ -133,15 +133,19 @@ typedef struct Cut {
     bool live;                  /* the guest runs but for the cut */
     bool overflowed;
     bool repeated;              /* a page may have been copied twice */
+    bool is_last;               /* the secondary goes on from here */
 } Cut;
 
-/* The guest stands for the cut no longer.  BQL. */
-static void primary_end_pause(ColoSession *s, Cut *c)
+/* The guest stands for the cut no longer.  @ok: the cut is complete.  BQL. */
+static void primary_end_pause(ColoSession *s, Cut *c, bool ok)
 {
     if (!c->pause_ns) {
         c->pause_ns = colo_now_ns() - c->begin_ns;
-        if (c->live) {
-            primary_resume(s);
+        if (c->live && ok && c->is_last) {
+            /* It stands until the secondary goes on */
+            s->primary.stands = true;
+        } else if (c->live) {
+            colo_primary_resume(s);
             colo_history_add(&s->stats.pause, c->pause_ns);
         }
     }
@@ -205,7 +209,7 @@ static void primary_pause_over(void *opaque)
     Pause *p = opaque;
 
     BQL_LOCK_GUARD();
-    primary_end_pause(p->s, p->c);
+    primary_end_pause(p->s, p->c, false);
 }
 
 /*
@@ -433,7 +437,7 @@ static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
         colo_disks_cut(s->epoch);
         colo_set_primary(s, COLO_PRIMARY_STATE_SENDING, "copied");
     }
-    primary_end_pause(s, c);
+    primary_end_pause(s, c, ok);
     s->primary.last_cut_ns = c->begin_ns;
     s->stats.staging_overflows += c->overflowed;
     colo_count_staging(s);
@@ -489,32 +493,90 @@ static void primary_committed(ColoSession *s, Cut *c,
                           c->tail.device_len, c->pause_ns / SCALE_US);
 }
 
-bool colo_primary_checkpoint(ColoSession *s, ColoCheckpointReason reason,
-                             Error **errp)
+/* The cut is taken.  Until the secondary has loaded it: */
+static bool primary_bring_over(ColoSession *s, Cut *c,
+                               ColoCheckpointReason reason, Error **errp)
 {
-    Cut c = { .number = s->epoch + 1, .asked_ns = colo_now_ns() };
     ColoFrame f;
 
-    if (!primary_request(s, c.number, errp) || !primary_cut(s, &c, errp)) {
-        return false;
-    }
-    if (!primary_send_pages(s, &c, errp) ||
-        !colo_disks_settle(s, c.number, errp) ||
-        !primary_send_tail(s, &c, errp)) {
+    if (!primary_send_pages(s, c, errp) ||
+        !colo_disks_settle(s, c->number, errp) ||
+        !primary_send_tail(s, c, errp)) {
         return false;
     }
 
     colo_set_primary(s, COLO_PRIMARY_STATE_COMMITTING, "sent");
-    if (!colo_expect(s, COLO_FRAME_VMSTATE_RECEIVED, c.number, NULL, &f,
+    if (!colo_expect(s, COLO_FRAME_VMSTATE_RECEIVED, c->number, NULL, &f,
                      errp)) {
         return false;
     }
-    primary_committed(s, &c, reason);
+    primary_committed(s, c, reason);
 
-    if (!colo_expect(s, COLO_FRAME_VMSTATE_LOADED, c.number, NULL, &f, errp)) {
+    if (!colo_expect(s, COLO_FRAME_VMSTATE_LOADED, c->number, NULL, &f,
+                     errp)) {
         return false;
     }
-    colo_disks_allow(c.number);
+    colo_disks_allow(c->number);
+    return true;
+}
+
+/* The guest has stood for too long for a switchover: it goes on here */
+static void primary_switch_over_is_late(void *opaque)
+{
+    ColoSession *s = opaque;
+
+    BQL_LOCK_GUARD();
+    s->primary.stands = false;
+    colo_primary_resume(s);
+}
+
+/* The secondary has loaded what this guest was when it was stopped for good */
+static bool primary_hand_over(ColoSession *s, Error **errp)
+{
+    colo_set_primary(s, COLO_PRIMARY_STATE_ENDING, "handing over");
+    s->primary.handed_over = true;
+    if (colo_hand_over(s, errp)) {
+        s->cause = COLO_CAUSE_HANDOVER;
+        error_setg(errp, "handed over to the secondary");
+    }
+    return false;
+}
+
+/* The guest stands since its last cut */
+static bool primary_switch_over(ColoSession *s, Cut *c, Error **errp)
+{
+    bool ok;
+
+    if (s->primary.stands) {
+        colo_wire_set_alarm(s->wire, c->end_ns, primary_switch_over_is_late, s);
+    }
+    ok = primary_bring_over(s, c, COLO_CHECKPOINT_REASON_SWITCHOVER, errp);
+    colo_wire_clear_alarm(s->wire);
+    if (c->live && !s->primary.stands && colo_wire_is_whole(s->wire)) {
+        primary_too_long(s, errp);
+        return false;
+    }
+    return ok && primary_hand_over(s, errp);
+}
+
+bool colo_primary_checkpoint(ColoSession *s, ColoCheckpointReason reason,
+                             Error **errp)
+{
+    Cut c = {
+        .number = s->epoch + 1,
+        .asked_ns = colo_now_ns(),
+        .is_last = reason == COLO_CHECKPOINT_REASON_SWITCHOVER,
+    };
+
+    if (!primary_request(s, c.number, errp) || !primary_cut(s, &c, errp)) {
+        return false;
+    }
+    if (c.is_last) {
+        return primary_switch_over(s, &c, errp);
+    }
+    if (!primary_bring_over(s, &c, reason, errp)) {
+        return false;
+    }
     colo_set_primary(s, COLO_PRIMARY_STATE_RUNNING, "loaded");
     colo_staging_shrink(s->staging);
     s->primary.not_before_ns = colo_now_ns() +

@@ -12,10 +12,16 @@
  * colo_primary_checkpoint: take one, from the request to the other side's load
  *
  * State running, before and after.  False with @errp set if the session has to
- * end, and with s->cause set if the peer is not lost.  Session's thread, no
- * BQL.
+ * end, as it has to after one for a switchover, and with s->cause set if the
+ * peer is not lost.  Session's thread, no BQL.
  */
 bool colo_primary_checkpoint(ColoSession *s, ColoCheckpointReason reason,
                              Error **errp);
+
+/*
+ * colo_primary_resume: the guest that stands since a cut goes on; a stop that
+ * came meanwhile is carried out.  Session's thread, BQL.
+ */
+void colo_primary_resume(ColoSession *s);
 
 #endif

@@ -23,6 +23,7 @@
 #include "disks.h"
 #include "failover.h"
 #include "guest.h"
+#include "lease.h"
 #include "params.h"
 #include "participants.h"
 #include "peer.h"
@@ -50,6 +51,8 @@ static bool primary_await_ready(ColoSession *s, Error **errp)
     const char *stage = "the secondary to be ready";
     ColoFrame f;
 
+    int64_t asked_ns = colo_now_ns();
+
     if (!colo_wire_send_buf(s->wire, COLO_FRAME_PING, 0, NULL, 0, errp) ||
         !colo_wire_recv(s->wire, stage, &f, errp)) {
         return false;
@@ -58,6 +61,7 @@ static bool primary_await_ready(ColoSession *s, Error **errp)
         colo_read_end(s, &f, stage, errp);
         return false;
     }
+    colo_lease_begin(asked_ns, s->timeout_ms);
     colo_disks_allow(0);
     return true;
 }
@@ -167,6 +171,33 @@ static int64_t primary_await_tpm(ColoSession *s, int64_t due_ns, Error **errp)
 }
 
 /*
+ * The peer is silent.  Wait until it is heard again; false with @errp set if the
+ * session has to end.
+ */
+static bool primary_await_return(ColoSession *s, Error **errp)
+{
+    const char *stage = "the peer to come back";
+    ColoFrame f;
+
+    while (colo_wire_is_lost(s->wire)) {
+        if (colo_has_to_end(s, errp)) {
+            return false;
+        }
+        if (colo_wire_wait(s->wire, INT64_MAX) != COLO_WAIT_READABLE) {
+            continue;
+        }
+        if (!colo_wire_next(s->wire, stage, &f, errp)) {
+            return false;
+        }
+        if (f.type != COLO_FRAME_ALIVE && !colo_take_sign_of_life(s, &f)) {
+            colo_read_end(s, &f, stage, errp);
+            return false;
+        }
+    }
+    return true;
+}
+
+/*
  * The epoch runs.  Returns true when a checkpoint is due (@reason says why),
  * false with @errp set when the session has to end.
  */
@@ -186,6 +217,17 @@ static bool primary_run_epoch(ColoSession *s, ColoCheckpointReason *reason,
 
         if (colo_has_to_end(s, errp)) {
             return false;
+        }
+        if (colo_wire_is_lost(s->wire)) {
+            if (!primary_await_return(s, errp)) {
+                return false;
+            }
+            heard_ns = colo_now_ns();
+            next_ping_ns = heard_ns;
+        }
+        if (s->primary.hand_over) {
+            *reason = COLO_CHECKPOINT_REASON_SWITCHOVER;
+            return true;
         }
         due_ns = since_ns ? 0 : primary_next_due(s, reason);
         if (!due_ns) {
@@ -212,10 +254,18 @@ static bool primary_run_epoch(ColoSession *s, ColoCheckpointReason *reason,
             if (colo_now_ns() < next_ping_ns) {
                 break;
             }
+            if (colo_wire_take_stall(s->wire)) {
+                heard_ns = colo_now_ns();
+            }
             if (colo_now_ns() - heard_ns > colo_timeout_ns(s)) {
-                error_setg(errp, "waiting for 'pong': the peer was silent for "
-                           "%u ms", s->timeout_ms);
-                return false;
+                g_autofree char *why =
+                    g_strdup_printf("waiting for 'pong': the peer was silent "
+                                    "for %u ms", s->timeout_ms);
+
+                if (!colo_wire_lose(s->wire, why, errp)) {
+                    return false;
+                }
+                break;
             }
             if (!colo_wire_send_buf(s->wire, COLO_FRAME_PING, s->epoch, NULL,
                                     0, errp)) {
@@ -239,6 +289,7 @@ static void primary_protect(ColoSession *s, Error **errp)
     if (!primary_handshake(s, errp)) {
         return;
     }
+    colo_watch_silence(s);
     bql_lock();
     s->was_ready = true;
     colo_set_primary(s, COLO_PRIMARY_STATE_RUNNING, "secondary is ready");
@@ -259,6 +310,7 @@ static void primary_alone(ColoSession *s, const char *why,
 {
     colo_set_primary(s, COLO_PRIMARY_STATE_ALONE, why);
     colo_disks_stop(true);
+    colo_lease_end();
     colo_participants_open();
     colo_report_exit(s, reason);
 }
@@ -317,6 +369,7 @@ static void primary_refuse(ColoSession *s, const Error *err)
                       "COLO primary: going on without protection: ");
     colo_set_primary(s, COLO_PRIMARY_STATE_ENDING, error_get_pretty(err));
     colo_disks_stop(true);
+    colo_lease_end();
     colo_participants_open();
     bql_unlock();
 
@@ -331,8 +384,35 @@ static void primary_refuse(ColoSession *s, const Error *err)
 /* Somebody has said which side goes on: this one.  BQL. */
 static void primary_fail_over(ColoSession *s)
 {
+    colo_say_going_on(s);
     colo_status_add("x-colo-lost-heartbeat: this side goes on");
     primary_alone(s, "failover", COLO_EXIT_REASON_REQUEST);
+    if (s->primary.stands) {
+        s->primary.stands = false;
+        colo_primary_resume(s);
+    }
+}
+
+static void primary_retire_bh(void *opaque)
+{
+    colo_retire_guest("the other side of the COLO pair has taken over from "
+                      "this one");
+    /* It may wait for the lock of a shared disk; and nobody writes here again */
+    migration_block_inactivate();
+}
+
+/* The other side is the service.  BQL. */
+static void primary_taken_over(ColoSession *s, const Error *err)
+{
+    const char *why = error_get_pretty(err);
+
+    colo_status_say("%s; the guest of this side stands for good", why);
+    info_report("COLO primary: %s; the guest of this side stands for good",
+                why);
+    colo_set_primary(s, COLO_PRIMARY_STATE_ENDED, why);
+    colo_lease_revoke();
+    colo_disks_stop(false);
+    colo_report_exit(s, COLO_EXIT_REASON_REQUEST);
 }
 
 /*
@@ -344,6 +424,11 @@ static void primary_finish(ColoSession *s, Error *err)
     g_autoptr(Error) bye_err = NULL;
     bool failover = colo_wish(s) == COLO_WISH_FAILOVER;
 
+    if (s->primary.stands && !s->primary.handed_over) {
+        BQL_LOCK_GUARD();
+        s->primary.stands = false;
+        colo_primary_resume(s);
+    }
     if (!failover && s->cause == COLO_CAUSE_LOCAL &&
         !s->primary.peer_may_be_ready) {
         primary_refuse(s, err);
@@ -362,7 +447,11 @@ static void primary_finish(ColoSession *s, Error *err)
     }
 
     BQL_LOCK_GUARD();
-    if (failover) {
+    if (s->cause == COLO_CAUSE_HANDOVER || s->cause == COLO_CAUSE_TAKEOVER) {
+        primary_taken_over(s, err);
+        return;
+    }
+    if (failover || (colo_goes_on(s) && !colo_peer_is_out(s))) {
         primary_fail_over(s);
         return;
     }
@@ -371,7 +460,9 @@ static void primary_finish(ColoSession *s, Error *err)
         primary_go_on(s, err);
         return;
     }
-    colo_set_primary(s, COLO_PRIMARY_STATE_LOST, error_get_pretty(err));
+    if (s->primary.state != COLO_PRIMARY_STATE_LOST) {
+        colo_set_primary(s, COLO_PRIMARY_STATE_LOST, error_get_pretty(err));
+    }
     colo_disks_abandon();
     colo_await_decision(s, err);
     if (colo_wish(s) == COLO_WISH_FAILOVER) {
@@ -503,4 +594,8 @@ void migrate_start_colo_process(MigrationState *ms)
     g_clear_pointer(&s->primary.device_file, qemu_fclose);
     colo_disks_stop(false);
     colo_session_over(s);
+    if (s->primary.state == COLO_PRIMARY_STATE_ENDED && !colo_exiting()) {
+        /* Not earlier: while there is a migration it cannot be blocked */
+        migration_bh_schedule(primary_retire_bh, s);
+    }
 }

@@ -25,7 +25,6 @@
 #include "system/runstate.h"
 #include "migration/colo.h"
 #include "migration/global_state.h"
-#include "migration/blocker.h"
 #include "migration/misc.h"
 #include "disks.h"
 #include "failover.h"
@@ -42,6 +41,9 @@
 #include "migration/options.h"
 #include "migration/qemu-file.h"
 #include "trace.h"
+
+/* How often a lock is asked for that the primary is about to give up */
+#define LOCK_LOOK_MS    5
 
 /*
  * Session start: say what RAM there is, take the primary's parameters.  The
@@ -147,6 +149,42 @@ static bool secondary_ready(ColoSession *s, const char *why, Error **errp)
     return true;
 }
 
+/*
+ * The primary said nothing by @end_ns.  Go on waiting, or not?  False with @errp
+ * set: not.
+ */
+static bool secondary_hears_nothing(ColoSession *s, const char *stage,
+                                    Error **errp)
+{
+    bool hurry = colo_now_ns() >= colo_wire_hurry_end(s->wire);
+    g_autofree char *why = NULL;
+
+    if (colo_wire_take_stall(s->wire) && !hurry) {
+        return true;
+    }
+    why = g_strdup_printf("waiting for %s: the peer was silent for %u ms",
+                          stage, hurry ? COLO_HURRY_MS : s->timeout_ms);
+    return colo_wire_lose(s->wire, why, errp);
+}
+
+/* When is a peer silent that says nothing from now on? */
+static int64_t silence_end(ColoSession *s)
+{
+    return colo_wire_is_lost(s->wire)
+           ? INT64_MAX : MIN(colo_now_ns() + colo_timeout_ns(s),
+                             colo_wire_hurry_end(s->wire));
+}
+
+/* The primary's guest stands for good, and this one is the same */
+static bool secondary_is_handed_over(ColoSession *s, Error **errp)
+{
+    s->cause = COLO_CAUSE_HANDOVER;
+    error_setg(errp, "the primary has handed over");
+    /* If this gets lost the primary's guest stands until somebody decides */
+    colo_wire_send_buf(s->wire, COLO_FRAME_BYE_ACK, s->epoch, NULL, 0, NULL);
+    return false;
+}
+
 /* Wait for the next checkpoint; answer pings.  @cut: its number */
 static bool secondary_await_request(ColoSession *s, uint64_t cut, Error **errp)
 {
@@ -155,20 +193,27 @@ static bool secondary_await_request(ColoSession *s, uint64_t cut, Error **errp)
 
     colo_wire_begin_wait(s->wire);
     for (;;) {
+        if (colo_wish(s) == COLO_WISH_SWITCHOVER && !s->secondary.has_asked) {
+            s->secondary.has_asked = true;
+            if (!colo_wire_send_buf(s->wire, COLO_FRAME_HANDOVER_REQUEST,
+                                    s->epoch, NULL, 0, errp)) {
+                return false;
+            }
+        }
         if (colo_has_to_end(s, errp)) {
             if (s->cause == COLO_CAUSE_LOCAL && colo_disks_are_complete()) {
                 s->cause = COLO_CAUSE_SPENT;
             }
             return false;
         }
-        switch (colo_wire_wait(s->wire, colo_now_ns() +
-                               colo_timeout_ns(s))) {
+        switch (colo_wire_wait(s->wire, silence_end(s))) {
         case COLO_WAIT_WOKEN:
             continue;
         case COLO_WAIT_DEADLINE:
-            error_setg(errp, "waiting for %s: the peer was silent for %u ms",
-                       stage, s->timeout_ms);
-            return false;
+            if (!secondary_hears_nothing(s, stage, errp)) {
+                return false;
+            }
+            continue;
         case COLO_WAIT_READABLE:
             break;
         }
@@ -180,6 +225,9 @@ static bool secondary_await_request(ColoSession *s, uint64_t cut, Error **errp)
         }
         if (f.type == COLO_FRAME_ALIVE) {
             continue;
+        }
+        if (f.type == COLO_FRAME_HANDOVER && f.epoch == s->epoch) {
+            return secondary_is_handed_over(s, errp);
         }
         if (f.type != COLO_FRAME_PING) {
             colo_read_end(s, &f, stage, errp);
@@ -248,6 +296,7 @@ static void secondary_follow(ColoSession *s, Error **errp)
         !secondary_ready(s, "ready", errp)) {
         return;
     }
+    colo_watch_silence(s);
     while (secondary_checkpoint(s, errp)) {
         continue;
     }
@@ -277,6 +326,29 @@ static void secondary_lose(ColoSession *s, const Error *err)
 }
 
 /*
+ * A primary that has handed over gives up the lock of a shared disk as soon as its
+ * guest's devices are quiet.  BQL held, dropped meanwhile.
+ */
+static bool secondary_take_over_disks(ColoSession *s, Error **errp)
+{
+    int64_t end_ns = s->cause == COLO_CAUSE_HANDOVER
+                     ? colo_now_ns() + colo_timeout_ns(s) : 0;
+
+    while (true) {
+        g_autoptr(Error) err = NULL;
+
+        if (colo_disks_take_over(&err)) {
+            return true;
+        }
+        if (colo_now_ns() >= end_ns || colo_exiting()) {
+            error_propagate(errp, g_steal_pointer(&err));
+            return false;
+        }
+        qemu_cond_timedwait_bql(&s->cond, LOCK_LOOK_MS);
+    }
+}
+
+/*
  * Wait until this side is told to go live, which @asked says it has been, and
  * may.  Returns false if QEMU exits.  BQL.
  */
@@ -295,7 +367,10 @@ static bool secondary_decide(ColoSession *s, const Error *err, bool asked)
             }
         }
         g_clear_pointer(&refused, error_free);
-        if (colo_disks_take_over(&refused)) {
+        if (secondary_take_over_disks(s, &refused)) {
+            if (s->cause != COLO_CAUSE_HANDOVER) {
+                colo_say_going_on(s);
+            }
             colo_status_add("x-colo-lost-heartbeat: this side goes on");
             return true;
         }
@@ -309,8 +384,15 @@ static bool secondary_decide(ColoSession *s, const Error *err, bool asked)
 static void secondary_finish(ColoSession *s, Error *err)
 {
     g_autoptr(Error) bye_err = NULL;
-    bool failover = colo_wish(s) == COLO_WISH_FAILOVER;
+    bool failover;
 
+    if (colo_wish(s) == COLO_WISH_SWITCHOVER &&
+        s->cause == COLO_CAUSE_LOST) {
+        /* Somebody wants this side to go on, and there is nobody to ask */
+        BQL_LOCK_GUARD();
+        colo_ask_failover(s);
+    }
+    failover = colo_wish(s) == COLO_WISH_FAILOVER;
     if (s->cause == COLO_CAUSE_SPENT && !failover &&
         colo_hears_peer(s, NULL)) {
         /* It goes on alone as soon as it hears the error */
@@ -357,28 +439,11 @@ static void secondary_finish(ColoSession *s, Error *err)
         colo_set_secondary(s, COLO_SECONDARY_STATE_ENDED, "never ready");
         return;
     }
-    failover = secondary_decide(s, err, failover);
+    failover = secondary_decide(s, err, failover ||
+                                        s->cause == COLO_CAUSE_HANDOVER);
     colo_set_secondary(s, failover ? COLO_SECONDARY_STATE_LIVE
                                    : COLO_SECONDARY_STATE_ENDED,
                        failover ? "failover" : "QEMU exits");
-}
-
-/*
- * Main loop, after the session's thread: the service was never here.  Leave the
- * guest so that nobody starts it, here or where it would be migrated to.
- */
-static void secondary_retire(void)
-{
-    Error *reason = NULL;
-
-    if (runstate_is_live(runstate_get())) {
-        vm_stop(RUN_STATE_COLO);
-    }
-    colo_forget_stop();
-    runstate_set(RUN_STATE_SHUTDOWN);
-    error_setg(&reason, "this was a COLO secondary and has ended: its guest "
-               "is out of date");
-    migrate_add_blocker_internal(&reason, &error_abort);
 }
 
 /* Whoever let this side go on has to know that it serves nobody yet */
@@ -459,7 +524,7 @@ static void secondary_end_bh(void *opaque)
                       in_order ? MIGRATION_STATUS_CANCELLED
                                : MIGRATION_STATUS_FAILED);
     if (!live) {
-        secondary_retire();
+        colo_retire_guest("this was a COLO secondary and has ended");
     }
     colo_report_exit(s, asked ? COLO_EXIT_REASON_REQUEST
                               : COLO_EXIT_REASON_ERROR);

@@ -193,9 +193,21 @@ void colo_ask_failover(ColoSession *s)
     qemu_cond_broadcast(&s->cond);
 }
 
+void colo_ask_switchover(ColoSession *s)
+{
+    if (colo_wish(s) != COLO_WISH_NONE) {
+        return;
+    }
+    trace_colo_wish(s->epoch, COLOMode_str(s->side), "switchover");
+    qatomic_set(&s->wish, COLO_WISH_SWITCHOVER);
+    colo_wire_hurry(s->wire);
+    colo_wire_wake(s->wire);
+}
+
 void colo_refuse_failover(ColoSession *s)
 {
     trace_colo_wish(s->epoch, COLOMode_str(s->side), "none");
+    s->loss_is_told = false;
     if (colo_exiting()) {
         s->end_reason = COLO_BYE_QUIT;
     }
@@ -207,11 +219,17 @@ void colo_ask_end(ColoSession *s, ColoByeReason reason)
     trace_colo_wish(s->epoch, COLOMode_str(s->side),
                     colo_bye_reason_str(reason));
     if (colo_wish(s) != COLO_WISH_FAILOVER) {
-        /* The end of QEMU outweighs migrate_cancel */
+        /* The end of QEMU outweighs all that comes before */
         s->end_reason = reason;
         qatomic_set(&s->wish, COLO_WISH_END);
     }
-    if (s->wire) {
+    if (s->wire && colo_wire_is_lost(s->wire) && reason != COLO_BYE_CANCEL) {
+        /* There is nobody to end it with */
+        colo_wire_cancel(s->wire);
+    } else if (s->wire) {
+        if (reason == COLO_BYE_FAILOVER) {
+            colo_wire_hurry(s->wire);
+        }
         colo_wire_wake(s->wire);
     }
     qemu_cond_broadcast(&s->cond);

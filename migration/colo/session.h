@@ -26,6 +26,7 @@
 /* What somebody outside of the session's thread wants of it */
 typedef enum ColoWish {
     COLO_WISH_NONE,
+    COLO_WISH_SWITCHOVER,   /* secondary: go on, in order: ask the primary */
     COLO_WISH_END,          /* end in order, see ColoSession.end_reason */
     COLO_WISH_FAILOVER,     /* the operator's word: go on without the peer */
 } ColoWish;
@@ -36,6 +37,8 @@ typedef enum ColoCause {
     COLO_CAUSE_WISH,        /* ColoSession.wish */
     COLO_CAUSE_PEER_BYE,    /* the peer ended the session in order */
     COLO_CAUSE_PEER_ERROR,  /* the peer says that it cannot go on */
+    COLO_CAUSE_HANDOVER,    /* the secondary goes on, both know it */
+    COLO_CAUSE_TAKEOVER,    /* primary: the secondary says that it goes on */
     COLO_CAUSE_LOCAL,       /* this side cannot go on with the session */
     COLO_CAUSE_SPENT,       /* nor can this secondary, but it is complete */
     COLO_CAUSE_PAUSE,       /* primary: its guest stood for max_pause_ms */
@@ -50,6 +53,8 @@ typedef struct ColoPrimary {
     RunState deferred_stop;             /* RUN_STATE__MAX: none */
     bool paused;                        /* the guest stands, not for a cut */
     bool starts;                        /* it runs for the first time, soon */
+    bool stands;                        /* since the cut of a switchover */
+    ColoPrimaryState lost_in;           /* what it was doing, in 'lost' */
     VMChangeStateEntry *vm_state;       /* hybrid mode */
     Notifier wakeup;                    /* hybrid mode */
 
@@ -59,6 +64,8 @@ typedef struct ColoPrimary {
     int64_t last_cut_ns;
     int64_t not_before_ns;              /* for a checkpoint on demand */
     bool peer_may_be_ready;             /* 'start' has been sent */
+    bool hand_over;                     /* the secondary has asked for it */
+    bool handed_over;                   /* 'handover' has been sent */
 } ColoPrimary;
 
 /* The secondary's part of a session */
@@ -68,11 +75,13 @@ typedef struct ColoSecondary {
 
     /* BQL */
     ColoRunState run_state;             /* of the primary's guest at its cut */
+    ColoSecondaryState lost_in;         /* what it was doing, in 'lost' */
     ShutdownCause deferred_shutdown;    /* hybrid mode */
     ShutdownCause deferred_reset;       /* hybrid mode */
 
     /* The session's thread only, as long as it runs */
     uint64_t generation;                /* of the disks; 0 for none */
+    bool has_asked;                     /* for a switchover */
     GArray *wanted;                     /* ColoPageEntry: pages asked for */
     size_t wanted_next;                 /* index of the next one to arrive */
     bool hashes_came;                   /* in this checkpoint */
@@ -128,6 +137,7 @@ typedef struct ColoSession {
     uint64_t epoch;                     /* number of the last cut */
     uint64_t committed;                 /* number of the last commit */
     bool was_ready;                     /* protection was complete once */
+    bool loss_is_told;                  /* to the user; not since the return */
     ColoByeReason end_reason;
 
     /* BQL */
@@ -202,11 +212,13 @@ void colo_set_secondary(ColoSession *s, ColoSecondaryState to,
 const char *colo_state_str(ColoSession *s);
 
 /*
- * colo_ask_failover, colo_ask_end: leave a wish and see that it is noticed
+ * colo_ask_failover, colo_ask_switchover, colo_ask_end: leave a wish and see
+ * that it is noticed
  *
  * BQL; they return at once.
  */
 void colo_ask_failover(ColoSession *s);
+void colo_ask_switchover(ColoSession *s);
 void colo_ask_end(ColoSession *s, ColoByeReason reason);
 
 /* The wish to fail over cannot be followed now; it may come again.  BQL. */
@@ -215,6 +227,17 @@ void colo_refuse_failover(ColoSession *s);
 static inline ColoWish colo_wish(ColoSession *s)
 {
     return qatomic_read(&s->wish);
+}
+
+/*
+ * True if somebody said that this side goes on, whether or not the other one is
+ * told first: nothing but the peer's word is waited for.
+ */
+static inline bool colo_goes_on(ColoSession *s)
+{
+    return colo_wish(s) == COLO_WISH_FAILOVER ||
+           (colo_wish(s) == COLO_WISH_END &&
+            s->end_reason == COLO_BYE_FAILOVER);
 }
 
 /* True if the peer said that it is out, and will not go live */

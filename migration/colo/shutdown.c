@@ -13,6 +13,7 @@
 #include "block/aio.h"
 #include "system/cpus.h"
 #include "system/runstate.h"
+#include "lease.h"
 #include "participants.h"
 #include "session.h"
 
@@ -107,7 +108,7 @@ static void drain_output(void)
     int64_t deadline_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + DRAIN_MS;
     QEMUTimer *look;
 
-    if (!colo_participants_exist() ||
+    if (!colo_participants_exist() || !colo_lease_holds() ||
         colo_session_active(COLO_MODE_SECONDARY)) {
         return;
     }

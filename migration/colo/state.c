@@ -11,7 +11,7 @@
 #define P(x) (1u << COLO_PRIMARY_STATE_##x)
 
 /* A side can lose its peer, end, or be told to go on alone, at every step */
-#define P_OUT (P(LOST) | P(ENDING) | P(ALONE))
+#define P_OUT (P(LOST) | P(ENDING) | P(ALONE) | P(ENDED))
 
 static const unsigned primary_next[] = {
     [COLO_PRIMARY_STATE_NONE]       = P(STARTING),
@@ -22,9 +22,13 @@ static const unsigned primary_next[] = {
     [COLO_PRIMARY_STATE_SENDING]    = P(COMMITTING) | P_OUT,
     [COLO_PRIMARY_STATE_COMMITTING] = P(LOADING) | P_OUT,
     [COLO_PRIMARY_STATE_LOADING]    = P(RUNNING) | P_OUT,
-    [COLO_PRIMARY_STATE_LOST]       = P(ALONE),
-    [COLO_PRIMARY_STATE_ENDING]     = P(LOST) | P(ALONE),
+    /* Silence ends in the state that it began in */
+    [COLO_PRIMARY_STATE_LOST]       = P(RUNNING) | P(REQUESTING) | P(CUTTING) |
+                                      P(SENDING) | P(COMMITTING) | P(LOADING) |
+                                      P(ALONE) | P(ENDED) | P(ENDING),
+    [COLO_PRIMARY_STATE_ENDING]     = P(LOST) | P(ALONE) | P(ENDED),
     [COLO_PRIMARY_STATE_ALONE]      = 0,
+    [COLO_PRIMARY_STATE_ENDED]      = 0,
 };
 
 QEMU_BUILD_BUG_ON(ARRAY_SIZE(primary_next) != COLO_PRIMARY_STATE__MAX);
@@ -42,7 +46,9 @@ static const unsigned secondary_next[] = {
     /* From here on the load comes first, whatever happens */
     [COLO_SECONDARY_STATE_COMMITTED] = S(LOADING),
     [COLO_SECONDARY_STATE_LOADING]   = S(STANDING) | S(RUNNING) | S_OUT,
-    [COLO_SECONDARY_STATE_LOST]      = S(LIVE) | S(ENDED),
+    [COLO_SECONDARY_STATE_LOST]      = S(STANDING) | S(RUNNING) | S(REPLIED) |
+                                       S(RECEIVING) | S(LIVE) | S(ENDED) |
+                                       S(ENDING),
     [COLO_SECONDARY_STATE_ENDING]    = S(LOST) | S(LIVE) | S(ENDED),
     [COLO_SECONDARY_STATE_LIVE]      = 0,
     [COLO_SECONDARY_STATE_ENDED]     = 0,

@@ -100,6 +100,12 @@ void colo_status_forget_old(void)
     }
 }
 
+void colo_status_forget(void)
+{
+    g_clear_pointer(&message, g_free);
+    message_is_old = false;
+}
+
 void colo_status_add(const char *text)
 {
     char *before = message;

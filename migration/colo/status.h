@@ -38,6 +38,9 @@ void colo_status_say_first(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 void colo_status_try_again(void);
 void colo_status_forget_old(void);
 
+/* What was said is not true any more.  BQL. */
+void colo_status_forget(void);
+
 /* The same, after what has been said already.  BQL. */
 void colo_status_add(const char *text);
 

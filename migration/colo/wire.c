@@ -25,6 +25,16 @@
  * middle of a frame, too, since that may take a peer that reads slowly very
  * long.
  *
+ * Silence need not be the end: the owner may want to keep the channel, and his
+ * place in the protocol, until the two hear each other again.  Bytes alone do not
+ * tell that, they may have been under way.  'alive' frames do: each has the time
+ * of its sender's clock, and repeats the latest of the other side.  Who finds his
+ * own time in one, and that time is not long ago, hears and is heard.
+ *
+ * This process may have been stopped, or starved.  So what has come is read
+ * before the clock is believed, and a wait that ends much later than it should
+ * begins again.
+ *
  * A cancelled wire stays cancelled.  A wake-up is a hint to look around and
  * is remembered by GLib until the owner waits.
  */
@@ -38,10 +48,14 @@
 #include "io/channel-tls.h"
 #include "wire.h"
 #include "fault.h"
+#include "lease.h"
 #include "progress.h"
 #include "trace.h"
 
 #define WIRE_STEP_BYTES (16 * KiB)
+
+/* A wait that is so late was one of a process that did not run */
+#define WIRE_LATE_NS    (250 * SCALE_MS)
 
 typedef enum WireAlarm {
     WIRE_ALARM_OFF,
@@ -61,6 +75,8 @@ struct ColoWire {
     COLOMode side;
     GMainContext *ctx;
     GSource *timer;             /* attached to ctx */
+    const ColoSilenceOps *silence;
+    void *silence_opaque;
 
     /* Owner only */
     uint64_t bytes_received;
@@ -68,6 +84,11 @@ struct ColoWire {
     uint64_t unread;            /* bytes of it */
     uint64_t peer_progress;     /* of its last 'alive' */
     int64_t stall_begin_ns;     /* nothing has got on since then */
+    int64_t heard_ns;           /* bytes came */
+    int64_t well_ns;            /* the peer spoke, and heard this side */
+    bool stalled;               /* this process was */
+    const char *stage;          /* what is waited for, in messages; or NULL */
+    const ColoFrame *sending;   /* or NULL */
     WireAlarm alarm;
     int64_t alarm_ns;           /* while it is set */
     void (*ring)(void *opaque);
@@ -83,6 +104,9 @@ struct ColoWire {
 
     /* Atomic */
     uint32_t timeout_ms;        /* the owner writes it */
+    int64_t peer_stamp;         /* the same */
+    bool lost;                  /* the same */
+    int64_t hurry_ns;           /* since then; 0: no hurry */
     bool woken;
     bool cancelled;
 };
@@ -156,6 +180,70 @@ void colo_wire_cancel(ColoWire *w)
     g_main_context_wakeup(w->ctx);
 }
 
+void colo_wire_hurry(ColoWire *w)
+{
+    qatomic_set(&w->hurry_ns, qemu_clock_get_ns(QEMU_CLOCK_REALTIME));
+    g_main_context_wakeup(w->ctx);
+}
+
+void colo_wire_on_silence(ColoWire *w, const ColoSilenceOps *ops,
+                          void *opaque)
+{
+    w->silence = ops;
+    w->silence_opaque = opaque;
+}
+
+bool colo_wire_is_lost(ColoWire *w)
+{
+    return qatomic_read(&w->lost);
+}
+
+/* After these there is nothing to go back to */
+static bool is_last_word(ColoFrameType type)
+{
+    return type == COLO_FRAME_BYE || type == COLO_FRAME_ERROR ||
+           type == COLO_FRAME_TAKEOVER;
+}
+
+bool colo_wire_lose(ColoWire *w, const char *why, Error **errp)
+{
+    g_autofree char *in_words = NULL;
+
+    if (w->lost) {
+        return true;
+    }
+    in_words = w->sending
+               ? g_strdup_printf("sending '%s' of checkpoint %" PRIu64 ": %s",
+                                 colo_frame_name(w->sending->type),
+                                 w->sending->epoch, why)
+               : w->stage ? g_strdup_printf("waiting for %s: %s", w->stage, why)
+                          : g_strdup(why);
+    if (!w->silence || w->alarm != WIRE_ALARM_OFF || w->end_ns != INT64_MAX ||
+        !w->silence->lost(w->silence_opaque, in_words)) {
+        error_setg(errp, "%s", why);
+        return false;
+    }
+    qatomic_set(&w->lost, true);
+    return true;
+}
+
+void colo_wire_find(ColoWire *w)
+{
+    if (w->lost) {
+        qatomic_set(&w->lost, false);
+        colo_wire_begin_wait(w);
+        w->silence->back(w->silence_opaque);
+    }
+}
+
+bool colo_wire_take_stall(ColoWire *w)
+{
+    bool stalled = w->stalled;
+
+    w->stalled = false;
+    return stalled;
+}
+
 bool colo_wire_cancelled(ColoWire *w)
 {
     return qatomic_read(&w->cancelled);
@@ -179,6 +267,14 @@ static gboolean wire_channel_ready(QIOChannel *ioc, GIOCondition cond,
     return G_SOURCE_REMOVE;
 }
 
+int64_t colo_wire_hurry_end(ColoWire *w)
+{
+    int64_t since_ns = qatomic_read(&w->hurry_ns);
+
+    return since_ns ? MAX(since_ns, w->heard_ns) + COLO_HURRY_MS * SCALE_MS
+                    : INT64_MAX;
+}
+
 /*
  * Wait for @cond on the channel.  With @wakeable a wake-up ends the wait,
  * cancelling always does.
@@ -186,7 +282,7 @@ static gboolean wire_channel_ready(QIOChannel *ioc, GIOCondition cond,
 static ColoWaitResult wire_wait(ColoWire *w, GIOCondition cond,
                                 int64_t deadline_ns, bool wakeable)
 {
-    bool ready = false;
+    bool ready = false, looked = false;
     ColoWaitResult ret = COLO_WAIT_READABLE;
     GSource *watch = qio_channel_create_watch(w->ioc, cond);
 
@@ -195,19 +291,30 @@ static ColoWaitResult wire_wait(ColoWire *w, GIOCondition cond,
     g_source_attach(watch, w->ctx);
 
     while (!ready) {
-        int64_t left_ns = deadline_ns - qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+        int64_t end_ns = deadline_ns, now_ns;
 
+        if (cond & G_IO_IN && !wakeable) {
+            end_ns = MIN(end_ns, colo_wire_hurry_end(w));
+        }
+        now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
         if (qatomic_read(&w->cancelled) ||
             (wakeable && qatomic_xchg(&w->woken, false))) {
             ret = COLO_WAIT_WOKEN;
             break;
         }
-        if (left_ns <= 0) {
-            ret = COLO_WAIT_DEADLINE;
-            break;
+        if (now_ns >= end_ns) {
+            if (looked) {
+                ret = COLO_WAIT_DEADLINE;
+                break;
+            }
+            looked = true;
+            w->stalled |= now_ns - end_ns > WIRE_LATE_NS;
+            g_main_context_iteration(w->ctx, false);
+            continue;
         }
-        g_source_set_ready_time(w->timer, g_get_monotonic_time() +
-                                DIV_ROUND_UP(left_ns, SCALE_US));
+        g_source_set_ready_time(w->timer, end_ns == INT64_MAX ? -1 :
+                                g_get_monotonic_time() +
+                                DIV_ROUND_UP(end_ns - now_ns, SCALE_US));
         g_main_context_iteration(w->ctx, true);
     }
 
@@ -223,7 +330,8 @@ ColoWaitResult colo_wire_wait(ColoWire *w, int64_t deadline_ns)
 
 static void step_begin(ColoWire *w, WireStep *step)
 {
-    step->deadline_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
+    step->deadline_ns = w->lost ? INT64_MAX :
+                        qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
                         w->timeout_ms * (int64_t)SCALE_MS;
     step->deadline_ns = MIN(step->deadline_ns, w->end_ns);
     step->bytes = 0;
@@ -271,6 +379,26 @@ static bool wire_ring(ColoWire *w, WireStep *step)
     return true;
 }
 
+/* The deadline of @step has passed.  True: go on waiting */
+static bool wire_is_silent(ColoWire *w, WireStep *step, Error **errp)
+{
+    g_autofree char *why = NULL;
+
+    if (qatomic_read(&w->hurry_ns)) {
+        why = g_strdup_printf("the peer was silent for %d ms", COLO_HURRY_MS);
+    } else if (step->bytes) {
+        why = g_strdup_printf("no more than %zu bytes went through in %u ms",
+                              step->bytes, w->timeout_ms);
+    } else {
+        why = g_strdup_printf("the peer was silent for %u ms", w->timeout_ms);
+    }
+    if (!colo_wire_lose(w, why, errp)) {
+        return false;
+    }
+    step->deadline_ns = INT64_MAX;
+    return true;
+}
+
 /* The channel would block: wait for it, or say why that is over */
 static bool wire_wait_progress(ColoWire *w, GIOCondition cond,
                                WireStep *step, Error **errp)
@@ -287,13 +415,11 @@ static bool wire_wait_progress(ColoWire *w, GIOCondition cond,
         if (wire_ring(w, step)) {
             return true;
         }
-        if (step->bytes) {
-            error_setg(errp, "no more than %zu bytes went through in %u ms",
-                       step->bytes, w->timeout_ms);
-        } else {
-            error_setg(errp, "the peer was silent for %u ms", w->timeout_ms);
+        if (colo_wire_take_stall(w) && w->end_ns == INT64_MAX) {
+            step_begin(w, step);
+            return true;
         }
-        return false;
+        return wire_is_silent(w, step, errp);
     case COLO_WAIT_WOKEN:
     default:
         error_setg(errp, "interrupted by a request to end the session");
@@ -377,6 +503,7 @@ static bool wire_read_all(ColoWire *w, struct iovec *iov, unsigned niov,
             return false;
         }
         w->bytes_received += n;
+        w->heard_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
         step_on(w, &step, n);
         iov_discard_front(&iov, &niov, n);
     }
@@ -395,6 +522,9 @@ bool colo_wire_send(ColoWire *w, ColoFrameType type, uint64_t epoch,
     };
     g_autofree struct iovec *all = g_new(struct iovec, niov + 2);
     uint8_t rest[sizeof(w->rest)];
+    bool was_lost = w->lost;
+
+    bool ok;
 
     trace_colo_wire_send(epoch, COLOMode_str(w->side), colo_frame_name(type),
                          f.length);
@@ -404,23 +534,63 @@ bool colo_wire_send(ColoWire *w, ColoFrameType type, uint64_t epoch,
         return false;
     }
 
-    QEMU_LOCK_GUARD(&w->send_lock);
-    memcpy(rest, w->rest, w->rest_len);
-    w->torn |= w->rest_len;
-    all[0] = (struct iovec) { rest, w->rest_len };
-    w->rest_len = 0;
-    colo_frame_encode(&f, hdr);
-    all[1] = (struct iovec) { .iov_base = hdr, .iov_len = sizeof(hdr) };
-    if (niov) {
-        memcpy(all + 2, iov, niov * sizeof(*iov));
+    WITH_QEMU_LOCK_GUARD(&w->send_lock) {
+        memcpy(rest, w->rest, w->rest_len);
+        w->torn |= w->rest_len;
+        all[0] = (struct iovec) { rest, w->rest_len };
+        w->rest_len = 0;
+        colo_frame_encode(&f, hdr);
+        all[1] = (struct iovec) { .iov_base = hdr, .iov_len = sizeof(hdr) };
+        if (niov) {
+            memcpy(all + 2, iov, niov * sizeof(*iov));
+        }
+        w->sending = &f;
+        ok = wire_write_all(w, all[0].iov_len ? all : all + 1,
+                            all[0].iov_len ? niov + 2 : niov + 1, errp);
+        w->sending = NULL;
+        if (!ok) {
+            error_prepend(errp, "sending '%s' of checkpoint %" PRIu64 ": ",
+                          colo_frame_name(type), epoch);
+            return false;
+        }
     }
-    if (!wire_write_all(w, all[0].iov_len ? all : all + 1,
-                        all[0].iov_len ? niov + 2 : niov + 1, errp)) {
-        error_prepend(errp, "sending '%s' of checkpoint %" PRIu64 ": ",
-                      colo_frame_name(type), epoch);
-        return false;
+    if (!was_lost) {
+        /* If it is now: the peer has taken it after all */
+        colo_wire_find(w);
     }
     return true;
+}
+
+bool colo_wire_last_word(ColoWire *w, ColoFrameType type, uint64_t epoch,
+                         const void *buf, size_t len)
+{
+    uint8_t all[sizeof(w->rest) + COLO_FRAME_HDR_LEN + COLO_BYE_LEN];
+    ColoFrame f = { .type = type, .epoch = epoch, .length = len };
+    size_t size;
+
+    assert(len <= COLO_BYE_LEN);
+    trace_colo_wire_send(epoch, COLOMode_str(w->side), colo_frame_name(type),
+                         len);
+    QEMU_LOCK_GUARD(&w->send_lock);
+    if (w->torn) {
+        return false;
+    }
+    memcpy(all, w->rest, w->rest_len);
+    size = w->rest_len;
+    w->rest_len = 0;
+    colo_frame_encode(&f, all + size);
+    size += COLO_FRAME_HDR_LEN;
+    if (len) {
+        memcpy(all + size, buf, len);
+    }
+    size += len;
+    w->torn = true;
+    return qio_channel_write(w->ioc, (char *)all, size, NULL) == size;
+}
+
+QIOChannel *colo_wire_channel(ColoWire *w)
+{
+    return w->ioc;
 }
 
 bool colo_wire_send_buf(ColoWire *w, ColoFrameType type, uint64_t epoch,
@@ -440,7 +610,12 @@ static bool wire_read_buf(ColoWire *w, void *buf, size_t len, Error **errp)
 
 void colo_wire_send_alive(ColoWire *w)
 {
-    uint64_t progress = colo_progress_made();
+    ColoAlive a = {
+        .progress = colo_progress_made(),
+        .stamp = qemu_clock_get_ns(QEMU_CLOCK_REALTIME),
+        .echo = qatomic_read(&w->peer_stamp),
+        .flags = qatomic_read(&w->lost) ? COLO_ALIVE_LOST : 0,
+    };
     ColoFrame f = { .type = COLO_FRAME_ALIVE, .length = COLO_ALIVE_LEN };
     ssize_t n;
 
@@ -449,7 +624,7 @@ void colo_wire_send_alive(ColoWire *w)
     }
     if (!w->rest_len) {
         colo_frame_encode(&f, w->rest);
-        colo_alive_encode(progress, w->rest + COLO_FRAME_HDR_LEN);
+        colo_alive_encode(&a, w->rest + COLO_FRAME_HDR_LEN);
         w->rest_len = sizeof(w->rest);
     }
     n = qio_channel_write(w->ioc, (char *)w->rest, w->rest_len, NULL);
@@ -464,6 +639,41 @@ void colo_wire_send_alive(ColoWire *w)
 void colo_wire_begin_wait(ColoWire *w)
 {
     w->stall_begin_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    w->well_ns = w->stall_begin_ns;
+}
+
+/* @echo: what the peer has heard of this side.  Is that from lately? */
+static bool wire_is_heard(ColoWire *w, int64_t echo, int64_t now_ns)
+{
+    return echo && now_ns - echo <= w->timeout_ms * (int64_t)SCALE_MS;
+}
+
+/* The peer is there.  Do the two hear each other?  False: that is over */
+static bool wire_take_alive(ColoWire *w, const ColoAlive *a, Error **errp)
+{
+    int64_t now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+
+    if (a->echo > now_ns) {
+        error_setg(errp, "'alive' repeats a time that is yet to come");
+        return false;
+    }
+    qatomic_set(&w->peer_stamp, a->stamp);
+    if (w->side == COLO_MODE_PRIMARY) {
+        colo_lease_renew(a->echo, w->timeout_ms);
+    }
+    if (wire_is_heard(w, a->echo, now_ns)) {
+        colo_wire_find(w);
+        w->well_ns = now_ns;
+    } else if (!(a->flags & COLO_ALIVE_LOST)) {
+        w->well_ns = now_ns;
+    } else if (now_ns - w->well_ns > w->timeout_ms * (int64_t)SCALE_MS) {
+        g_autofree char *why =
+            g_strdup_printf("the peer has not heard this side for %u ms",
+                            w->timeout_ms);
+
+        return colo_wire_lose(w, why, errp);
+    }
+    return true;
 }
 
 /* The payload of an 'alive'.  Does the peer get on? */
@@ -471,16 +681,17 @@ static bool wire_recv_alive(ColoWire *w, Error **errp)
 {
     uint8_t buf[COLO_ALIVE_LEN];
     size_t len = w->unread;
-    uint64_t progress;
     int64_t stalled_ms;
+    ColoAlive a;
 
     if (!colo_wire_recv_buf(w, buf, len, errp) ||
-        !colo_alive_decode(buf, len, &progress, errp)) {
+        !colo_alive_decode(buf, len, &a, errp) ||
+        !wire_take_alive(w, &a, errp)) {
         return false;
     }
-    if (progress != w->peer_progress) {
-        w->peer_progress = progress;
-        colo_wire_begin_wait(w);
+    if (w->lost || a.progress != w->peer_progress) {
+        w->peer_progress = a.progress;
+        w->stall_begin_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
         return true;
     }
     stalled_ms = (qemu_clock_get_ns(QEMU_CLOCK_REALTIME) -
@@ -493,8 +704,8 @@ static bool wire_recv_alive(ColoWire *w, Error **errp)
     return true;
 }
 
-bool colo_wire_next(ColoWire *w, const char *stage, ColoFrame *f,
-                    Error **errp)
+static bool wire_next(ColoWire *w, const char *stage, ColoFrame *f,
+                      Error **errp)
 {
     ERRP_GUARD();
     uint8_t hdr[COLO_FRAME_HDR_LEN];
@@ -514,6 +725,9 @@ bool colo_wire_next(ColoWire *w, const char *stage, ColoFrame *f,
         }
         return true;
     }
+    if (!is_last_word(f->type)) {
+        colo_wire_find(w);
+    }
     colo_wire_begin_wait(w);
     if (!colo_fault_frame(w->side, false, f->type, errp)) {
         error_prepend(errp, "waiting for %s: ", stage);
@@ -522,6 +736,17 @@ bool colo_wire_next(ColoWire *w, const char *stage, ColoFrame *f,
     trace_colo_wire_recv(f->epoch, COLOMode_str(w->side),
                          colo_frame_name(f->type), f->length);
     return true;
+}
+
+bool colo_wire_next(ColoWire *w, const char *stage, ColoFrame *f,
+                    Error **errp)
+{
+    bool ok;
+
+    w->stage = stage;
+    ok = wire_next(w, stage, f, errp);
+    w->stage = NULL;
+    return ok;
 }
 
 bool colo_wire_recv(ColoWire *w, const char *stage, ColoFrame *f,
@@ -550,6 +775,10 @@ bool colo_wire_recv_iov(ColoWire *w, const struct iovec *iov, size_t niov,
                       colo_frame_name(w->receiving.type),
                       w->receiving.epoch);
         return false;
+    }
+    if (w->receiving.type != COLO_FRAME_ALIVE &&
+        !is_last_word(w->receiving.type)) {
+        colo_wire_find(w);
     }
     return true;
 }

@@ -4,7 +4,8 @@
  *
  * One thread of the session (the wire's owner) sends and receives; any thread
  * may wake or cancel it, and send 'alive' frames.  No call goes on waiting when
- * the timeout brings little or no progress.
+ * the timeout brings little or no progress, unless the owner wants to
+ * (ColoSilenceOps).
  */
 
 #ifndef QEMU_MIGRATION_COLO_WIRE_H
@@ -31,6 +32,39 @@ typedef enum ColoWaitResult {
 ColoWire *colo_wire_new(QIOChannel *ioc, COLOMode side, uint32_t timeout_ms);
 void colo_wire_free(ColoWire *w);
 
+/*
+ * What the owner does about a peer that is silent.  Called in his thread, by a
+ * function that sends or receives.
+ */
+typedef struct ColoSilenceOps {
+    /* @why: in words.  True: go on waiting, for as long as it takes */
+    bool (*lost)(void *opaque, const char *why);
+    /* The two hear each other again; the wait goes on as if nothing had been */
+    void (*back)(void *opaque);
+} ColoSilenceOps;
+
+/* Owner, before the wire is used; without these silence is an error */
+void colo_wire_on_silence(ColoWire *w, const ColoSilenceOps *ops,
+                          void *opaque);
+
+/*
+ * colo_wire_lose: the owner has found out by himself that the peer is silent
+ * colo_wire_find: the same, that it is not any more
+ * colo_wire_is_lost: between the two, whoever has found out
+ *
+ * Owner; any thread the last.  colo_wire_lose() is false with @errp set if
+ * nobody wants to go on waiting.
+ */
+bool colo_wire_lose(ColoWire *w, const char *why, Error **errp);
+void colo_wire_find(ColoWire *w);
+bool colo_wire_is_lost(ColoWire *w);
+
+/*
+ * True once after this process did not run for a while, so that the time that
+ * has passed says nothing about the peer.  Owner.
+ */
+bool colo_wire_take_stall(ColoWire *w);
+
 /* Owner; any thread.  Longest silence of the peer, in milliseconds */
 void colo_wire_set_timeout(ColoWire *w, uint32_t timeout_ms);
 uint32_t colo_wire_timeout(ColoWire *w);
@@ -48,6 +82,29 @@ void colo_wire_wake(ColoWire *w);
 /* Any thread: every call from now on, and the one under way, fails at once */
 void colo_wire_cancel(ColoWire *w);
 bool colo_wire_cancelled(ColoWire *w);
+
+/*
+ * colo_wire_hurry: somebody waits for the end.  Any thread.
+ *
+ * From now on a peer of which nothing is heard for COLO_HURRY_MS is silent.
+ * Those who live say something more often (keepalive.h).
+ */
+#define COLO_HURRY_MS 500
+void colo_wire_hurry(ColoWire *w);
+/* When that is over (QEMU_CLOCK_REALTIME, ns); INT64_MAX: no hurry.  Owner. */
+int64_t colo_wire_hurry_end(ColoWire *w);
+
+/*
+ * colo_wire_last_word: one frame without payload but @buf, even on a wire that
+ * was cancelled, and without waiting.  Owner.
+ *
+ * False if the channel does not take it now, or a frame is half written.
+ */
+bool colo_wire_last_word(ColoWire *w, ColoFrameType type, uint64_t epoch,
+                         const void *buf, size_t len);
+
+/* The channel, which belongs to the wire.  Any thread. */
+QIOChannel *colo_wire_channel(ColoWire *w);
 
 /*
  * colo_wire_wait: until the peer speaks, @deadline_ns (QEMU_CLOCK_REALTIME)
@@ -86,7 +143,8 @@ bool colo_wire_send_buf(ColoWire *w, ColoFrameType type, uint64_t epoch,
                         const void *buf, size_t len, Error **errp);
 
 /*
- * colo_wire_send_alive: tell the peer that this side is there.  Any thread.
+ * colo_wire_send_alive: tell the peer that this side is there, and what it has
+ * heard.  Any thread.
  *
  * Does not wait: nothing is sent while another frame is, or while the channel
  * takes nothing.  Errors are left to the owner.

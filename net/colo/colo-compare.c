@@ -45,6 +45,7 @@
 #include "colo-compare.h"
 #include "compare-object.h"
 #include "qom/object_interfaces.h"
+#include "migration/colo/lease.h"
 #include "trace.h"
 
 #define OUT_BYTES               (4 * MiB)
@@ -82,7 +83,8 @@ static void compare_release(void *opaque, ColoPacket *p)
 {
     ColoCompare *c = opaque;
 
-    if (!QSIMPLEQ_EMPTY(&c->pending) || !compare_send(c, p)) {
+    if (!QSIMPLEQ_EMPTY(&c->pending) || !colo_lease_holds() ||
+        !compare_send(c, p)) {
         QSIMPLEQ_INSERT_TAIL(&c->pending, p, next);
     }
 }
@@ -94,7 +96,7 @@ static void compare_drained(void *opaque)
 
     while ((p = QSIMPLEQ_FIRST(&c->pending))) {
         QSIMPLEQ_REMOVE_HEAD(&c->pending, next);
-        if (!compare_send(c, p)) {
+        if (!colo_lease_holds() || !compare_send(c, p)) {
             QSIMPLEQ_INSERT_HEAD(&c->pending, p, next);
             return;
         }
@@ -174,6 +176,9 @@ void colo_compare_obey(ColoCompare *c)
             break;
         case COMPARE_COMMIT:
             colo_match_commit(c->match, cmd->cut, colo_compare_now_ms());
+            break;
+        case COMPARE_LEASE:
+            compare_drained(c);
             break;
         case COMPARE_OPEN:
             colo_match_open(c->match);
@@ -279,6 +284,15 @@ static void compare_participant_commit(ColoParticipant *p, uint64_t cut)
 static void compare_participant_open(ColoParticipant *p)
 {
     compare_command(container_of(p, ColoCompare, participant), COMPARE_OPEN, 0);
+}
+
+void colo_compare_go_on(void)
+{
+    ColoCompare *c;
+
+    QTAILQ_FOREACH(c, &compares, next) {
+        compare_command(c, COMPARE_LEASE, 0);
+    }
 }
 
 typedef struct DrainedQuery {

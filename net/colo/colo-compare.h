@@ -12,4 +12,7 @@
 void colo_compare_append_statistics(ColoCompareStatisticsList ***tail);
 void filter_compare_append_statistics(ColoCompareStatisticsList ***tail);
 
+/* There is a lease again: see to it that what waits for it goes on */
+void colo_compare_go_on(void);
+
 #endif

@@ -8,11 +8,32 @@
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
 #include "net/colo.h"
+#include "migration/colo/lease.h"
+#include "qemu/main-loop.h"
+#include "block/aio.h"
 #include "colo-compare.h"
+#include "held-output.h"
 #include "net/net.h"
 #include "net/queue.h"
 #include "standard-headers/linux/virtio_net.h"
 #include "system/runstate.h"
+
+static void go_on(void *opaque)
+{
+    colo_held_output_go_on();
+    colo_compare_go_on();
+}
+
+/* Any thread */
+static void lease_renewed(void)
+{
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), go_on, NULL);
+}
+
+static void __attribute__((constructor)) colo_net_init(void)
+{
+    colo_lease_on_renewal(lease_renewed);
+}
 
 bool colo_net_supported(void)
 {

@@ -188,6 +188,7 @@ static void compare_send(void *opaque)
 static const ColoHeldOutputOps out_ops = {
     .pass = compare_pass,
     .room = compare_send,
+    .leaves = true,
 };
 
 /* The rules were fed: when is there something to do next? */

@@ -218,8 +218,12 @@ static bool output_commit_pass(NetFilterState *nf, ColoPacket *p)
     return true;
 }
 
+static void output_commit_room(void *opaque);
+
 static const ColoHeldOutputOps out_ops = {
     .pass = output_commit_pass,
+    .room = output_commit_room,
+    .leaves = true,
 };
 
 /* Let go what may go */
@@ -235,6 +239,11 @@ static void output_commit_feed(OutputCommit *oc)
     if (oc->out.bytes < oc->max_bytes) {
         wake_sender(oc);
     }
+}
+
+static void output_commit_room(void *opaque)
+{
+    output_commit_feed(opaque);
 }
 
 static void output_commit_arm(ColoParticipant *p, uint64_t epoch)

@@ -23,6 +23,7 @@
 #include "net/queue.h"
 #include "system/runstate.h"
 #include "held-output.h"
+#include "migration/colo/lease.h"
 
 /* BQL */
 static QLIST_HEAD(, ColoHeldOutput) outputs = QLIST_HEAD_INITIALIZER(outputs);
@@ -80,11 +81,24 @@ bool colo_held_output_drain(ColoHeldOutput *o)
         return false;
     }
     o->draining = true;
-    while ((p = colo_held_output_first(o)) && o->ops->pass(o->nf, p)) {
+    while ((p = colo_held_output_first(o)) &&
+           (!o->ops->leaves || colo_lease_holds()) &&
+           o->ops->pass(o->nf, p)) {
         colo_held_output_pop(o);
     }
     o->draining = false;
     return true;
+}
+
+void colo_held_output_go_on(void)
+{
+    ColoHeldOutput *o;
+
+    QLIST_FOREACH(o, &outputs, next) {
+        if (o->ops->leaves) {
+            qemu_bh_schedule(o->room_bh);
+        }
+    }
 }
 
 bool colo_held_output_is_long(const NetClientState *to)

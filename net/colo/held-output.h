@@ -24,8 +24,13 @@ typedef struct ColoHeldOutputOps {
      * returns true.  False: not now.
      */
     bool (*pass)(NetFilterState *nf, ColoPacket *p);
-    /* There is room where there was none.  Called in the main loop. */
+    /*
+     * There is room where there was none, or a lease (lease.h).  Called in the
+     * main loop.
+     */
     void (*room)(void *nf);
+    /* What passes leaves this host: only with a lease */
+    bool leaves;
 } ColoHeldOutputOps;
 
 struct ColoHeldOutput {
@@ -71,6 +76,9 @@ static inline uint64_t colo_held_output_memory(const ColoHeldOutput *o)
 
 /* Pass on what may go.  False if that is under way already. */
 bool colo_held_output_drain(ColoHeldOutput *o);
+
+/* There is a lease again: see to it that what waits for it goes on */
+void colo_held_output_go_on(void);
 
 /* Is nothing more to be put into the queue of @to?  It may be NULL. */
 bool colo_held_output_is_long(const NetClientState *to);

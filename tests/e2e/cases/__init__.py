@@ -5,4 +5,4 @@ from . import (calls, diskbus, diskerror, diskfault, disks,  # noqa: F401
                diskthread, document, ends, fault, faultdisks, faultresync,
                first, folding, generation, hybrid, inputs, kill, life, loss,
                machine, monitor, network, nics, powercut, ram, resync,
-               selfcheck, shared, soak, verify)
+               selfcheck, shared, soak, switchover, verify)

@@ -163,6 +163,21 @@ class Life:
         """The primary's host is dead; its guest lives on as a primary."""
         self.secondary.monitor.wait_event('COLO_PEER_LOST', COPY_SECONDS)
         self.monitor('secondary', 'failover')
+        self.secondary_is_primary()
+
+    def change_places(self) -> None:
+        """Nobody is dead: the primary stops, and is ended."""
+        old = self.primary
+        self.monitor('secondary', 'switchover')
+        old.monitor.wait_event('COLO_EXIT', vm.FAILOVER_SECONDS)
+        old.wait_run_state('shutdown', vm.FAILOVER_SECONDS)
+        state = old.status().raw['state']
+        check(state == 'ended', f'the old primary is {state}')
+        self.secondary_is_primary()
+        old.monitor.execute('quit')
+        old.wait_exit()
+
+    def secondary_is_primary(self) -> None:
         self.protection_is_over(self.secondary)
         if self.compare:
             self.job_ends(self.secondary)
@@ -251,6 +266,11 @@ def whole_life(ctx: Context, compare: str | None, rounds: int) -> set[str]:
         life = Life(ctx, pair, compare)
         running = first_life(life)
         for _ in range(rounds):
+            running.served(pair)
+            host = life.primary.host
+            life.change_places()
+            running.served(pair)
+            life.rebuild(host, new_image=False)
             for victim, goes_on in (('secondary', life.primary_goes_on),
                                     ('primary', life.secondary_goes_on)):
                 running.served(pair)
@@ -266,7 +286,7 @@ def whole_life(ctx: Context, compare: str | None, rounds: int) -> set[str]:
         last.wait_exit()
         disks.check_image(vm.replace(pair.machine, disks=disks.Disks()),
                           life.image(last.host), acked=blocks)
-    ctx.note(f'{rounds} rounds of two failovers, {blocks} blocks')
+    ctx.note(f'{rounds} rounds of a switchover and two failovers, {blocks} blocks')
     return life.document.unused()
 
 

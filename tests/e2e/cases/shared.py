@@ -55,7 +55,8 @@ def equal_hybrid(ctx: Context) -> None:
 
 
 def refused(ctx: Context, mode: str) -> None:
-    """The secondary is told to go on while the primary lives: it does not,
+    """The secondary is told to go on, and not to ask the primary, which
+    lives and has the lock: it does not,
     and nobody writes to the image, until the primary is dead indeed."""
     with ctx.pair(memory='256', mode=mode, disks=SHARED) as pair:
         primary = pair.start_primary()
@@ -66,7 +67,8 @@ def refused(ctx: Context, mode: str) -> None:
         wait_lines(ticker)
         disks.wait_fresh(primary)
         for _ in range(2):
-            secondary.monitor.execute(product.FAILOVER, timeout=3)
+            secondary.monitor.execute(product.FAILOVER, {'force': True},
+                                      timeout=3)
             event = secondary.monitor.wait_event(product.EVENT_LOST,
                                                  NOTICE_SECONDS)
             check('"write" lock' in str(event), f'not the reason: {event}')

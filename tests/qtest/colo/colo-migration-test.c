@@ -245,8 +245,8 @@ static void test_planned_primary(const void *mode)
     colo_wait_state(p->primary, "alone");
     check_exit(p->primary, "primary", "request");
     colo_wait_status(p->primary, "running");
-    colo_wait_state(p->secondary, "lost");
-    colo_wait_status(p->secondary, colo_is_hybrid(p) ? "running" : "colo");
+    colo_wait_state(p->secondary, "ended");
+    colo_wait_status(p->secondary, "shutdown");
     colo_refused(p->primary, "no COLO session",
                  "{'execute': 'x-colo-lost-heartbeat'}");
     colo_pair_free(p);
@@ -260,7 +260,9 @@ static void test_planned_secondary(const void *mode)
     colo_failover(p->secondary);
     colo_wait_state(p->secondary, "live");
     colo_wait_status(p->secondary, "running");
-    colo_wait_state(p->primary, "lost");
+    colo_wait_state(p->primary, "ended");
+    check_exit(p->primary, "primary", "request");
+    colo_wait_status(p->primary, "shutdown");
     colo_pair_free(p);
 }
 

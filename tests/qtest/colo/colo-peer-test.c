@@ -60,7 +60,7 @@ static const struct {
     const char *noticed;        /* the reader says so; NULL: it depends */
 } faults[] = {
     [FAULT_MAGIC] = { "wrong/magic", "wrong magic" },
-    [FAULT_VERSION] = { "wrong/version", "speaks version 4" },
+    [FAULT_VERSION] = { "wrong/version", "speaks version 5" },
     [FAULT_TYPE] = { "wrong/type", "unknown frame type" },
     [FAULT_NUMBER] = { "wrong/number", "unexpected" },
     [FAULT_LENGTH] = { "wrong/length", "allowed" },
@@ -405,7 +405,11 @@ static void secondary_survives(ColoPair *p, Proxy *proxy, Fault fault)
     if (fault != FAULT_IMPATIENCE) {
         colo_wait_state(p->secondary, "lost");
         check_message(p->secondary, fault);
-        colo_wait_status(p->secondary, colo_is_hybrid(p) ? "running" : "colo");
+        if (fault != FAULT_SILENCE && fault != FAULT_DRIP) {
+            /* Otherwise a checkpoint may be under way, and go on */
+            colo_wait_status(p->secondary,
+                             colo_is_hybrid(p) ? "running" : "colo");
+        }
         /* The primary hears nothing any more and holds its output */
         if (fault != FAULT_SILENCE && fault != FAULT_DRIP) {
             proxy_hang_up(proxy);
@@ -554,11 +558,13 @@ static bool has_checked_payload(ColoFrameType type)
 
 /*
  * Leave out what is no fault, or never happens; and 'alive', of which none is
- * missed and which is said at any time: see test-colo-wire.
+ * missed and which is said at any time: see test-colo-wire.  After what is said
+ * in a switchover the secondary goes on, whatever is wrong with it.
  */
 static bool makes_sense(Fault fault, ColoFrameType type)
 {
-    if (type == COLO_FRAME_ALIVE) {
+    if (type == COLO_FRAME_ALIVE || type == COLO_FRAME_HANDOVER_REQUEST ||
+        type == COLO_FRAME_HANDOVER || type == COLO_FRAME_TAKEOVER) {
         return false;
     }
     switch (fault) {

@@ -58,7 +58,8 @@ static void check_graph(TransitionFn *ok, int n, unsigned ends)
 static void test_primary(void)
 {
     check_graph(primary_ok, COLO_PRIMARY_STATE__MAX,
-                1u << COLO_PRIMARY_STATE_ALONE);
+                1u << COLO_PRIMARY_STATE_ALONE |
+                1u << COLO_PRIMARY_STATE_ENDED);
 }
 
 static void test_secondary(void)
@@ -77,12 +78,34 @@ static void test_committed_loads(void)
     }
 }
 
-/* A lost primary waits for a decision; it cannot go back to work */
+/*
+ * Who has lost the other side goes back to where it was, or waits for a
+ * decision: it begins nothing
+ */
 static void test_lost_waits(void)
 {
     for (int i = 0; i < COLO_PRIMARY_STATE__MAX; i++) {
+        bool back = i >= COLO_PRIMARY_STATE_RUNNING &&
+                    i <= COLO_PRIMARY_STATE_LOADING;
+        bool decided = i == COLO_PRIMARY_STATE_ALONE ||
+                       i == COLO_PRIMARY_STATE_ENDED ||
+                       i == COLO_PRIMARY_STATE_ENDING;
+
         g_assert_cmpint(primary_ok(COLO_PRIMARY_STATE_LOST, i), ==,
-                        i == COLO_PRIMARY_STATE_ALONE);
+                        back || decided);
+        if (back) {
+            g_assert_true(primary_ok(i, COLO_PRIMARY_STATE_LOST));
+        }
+    }
+    for (int i = 0; i < COLO_SECONDARY_STATE__MAX; i++) {
+        bool back = i >= COLO_SECONDARY_STATE_STANDING &&
+                    i <= COLO_SECONDARY_STATE_RECEIVING;
+        bool decided = i == COLO_SECONDARY_STATE_LIVE ||
+                       i == COLO_SECONDARY_STATE_ENDED ||
+                       i == COLO_SECONDARY_STATE_ENDING;
+
+        g_assert_cmpint(secondary_ok(COLO_SECONDARY_STATE_LOST, i), ==,
+                        back || decided);
     }
 }
 

@@ -4,7 +4,8 @@
  *
  * Proves: frames arrive whole however they are cut up, silence ends in an error
  * after the timeout and not before, a peer that takes nothing or drips does
- * too, and another thread can wake and cancel every wait.  An alarm rings in
+ * too, and another thread can wake and cancel every wait.  Whoever wants to goes
+ * on waiting, until the two hear each other again.  An alarm rings in
  * time also in the middle of a frame; that frame gets complete, but no other.
  */
 
@@ -407,15 +408,20 @@ static void test_cancel(void)
     ends_close(&e);
 }
 
-static void peer_alive(Ends *e, uint64_t progress)
+static void peer_says_alive(Ends *e, const ColoAlive *a)
 {
     uint8_t buf[COLO_FRAME_HDR_LEN + COLO_ALIVE_LEN];
 
     colo_frame_encode(&(ColoFrame) {
         COLO_FRAME_ALIVE, 0, COLO_ALIVE_LEN,
     }, buf);
-    colo_alive_encode(progress, buf + COLO_FRAME_HDR_LEN);
+    colo_alive_encode(a, buf + COLO_FRAME_HDR_LEN);
     peer_write(e, buf, sizeof(buf));
+}
+
+static void peer_alive(Ends *e, uint64_t progress)
+{
+    peer_says_alive(e, &(ColoAlive) { .progress = progress });
 }
 
 /* A peer that works, or hangs, and says so */
@@ -425,7 +431,7 @@ typedef struct Worker {
     bool gets_on;
 } Worker;
 
-#define WORKER_TIMEOUT_MS   40
+#define WORKER_TIMEOUT_MS   100
 
 static void *work(void *opaque)
 {
@@ -577,6 +583,262 @@ static void test_alive_thread(void)
     ends_close(&a);
 }
 
+/* Silence that is not the end */
+
+#define SILENCE_MS      100
+
+typedef struct Watch {
+    Ends e;
+    unsigned lost;
+    unsigned back;
+    char *why;
+    void (*then)(Ends *e);      /* what the peer does when it is lost */
+} Watch;
+
+static bool watch_lost(void *opaque, const char *why)
+{
+    Watch *w = opaque;
+
+    w->lost++;
+    g_free(w->why);
+    w->why = g_strdup(why);
+    if (w->then) {
+        w->then(&w->e);
+    }
+    return w->then;
+}
+
+static void watch_back(void *opaque)
+{
+    Watch *w = opaque;
+
+    w->back++;
+}
+
+static void watch_open(Watch *w, void (*then)(Ends *e))
+{
+    static const ColoSilenceOps ops = { watch_lost, watch_back };
+
+    *w = (Watch) { .then = then };
+    ends_open(&w->e);
+    colo_wire_set_timeout(w->e.w, SILENCE_MS);
+    colo_wire_on_silence(w->e.w, &ops, w);
+}
+
+static void watch_close(Watch *w)
+{
+    ends_close(&w->e);
+    g_free(w->why);
+}
+
+static void peer_pong(Ends *e)
+{
+    uint8_t hdr[COLO_FRAME_HDR_LEN];
+
+    colo_frame_encode(&(ColoFrame) { COLO_FRAME_PONG, 3, 0 }, hdr);
+    peer_write(e, hdr, sizeof(hdr));
+}
+
+static int64_t now_ns(void)
+{
+    return qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+}
+
+/* Nobody wants to wait: an error as always */
+static void test_lost_refused(void)
+{
+    Error *err = NULL;
+    ColoFrame f;
+    Watch w;
+
+    watch_open(&w, NULL);
+    g_assert_false(colo_wire_recv(w.e.w, "a test", &f, &err));
+    expect_error(err, "a test: the peer was silent");
+    g_assert_cmpint(w.lost, ==, 1);
+    g_assert_false(colo_wire_is_lost(w.e.w));
+    watch_close(&w);
+}
+
+/* A frame that is not about life and death says enough */
+static void test_lost_frame(void)
+{
+    ColoFrame f;
+    Watch w;
+
+    watch_open(&w, peer_pong);
+    g_assert_true(colo_wire_recv(w.e.w, "a test", &f, &error_abort));
+    g_assert_cmpint(f.type, ==, COLO_FRAME_PONG);
+    g_assert_cmpint(w.lost, ==, 1);
+    g_assert_cmpint(w.back, ==, 1);
+    g_assert_cmpstr(w.why, ==, "waiting for a test: the peer was silent for "
+                    "100 ms");
+    watch_close(&w);
+}
+
+static void say_stale(Ends *e)
+{
+    /* It has not heard of this side since before it was lost */
+    peer_says_alive(e, &(ColoAlive) {
+        .stamp = 1, .echo = now_ns() - 2 * SILENCE_MS * SCALE_MS,
+    });
+    peer_says_alive(e, &(ColoAlive) { .stamp = 2 });
+}
+
+static void say_fresh(Ends *e)
+{
+    say_stale(e);
+    peer_says_alive(e, &(ColoAlive) {
+        .stamp = 3, .echo = now_ns(), .flags = COLO_ALIVE_LOST,
+    });
+}
+
+/* Both hear each other: the peer may still say that it has lost this side */
+static void test_lost_back(void)
+{
+    ColoFrame f;
+    Watch w;
+
+    watch_open(&w, say_fresh);
+    while (!w.lost || colo_wire_is_lost(w.e.w)) {
+        g_assert_cmpint(w.back, ==, 0);
+        g_assert_true(colo_wire_next(w.e.w, "a test", &f, &error_abort));
+        g_assert_cmpint(f.type, ==, COLO_FRAME_ALIVE);
+    }
+    g_assert_cmpint(w.lost, ==, 1);
+    g_assert_cmpint(w.back, ==, 1);
+    watch_close(&w);
+}
+
+static void *cancel_when_lost(void *opaque)
+{
+    ColoWire *w = opaque;
+
+    while (!colo_wire_is_lost(w)) {
+        g_usleep(1000);
+    }
+    colo_wire_cancel(w);
+    return NULL;
+}
+
+/* One way only: that is no return, however long it takes */
+static void test_lost_one_way(void)
+{
+    Error *err = NULL;
+    QemuThread thread;
+    ColoFrame f;
+    Watch w;
+
+    watch_open(&w, say_stale);
+    qemu_thread_create(&thread, "cancel", cancel_when_lost, w.e.w,
+                       QEMU_THREAD_JOINABLE);
+    g_assert_false(colo_wire_recv(w.e.w, "a test", &f, &err));
+    expect_error(err, "interrupted");
+    qemu_thread_join(&thread);
+    g_assert_cmpint(w.lost, ==, 1);
+    g_assert_cmpint(w.back, ==, 0);
+    watch_close(&w);
+}
+
+/* It is there, and has lost this side: so it must not count as well */
+static void test_lost_by_peer(void)
+{
+    int64_t begin_ns = now_ns();
+    Error *err = NULL;
+    ColoFrame f;
+    Watch w;
+
+    watch_open(&w, NULL);
+    do {
+        g_assert_cmpint(now_ns() - begin_ns, <, 30 * NANOSECONDS_PER_SECOND);
+        peer_says_alive(&w.e, &(ColoAlive) {
+            .progress = now_ns(), .flags = COLO_ALIVE_LOST,
+        });
+        g_usleep(SILENCE_MS * 1000 / 10);
+    } while (colo_wire_next(w.e.w, "a test", &f, &err));
+    expect_error(err, "has not heard this side");
+    g_assert_cmpint(now_ns() - begin_ns, >=, SILENCE_MS * SCALE_MS);
+    watch_close(&w);
+}
+
+/* What cannot be is an error */
+static void test_lost_future(void)
+{
+    Error *err = NULL;
+    ColoFrame f;
+    Watch w;
+
+    watch_open(&w, NULL);
+    peer_says_alive(&w.e, &(ColoAlive) {
+        .echo = now_ns() + 3600 * NANOSECONDS_PER_SECOND,
+    });
+    g_assert_false(colo_wire_next(w.e.w, "a test", &f, &err));
+    expect_error(err, "yet to come");
+    watch_close(&w);
+}
+
+/* Somebody waits: the timeout is not sat out */
+static void test_hurry(void)
+{
+    int64_t begin_ms = now_ms();
+    Error *err = NULL;
+    ColoFrame f;
+    Ends e;
+
+    ends_open(&e);
+    colo_wire_set_timeout(e.w, 60000);
+    colo_wire_hurry(e.w);
+    g_assert_false(colo_wire_recv(e.w, "a test", &f, &err));
+    expect_error(err, "silent for 500 ms");
+    g_assert_cmpint(now_ms() - begin_ms, >=, COLO_HURRY_MS);
+    g_assert_cmpint(now_ms() - begin_ms, <, 30000);
+    ends_close(&e);
+}
+
+/* It is said on a wire that was cancelled, and after the rest of an 'alive' */
+static void test_last_word(void)
+{
+    uint8_t bye[COLO_BYE_LEN];
+    ColoWire *b;
+    QIOChannel *ioc;
+    ColoFrame f;
+    Ends a;
+
+    ends_open(&a);
+    ioc = QIO_CHANNEL(qio_channel_socket_new_fd(a.peer, &error_abort));
+    a.peer = -1;
+    b = colo_wire_new(ioc, COLO_MODE_SECONDARY, TIMEOUT_MS);
+    colo_wire_send_alive(a.w);
+    colo_wire_cancel(a.w);
+    colo_bye_encode(COLO_BYE_FAILOVER, bye);
+    g_assert_true(colo_wire_last_word(a.w, COLO_FRAME_BYE, 7, bye,
+                                      sizeof(bye)));
+    g_assert_true(colo_wire_recv(b, "a test", &f, &error_abort));
+    g_assert_cmpint(f.type, ==, COLO_FRAME_BYE);
+    g_assert_cmpuint(f.epoch, ==, 7);
+    g_assert_cmpuint(f.length, ==, COLO_BYE_LEN);
+    colo_wire_free(b);
+    object_unref(OBJECT(ioc));
+    ends_close(&a);
+}
+
+/* A socket that is full does not take it, and nobody waits for that */
+static void test_last_word_full(void)
+{
+    g_autofree uint8_t *text = g_malloc0(COLO_TEXT_MAX);
+    Error *err = NULL;
+    Ends e;
+
+    ends_open(&e);
+    colo_wire_set_timeout(e.w, 1);
+    while (colo_wire_send_buf(e.w, COLO_FRAME_ERROR, 1, text, COLO_TEXT_MAX,
+                              &err)) {
+        continue;
+    }
+    error_free(err);
+    g_assert_false(colo_wire_last_word(e.w, COLO_FRAME_TAKEOVER, 1, NULL, 0));
+    ends_close(&e);
+}
+
 int main(int argc, char **argv)
 {
     module_call_init(MODULE_INIT_QOM);
@@ -590,6 +852,15 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/wire/alive/backlog", test_alive_backlog);
     g_test_add_func("/colo/wire/alive/whole", test_alive_whole);
     g_test_add_func("/colo/wire/alive/thread", test_alive_thread);
+    g_test_add_func("/colo/wire/lost/refused", test_lost_refused);
+    g_test_add_func("/colo/wire/lost/frame", test_lost_frame);
+    g_test_add_func("/colo/wire/lost/back", test_lost_back);
+    g_test_add_func("/colo/wire/lost/one-way", test_lost_one_way);
+    g_test_add_func("/colo/wire/lost/by-peer", test_lost_by_peer);
+    g_test_add_func("/colo/wire/lost/future", test_lost_future);
+    g_test_add_func("/colo/wire/hurry", test_hurry);
+    g_test_add_func("/colo/wire/last-word", test_last_word);
+    g_test_add_func("/colo/wire/last-word/full", test_last_word_full);
     g_test_add_func("/colo/wire/drip", test_drip);
     g_test_add_func("/colo/wire/slow-drip", test_slow_drip);
     g_test_add_func("/colo/wire/silence", test_silence);

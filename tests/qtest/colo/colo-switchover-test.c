@@ -1,0 +1,483 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: two that can talk never both go on, and silence is not the end.
+ *
+ * Proves: x-colo-lost-heartbeat on a side of a pair that is well makes that
+ * side the service and ends the other one for good, whatever that is told
+ * later; a side that was stopped meanwhile finds out as soon as it goes on.  A
+ * peer that was silent for longer than the timeout and is heard again before
+ * anything is decided is taken back, and the pair goes on protected.
+ */
+
+#include "qemu/osdep.h"
+#include <poll.h>
+#include <sys/un.h>
+#include "qemu/atomic.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#include "colo-helpers.h"
+
+/* Longer than it takes to look around while a side is stopped */
+#define SHORT_TIMEOUT_MS    1000
+
+static ColoPair *pair_new(const char *mode, unsigned timeout_ms)
+{
+    ColoPair *p = colo_pair_new(mode);
+
+    colo_pair_migrate(p, "mig", "mig", 600000, timeout_ms);
+    colo_wait_state(p->secondary, colo_state_ready(p));
+    colo_wait_state(p->primary, "running");
+    return p;
+}
+
+static void stop_process(QTestState *qts)
+{
+    g_assert_cmpint(kill(qtest_pid(qts), SIGSTOP), ==, 0);
+}
+
+static void continue_process(QTestState *qts)
+{
+    g_assert_cmpint(kill(qtest_pid(qts), SIGCONT), ==, 0);
+}
+
+static void force(QTestState *qts)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'x-colo-lost-heartbeat',"
+                             "'arguments': {'force': true}}");
+}
+
+/* It is out, and nothing brings its guest back */
+static void check_ended(QTestState *qts)
+{
+    colo_wait_state(qts, "ended");
+    colo_wait_status(qts, "shutdown");
+    colo_refused(qts, "out of date", "{'execute': 'cont'}");
+    colo_refused(qts, "out of date", "{'execute': 'system_reset'}");
+    colo_refused(qts, "", "{'execute': 'x-colo-lost-heartbeat'}");
+    colo_refused(qts, "", "{'execute': 'x-colo-lost-heartbeat',"
+                 "'arguments': {'force': true}}");
+    colo_refused(qts, "", "{'execute': 'migrate',"
+                 "'arguments': {'uri': 'tcp:127.0.0.1:1'}}");
+    colo_wait_state(qts, "ended");
+    colo_wait_status(qts, "shutdown");
+}
+
+static void check_live(QTestState *qts)
+{
+    colo_wait_state(qts, "live");
+    colo_wait_status(qts, "running");
+}
+
+static void check_alone(QTestState *qts)
+{
+    colo_wait_state(qts, "alone");
+    colo_wait_status(qts, "running");
+}
+
+static int64_t switchovers(QTestState *qts)
+{
+    QDict *status = colo_status(qts);
+    QList *reasons = qdict_get_qlist(qdict_get_qdict(status, "statistics"),
+                                     "reasons");
+    const QListEntry *e;
+    int64_t n = -1;
+
+    QLIST_FOREACH_ENTRY(reasons, e) {
+        QDict *r = qobject_to(QDict, qlist_entry_obj(e));
+
+        if (!strcmp(qdict_get_str(r, "reason"), "switchover")) {
+            n = qdict_get_int(r, "count");
+        }
+    }
+    qobject_unref(status);
+    return n;
+}
+
+/* The secondary goes on from where the primary's guest was stopped */
+static void test_secondary(const void *mode)
+{
+    ColoPair *p = pair_new(mode, COLO_TIMEOUT_MS);
+
+    colo_failover(p->secondary);
+    check_live(p->secondary);
+    check_ended(p->primary);
+    g_assert_cmpint(switchovers(p->primary), ==, 1);
+    g_assert_cmpint(colo_statistic(p->secondary, "checkpoints"), ==, 1);
+    g_assert_cmpint(colo_statistic(p->secondary, "ram-mismatches"), ==, 0);
+    colo_pair_free(p);
+}
+
+/* A guest that is paused is so on the other side, too */
+static void test_paused(const void *mode)
+{
+    ColoPair *p = pair_new(mode, COLO_TIMEOUT_MS);
+
+    qtest_qmp_assert_success(p->primary, "{'execute': 'stop'}");
+    colo_failover(p->secondary);
+    colo_wait_state(p->secondary, "live");
+    colo_wait_status(p->secondary, "paused");
+    check_ended(p->primary);
+    qtest_qmp_assert_success(p->secondary, "{'execute': 'cont'}");
+    colo_pair_free(p);
+}
+
+static void test_primary(const void *mode)
+{
+    ColoPair *p = pair_new(mode, COLO_TIMEOUT_MS);
+
+    colo_failover(p->primary);
+    check_alone(p->primary);
+    check_ended(p->secondary);
+    colo_pair_free(p);
+}
+
+static void test_force_secondary(const void *mode)
+{
+    ColoPair *p = pair_new(mode, COLO_TIMEOUT_MS);
+
+    force(p->secondary);
+    check_live(p->secondary);
+    check_ended(p->primary);
+    g_assert_cmpint(switchovers(p->primary), ==, 0);
+    colo_pair_free(p);
+}
+
+static void test_force_primary(const void *mode)
+{
+    ColoPair *p = pair_new(mode, COLO_TIMEOUT_MS);
+
+    force(p->primary);
+    check_alone(p->primary);
+    check_ended(p->secondary);
+    colo_pair_free(p);
+}
+
+/* Both are told at once: whoever it is, it is one */
+static void test_both(const void *mode)
+{
+    ColoPair *p = pair_new(mode, COLO_TIMEOUT_MS);
+    g_autofree char *state = NULL;
+
+    qtest_qmp_send(p->primary, "{'execute': 'x-colo-lost-heartbeat'}");
+    qtest_qmp_send(p->secondary, "{'execute': 'x-colo-lost-heartbeat'}");
+    qobject_unref(qtest_qmp_receive(p->primary));
+    qobject_unref(qtest_qmp_receive(p->secondary));
+    do {
+        g_free(state);
+        g_usleep(1000);
+        state = colo_state(p->primary);
+    } while (strcmp(state, "alone") && strcmp(state, "ended"));
+    if (!strcmp(state, "alone")) {
+        check_ended(p->secondary);
+        check_alone(p->primary);
+    } else {
+        check_live(p->secondary);
+        check_ended(p->primary);
+    }
+    colo_pair_free(p);
+}
+
+/*
+ * The primary's process is stopped.  The secondary is told to go on, before it
+ * has lost the primary or later; then the primary goes on.
+ */
+static void test_stopped_primary(const void *mode)
+{
+    ColoPair *p = pair_new(mode, COLO_TIMEOUT_MS);
+
+    stop_process(p->primary);
+    colo_failover(p->secondary);
+    check_live(p->secondary);
+    continue_process(p->primary);
+    check_ended(p->primary);
+    colo_pair_free(p);
+}
+
+static void test_lost_primary(const void *mode)
+{
+    ColoPair *p = pair_new(mode, SHORT_TIMEOUT_MS);
+
+    stop_process(p->primary);
+    colo_wait_state(p->secondary, "lost");
+    colo_failover(p->secondary);
+    check_live(p->secondary);
+    continue_process(p->primary);
+    check_ended(p->primary);
+    colo_pair_free(p);
+}
+
+static void test_stopped_secondary(const void *mode)
+{
+    ColoPair *p = pair_new(mode, COLO_TIMEOUT_MS);
+
+    stop_process(p->secondary);
+    colo_failover(p->primary);
+    check_alone(p->primary);
+    continue_process(p->secondary);
+    check_ended(p->secondary);
+    colo_pair_free(p);
+}
+
+static void test_lost_secondary(const void *mode)
+{
+    ColoPair *p = pair_new(mode, SHORT_TIMEOUT_MS);
+
+    stop_process(p->secondary);
+    colo_wait_state(p->primary, "lost");
+    colo_failover(p->primary);
+    check_alone(p->primary);
+    continue_process(p->secondary);
+    check_ended(p->secondary);
+    colo_pair_free(p);
+}
+
+/* Protected as before: checkpoints are taken, and the secondary can go on */
+static void check_goes_on(ColoPair *p)
+{
+    int64_t before;
+
+    colo_wait_state(p->secondary, colo_state_ready(p));
+    colo_wait_state(p->primary, "running");
+    before = colo_statistic(p->secondary, "checkpoints");
+    qtest_qmp_assert_success(p->primary, "{'execute': 'x-colo-checkpoint'}");
+    colo_wait_statistic(p->secondary, "checkpoints", before + 1);
+    colo_wait_state(p->primary, "running");
+    g_assert_cmpint(colo_statistic(p->secondary, "ram-mismatches"), ==, 0);
+    colo_failover(p->secondary);
+    check_live(p->secondary);
+    check_ended(p->primary);
+}
+
+static void test_return_primary(const void *mode)
+{
+    ColoPair *p = pair_new(mode, SHORT_TIMEOUT_MS);
+
+    stop_process(p->primary);
+    colo_wait_state(p->secondary, "lost");
+    continue_process(p->primary);
+    qobject_unref(colo_wait_event(p->secondary, "COLO_PEER_BACK"));
+    check_goes_on(p);
+    colo_pair_free(p);
+}
+
+static void test_return_secondary(const void *mode)
+{
+    ColoPair *p = pair_new(mode, SHORT_TIMEOUT_MS);
+
+    stop_process(p->secondary);
+    colo_wait_state(p->primary, "lost");
+    continue_process(p->secondary);
+    qobject_unref(colo_wait_event(p->primary, "COLO_PEER_BACK"));
+    check_goes_on(p);
+    colo_pair_free(p);
+}
+
+/* A relay between the two, which can be told to pass on nothing */
+typedef struct Relay {
+    GThread *thread;
+    int listen;
+    char *to;
+    int ends[2];
+    bool holds[2];              /* atomic: what end i says waits */
+    bool quit;                  /* atomic */
+} Relay;
+
+static void relay_once(Relay *r)
+{
+    struct pollfd p[2];
+
+    for (int i = 0; i < 2; i++) {
+        bool held = qatomic_read(&r->holds[i]);
+
+        p[i] = (struct pollfd) { r->ends[i], held ? 0 : POLLIN };
+    }
+    poll(p, 2, 10);
+    for (int i = 0; i < 2; i++) {
+        char buf[65536];
+        ssize_t n;
+
+        if (!(p[i].revents & (POLLIN | POLLHUP)) ||
+            qatomic_read(&r->holds[i])) {
+            continue;
+        }
+        n = read(r->ends[i], buf, sizeof(buf));
+        for (ssize_t done = 0, w; done < n; done += w) {
+            w = send(r->ends[!i], buf + done, n - done, MSG_NOSIGNAL);
+            if (w < 0) {
+                break;
+            }
+        }
+        if (n <= 0) {
+            shutdown(r->ends[!i], SHUT_WR);
+            qatomic_set(&r->holds[i], true);
+        }
+    }
+}
+
+static void *relay_thread(void *opaque)
+{
+    Relay *r = opaque;
+    struct sockaddr_un to = { .sun_family = AF_UNIX };
+
+    r->ends[0] = accept(r->listen, NULL, NULL);
+    r->ends[1] = socket(AF_UNIX, SOCK_STREAM, 0);
+    strcpy(to.sun_path, r->to);
+    g_assert_cmpint(connect(r->ends[1], (void *)&to, sizeof(to)), ==, 0);
+    while (!qatomic_read(&r->quit)) {
+        relay_once(r);
+    }
+    close(r->ends[0]);
+    close(r->ends[1]);
+    return NULL;
+}
+
+static Relay *relay_new(ColoPair *p, const char *from, const char *to)
+{
+    Relay *r = g_new0(Relay, 1);
+    struct sockaddr_un at = { .sun_family = AF_UNIX };
+
+    r->to = g_strdup_printf("%s/%s", p->dir, to);
+    snprintf(at.sun_path, sizeof(at.sun_path), "%s/%s", p->dir, from);
+    r->listen = socket(AF_UNIX, SOCK_STREAM, 0);
+    g_assert_cmpint(bind(r->listen, (void *)&at, sizeof(at)), ==, 0);
+    g_assert_cmpint(listen(r->listen, 1), ==, 0);
+    r->thread = g_thread_new("relay", relay_thread, r);
+    return r;
+}
+
+static void relay_free(Relay *r)
+{
+    qatomic_set(&r->quit, true);
+    g_thread_join(r->thread);
+    close(r->listen);
+    g_free(r->to);
+    g_free(r);
+}
+
+static ColoPair *pair_with_relay(const char *mode, Relay **r)
+{
+    ColoPair *p = colo_pair_new(mode);
+
+    *r = relay_new(p, "relay", "mig");
+    colo_pair_migrate(p, "mig", "relay", 600000, SHORT_TIMEOUT_MS);
+    colo_wait_state(p->secondary, colo_state_ready(p));
+    colo_wait_state(p->primary, "running");
+    return p;
+}
+
+/* The link is down for longer than the timeout: both lose the other */
+static void test_return_link(const void *mode)
+{
+    Relay *r;
+    ColoPair *p = pair_with_relay(mode, &r);
+
+    qatomic_set(&r->holds[0], true);
+    qatomic_set(&r->holds[1], true);
+    colo_wait_state(p->primary, "lost");
+    colo_wait_state(p->secondary, "lost");
+    qatomic_set(&r->holds[0], false);
+    qatomic_set(&r->holds[1], false);
+    check_goes_on(p);
+    colo_pair_free(p);
+    relay_free(r);
+}
+
+/* One way only: the other side must not believe that all is well */
+static void test_one_way(const void *mode, int held)
+{
+    Relay *r;
+    ColoPair *p = pair_with_relay(mode, &r);
+    g_autofree char *primary = NULL;
+    g_autofree char *secondary = NULL;
+
+    qatomic_set(&r->holds[held], true);
+    colo_wait_state(p->primary, "lost");
+    colo_wait_state(p->secondary, "lost");
+    g_usleep(2 * SHORT_TIMEOUT_MS * 1000);
+    primary = colo_state(p->primary);
+    secondary = colo_state(p->secondary);
+    g_assert_cmpstr(primary, ==, "lost");
+    g_assert_cmpstr(secondary, ==, "lost");
+    qatomic_set(&r->holds[held], false);
+    check_goes_on(p);
+    colo_pair_free(p);
+    relay_free(r);
+}
+
+static void test_deaf_secondary(const void *mode)
+{
+    test_one_way(mode, 0);
+}
+
+static void test_deaf_primary(const void *mode)
+{
+    test_one_way(mode, 1);
+}
+
+/* The link is down, one side is told to go on; then it is up again */
+static void test_link_decided(const void *mode)
+{
+    Relay *r;
+    ColoPair *p = pair_with_relay(mode, &r);
+
+    qatomic_set(&r->holds[0], true);
+    qatomic_set(&r->holds[1], true);
+    colo_wait_state(p->primary, "lost");
+    colo_wait_state(p->secondary, "lost");
+    colo_failover(p->secondary);
+    check_live(p->secondary);
+    colo_wait_state(p->primary, "lost");
+    qatomic_set(&r->holds[0], false);
+    qatomic_set(&r->holds[1], false);
+    check_ended(p->primary);
+    colo_pair_free(p);
+    relay_free(r);
+}
+
+/* A side that is lost ends at once: there is nobody to wait for */
+static void test_quit_lost(const void *mode)
+{
+    ColoPair *p = pair_new(mode, COLO_TIMEOUT_MS / 2);
+    int64_t begin;
+
+    stop_process(p->secondary);
+    colo_wait_state(p->primary, "lost");
+    begin = g_get_monotonic_time();
+    colo_quit(&p->primary);
+    g_assert_cmpint(g_get_monotonic_time() - begin, <,
+                    COLO_TIMEOUT_MS / 2 * 1000LL);
+    continue_process(p->secondary);
+    colo_pair_free(p);
+}
+
+static const struct {
+    const char *name;
+    void (*func)(const void *mode);
+} tests[] = {
+    { "secondary", test_secondary },
+    { "paused", test_paused },
+    { "primary", test_primary },
+    { "force-secondary", test_force_secondary },
+    { "force-primary", test_force_primary },
+    { "both", test_both },
+    { "stopped-primary", test_stopped_primary },
+    { "lost-primary", test_lost_primary },
+    { "stopped-secondary", test_stopped_secondary },
+    { "lost-secondary", test_lost_secondary },
+    { "return-primary", test_return_primary },
+    { "return-secondary", test_return_secondary },
+    { "return-link", test_return_link },
+    { "deaf-secondary", test_deaf_secondary },
+    { "deaf-primary", test_deaf_primary },
+    { "link-decided", test_link_decided },
+    { "quit-lost", test_quit_lost },
+};
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (int i = 0; i < G_N_ELEMENTS(tests); i++) {
+        colo_add("/colo/switchover", tests[i].name, tests[i].func);
+    }
+    return g_test_run();
+}
