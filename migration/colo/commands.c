@@ -13,6 +13,8 @@
 #include "block/replication.h"
 #include "net/colo.h"
 #include "system/runstate.h"
+#include "arbiter.h"
+#include "decision.h"
 #include "requests.h"
 #include "session.h"
 #include "status.h"
@@ -45,7 +47,10 @@ void qmp_x_colo_lost_heartbeat(bool has_force, bool force, Error **errp)
                    "fail over");
         return;
     }
-    if (force || !pair_is_well(s)) {
+    if (!force && colo_arbiter_exists()) {
+        /* It decides, also about a pair that is well */
+        colo_decision_ask(s);
+    } else if (force || !pair_is_well(s)) {
         colo_ask_failover(s);
     } else if (s->side == COLO_MODE_PRIMARY) {
         colo_ask_end(s, COLO_BYE_FAILOVER);

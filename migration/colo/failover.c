@@ -24,6 +24,7 @@
  *   migrate_cancel is followed between two checkpoints.  A secondary that may
  *   not write to a shared disk, since the primary's process has it locked,
  *   does not take over: it is 'lost' then, or still.
+ * - the arbiter has decided, if there is one (decision.c).
  * - the secondary goes on and says so: the primary's guest never runs again.
  * - the peer ended the session: by a bye, or by an error that it reports.
  *   Whoever says so never goes live, so the other side may go on at once;
@@ -39,13 +40,20 @@
 #include "qapi/error.h"
 #include "qapi/qapi-events-colo.h"
 #include "qapi/qapi-events-migration.h"
+#include "arbiter.h"
+#include "decision.h"
 #include "disks.h"
 #include "failover.h"
+#include "lease.h"
 #include "status.h"
 #include "trace.h"
 
 bool colo_has_to_end(ColoSession *s, Error **errp)
 {
+    if (colo_wish(s) == COLO_WISH_OUT) {
+        error_setg(errp, "the other side goes on");
+        return true;
+    }
     if (colo_wish(s) == COLO_WISH_END || colo_wish(s) == COLO_WISH_FAILOVER) {
         s->cause = COLO_CAUSE_WISH;
         error_setg(errp, "asked to end the session");
@@ -75,9 +83,14 @@ static void tell_loss(ColoSession *s, const char *why)
     }
     s->loss_is_told = true;
     error_report("COLO %s: peer lost: %s", COLOMode_str(s->side), why);
-    error_printf("The guest's output is held.  Make sure that the other side "
-                 "is dead, then x-colo-lost-heartbeat tells this side to go "
-                 "on.\n");
+    if (colo_arbiter_exists()) {
+        error_printf("The guest's output is held until the arbiter has decided "
+                     "which side goes on.\n");
+    } else {
+        error_printf("The guest's output is held.  Make sure that the other "
+                     "side is dead, then x-colo-lost-heartbeat tells this side "
+                     "to go on.\n");
+    }
     qapi_event_send_colo_peer_lost(COLOMode_str(s->side), s->committed, why);
 }
 
@@ -108,12 +121,14 @@ static bool peer_is_silent(void *opaque, const char *why)
     colo_status_say("%s", why);
     if (s->side == COLO_MODE_PRIMARY) {
         s->primary.lost_in = s->primary.state;
+        colo_lease_suspend();
         colo_set_primary(s, COLO_PRIMARY_STATE_LOST, why);
     } else {
         s->secondary.lost_in = s->secondary.state;
         colo_set_secondary(s, COLO_SECONDARY_STATE_LOST, why);
     }
     tell_loss(s, why);
+    colo_decision_ask(s);
     return true;
 }
 
@@ -123,7 +138,7 @@ static void peer_is_back(void *opaque)
     const char *why = "the peer is back";
 
     BQL_LOCK_GUARD();
-    if (colo_wish(s) == COLO_WISH_FAILOVER ||
+    if (colo_wish(s) == COLO_WISH_FAILOVER || colo_wish(s) == COLO_WISH_OUT ||
         colo_wire_cancelled(s->wire)) {
         /* It has been decided, and whoever waits hears of it */
         return;
@@ -154,12 +169,21 @@ void colo_await_decision(ColoSession *s, const Error *err)
     /* A peer that still hears this side has to lose it, too */
     g_clear_pointer(&s->keepalive, colo_keepalive_stop);
     tell_loss(s, error_get_pretty(err));
+    colo_decision_ask(s);
 
     while (colo_wish(s) != COLO_WISH_FAILOVER &&
+           colo_wish(s) != COLO_WISH_OUT &&
            !(colo_wish(s) == COLO_WISH_END &&
              s->end_reason != COLO_BYE_CANCEL)) {
         qemu_cond_wait_bql(&s->cond);
     }
+}
+
+void colo_say_decided(void)
+{
+    colo_status_add(colo_arbiter_exists()
+                    ? "this side goes on"
+                    : "x-colo-lost-heartbeat: this side goes on");
 }
 
 void colo_report_exit(ColoSession *s, COLOExitReason reason)

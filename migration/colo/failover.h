@@ -34,10 +34,14 @@ void colo_watch_silence(ColoSession *s);
 /*
  * colo_await_decision: the peer is lost
  *
- * Reports it, then waits for the operator's word or the end of QEMU.
+ * Reports it, then waits for the operator's word, the arbiter's, or the end of
+ * QEMU.
  * Session's thread, BQL held (dropped meanwhile).
  */
 void colo_await_decision(ColoSession *s, const Error *err);
+
+/* For the user: this side goes on, and who has said so.  BQL. */
+void colo_say_decided(void);
 
 /* Emits COLO_EXIT.  BQL. */
 void colo_report_exit(ColoSession *s, COLOExitReason reason);

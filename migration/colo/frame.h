@@ -105,7 +105,8 @@ typedef struct ColoStart {
     QemuUUID session;                   /* which no other session has */
 } ColoStart;
 #define COLO_START_VERIFY_RAM   1
-#define COLO_START_FLAGS        COLO_START_VERIFY_RAM
+#define COLO_START_ARBITER      2       /* somebody decides who goes on */
+#define COLO_START_FLAGS        (COLO_START_VERIFY_RAM | COLO_START_ARBITER)
 
 void colo_start_encode(const ColoStart *s, uint8_t out[COLO_START_LEN]);
 bool colo_start_decode(const uint8_t *buf, size_t len, ColoStart *s,

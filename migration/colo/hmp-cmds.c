@@ -36,6 +36,18 @@ static void print_compare(Monitor *mon, const ColoCompareStatistics *c)
                    c->secondary_dropped);
 }
 
+static void print_decider(Monitor *mon, const char *what,
+                          const ColoArbiterStatus *st)
+{
+    if (st) {
+        monitor_printf(mon, "%s: %s '%s', asked %" PRIu64 ", said: %s%s%s\n",
+                       what, st->type, st->id, st->asked,
+                       st->has_verdict ? ColoVerdict_str(st->verdict)
+                                       : "nothing",
+                       st->error ? ": " : "", st->error ?: "");
+    }
+}
+
 static void print_statistics(Monitor *mon, const ColoStatistics *st)
 {
     monitor_printf(mon, "sync mode: %s\n", ColoSyncMode_str(st->sync_mode));
@@ -150,6 +162,8 @@ void hmp_info_colo(Monitor *mon, const QDict *qdict)
         monitor_printf(mon, "to do: make sure that the other side is dead, "
                        "then x_colo_lost_heartbeat lets this side go on\n");
     }
+    print_decider(mon, "arbiter", status->arbiter);
+    print_decider(mon, "fence", status->fence);
     if (status->statistics) {
         print_statistics(mon, status->statistics);
     }

@@ -76,6 +76,16 @@ void colo_lease_end(void)
     tell_who_waits();
 }
 
+void colo_lease_suspend(void)
+{
+    int64_t old_ns = qatomic_read(&end_ns);
+
+    if (old_ns && old_ns != INT64_MAX) {
+        /* Long ago; if it has just been ended, it has */
+        qatomic_cmpxchg(&end_ns, old_ns, 1);
+    }
+}
+
 void colo_lease_revoke(void)
 {
     qatomic_set(&end_ns, 0);

@@ -27,6 +27,9 @@ void colo_lease_renew(int64_t said_ns, uint32_t timeout_ms);
 void colo_lease_begin(int64_t said_ns, uint32_t timeout_ms);
 void colo_lease_end(void);
 
+/* There is none until the secondary has heard this side anew.  Any thread. */
+void colo_lease_suspend(void);
+
 /* There is none, and there will be none: the other side is the service.  BQL. */
 void colo_lease_revoke(void);
 

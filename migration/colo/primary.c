@@ -20,6 +20,8 @@
 #include "system/tpm.h"
 #include "migration/colo.h"
 #include "net/colo.h"
+#include "arbiter.h"
+#include "decision.h"
 #include "disks.h"
 #include "failover.h"
 #include "guest.h"
@@ -104,10 +106,15 @@ static bool primary_handshake(ColoSession *s, Error **errp)
         s->cause = COLO_CAUSE_LOCAL;
         return false;
     }
+    s->generation = generation;
+    if (!colo_decision_register(s, errp)) {
+        return false;
+    }
     colo_start_encode(&(ColoStart) {
         .mode = s->mode,
         .timeout_ms = s->timeout_ms,
-        .flags = s->verify_ram ? COLO_START_VERIFY_RAM : 0,
+        .flags = (s->verify_ram ? COLO_START_VERIFY_RAM : 0) |
+                 (colo_arbiter_exists() ? COLO_START_ARBITER : 0),
         .generation = generation,
         .session = s->id,
     }, start);
@@ -385,7 +392,7 @@ static void primary_refuse(ColoSession *s, const Error *err)
 static void primary_fail_over(ColoSession *s)
 {
     colo_say_going_on(s);
-    colo_status_add("x-colo-lost-heartbeat: this side goes on");
+    colo_say_decided();
     primary_alone(s, "failover", COLO_EXIT_REASON_REQUEST);
     if (s->primary.stands) {
         s->primary.stands = false;
@@ -404,7 +411,9 @@ static void primary_retire_bh(void *opaque)
 /* The other side is the service.  BQL. */
 static void primary_taken_over(ColoSession *s, const Error *err)
 {
-    const char *why = error_get_pretty(err);
+    const char *why = colo_wish(s) == COLO_WISH_OUT
+                      ? "the arbiter has decided for the other side"
+                      : error_get_pretty(err);
 
     colo_status_say("%s; the guest of this side stands for good", why);
     info_report("COLO primary: %s; the guest of this side stands for good",
@@ -447,7 +456,8 @@ static void primary_finish(ColoSession *s, Error *err)
     }
 
     BQL_LOCK_GUARD();
-    if (s->cause == COLO_CAUSE_HANDOVER || s->cause == COLO_CAUSE_TAKEOVER) {
+    if (s->cause == COLO_CAUSE_HANDOVER || s->cause == COLO_CAUSE_TAKEOVER ||
+        colo_wish(s) == COLO_WISH_OUT) {
         primary_taken_over(s, err);
         return;
     }
@@ -463,10 +473,13 @@ static void primary_finish(ColoSession *s, Error *err)
     if (s->primary.state != COLO_PRIMARY_STATE_LOST) {
         colo_set_primary(s, COLO_PRIMARY_STATE_LOST, error_get_pretty(err));
     }
+    colo_lease_suspend();
     colo_disks_abandon();
     colo_await_decision(s, err);
     if (colo_wish(s) == COLO_WISH_FAILOVER) {
         primary_fail_over(s);
+    } else if (colo_wish(s) == COLO_WISH_OUT) {
+        primary_taken_over(s, err);
     }
 }
 

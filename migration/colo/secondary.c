@@ -26,6 +26,7 @@
 #include "migration/colo.h"
 #include "migration/global_state.h"
 #include "migration/misc.h"
+#include "arbiter.h"
 #include "disks.h"
 #include "failover.h"
 #include "first.h"
@@ -44,6 +45,19 @@
 
 /* How often a lock is asked for that the primary is about to give up */
 #define LOCK_LOOK_MS    5
+
+/* With one that only one side asks both could go on */
+static bool secondary_has_same_arbiter(uint32_t flags, Error **errp)
+{
+    bool here = colo_arbiter_exists(), there = flags & COLO_START_ARBITER;
+
+    if (here != there) {
+        error_setg(errp, "only the %s has an arbiter: both sides need one "
+                   "(colo-arbiter-file, colo-arbiter-exec), or neither",
+                   there ? "primary" : "secondary");
+    }
+    return here == there;
+}
 
 /*
  * Session start: say what RAM there is, take the primary's parameters.  The
@@ -86,14 +100,18 @@ static bool secondary_handshake(ColoSession *s, Error **errp)
                    "does not know", start.mode);
         return false;
     }
+    if (!secondary_has_same_arbiter(start.flags, errp)) {
+        s->cause = COLO_CAUSE_LOCAL;
+        return false;
+    }
     bql_lock();
     s->mode = start.mode;
     s->timeout_ms = start.timeout_ms;
     s->verify_ram = start.flags & COLO_START_VERIFY_RAM;
     s->id = start.session;
+    s->generation = start.generation;
     colo_net_set_session(&s->id);
     bql_unlock();
-    s->secondary.generation = start.generation;
     colo_wire_set_timeout(s->wire, s->timeout_ms);
     return true;
 }
@@ -124,7 +142,7 @@ static bool secondary_prepare_disks(ColoSession *s, Error **errp)
         return false;
     }
     return colo_disks_start(s, errp) &&
-           colo_disks_join_generation(s->secondary.generation, errp);
+           colo_disks_join_generation(s->generation, errp);
 }
 
 /*
@@ -371,13 +389,22 @@ static bool secondary_decide(ColoSession *s, const Error *err, bool asked)
             if (s->cause != COLO_CAUSE_HANDOVER) {
                 colo_say_going_on(s);
             }
-            colo_status_add("x-colo-lost-heartbeat: this side goes on");
+            colo_say_decided();
             return true;
         }
         colo_status_say("%s", error_get_pretty(refused));
         colo_refuse_failover(s);
         asked = false;
     }
+}
+
+/* It has been decided: the primary goes on.  BQL. */
+static void secondary_is_out(ColoSession *s)
+{
+    const char *why = "the arbiter has decided for the other side";
+
+    info_report("COLO secondary: %s", why);
+    colo_set_secondary(s, COLO_SECONDARY_STATE_ENDED, why);
 }
 
 /* Decide what comes after the session.  The new state is LIVE or ENDED. */
@@ -422,6 +449,10 @@ static void secondary_finish(ColoSession *s, Error *err)
     }
 
     BQL_LOCK_GUARD();
+    if (colo_wish(s) == COLO_WISH_OUT) {
+        secondary_is_out(s);
+        return;
+    }
     if (!failover || colo_peer_is_out(s)) {
         colo_status_say("%s", error_get_pretty(err));
     }
@@ -441,6 +472,10 @@ static void secondary_finish(ColoSession *s, Error *err)
     }
     failover = secondary_decide(s, err, failover ||
                                         s->cause == COLO_CAUSE_HANDOVER);
+    if (!failover && colo_wish(s) == COLO_WISH_OUT) {
+        secondary_is_out(s);
+        return;
+    }
     colo_set_secondary(s, failover ? COLO_SECONDARY_STATE_LIVE
                                    : COLO_SECONDARY_STATE_ENDED,
                        failover ? "failover" : "QEMU exits");

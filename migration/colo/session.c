@@ -14,6 +14,7 @@
 #include "net/colo.h"
 #include "fault.h"
 #include "params.h"
+#include "decision.h"
 #include "requests.h"
 #include "session.h"
 #include "state.h"
@@ -115,6 +116,7 @@ ColoSession *colo_session_new(COLOMode side, QIOChannel *ioc)
 
 void colo_session_over(ColoSession *s)
 {
+    colo_decision_forget();
     colo_net_set_session(NULL);
     colo_request_set_wire(NULL);
     g_clear_pointer(&s->keepalive, colo_keepalive_stop);
@@ -193,6 +195,16 @@ void colo_ask_failover(ColoSession *s)
     qemu_cond_broadcast(&s->cond);
 }
 
+void colo_ask_out(ColoSession *s)
+{
+    trace_colo_wish(s->epoch, COLOMode_str(s->side), "out");
+    qatomic_set(&s->wish, COLO_WISH_OUT);
+    if (s->wire) {
+        colo_wire_cancel(s->wire);
+    }
+    qemu_cond_broadcast(&s->cond);
+}
+
 void colo_ask_switchover(ColoSession *s)
 {
     if (colo_wish(s) != COLO_WISH_NONE) {
@@ -218,7 +230,7 @@ void colo_ask_end(ColoSession *s, ColoByeReason reason)
 {
     trace_colo_wish(s->epoch, COLOMode_str(s->side),
                     colo_bye_reason_str(reason));
-    if (colo_wish(s) != COLO_WISH_FAILOVER) {
+    if (colo_wish(s) != COLO_WISH_FAILOVER && colo_wish(s) != COLO_WISH_OUT) {
         /* The end of QEMU outweighs all that comes before */
         s->end_reason = reason;
         qatomic_set(&s->wish, COLO_WISH_END);

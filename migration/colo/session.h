@@ -28,7 +28,8 @@ typedef enum ColoWish {
     COLO_WISH_NONE,
     COLO_WISH_SWITCHOVER,   /* secondary: go on, in order: ask the primary */
     COLO_WISH_END,          /* end in order, see ColoSession.end_reason */
-    COLO_WISH_FAILOVER,     /* the operator's word: go on without the peer */
+    COLO_WISH_FAILOVER,     /* go on without the peer */
+    COLO_WISH_OUT,          /* never go on: it is the other side that does */
 } ColoWish;
 
 /* Why the session's thread stopped to serve the peer */
@@ -80,7 +81,6 @@ typedef struct ColoSecondary {
     ShutdownCause deferred_reset;       /* hybrid mode */
 
     /* The session's thread only, as long as it runs */
-    uint64_t generation;                /* of the disks; 0 for none */
     bool has_asked;                     /* for a switchover */
     GArray *wanted;                     /* ColoPageEntry: pages asked for */
     size_t wanted_next;                 /* index of the next one to arrive */
@@ -134,6 +134,7 @@ typedef struct ColoSession {
     ColoWire *wire;                     /* NULL when the session is over */
     ColoKeepalive *keepalive;           /* while the peer may hear of us */
     QemuUUID id;                        /* secondary: from the handshake on */
+    uint64_t generation;                /* of the disks, 0: none; the same */
     uint64_t epoch;                     /* number of the last cut */
     uint64_t committed;                 /* number of the last commit */
     bool was_ready;                     /* protection was complete once */
@@ -212,13 +213,14 @@ void colo_set_secondary(ColoSession *s, ColoSecondaryState to,
 const char *colo_state_str(ColoSession *s);
 
 /*
- * colo_ask_failover, colo_ask_switchover, colo_ask_end: leave a wish and see
- * that it is noticed
+ * colo_ask_failover, colo_ask_switchover, colo_ask_end, colo_ask_out: leave a
+ * wish and see that it is noticed
  *
  * BQL; they return at once.
  */
 void colo_ask_failover(ColoSession *s);
 void colo_ask_switchover(ColoSession *s);
+void colo_ask_out(ColoSession *s);
 void colo_ask_end(ColoSession *s, ColoByeReason reason);
 
 /* The wish to fail over cannot be followed now; it may come again.  BQL. */

@@ -18,6 +18,8 @@
 #include "qapi/error.h"
 #include "qapi/qapi-events-colo.h"
 #include "system/runstate.h"
+#include "arbiter.h"
+#include "fence.h"
 #include "params.h"
 #include "problems.h"
 #include "status.h"
@@ -224,6 +226,8 @@ void colo_status_fill(ColoSession *s, COLOStatus *status)
     status->has_since = since_s;
     status->since = since_s;
     status->message = g_strdup(message);
+    status->arbiter = colo_arbiter_status();
+    status->fence = colo_fence_status();
     if (session_is_on(s)) {
         status->peer = g_strdup(peer);
     }

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * COLO: a side that has lost the other one asks who goes on.
+ *
+ * Both sides; a thread of its own while there is a question.
+ *
+ * Theory of operation
+ *
+ * With an arbiter (arbiter.h) nobody has to type anything: in 'lost' this thread
+ * asks, and goes on asking until there is an answer.  It tells the session by a
+ * wish, as a command of the monitor would.
+ *
+ * - Won: this side goes on; before that a fence, if there is one, sees to it that
+ *   the other one does not.
+ * - Lost: this side is out for good.
+ * - Not known: the side stays as it is, and x-colo-lost-heartbeat still works.
+ *
+ * What was asked once is decided, whether or not the answer was heard.  So the
+ * thread goes on when the peer comes back meanwhile.  If this side has won, then
+ * it goes on in order: the primary says bye, the secondary asks to be handed
+ * over to.  If the other one has, that does so.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qapi/error.h"
+#include "arbiter.h"
+#include "decision.h"
+#include "fence.h"
+#include "status.h"
+#include "trace.h"
+
+/* What is not known is asked again after so many milliseconds */
+#define ASK_AGAIN_MS    300
+
+/* BQL */
+static struct {
+    ColoSession *session;       /* whose question is open, or NULL */
+    bool running;               /* there is a thread */
+    QemuCond cond;              /* the question is gone */
+} decision;
+
+static void __attribute__((constructor)) decision_init(void)
+{
+    qemu_cond_init(&decision.cond);
+}
+
+/* BQL, or before the session begins */
+static ColoQuestion question_of(ColoSession *s)
+{
+    return (ColoQuestion) {
+        .session = s->id,
+        .side = s->side,
+        .generation = s->generation,
+        .epoch = s->committed,
+    };
+}
+
+bool colo_decision_register(ColoSession *s, Error **errp)
+{
+    ColoQuestion q = question_of(s);
+
+    if (!colo_arbiter_exists() || colo_arbiter_begin(&q, errp)) {
+        return true;
+    }
+    error_prepend(errp, "the arbiter does not know of this session: ");
+    s->cause = COLO_CAUSE_LOCAL;
+    return false;
+}
+
+static bool is_lost(ColoSession *s)
+{
+    return s->side == COLO_MODE_PRIMARY
+           ? s->primary.state == COLO_PRIMARY_STATE_LOST
+           : s->secondary.state == COLO_SECONDARY_STATE_LOST;
+}
+
+/* BQL.  The question has an answer, which is not 'not known'. */
+static void follow(ColoSession *s, ColoVerdict verdict)
+{
+    if (verdict == COLO_VERDICT_LOST) {
+        if (is_lost(s)) {
+            colo_ask_out(s);
+        }
+    } else if (is_lost(s)) {
+        colo_ask_failover(s);
+    } else if (s->side == COLO_MODE_PRIMARY) {
+        colo_ask_end(s, COLO_BYE_FAILOVER);
+    } else {
+        colo_ask_switchover(s);
+    }
+}
+
+/* No BQL.  Is the other side off, or does nobody see to that? */
+static bool fence(const ColoQuestion *q, Error **errp)
+{
+    g_autoptr(Error) err = NULL;
+
+    if (!colo_fence_exists()) {
+        return true;
+    }
+    switch (colo_fence_run(q, &err)) {
+    case COLO_FENCE_DONE:
+        return true;
+    case COLO_FENCE_GO_ON:
+        warn_report_err(g_steal_pointer(&err));
+        return true;
+    case COLO_FENCE_HOLD:
+    default:
+        error_propagate(errp, g_steal_pointer(&err));
+        return false;
+    }
+}
+
+/* No BQL */
+static ColoVerdict ask(const ColoQuestion *q, Error **errp)
+{
+    ColoVerdict verdict = colo_arbiter_decide(q, errp);
+
+    if (verdict == COLO_VERDICT_WON && !fence(q, errp)) {
+        verdict = COLO_VERDICT_NOT_KNOWN;
+    }
+    return verdict;
+}
+
+static void *decision_thread(void *opaque)
+{
+    g_autofree char *told = NULL;   /* why it is not known */
+
+    bql_lock();
+    while (true) {
+        ColoSession *s = decision.session;
+        g_autoptr(Error) err = NULL;
+        ColoVerdict verdict;
+        ColoQuestion q;
+
+        colo_arbiter_arm();
+        if (!s) {
+            break;
+        }
+        q = question_of(s);
+        bql_unlock();
+        verdict = ask(&q, &err);
+        bql_lock();
+        trace_colo_decision(q.epoch, COLOMode_str(q.side),
+                            ColoVerdict_str(verdict));
+        if (decision.session != s) {
+            continue;
+        }
+        if (verdict != COLO_VERDICT_NOT_KNOWN) {
+            decision.session = NULL;
+            colo_status_add(verdict == COLO_VERDICT_WON
+                            ? "the arbiter has decided for this side"
+                            : "the arbiter has decided for the other side");
+            follow(s, verdict);
+            continue;
+        }
+        if (!told || strcmp(told, error_get_pretty(err))) {
+            g_free(told);
+            told = g_strdup(error_get_pretty(err));
+            colo_status_say("it is not decided which side goes on: %s", told);
+            warn_report("COLO %s: it is not decided which side goes on, "
+                        "asking again: %s", COLOMode_str(q.side), told);
+        }
+        qemu_cond_timedwait_bql(&decision.cond, ASK_AGAIN_MS);
+    }
+    decision.running = false;
+    bql_unlock();
+    return NULL;
+}
+
+void colo_decision_ask(ColoSession *s)
+{
+    QemuThread thread;
+
+    if (!colo_arbiter_exists() || decision.session) {
+        return;
+    }
+    decision.session = s;
+    if (!decision.running) {
+        decision.running = true;
+        qemu_thread_create(&thread, "colo/decide", decision_thread, NULL,
+                           QEMU_THREAD_DETACHED);
+    }
+}
+
+void colo_decision_forget(void)
+{
+    if (decision.session) {
+        decision.session = NULL;
+        colo_arbiter_cancel();
+        qemu_cond_broadcast(&decision.cond);
+    }
+}
