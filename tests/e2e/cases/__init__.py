@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The end-to-end tests; importing the package registers them."""
 
-from . import (calls, diskbus, diskerror, diskfault, disks,  # noqa: F401
-               diskthread, document, ends, fault, faultdisks, faultresync,
-               first, folding, generation, hybrid, inputs, kill, life, loss,
-               machine, monitor, network, nics, powercut, ram, resync,
-               selfcheck, shared, soak, switchover, verify)
+from . import (calls, decision, diskbus, diskerror,         # noqa: F401
+               diskfault, disks, diskthread, document, ends, fault,
+               faultdisks, faultresync, first, folding, generation, hybrid,
+               inputs, kill, life, loss, machine, monitor, network, nics,
+               powercut, ram, resync, selfcheck, shared, soak, switchover,
+               verify)
