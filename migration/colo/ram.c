@@ -481,6 +481,7 @@ static void tell_progress(uint64_t i)
 static int copy_worker(void *opaque)
 {
     CopyJob *job = opaque;
+    ColoStagingSlots own = { 0 };
     size_t size = colo_staging_page_size(job->st);
 
     for (uint64_t i = job->begin; i < job->end; i++) {
@@ -496,9 +497,11 @@ static int copy_worker(void *opaque)
         }
         host += p->page * size;
         if (!buffer_is_zero(host, size)) {
-            memcpy(colo_staging_add_data(job->st, i), host, size);
+            memcpy(colo_staging_add_own_data(job->st, i, &own, job->end - i),
+                   host, size);
         }
     }
+    colo_staging_put_back(job->st, &own);
     return 0;
 }
 

@@ -19,6 +19,12 @@ typedef struct ColoStagedPage {
     uint32_t slot;              /* where its data are, or COLO_STAGED_ZERO */
 } ColoStagedPage;
 
+/* Places for data, of which one thread disposes */
+typedef struct ColoStagingSlots {
+    uint64_t next;
+    uint64_t end;
+} ColoStagingSlots;
+
 /* The data are not there, they are all zeroes */
 #define COLO_STAGED_ZERO UINT32_MAX
 
@@ -71,10 +77,23 @@ uint64_t colo_staging_append(ColoStaging *st, uint32_t block, uint64_t page);
  * colo_staging_add_data: where to put the data of page @index
  * colo_staging_set_zero: it has none
  *
- * There must be room for data.  Any thread, for different pages.
+ * There must be room for data.  No other thread may add data meanwhile.
  */
 void *colo_staging_add_data(ColoStaging *st, uint64_t index);
 void colo_staging_set_zero(ColoStaging *st, uint64_t index);
+
+/*
+ * colo_staging_add_own_data: as colo_staging_add_data(), by one of several
+ * threads that add data of different pages
+ * colo_staging_put_back: the thread adds no more data
+ *
+ * @own: places that this thread has taken, none at first: { 0 }
+ * @more: so many pages are left to this thread, this one included, and there
+ *        was room for those of all threads
+ */
+void *colo_staging_add_own_data(ColoStaging *st, uint64_t index,
+                                ColoStagingSlots *own, uint64_t more);
+void colo_staging_put_back(ColoStaging *st, ColoStagingSlots *own);
 
 ColoStagedPage *colo_staging_page(ColoStaging *st, uint64_t index);
 /* NULL: zero */

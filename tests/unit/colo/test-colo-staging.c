@@ -3,15 +3,17 @@
  * COLO staging area.
  *
  * Proves: what is staged comes out as it went in, pages do not overlap, the
- * limit holds, pages that are zero take no memory but for the list, memory is
- * kept over a reset and given back after a while, and an allocation that fails
- * is an error that changes nothing.
+ * limit holds, pages that are zero take no memory but for the list, several
+ * threads find room for all pages there is room for, and what a thread does not
+ * need is there for others, memory is kept over a reset and given back after a
+ * while, and an allocation that fails is an error that changes nothing.
  */
 
 #include "qemu/osdep.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-colo.h"
+#include "qemu/thread.h"
 #include "migration/colo/staging.h"
 
 #define PAGE 4096
@@ -105,6 +107,101 @@ static void test_zero(void)
     colo_staging_free(st);
 }
 
+#define THREADS     4
+#define PER_THREAD  1000
+
+typedef struct Part {
+    ColoStaging *st;
+    uint64_t begin;
+    uint64_t end;
+    int every;                  /* so many pages apart are those with data */
+} Part;
+
+static void *add_part(void *opaque)
+{
+    Part *part = opaque;
+    ColoStagingSlots own = { 0 };
+
+    for (uint64_t i = part->begin; i < part->end; i++) {
+        if (i % part->every == 0) {
+            memset(colo_staging_add_own_data(part->st, i, &own, part->end - i),
+                   (int)(i % 251), PAGE);
+        }
+    }
+    colo_staging_put_back(part->st, &own);
+    return NULL;
+}
+
+/* Each thread @per_thread pages, of which one out of @every has data */
+static void add_by_threads(ColoStaging *st, uint64_t per_thread, int every)
+{
+    QemuThread threads[THREADS];
+    Part parts[THREADS];
+    uint64_t begin = colo_staging_count(st);
+
+    for (uint64_t i = 0; i < THREADS * per_thread; i++) {
+        colo_staging_append(st, 0, begin + i);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        parts[i] = (Part) {
+            st, begin + i * per_thread, begin + (i + 1) * per_thread, every,
+        };
+        qemu_thread_create(&threads[i], "part", add_part, &parts[i],
+                           QEMU_THREAD_JOINABLE);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        qemu_thread_join(&threads[i]);
+    }
+    for (uint64_t i = begin; i < colo_staging_count(st); i++) {
+        if (i % every == 0) {
+            check(st, i);
+        } else {
+            g_assert_null(colo_staging_data(st, i));
+        }
+    }
+}
+
+/* There is room for all pages, and not for one more */
+static void test_threads_full(void)
+{
+    ColoStaging *st = staging_new(THREADS * PER_THREAD);
+
+    for (int round = 0; round < 20; round++) {
+        reserve(st, THREADS * PER_THREAD, THREADS * PER_THREAD);
+        add_by_threads(st, PER_THREAD, 1);
+        g_assert_cmpuint(colo_staging_room(st), ==, 0);
+        colo_staging_reset(st);
+        g_assert_cmpuint(colo_staging_room(st), ==, THREADS * PER_THREAD);
+    }
+    colo_staging_free(st);
+}
+
+/* Pages without data leave their room to others, down to the last slot */
+static void test_threads_sparse(void)
+{
+    uint64_t left = THREADS * PER_THREAD;
+    ColoStaging *st = colo_staging_new(PAGE, 100 * left, left);
+
+    reserve(st, 100 * left, left);
+    while (left) {
+        uint64_t n = MIN(left / THREADS, PER_THREAD);
+        uint64_t begin = colo_staging_count(st);
+        uint64_t data = DIV_ROUND_UP(begin + n * THREADS, 7) -
+                        DIV_ROUND_UP(begin, 7);
+
+        if (n < 7) {
+            stage(st, left);
+            data = left;
+        } else {
+            add_by_threads(st, n, 7);
+        }
+        left -= data;
+        g_assert_cmpuint(colo_staging_room(st), ==, left);
+    }
+    g_assert_cmpuint(colo_staging_room_max(st), ==, 0);
+    colo_staging_free(st);
+}
+
 static void test_reset(void)
 {
     ColoStaging *st = staging_new(10000);
@@ -179,6 +276,8 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/staging/contents", test_contents);
     g_test_add_func("/colo/staging/limit", test_limit);
     g_test_add_func("/colo/staging/zero", test_zero);
+    g_test_add_func("/colo/staging/threads/full", test_threads_full);
+    g_test_add_func("/colo/staging/threads/sparse", test_threads_sparse);
     g_test_add_func("/colo/staging/reset", test_reset);
     g_test_add_func("/colo/staging/shrink", test_shrink);
 #ifdef CONFIG_COLO_FAULTS
