@@ -539,21 +539,25 @@ bool colo_ram_stage(ColoRam *ram, ColoStaging *st, uint64_t max,
                     int64_t end_ns)
 {
     uint64_t begin = colo_staging_count(st);
-    uint64_t end = begin + MIN(max, colo_staging_room(st));
+    uint64_t left = MIN(max, colo_staging_room(st));
 
-    for (uint32_t i = 0; i < ram->nblocks &&
-                         colo_staging_count(st) < end; i++) {
+    for (uint32_t i = 0; i < ram->nblocks && left; i++) {
         ColoDirty *d = &ram->blocks[i].dirty;
         uint64_t page = colo_dirty_next(d, 0);
 
-        while (page < d->npages && colo_staging_count(st) < end) {
-            colo_staging_append(st, i, page);
-            clear_bit(page, d->bits);
-            page = colo_dirty_next(d, page + 1);
+        while (page < d->npages && left) {
+            /* Mostly the next one is dirty too, which needs no search */
+            do {
+                colo_staging_append(st, i, page);
+                clear_bit(page, d->bits);
+                page++;
+                left--;
+            } while (left && page < d->npages && test_bit(page, d->bits));
+            page = colo_dirty_next(d, page);
         }
     }
     ram->dirty_pages -= colo_staging_count(st) - begin;
-    if (colo_staging_count(st) < end) {
+    if (left) {
         /* That was all */
         ram->dirty_pages = 0;
     }

@@ -11,6 +11,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/host-utils.h"
 #include "qemu/lockable.h"
 #include "qemu/madvise.h"
 #include "qemu/thread.h"
@@ -43,6 +44,7 @@ struct ColoStaging {
     /* Set once */
     size_t page_size;
     uint64_t chunk_pages;
+    unsigned chunk_shift;       /* the logarithm of that to base 2 */
     uint64_t max_pages;
     uint64_t max_slots;
 
@@ -67,9 +69,11 @@ ColoStaging *colo_staging_new(size_t page_size, uint64_t max_pages,
 {
     ColoStaging *st = g_new0(ColoStaging, 1);
 
-    assert(page_size && page_size <= CHUNK_SIZE && max_pages && max_slots);
+    assert(is_power_of_2(page_size) && page_size <= CHUNK_SIZE && max_pages &&
+           max_slots);
     st->page_size = page_size;
     st->chunk_pages = CHUNK_SIZE / page_size;
+    st->chunk_shift = ctz64(st->chunk_pages);
     st->max_pages = max_pages;
     st->max_slots = MIN(max_slots, COLO_STAGED_ZERO);
     st->chunks = g_ptr_array_new();
@@ -318,8 +322,8 @@ void *colo_staging_data(ColoStaging *st, uint64_t index)
     if (slot == COLO_STAGED_ZERO) {
         return NULL;
     }
-    chunk = g_ptr_array_index(st->chunks, slot / st->chunk_pages);
-    return chunk + slot % st->chunk_pages * st->page_size;
+    chunk = g_ptr_array_index(st->chunks, slot >> st->chunk_shift);
+    return chunk + (slot & (st->chunk_pages - 1)) * st->page_size;
 }
 
 uint64_t colo_staging_count(ColoStaging *st)

@@ -31,7 +31,7 @@ typedef struct ColoStagingSlots {
 /*
  * colo_staging_new: an empty area
  *
- * @page_size: bytes
+ * @page_size: bytes, a power of 2
  * @max_pages: how many pages it may list at most
  * @max_slots: how many of them may have data
  */
