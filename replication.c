@@ -29,6 +29,7 @@ static QemuMutex error_lock;
 static ReplicationErrorFunc *error_fn;
 static void *error_opaque;
 static ReplicationChangeFunc *change_fn;
+static ReplicationChangeFunc *growth_fn;
 
 /* See replication_set_early_output(); atomic */
 static bool early_output = true;
@@ -389,6 +390,20 @@ void replication_on_change(ReplicationChangeFunc *fn)
 {
     QEMU_LOCK_GUARD(&error_lock);
     change_fn = fn;
+}
+
+void replication_on_growth(ReplicationChangeFunc *fn)
+{
+    QEMU_LOCK_GUARD(&error_lock);
+    growth_fn = fn;
+}
+
+void replication_disk_grown(void)
+{
+    QEMU_LOCK_GUARD(&error_lock);
+    if (growth_fn) {
+        growth_fn();
+    }
 }
 
 void replication_problems_changed(void)

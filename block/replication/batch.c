@@ -6,20 +6,29 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
+#include "qemu/cutils.h"
 #include "batch.h"
 
 #define INFO_MAGIC 0x434f4c4f53494e4bULL    /* COLOSINK */
 #define BATCH_MAGIC 0x434f4c4f42415443ULL   /* COLOBATC */
-#define VERSION 2
+#define GROW_MAGIC 0x434f4c4f47524f57ULL    /* COLOGROW */
+#define VERSION 3
 
 /* Offsets of the fields */
 enum {
     INFO_AT_MAGIC = 0,
     INFO_AT_VERSION = 8,        /* 32 bits */
     INFO_AT_WINDOW = 12,        /* 32 bits, bytes */
-    INFO_AT_LENGTH = 16,        /* of the disk */
+    INFO_AT_BEGIN = 16,         /* of the window */
     INFO_AT_NUMBER = 24,        /* of its generation */
     INFO_AT_ROLE = 32,          /* 32 bits, from 1; 0: it keeps none */
+    INFO_AT_LENGTH = 40,        /* of the disk */
+
+    GROW_AT_MAGIC = 0,
+    GROW_AT_STATE = 8,          /* 32 bits; 32 more are 0 */
+    GROW_AT_NUMBER = 16,
+    GROW_AT_LENGTH = 24,
+    GROW_AT_REASON = 32,
 
     HEAD_AT_MAGIC = 0,
     HEAD_AT_SESSION = 8,
@@ -44,6 +53,7 @@ void replication_sink_info_pack(uint8_t *buf, const ReplicationSinkInfo *info)
     stq_be_p(buf + INFO_AT_MAGIC, INFO_MAGIC);
     stl_be_p(buf + INFO_AT_VERSION, VERSION);
     stl_be_p(buf + INFO_AT_WINDOW, REPLICATION_WINDOW);
+    stq_be_p(buf + INFO_AT_BEGIN, info->window);
     stq_be_p(buf + INFO_AT_LENGTH, info->length);
     if (info->has_generation) {
         stq_be_p(buf + INFO_AT_NUMBER, info->generation.number);
@@ -52,13 +62,13 @@ void replication_sink_info_pack(uint8_t *buf, const ReplicationSinkInfo *info)
 }
 
 bool replication_sink_info_unpack(ReplicationSinkInfo *info,
-                                  const uint8_t *buf, int64_t length,
+                                  const uint8_t *buf, int64_t window,
                                   Error **errp)
 {
     uint32_t role = ldl_be_p(buf + INFO_AT_ROLE);
 
     if (ldq_be_p(buf + INFO_AT_MAGIC) != INFO_MAGIC ||
-        ldq_be_p(buf + INFO_AT_LENGTH) != length) {
+        ldq_be_p(buf + INFO_AT_BEGIN) != window) {
         error_setg(errp, "it is no 'replication-sink'");
         return false;
     }
@@ -71,7 +81,13 @@ bool replication_sink_info_unpack(ReplicationSinkInfo *info,
                    (uint64_t)REPLICATION_WINDOW);
         return false;
     }
-    info->length = length;
+    info->window = window;
+    info->length = ldq_be_p(buf + INFO_AT_LENGTH);
+    if (info->length < window) {
+        error_setg(errp, "its disk has %" PRId64 " bytes, and has lost some",
+                   info->length);
+        return false;
+    }
     info->has_generation = role != 0;
     info->generation.number = ldq_be_p(buf + INFO_AT_NUMBER);
     if (role && !unpack_role(role, &info->generation.role)) {
@@ -80,6 +96,31 @@ bool replication_sink_info_unpack(ReplicationSinkInfo *info,
         return false;
     }
     return true;
+}
+
+void replication_grow_pack(uint8_t *buf, const ReplicationGrow *grow)
+{
+    QEMU_BUILD_BUG_ON(GROW_AT_REASON + sizeof(grow->reason) >
+                      REPLICATION_GROW_SIZE);
+    memset(buf, 0, REPLICATION_GROW_SIZE);
+    stq_be_p(buf + GROW_AT_MAGIC, GROW_MAGIC);
+    stl_be_p(buf + GROW_AT_STATE, grow->state);
+    stq_be_p(buf + GROW_AT_NUMBER, grow->number);
+    stq_be_p(buf + GROW_AT_LENGTH, grow->length);
+    pstrcpy((char *)buf + GROW_AT_REASON, sizeof(grow->reason), grow->reason);
+}
+
+bool replication_grow_unpack(ReplicationGrow *grow, const uint8_t *buf)
+{
+    uint32_t state = ldl_be_p(buf + GROW_AT_STATE);
+
+    grow->state = state;
+    grow->number = ldq_be_p(buf + GROW_AT_NUMBER);
+    grow->length = ldq_be_p(buf + GROW_AT_LENGTH);
+    memcpy(grow->reason, buf + GROW_AT_REASON, sizeof(grow->reason));
+    grow->reason[sizeof(grow->reason) - 1] = '\0';
+    return ldq_be_p(buf + GROW_AT_MAGIC) == GROW_MAGIC &&
+           state <= REPLICATION_GROW_LATER && grow->length >= 0;
 }
 
 void replication_entry_set_generation(ReplicationEntry *entry,
@@ -151,6 +192,8 @@ static bool unpack_entry(ReplicationEntry *entry, const uint8_t *buf,
     case REPLICATION_ENTRY_RESYNC_BEGIN:
     case REPLICATION_ENTRY_RESYNC_END:
         return bytes <= COLO_DISK_ROLE__MAX && (bytes || !offset);
+    case REPLICATION_ENTRY_GROW:
+        return offset && offset <= length && !bytes;
     }
     return false;
 }

@@ -13,6 +13,14 @@
  *
  *   header, entries, padding, what the entries write in the same order, padding
  *
+ * The window stays where it was when the sink was made, as a client of NBD never
+ * hears of another length: a disk that has become longer goes on where it is in
+ * batches, which can write there, and cannot be read from by the client.
+ *
+ * REPLICATION_GROW_AT bytes into the window is where the secondary is asked to
+ * make the disk longer, and says what has become of that: ReplicationGrow, see
+ * grow.c.
+ *
  * The data is aligned, so that it can be written past the host's page cache
  * from where NBD has put it.  All numbers are big-endian.  Here is how to make
  * these and how to check them; any thread.
@@ -24,8 +32,11 @@
 #include "qapi/qapi-types-colo.h"
 #include "qemu/units.h"
 
-/* Bytes behind the end of the disk */
+/* Bytes behind the end that the disk had when the sink was made */
 #define REPLICATION_WINDOW (4 * MiB)
+
+/* Bytes from the beginning of the window, behind the longest batch */
+#define REPLICATION_GROW_AT (3 * MiB)
 
 /* Entries of a batch, at most */
 #define REPLICATION_BATCH_ENTRIES 256
@@ -38,6 +49,7 @@
 
 /* On the wire */
 #define REPLICATION_SINK_INFO_SIZE 64
+#define REPLICATION_GROW_SIZE 4096
 #define REPLICATION_BATCH_HEAD_SIZE 32
 #define REPLICATION_BATCH_ENTRY_SIZE 24
 #define REPLICATION_BATCH_ALIGN 4096
@@ -55,6 +67,11 @@ typedef enum ReplicationEntryType {
      */
     REPLICATION_ENTRY_RESYNC_BEGIN,
     REPLICATION_ENTRY_RESYNC_END,
+    /*
+     * The guest's disk is longer from here on: offset is its length, in bytes,
+     * for which the other side has made room before.  bytes is 0.
+     */
+    REPLICATION_ENTRY_GROW,
 } ReplicationEntryType;
 
 /* Bytes of the disk, from 1, and all are there; or as the type says */
@@ -77,7 +94,8 @@ typedef struct ReplicationBatch {
 
 /* What is in the window */
 typedef struct ReplicationSinkInfo {
-    int64_t length;             /* of the disk, bytes */
+    int64_t window;             /* where that begins, bytes */
+    int64_t length;             /* of the disk, bytes; not less */
     bool has_generation;        /* it keeps one, which is: */
     ColoDiskGeneration generation;
 } ReplicationSinkInfo;
@@ -85,12 +103,33 @@ typedef struct ReplicationSinkInfo {
 void replication_sink_info_pack(uint8_t *buf, const ReplicationSinkInfo *info);
 
 /*
- * Is @buf from the window of a sink, where a disk of @length bytes ends?  Then
- * @info is what it says; if not, @errp says what it is.
+ * Is @buf from a window of a sink that begins there?  Then @info is what it
+ * says; if not, @errp says what it is.
  */
 bool replication_sink_info_unpack(ReplicationSinkInfo *info,
-                                  const uint8_t *buf, int64_t length,
+                                  const uint8_t *buf, int64_t window,
                                   Error **errp);
+
+/* The numbers are those on the wire */
+typedef enum ReplicationGrowState {
+    REPLICATION_GROW_NONE,      /* nobody has asked */
+    REPLICATION_GROW_ASKED,     /* what the primary writes, or: under way */
+    REPLICATION_GROW_DONE,
+    REPLICATION_GROW_FAILED,
+    REPLICATION_GROW_LATER,     /* not before the next checkpoint: ask again */
+} ReplicationGrowState;
+
+/* The disk is to have @length bytes: a question, and the answer to it */
+typedef struct ReplicationGrow {
+    ReplicationGrowState state;
+    uint64_t number;            /* which question that is, not 0 */
+    int64_t length;
+    char reason[512];           /* why it failed, a string */
+} ReplicationGrow;
+
+/* @buf: REPLICATION_GROW_SIZE bytes.  False if they are no such thing. */
+void replication_grow_pack(uint8_t *buf, const ReplicationGrow *grow);
+bool replication_grow_unpack(ReplicationGrow *grow, const uint8_t *buf);
 
 /*
  * The generation in an entry for a resync, and the other way round.  @g is NULL,

@@ -241,6 +241,7 @@ void replication_redo_fold(BDRVReplicationState *s, Error **errp)
 static void redo_fail_over(BDRVReplicationState *s, Error **errp)
 {
     replication_sink_hold_no_more(s->held_by, false);
+    replication_length_fail_over(s);
     replication_redo_fold(s, errp);
 }
 

@@ -180,6 +180,7 @@ static bool start_backup(BDRVReplicationState *s, BlockDriverState *top,
     if (!s->backup) {
         return false;
     }
+    s->copies_to = bdrv_getlength(disk);
     bdrv_ref(s->bs); /* backup_done() */
 
     bdrv_graph_wrlock();
@@ -195,6 +196,26 @@ static bool start_backup(BDRVReplicationState *s, BlockDriverState *top,
     }
     job_start(&s->backup->job);
     return true;
+}
+
+/* Nobody writes: the guest stands, and so does the primary */
+void replication_undo_restart(BDRVReplicationState *s)
+{
+    Error *err = NULL;
+    BlockDriverState *top = bdrv_lookup_bs(s->top_id, s->top_id, &err);
+    bool ok;
+
+    stop_backup(s);
+    s->restarts = true;
+    ok = top && start_backup(s, top, &err);
+    s->restarts = false;
+    if (ok) {
+        return;
+    }
+    error_prepend(&err, "what the primary overwrites cannot be copied any "
+                  "more: ");
+    qatomic_set(&s->spent, true);
+    replication_fail(s, err);
 }
 
 /* See to it that the guest here sees what the primary overwrites */
@@ -273,6 +294,7 @@ static void undo_fail_over(BDRVReplicationState *s, Error **errp)
     stop_backup(s);
     replication_close_hidden(s);
     if (s->spent) {
+        replication_length_fail_over(s);
         replication_fold_skip(s, errp);
     } else {
         replication_fold_begin(s);

@@ -246,6 +246,7 @@ static void start_fold_bh(void *opaque)
 
 void replication_fold_begin(BDRVReplicationState *s)
 {
+    replication_length_fail_over(s);
     /* The guest may flush before the job begins; if this fails, that says so */
     claim_disk(s, NULL);
     replication_set_stage(s, COLO_DISK_STAGE_FOLDING);

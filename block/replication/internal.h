@@ -39,8 +39,8 @@ typedef struct BDRVReplicationState BDRVReplicationState;
  * the same for each: replication.c.
  *
  * An operation that is left out does nothing and returns 0: success, or false.
- * None leaves out start, checkpoint, stop, abandon, a request, add_child,
- * del_child or end.
+ * None leaves out start, checkpoint, stop, abandon, a request, truncate,
+ * add_child, del_child or end.
  *
  * BQL, no coroutine, unless it says otherwise.
  */
@@ -102,6 +102,9 @@ typedef struct ReplicationKind {
     int coroutine_fn (*pdiscard)(BDRVReplicationState *s, int64_t offset,
                                  int64_t bytes);
     int coroutine_fn (*flush)(BDRVReplicationState *s);
+    /* The disk gets this @length, in bytes; negative errno with @errp set */
+    int coroutine_fn (*truncate)(BDRVReplicationState *s, int64_t length,
+                                 Error **errp);
     /* Is what is read what the child has?  Any thread. */
     bool (*is_direct)(BDRVReplicationState *s);
 
@@ -184,9 +187,10 @@ struct BDRVReplicationState {
     bool shared_disk;
     bool cache_coherent;
     bool batch;                 /* the primary's child is a sink */
-    int64_t sink_length;        /* without its window, if so */
+    int64_t sink_length;        /* where its window begins, if so */
 
     /* Written under the BQL, read anywhere: atomic */
+    int64_t length;             /* of the guest's disk; 0: that of the child */
     ColoDiskStage stage;
     bool session_discards;      /* they are to be carried out; set once */
     char *user_name;            /* NULL: not known yet; then it stays */
@@ -204,6 +208,9 @@ struct BDRVReplicationState {
     bool misses;                /* the guest may have written past it; BQL */
     ReplicationWatch *watch;    /* set once; NULL for a shared disk */
     unsigned n_peer_reads;      /* see peer-read.c; atomic */
+    int64_t grows_to;           /* see grow.c, or 0; BQL */
+    uint64_t n_questions;       /* likewise */
+    uint64_t grew_at;           /* likewise: the last record of that */
     BlockJob *verify;           /* that is under way; BQL */
     bool verified;              /* the last one found no difference; BQL */
     uint64_t different_bytes;   /* that one has found; atomic */
@@ -221,6 +228,9 @@ struct BDRVReplicationState {
     ReplicationEmptying *emptying;  /* or NULL; who began it */
     bool cleared;               /* begin_stop() has had them emptied */
     BlockJob *backup;           /* while RUNNING; undo, not a shared disk */
+    int64_t copies_to;          /* the length that it knows */
+    bool restarts;              /* it is begun anew; BQL */
+    bool grew;                  /* the disk, in this session: length.c */
     BlockDriverState *held_by;  /* redo: a sink, or NULL; BQL, graph lock */
     QEMUBH *held_bh;            /* likewise: what it holds is on the disk */
     bool ending;                /* likewise: begin_stop() has been called */
@@ -339,6 +349,48 @@ int coroutine_fn replication_direct_zero(BDRVReplicationState *s,
                                          int64_t offset, int64_t bytes,
                                          BdrvRequestFlags flags);
 /*
+ * A disk becomes longer in a session.
+ *
+ * replication_grow_truncate: see grow.c, what a node of the primary does when
+ * the disk above it does.
+ *
+ * replication_find_senders: add the nodes at or below @disk that send all that
+ * is written to it to the secondary
+ *
+ * replication_check_bitmaps: can all nodes that are @bs, or below it, get another
+ * length?  False with @errp set if a dirty bitmap is in use.
+ *
+ * The secondary's, see length.c.  BQL but for the coroutines:
+ *
+ * replication_length_begin: a session is about to begin; the node is as long as
+ * its disk.  False with @errp set on failure.
+ * replication_length_commit: a checkpoint is committed; the guest stands
+ * replication_length_overlays: which are empty and drained, have that length, or
+ * negative errno with @errp set
+ * replication_length_fail_over: the guest goes on here, nobody else writes
+ * replication_length_truncate: a survivor's user wants another one
+ *
+ * replication_sink_grown: the longest that a sink above @disk has heard of since
+ * the last commit, in bytes, or 0
+ */
+int coroutine_fn GRAPH_RDLOCK
+replication_grow_truncate(BDRVReplicationState *s, int64_t length,
+                          Error **errp);
+void GRAPH_RDLOCK replication_find_senders(BlockDriverState *disk,
+                                           GPtrArray *nodes);
+bool GRAPH_RDLOCK replication_check_bitmaps(BlockDriverState *bs, Error **errp);
+bool replication_length_begin(BDRVReplicationState *s, Error **errp);
+void replication_length_commit(BDRVReplicationState *s);
+int coroutine_fn GRAPH_RDLOCK
+replication_length_overlays(BDRVReplicationState *s, BlockDriverState *active,
+                            BlockDriverState *hidden, Error **errp);
+void replication_length_fail_over(BDRVReplicationState *s);
+int coroutine_fn GRAPH_RDLOCK
+replication_length_truncate(BDRVReplicationState *s, int64_t length,
+                            Error **errp);
+int64_t GRAPH_RDLOCK replication_sink_grown(BlockDriverState *disk);
+
+/*
  * Begin a request of @bs that comes from no parent: it is in flight then.  False
  * if the node is being drained.  Any thread.
  */
@@ -386,6 +438,12 @@ bool replication_empty_wait(BDRVReplicationState *s, uint64_t timeout_ms,
 bool replication_empty_is_committed(BDRVReplicationState *s);
 bool replication_empty_end(BDRVReplicationState *s, Error **errp);
 bool replication_empty(BDRVReplicationState *s, bool committed, Error **errp);
+
+/*
+ * Undo: the disk has another length, and all is to be copied anew.  If it cannot
+ * be the disk has failed.  BQL.
+ */
+void replication_undo_restart(BDRVReplicationState *s);
 
 /*
  * Its disk has failed: the first error is kept, and said.  Takes @err.  BQL.

@@ -20,6 +20,7 @@ typedef enum LogRecordType {
     LOG_FLUSH,
     LOG_RESYNC_BEGIN,           /* these two only with batches */
     LOG_RESYNC_END,
+    LOG_GROW,                   /* likewise; offset: the length */
     LOG_BATCH,                  /* only of a LogRequest */
 } LogRecordType;
 

@@ -180,6 +180,7 @@ static const ReplicationEntryType entry_types[] = {
     [LOG_FLUSH] = REPLICATION_ENTRY_FLUSH,
     [LOG_RESYNC_BEGIN] = REPLICATION_ENTRY_RESYNC_BEGIN,
     [LOG_RESYNC_END] = REPLICATION_ENTRY_RESYNC_END,
+    [LOG_GROW] = REPLICATION_ENTRY_GROW,
 };
 
 /* A write that goes on where the last one ends is part of it */
@@ -279,6 +280,7 @@ static int coroutine_fn log_send(LogRequest *req)
         return ops->batch(opaque, req->batch, &req->qiov);
     case LOG_RESYNC_BEGIN:
     case LOG_RESYNC_END:
+    case LOG_GROW:
         break; /* they are in batches */
     }
     g_assert_not_reached();

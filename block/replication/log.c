@@ -500,6 +500,12 @@ void coroutine_fn replication_log_resync(ReplicationLog *log, bool begins,
     }
 }
 
+void coroutine_fn replication_log_grow(ReplicationLog *log, int64_t length)
+{
+    assert(log->ops->batch);
+    log_append(log, log_record_new(LOG_GROW, length, 0), false);
+}
+
 void replication_log_expect_resync(ReplicationLog *log,
                                    const ColoDiskGeneration *g)
 {
@@ -591,6 +597,7 @@ static void log_view_add_locked(ReplicationLogView *view, LogRecord *rec)
     /* What reads as it likes after a discard may read what was */
     if (rec->type == LOG_FLUSH || rec->type == LOG_DISCARD ||
         rec->type == LOG_RESYNC_BEGIN || rec->type == LOG_RESYNC_END ||
+        rec->type == LOG_GROW ||
         rec->offset >= view->offset + view->bytes ||
         rec->offset + rec->bytes <= view->offset) {
         return;

@@ -177,6 +177,12 @@ void coroutine_fn replication_log_resync(ReplicationLog *log, bool begins,
                                          const ColoDiskGeneration *g);
 
 /*
+ * The guest's disk has @length bytes from now on, so the secondary hears, which
+ * is sent batches.  Does not wait, otherwise as a flush.
+ */
+void coroutine_fn replication_log_grow(ReplicationLog *log, int64_t length);
+
+/*
  * The secondary's disk is not as ours, so the first write, of whomever, makes a
  * mixture of it: say before it that a resync begins.  Before the first record.
  */

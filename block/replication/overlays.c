@@ -92,7 +92,7 @@ static void done_bh(void *opaque)
     BDRVReplicationState *s = e->s;
     BlockDriverState *disk;
 
-    if (!e->err && s->backup) {
+    if (!e->err && s->backup && s->copies_to == s->length) {
         backup_do_checkpoint(s->backup, &e->err);
     }
     if (e->err && e->committed) {
@@ -102,6 +102,9 @@ static void done_bh(void *opaque)
     }
     bdrv_dec_in_flight(e->hidden);
     bdrv_drained_end(e->hidden);
+    if (!e->err && s->backup && s->copies_to != s->length) {
+        replication_undo_restart(s);
+    }
     if (!e->err && e->committed) {
         bdrv_graph_rdlock_main_loop();
         disk = replication_disk(s);
@@ -123,8 +126,10 @@ static void coroutine_fn empty_co(void *opaque)
     ReplicationEmptying *e = opaque;
 
     WITH_GRAPH_RDLOCK_GUARD() {
-        (void)(make_empty(e->active, "active", &e->err) &&
-               make_empty(e->hidden, "hidden", &e->err));
+        if (make_empty(e->active, "active", &e->err) &&
+            make_empty(e->hidden, "hidden", &e->err)) {
+            replication_length_overlays(e->s, e->active, e->hidden, &e->err);
+        }
     }
     aio_bh_schedule_oneshot(qemu_get_aio_context(), done_bh, e);
 }

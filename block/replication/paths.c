@@ -73,6 +73,18 @@ static bool is_running(BDRVReplicationState *s, void *opaque)
     return s->stage == COLO_DISK_STAGE_RUNNING;
 }
 
+bool replication_has_node_above(BDRVReplicationState *s)
+{
+    BdrvChild *c;
+
+    QLIST_FOREACH(c, &s->bs->parents, next_parent) {
+        if (c->klass->parent_is_bds) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static NodeFunc *node_of_role(ReplicationMode role)
 {
     return role == REPLICATION_MODE_PRIMARY ? is_primary : is_secondary;
@@ -212,6 +224,19 @@ static bool is_sender(BDRVReplicationState *s, void *opaque)
     return is_primary(s, NULL) && !s->kind->on_image;
 }
 
+static bool add_sender(BDRVReplicationState *s, void *opaque)
+{
+    if (is_sender(s, NULL)) {
+        g_ptr_array_add(opaque, s);
+    }
+    return false;
+}
+
+void replication_find_senders(BlockDriverState *disk, GPtrArray *nodes)
+{
+    visit(disk, true, add_sender, nodes);
+}
+
 bool replication_lacks_image(BlockDriverState *quorum, BlockDriverState *but)
 {
     bool sends = false;
@@ -339,7 +364,8 @@ static bool GRAPH_RDLOCK goes_past(BlockDriverState *bs, NodeFunc *match)
 
 static bool is_started_secondary(BDRVReplicationState *s, void *opaque)
 {
-    return is_secondary(s, NULL) && s->stage != COLO_DISK_STAGE_IDLE;
+    return is_secondary(s, NULL) && s->stage != COLO_DISK_STAGE_IDLE &&
+           !s->restarts; /* then the job is ours */
 }
 
 static bool is_unfolded_secondary(BDRVReplicationState *s, void *opaque)
@@ -396,12 +422,36 @@ bool replication_activation_is_blocked(const char *node_name, Error **errp)
     return false;
 }
 
+static bool is_running_sender(BDRVReplicationState *s, void *opaque)
+{
+    return is_sender(s, NULL) && is_running(s, NULL);
+}
+
+static bool is_running_other(BDRVReplicationState *s, void *opaque)
+{
+    return !is_sender(s, NULL) && is_running(s, NULL);
+}
+
+/* The guest's disk itself, which may become longer: see grow.c */
+static bool GRAPH_RDLOCK is_disk_that_grows(BlockDriverState *bs)
+{
+    BdrvChild *c;
+
+    QLIST_FOREACH(c, &bs->parents, next_parent) {
+        if (c->klass->parent_is_bds) {
+            return false;
+        }
+    }
+    return !replication_of(bs) && visit(bs, true, is_running_sender, NULL) &&
+           !visit(bs, false, is_running_other, NULL);
+}
+
 bool replication_op_is_blocked(BlockDriverState *bs, BlockOpType op,
                                Error **errp)
 {
     switch (op) {
     case BLOCK_OP_TYPE_RESIZE:
-        if (!is_part(bs)) {
+        if (!is_part(bs) || is_disk_that_grows(bs)) {
             return false;
         }
         error_setg(errp, "Node '%s' is busy: its disk is being replicated, and "

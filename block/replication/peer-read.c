@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Replication, primary side: reads of the disk that a node writes to, while a
- * session runs.
+ * session runs, and short writes to what is no part of it.
  *
  * They go by way of the node's child, among the writes of the log, and in the
  * log's thread, so that an NBD client has to do with one thread only.  Like
@@ -37,6 +37,8 @@ struct ReplicationPeerRead {
     BDRVReplicationState *s;
     int64_t offset;
     int64_t bytes;
+    bool is_write;
+    bool in_window;             /* and not in the disk */
     uint8_t *buf;               /* with room for whole pieces */
 
     /* The coroutine's until it is done */
@@ -77,14 +79,19 @@ static int coroutine_fn peer_read_piece(ReplicationPeerRead *r, int64_t at,
 
     if (s->direct) {
         assume_graph_lock(); /* see primary.c */
-        return s->peer->drv->bdrv_co_preadv(s->peer, r->offset + at, bytes,
-                                            &qiov, 0);
+        return r->is_write
+               ? s->peer->drv->bdrv_co_pwritev(s->peer, r->offset + at, bytes,
+                                               &qiov, 0)
+               : s->peer->drv->bdrv_co_preadv(s->peer, r->offset + at, bytes,
+                                              &qiov, 0);
     }
     if (!peer_read_enter(r)) {
         return -ECANCELED;
     }
     WITH_GRAPH_RDLOCK_GUARD() {
-        ret = bdrv_co_preadv(s->bs->file, r->offset + at, bytes, &qiov, 0);
+        ret = r->is_write
+              ? bdrv_co_pwritev(s->bs->file, r->offset + at, bytes, &qiov, 0)
+              : bdrv_co_preadv(s->bs->file, r->offset + at, bytes, &qiov, 0);
     }
     bdrv_dec_in_flight(s->bs);
     return ret;
@@ -92,9 +99,13 @@ static int coroutine_fn peer_read_piece(ReplicationPeerRead *r, int64_t at,
 
 static int coroutine_fn peer_read(ReplicationPeerRead *r)
 {
-    uint32_t align = r->s->peer->bl.request_alignment;
+    BDRVReplicationState *s = r->s;
+    uint32_t align = s->peer->bl.request_alignment;
     int ret = 0;
 
+    if (s->batch && !r->in_window && r->offset + r->bytes > s->sink_length) {
+        return -ENOTSUP; /* it has become longer */
+    }
     for (int64_t at = 0; ret >= 0 && at < r->bytes; at += PIECE) {
         if (qatomic_read(&r->dropped)) {
             return -ECANCELED;
@@ -118,8 +129,8 @@ static void coroutine_fn peer_read_entry(void *opaque)
     aio_wait_kick();
 }
 
-ReplicationPeerRead *replication_peer_read(BDRVReplicationState *s,
-                                           int64_t offset, int64_t bytes)
+static ReplicationPeerRead *peer_read_new(BDRVReplicationState *s,
+                                          int64_t offset, int64_t bytes)
 {
     ReplicationPeerRead *r = g_new0(ReplicationPeerRead, 1);
 
@@ -131,9 +142,46 @@ ReplicationPeerRead *replication_peer_read(BDRVReplicationState *s,
     r->buf = qemu_memalign(MAX(s->peer->bl.opt_mem_alignment, PIECE),
                            ROUND_UP(bytes, PIECE));
     r->refs = 2;
-    qatomic_inc(&s->n_peer_reads);
-    aio_co_schedule(replication_log_context(s->log),
+    return r;
+}
+
+static void peer_read_begin(ReplicationPeerRead *r)
+{
+    qatomic_inc(&r->s->n_peer_reads);
+    aio_co_schedule(replication_log_context(r->s->log),
                     qemu_coroutine_create(peer_read_entry, r));
+}
+
+ReplicationPeerRead *replication_peer_read(BDRVReplicationState *s,
+                                           int64_t offset, int64_t bytes)
+{
+    ReplicationPeerRead *r = peer_read_new(s, offset, bytes);
+
+    peer_read_begin(r);
+    return r;
+}
+
+ReplicationPeerRead *replication_peer_read_window(BDRVReplicationState *s,
+                                                  int64_t at, int64_t bytes)
+{
+    ReplicationPeerRead *r = peer_read_new(s, s->sink_length + at, bytes);
+
+    r->in_window = true;
+    peer_read_begin(r);
+    return r;
+}
+
+ReplicationPeerRead *replication_peer_write_window(BDRVReplicationState *s,
+                                                   int64_t at, int64_t bytes,
+                                                   const uint8_t *buf)
+{
+    ReplicationPeerRead *r = peer_read_new(s, s->sink_length + at, bytes);
+
+    assert(s->batch && bytes == PIECE);
+    r->in_window = true;
+    r->is_write = true;
+    memcpy(r->buf, buf, bytes);
+    peer_read_begin(r);
     return r;
 }
 

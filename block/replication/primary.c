@@ -505,6 +505,7 @@ static int primary_open_sink(BDRVReplicationState *s,
         return -EPERM;
     }
     s->sink_length = length;
+    s->length = info->length;
     return 0;
 }
 
@@ -788,6 +789,7 @@ const ReplicationKind replication_primary = {
     .pwrite_zeroes = primary_pwrite_zeroes,
     .pdiscard = primary_pdiscard,
     .flush = primary_flush,
+    .truncate = replication_grow_truncate,
     .set_perm = primary_set_perm,
     .drain = primary_drain,
     .add_child = replication_add_no_child,

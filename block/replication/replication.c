@@ -766,7 +766,7 @@ static void replication_child_perm(BlockDriverState *bs, BdrvChild *c,
     /* A format that writes to its file does so whenever it can; so do we */
     bdrv_default_perms(bs, c, BDRV_CHILD_DATA | BDRV_CHILD_METADATA,
                        reopen_queue, perm, shared, nperm, nshared);
-    if (!(perm & BLK_PERM_RESIZE)) {
+    if (!(perm & BLK_PERM_RESIZE) || s->kind == &replication_primary) {
         *nperm &= ~BLK_PERM_RESIZE;
     }
     if (s->kind->on_image || bs->open_flags & BDRV_O_INACTIVE) {
@@ -784,28 +784,23 @@ static void replication_child_perm(BlockDriverState *bs, BdrvChild *c,
     }
 }
 
-bool GRAPH_RDLOCK replication_has_node_above(BDRVReplicationState *s)
-{
-    BdrvChild *c;
-
-    QLIST_FOREACH(c, &s->bs->parents, next_parent) {
-        if (c->klass->parent_is_bds) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static int64_t coroutine_fn GRAPH_RDLOCK
 replication_co_getlength(BlockDriverState *bs)
 {
     BDRVReplicationState *s = bs->opaque;
+    int64_t length = qatomic_read_i64(&s->length);
 
-    if (s->batch) {
-        /* Without the window, which nobody above is to see */
-        return s->sink_length;
-    }
-    return bdrv_co_getlength(replication_data(s)->bs);
+    return length ?: bdrv_co_getlength(replication_data(s)->bs);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+replication_co_truncate(BlockDriverState *bs, int64_t length, bool exact,
+                        PreallocMode prealloc, BdrvRequestFlags flags,
+                        Error **errp)
+{
+    BDRVReplicationState *s = bs->opaque;
+
+    return s->kind->truncate(s, length, errp);
 }
 
 static bool coroutine_fn GRAPH_RDLOCK
@@ -973,6 +968,7 @@ static BlockDriver bdrv_replication = {
     .bdrv_refresh_limits        = replication_refresh_limits,
 
     .bdrv_co_getlength          = replication_co_getlength,
+    .bdrv_co_truncate           = replication_co_truncate,
     .bdrv_co_is_inserted        = replication_co_is_inserted,
     .bdrv_co_preadv             = replication_co_preadv,
     .bdrv_co_pwritev            = replication_co_pwritev,

@@ -364,6 +364,10 @@ bool replication_sample_take(BDRVReplicationState *s, const char *disk,
     int64_t length = bdrv_getlength(s->bs);
     ReplicationSample *m;
 
+    if (s->batch) {
+        /* Beyond it nothing can be read there: grow.c */
+        length = MIN(length, s->sink_length);
+    }
     if (length < 0) {
         error_setg_errno(errp, -length, "cannot tell the length of disk '%s'",
                          disk);

@@ -115,7 +115,8 @@ static int64_t GRAPH_RDLOCK get_length(BlockDriverState *bs, Error **errp)
     return length;
 }
 
-static bool GRAPH_RDLOCK check_lengths(BlockDriverState *active,
+static bool GRAPH_RDLOCK check_lengths(BDRVReplicationState *s,
+                                       BlockDriverState *active,
                                        BlockDriverState *hidden,
                                        BlockDriverState *disk, Error **errp)
 {
@@ -125,6 +126,9 @@ static bool GRAPH_RDLOCK check_lengths(BlockDriverState *active,
 
     if (of_disk < 0) {
         return false;
+    }
+    if (s->length && of_active <= of_disk && of_hidden <= of_disk) {
+        return true; /* it became longer in a session: length.c */
     }
     if (of_active != of_disk || of_hidden != of_disk) {
         error_setg(errp, "the disk '%s' has %" PRId64 " bytes, and so has each "
@@ -197,7 +201,7 @@ static BlockDriverState *check_chain(BDRVReplicationState *s, Error **errp)
     if (!check_overlay(active, errp) || !check_overlay(hidden, errp)) {
         return NULL;
     }
-    if (!check_lengths(active, hidden, disk, errp)) {
+    if (!check_lengths(s, active, hidden, disk, errp)) {
         return NULL;
     }
     if (bdrv_is_read_only(s->bs)) {
@@ -325,7 +329,7 @@ static void secondary_start(BDRVReplicationState *s, Error **errp)
         goto fail;
     }
     top = check_chain(s, errp);
-    if (!top) {
+    if (!top || !replication_length_begin(s, errp)) {
         goto fail;
     }
     if (!start_store(s, top, errp)) {
@@ -369,6 +373,9 @@ static void secondary_begin_checkpoint(BDRVReplicationState *s, Error **errp)
     ERRP_GUARD();
 
     secondary_prepare(s, errp);
+    if (!*errp || s->held_by) {
+        replication_length_commit(s);
+    }
     if (*errp && s->held_by) {
         /* It is committed, and what is held can be read */
         s->store->begin_commit(s, &error_abort);
@@ -401,6 +408,9 @@ static void secondary_checkpoint(BDRVReplicationState *s, Error **errp)
     ERRP_GUARD();
 
     secondary_prepare(s, errp);
+    if (!*errp) {
+        replication_length_commit(s);
+    }
     if (!*errp && !s->store->commit(s, errp)) {
         error_prepend(errp, "node '%s': ", replication_name(s));
         replication_fail(s, error_copy(*errp));
@@ -647,6 +657,7 @@ const ReplicationKind replication_secondary = {
     .pwrite_zeroes = secondary_pwrite_zeroes,
     .pdiscard = secondary_pdiscard,
     .flush = secondary_flush,
+    .truncate = replication_length_truncate,
     .is_direct = secondary_is_direct,
     .add_child = replication_add_no_child,
     .del_child = replication_del_no_child,

@@ -826,6 +826,19 @@ static void shared_close(BDRVReplicationState *s)
     g_free(s->shared);
 }
 
+/* The secondary has the same image, and does not hear of its length */
+static int coroutine_fn GRAPH_RDLOCK
+shared_truncate(BDRVReplicationState *s, int64_t length, Error **errp)
+{
+    if (replication_stage(s) == COLO_DISK_STAGE_RUNNING) {
+        error_setg(errp, "Node '%s' is busy: its disk is shared with the "
+                   "secondary, and keeps its length", replication_name(s));
+        return -EBUSY;
+    }
+    return bdrv_co_truncate(s->bs->file, length, true, PREALLOC_MODE_OFF, 0,
+                            errp);
+}
+
 const ReplicationKind replication_shared_primary = {
     .on_image = true,
     .max_transfer = MAX_UNITS * UNIT,
@@ -846,6 +859,7 @@ const ReplicationKind replication_shared_primary = {
     .pwrite_zeroes = shared_pwrite_zeroes,
     .pdiscard = shared_pdiscard,
     .flush = shared_flush,
+    .truncate = shared_truncate,
     .is_direct = shared_is_direct,
     .drain = shared_drain,
     .add_child = shared_add_child,

@@ -40,7 +40,10 @@ typedef enum SinkMode {
 } SinkMode;
 
 typedef struct SinkState {
-    QEMUTimer *missing;         /* set once */
+    /* Set once */
+    QEMUTimer *missing;
+    int64_t window;             /* where it begins */
+
     QemuMutex lock;
     /* All below: lock */
     uint64_t session;           /* of the batches that are applied now */
@@ -58,6 +61,12 @@ typedef struct SinkState {
     bool discarding;            /* a coroutine makes those that are due */
     int64_t discard_offset;     /* what is discarded now, if anything */
     int64_t discard_bytes;
+
+    /* sink-grow.c */
+    ReplicationGrow grow;       /* the last question, and the answer */
+    int64_t committed;          /* the length of a session's disk, or 0 */
+    int64_t grown;              /* that it may see after the commit, or 0 */
+    bool resizes;               /* it has the right to; BQL */
 
     bool dirty;                 /* maybe there is what to flush; atomic */
 
@@ -95,17 +104,39 @@ void sink_discard(BlockDriverState *bs);
  *
  * Coroutines, any thread.
  */
-int coroutine_fn sink_hold(BlockDriverState *bs,
-                           const ReplicationEntry *entries, unsigned n_entries,
-                           QEMUIOVector *qiov, size_t at);
-int coroutine_fn sink_hold_one(BlockDriverState *bs, ReplicationEntryType type,
-                               int64_t offset, int64_t bytes,
-                               QEMUIOVector *qiov, bool fua);
+int coroutine_fn GRAPH_RDLOCK
+sink_hold(BlockDriverState *bs, const ReplicationEntry *entries,
+          unsigned n_entries, QEMUIOVector *qiov, size_t at);
+int coroutine_fn GRAPH_RDLOCK
+sink_hold_one(BlockDriverState *bs, ReplicationEntryType type, int64_t offset,
+              int64_t bytes, QEMUIOVector *qiov, bool fua);
 int coroutine_fn GRAPH_RDLOCK sink_read(BlockDriverState *bs, int64_t offset,
                                         int64_t bytes, QEMUIOVector *qiov);
 
 /* The sink is not drained any more: go on.  BQL, no coroutine. */
 void sink_settle_more(BlockDriverState *bs);
+
+/*
+ * Longer disks, and the rest of the window, see sink-grow.c
+ *
+ * sink_read_window: read it, @at from its beginning, to @done in @qiov
+ * sink_grow_ask: what the primary has written to its place there; negative errno
+ * if it cannot be taken
+ * sink_grow_entry: the guest's disk is longer; negative errno if the one here is
+ * not
+ *
+ * Coroutines, any thread.
+ *
+ * sink_grow_commit_locked: what the primary has told is committed; or, if no
+ * session knows the sink yet, one begins with a disk of @length.  BQL.
+ */
+int coroutine_fn GRAPH_RDLOCK
+sink_read_window(BlockDriverState *bs, int64_t at, int64_t bytes,
+                 QEMUIOVector *qiov, size_t done);
+int coroutine_fn sink_grow_ask(BlockDriverState *bs, QEMUIOVector *qiov);
+int coroutine_fn GRAPH_RDLOCK
+sink_grow_entry(BlockDriverState *bs, const ReplicationEntry *entry);
+void sink_grow_commit_locked(SinkState *s, int64_t length);
 
 static inline bool sink_holds(SinkState *s)
 {

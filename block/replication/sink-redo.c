@@ -34,9 +34,9 @@
 
 /* Hold */
 
-int coroutine_fn sink_hold(BlockDriverState *bs,
-                           const ReplicationEntry *entries, unsigned n_entries,
-                           QEMUIOVector *qiov, size_t at)
+int coroutine_fn GRAPH_RDLOCK
+sink_hold(BlockDriverState *bs, const ReplicationEntry *entries,
+          unsigned n_entries, QEMUIOVector *qiov, size_t at)
 {
     SinkState *s = bs->opaque;
 
@@ -45,13 +45,20 @@ int coroutine_fn sink_hold(BlockDriverState *bs,
             entries[i].type == REPLICATION_ENTRY_RESYNC_END) {
             return -EBUSY; /* not in a session */
         }
+        if (entries[i].type == REPLICATION_ENTRY_GROW) {
+            int ret = sink_grow_entry(bs, &entries[i]);
+
+            if (ret < 0) {
+                return ret;
+            }
+        }
     }
     return redo_hold(s->redo, bs, entries, n_entries, qiov, at);
 }
 
-int coroutine_fn sink_hold_one(BlockDriverState *bs, ReplicationEntryType type,
-                               int64_t offset, int64_t bytes,
-                               QEMUIOVector *qiov, bool fua)
+int coroutine_fn GRAPH_RDLOCK
+sink_hold_one(BlockDriverState *bs, ReplicationEntryType type, int64_t offset,
+              int64_t bytes, QEMUIOVector *qiov, bool fua)
 {
     ReplicationEntry entries[] = {
         { .type = type, .offset = offset, .bytes = bytes },

@@ -13,9 +13,9 @@
  *       disk  <----------------'
  *
  * Goal: the primary sends many writes, and flushes among them, in one request
- * (batch.h).  What is behind the disk's end is the window that
- * takes them; up to there the node is the disk, so that whoever does not know
- * of batches may use it as well.
+ * (batch.h).  What is behind the end that the disk had at first is the window
+ * that takes them; up to there the node is the disk, so that whoever does not
+ * know of batches may use it as well.
  *
  * The entries of the batches are begun in their order, and the batches in that
  * of their numbers.  Writes run together, also those of several batches, but a
@@ -74,7 +74,6 @@
 /* What is discarded at once, bytes */
 #define DISCARD_CHUNK (64 * MiB)
 
-/* Where the window begins */
 static int64_t coroutine_fn GRAPH_RDLOCK disk_length(BlockDriverState *bs)
 {
     return bdrv_co_getlength(bs->file->bs);
@@ -138,6 +137,7 @@ sink_entry(BdrvChild *file, const ReplicationEntry *entry, QEMUIOVector *qiov,
     case REPLICATION_ENTRY_FLUSH:
     case REPLICATION_ENTRY_RESYNC_BEGIN:
     case REPLICATION_ENTRY_RESYNC_END:
+    case REPLICATION_ENTRY_GROW:
         break;
     }
     g_assert_not_reached();
@@ -333,6 +333,11 @@ int coroutine_fn sink_begin_entries(BlockDriverState *bs, SinkBatch *b,
         const ReplicationEntry *entry = &b->batch.entries[i];
         bool lone;
 
+        if (entry->type == REPLICATION_ENTRY_GROW) {
+            /* One that was held is known */
+            ret = b->was_held ? 0 : sink_grow_entry(bs, entry);
+            continue;
+        }
         if (!sink_wait(s, b, entry, &lone)) {
             return -ECANCELED;
         }
@@ -435,10 +440,14 @@ static void coroutine_fn sink_fail(SinkState *s)
     qemu_co_queue_restart_all(&s->turn);
 }
 
-/* What begins from now on is discarded at once, what waits for that never */
-static void sink_forget_discards_locked(SinkState *s)
+/*
+ * The session is over.  What begins from now on is discarded at once, what waits
+ * for that never, and the disk gets no longer.
+ */
+static void sink_forget_locked(SinkState *s)
 {
     s->disk = NULL;
+    s->committed = s->grown = 0;
     replication_discards_clear(&s->discards);
 }
 
@@ -448,7 +457,7 @@ static void sink_give_up(SinkState *s)
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         s->failed = true;
-        sink_forget_discards_locked(s);
+        sink_forget_locked(s);
         sink_wake_locked(s);
     }
     if (redo) {
@@ -624,13 +633,10 @@ static int coroutine_fn GRAPH_RDLOCK
 sink_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
                 QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
-    int64_t length = disk_length(bs);
+    SinkState *s = bs->opaque;
     int ret;
 
-    if (length < 0) {
-        return length;
-    }
-    if (offset == length) {
+    if (offset == s->window) {
         ret = sink_batch(bs, bytes, qiov);
         if (ret >= 0 && (flags & BDRV_REQ_FUA)) {
             /* Others may write meanwhile: there is still what to flush */
@@ -638,7 +644,11 @@ sink_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
         }
         return ret;
     }
-    if (offset + bytes > length) {
+    if (offset == s->window + REPLICATION_GROW_AT &&
+        bytes == REPLICATION_GROW_SIZE) {
+        return sink_grow_ask(bs, qiov);
+    }
+    if (offset + bytes > s->window) {
         return -EINVAL;
     }
     if (sink_holds(bs->opaque)) {
@@ -659,13 +669,10 @@ static int coroutine_fn GRAPH_RDLOCK
 sink_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
                       BdrvRequestFlags flags)
 {
-    int64_t length = disk_length(bs);
+    SinkState *s = bs->opaque;
     int ret;
 
-    if (length < 0) {
-        return length;
-    }
-    if (offset + bytes > length) {
+    if (offset + bytes > s->window) {
         return -EINVAL;
     }
     if (sink_holds(bs->opaque)) {
@@ -687,13 +694,10 @@ sink_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
 static int coroutine_fn GRAPH_RDLOCK
 sink_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
 {
-    int64_t length = disk_length(bs);
+    SinkState *s = bs->opaque;
     int ret;
 
-    if (length < 0) {
-        return length;
-    }
-    if (offset + bytes > length) {
+    if (offset + bytes > s->window) {
         return -EINVAL;
     }
     if (sink_holds(bs->opaque)) {
@@ -716,37 +720,23 @@ static int coroutine_fn GRAPH_RDLOCK
 sink_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
                QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
-    int64_t length = disk_length(bs);
-    uint8_t info[REPLICATION_SINK_INFO_SIZE];
-    int64_t of_disk;
+    SinkState *s = bs->opaque;
+    int64_t of_disk = MIN(MAX(s->window - offset, 0), bytes);
+    int ret = 0;
 
-    if (length < 0) {
-        return length;
-    }
-    of_disk = MIN(MAX(length - offset, 0), bytes);
     if (of_disk < bytes) {
-        qemu_iovec_memset(qiov, of_disk, 0, bytes - of_disk);
+        ret = sink_read_window(bs, offset + of_disk - s->window,
+                               bytes - of_disk, qiov, of_disk);
     }
-    if (offset <= length && offset + bytes > length) {
-        ReplicationSinkInfo now = { .length = length };
-        int ret = replication_target_generation(bs->file->bs, &now);
-
-        if (ret < 0) {
-            return ret;
-        }
-        replication_sink_info_pack(info, &now);
-        qemu_iovec_from_buf(qiov, of_disk, info,
-                            MIN(sizeof(info), bytes - of_disk));
-    }
-    return of_disk ? sink_read(bs, offset, of_disk, qiov) : 0;
+    return ret < 0 || !of_disk ? ret : sink_read(bs, offset, of_disk, qiov);
 }
 
 static int64_t coroutine_fn GRAPH_RDLOCK
 sink_co_getlength(BlockDriverState *bs)
 {
-    int64_t length = disk_length(bs);
+    SinkState *s = bs->opaque;
 
-    return length < 0 ? length : length + REPLICATION_WINDOW;
+    return s->window + REPLICATION_WINDOW;
 }
 
 static void sink_refresh_limits(BlockDriverState *bs, Error **errp)
@@ -768,6 +758,9 @@ static void sink_child_perm(BlockDriverState *bs, BdrvChild *c,
     /* Just what an export of the disk itself would have */
     *nperm = perm & ~BLK_PERM_RESIZE;
     *nshared = shared;
+    if (s->resizes) {
+        *nperm |= BLK_PERM_WRITE | BLK_PERM_CONSISTENT_READ | BLK_PERM_RESIZE;
+    }
     if (qatomic_read(&s->mode) != SINK_DIRECT) {
         *nperm |= BLK_PERM_WRITE | BLK_PERM_CONSISTENT_READ;
     }
@@ -843,6 +836,14 @@ static int sink_open(BlockDriverState *bs, QDict *options, int flags,
         sink_close(bs);
         return ret;
     }
+    s->window = bdrv_getlength(bs->file->bs);
+    if (s->window < 0) {
+        error_setg_errno(errp, -s->window, "cannot tell the length of '%s'",
+                         bdrv_get_node_name(bs->file->bs));
+        ret = s->window;
+        sink_close(bs);
+        return ret;
+    }
     s->dirty = true;
     bs->supported_write_flags = BDRV_REQ_FUA;
     bs->supported_zero_flags = BDRV_REQ_FUA | BDRV_REQ_MAY_UNMAP;
@@ -914,8 +915,10 @@ static bool GRAPH_RDLOCK for_sinks(BlockDriverState *bs, BlockDriverState *disk,
 static bool sink_commit(BlockDriverState *bs, BlockDriverState *disk)
 {
     SinkState *s = bs->opaque;
+    int64_t length = bdrv_getlength(disk);
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
+        sink_grow_commit_locked(s, length);
         if (!s->failed) {
             s->disk = disk;
             replication_discards_commit(&s->discards);
@@ -930,7 +933,7 @@ static bool sink_forget(BlockDriverState *bs, BlockDriverState *disk)
     SinkState *s = bs->opaque;
 
     QEMU_LOCK_GUARD(&s->lock);
-    sink_forget_discards_locked(s);
+    sink_forget_locked(s);
     return true;
 }
 

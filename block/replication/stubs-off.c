@@ -44,3 +44,13 @@ bool replication_write_is_blocked(BlockDriverState *bs, Error **errp)
 {
     return false;
 }
+
+bool coroutine_fn replication_co_grow_begin(BlockDriverState *disk,
+                                            int64_t length, Error **errp)
+{
+    return true;
+}
+
+void coroutine_fn replication_co_grow_end(BlockDriverState *disk)
+{
+}

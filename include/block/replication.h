@@ -296,6 +296,15 @@ void replication_on_error(ReplicationErrorFunc *fn, void *opaque);
 typedef void ReplicationChangeFunc(void);
 void replication_on_change(ReplicationChangeFunc *fn);
 
+/*
+ * Primary: have @fn called when a disk has become longer, which the secondary's
+ * guest sees with the next checkpoint.  NULL and @fn as before.
+ */
+void replication_on_growth(ReplicationChangeFunc *fn);
+
+/* For drivers: it has.  Any thread. */
+void replication_disk_grown(void);
+
 /* For drivers: it may.  Any thread. */
 void replication_problems_changed(void);
 
@@ -346,6 +355,21 @@ void replication_reach(BlockDriverState *bs, uint64_t epoch);
  */
 bool GRAPH_RDLOCK replication_op_is_blocked(BlockDriverState *bs,
                                             BlockOpType op, Error **errp);
+
+/*
+ * A monitor is about to give the guest's disk @disk another @length, bytes: on
+ * the primary of a pair the secondary's disk gets it, too.
+ *
+ * replication_co_grow_begin: false with @errp set if that cannot be.  Waits for
+ * the secondary, for some seconds at most.
+ * replication_co_grow_end: it has been done, or has failed.  After the first,
+ * unless that has returned false.
+ *
+ * Coroutine, main loop, no lock of the graph; @disk is not drained.
+ */
+bool coroutine_fn replication_co_grow_begin(BlockDriverState *disk,
+                                            int64_t length, Error **errp);
+void coroutine_fn replication_co_grow_end(BlockDriverState *disk);
 
 /*
  * May the node of that name, or one of all (NULL), be neither activated nor

@@ -30,6 +30,7 @@
 #include "disks.h"
 #include "peer.h"
 #include "progress.h"
+#include "requests.h"
 
 /* While waiting for disks, speak this often within the timeout */
 #define SLICES_PER_TIMEOUT  3
@@ -317,6 +318,7 @@ bool colo_disks_start(ColoSession *s, Error **errp)
     replication_set_early_output(s->mode == COLO_SYNC_MODE_HYBRID);
     replication_guest_stands_all(s->mode == COLO_SYNC_MODE_PERIODIC);
     replication_on_change(colo_problems_changed);
+    replication_on_growth(colo_request_checkpoint_monitor);
     replication_start_all(replication_mode(s->side), errp);
     if (*errp) {
         /* Who ends the session stops what had started */
@@ -586,6 +588,7 @@ void colo_disks_stop(bool failover)
     /* What fails from here on is of no session */
     replication_on_error(NULL, NULL);
     replication_on_change(NULL);
+    replication_on_growth(NULL);
     if (failover && joined) {
         record_alone();
     }

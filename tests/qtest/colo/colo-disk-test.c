@@ -676,7 +676,6 @@ static void test_kept(void)
     refuse_active(d->primary, "local", false);
     refuse_active(d->secondary, "active", true);
     refuse_active(d->secondary, batch ? "sink" : "disk", false);
-    refuse_resize(d->primary, "topnode");
     refuse_resize(d->primary, "local");
     refuse_resize(d->secondary, "active");
     colo_refused(d->primary, "no other image on this side", "{'execute': "

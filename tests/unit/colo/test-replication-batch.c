@@ -203,12 +203,14 @@ static void test_random(void)
 static void test_info(void)
 {
     uint8_t good[REPLICATION_SINK_INFO_SIZE], buf[sizeof(good)];
-    ReplicationSinkInfo info = { .length = DISK };
+    ReplicationSinkInfo info = { .window = DISK, .length = DISK + 512 };
 
     replication_sink_info_pack(good, &info);
     g_assert_true(replication_sink_info_unpack(&info, good, DISK,
                                                &error_abort));
     g_assert_false(info.has_generation);
+    g_assert_cmpint(info.window, ==, DISK);
+    g_assert_cmpint(info.length, ==, DISK + 512);
     for (int i = 0; i < 24; i++) {
         Error *err = NULL;
 
@@ -220,6 +222,60 @@ static void test_info(void)
         error_free(err);
     }
     g_assert_false(replication_sink_info_unpack(&info, good, DISK + 1, NULL));
+    info.window = DISK;
+    info.length = DISK - 1;
+    replication_sink_info_pack(good, &info);
+    g_assert_false(replication_sink_info_unpack(&info, good, DISK, NULL));
+}
+
+/* What is asked and answered about a longer disk, whatever is in its place */
+static void test_grow(void)
+{
+    uint8_t buf[REPLICATION_GROW_SIZE];
+    ReplicationGrow grow = {
+        .state = REPLICATION_GROW_FAILED,
+        .number = 7,
+        .length = INT64_MAX,
+    };
+    ReplicationGrow taken;
+    ReplicationBatch batch = { .session = 1, .number = 1, .n_entries = 1 };
+    ReplicationBatch got;
+    Packed p;
+
+    memset(grow.reason, 'x', sizeof(grow.reason) - 1);
+    replication_grow_pack(buf, &grow);
+    g_assert_true(replication_grow_unpack(&taken, buf));
+    g_assert_cmpint(taken.state, ==, REPLICATION_GROW_FAILED);
+    g_assert_cmpuint(taken.number, ==, 7);
+    g_assert_cmpint(taken.length, ==, INT64_MAX);
+    g_assert_cmpstr(taken.reason, ==, grow.reason);
+    memset(buf + 32, 'y', sizeof(buf) - 32);
+    g_assert_true(replication_grow_unpack(&taken, buf));
+    g_assert_cmpint(strlen(taken.reason), ==, sizeof(taken.reason) - 1);
+    buf[24] ^= 0x80;
+    g_assert_false(replication_grow_unpack(&taken, buf));
+    buf[24] ^= 0x80;
+    buf[11] = REPLICATION_GROW_LATER + 1;
+    g_assert_false(replication_grow_unpack(&taken, buf));
+    memset(buf, 0, sizeof(buf));
+    g_assert_false(replication_grow_unpack(&taken, buf));
+
+    /* The entry: a length that there is room for */
+    batch.entries[0].type = REPLICATION_ENTRY_GROW;
+    batch.entries[0].offset = DISK;
+    pack(&p, &batch);
+    g_assert_true(unpack(&p, &got, p.size));
+    batch.entries[0].offset = DISK + 1;
+    pack(&p, &batch);
+    g_assert_false(unpack(&p, &got, p.size));
+    batch.entries[0].offset = 0;
+    pack(&p, &batch);
+    g_assert_false(unpack(&p, &got, p.size));
+    batch.entries[0] = (ReplicationEntry) {
+        REPLICATION_ENTRY_GROW, DISK / 2, 1
+    };
+    pack(&p, &batch);
+    g_assert_false(unpack(&p, &got, p.size));
 }
 
 /* Generations, in the window and in entries for a resync */
@@ -234,6 +290,7 @@ static void test_generation(void)
 
     for (int role = 0; role < COLO_DISK_ROLE__MAX; role++) {
         info = (ReplicationSinkInfo) {
+            .window = DISK,
             .length = DISK,
             .has_generation = true,
             .generation = { .number = UINT64_MAX - role, .role = role },
@@ -276,6 +333,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/disk/batch/head", test_head);
     g_test_add_func("/colo/disk/batch/random", test_random);
     g_test_add_func("/colo/disk/batch/info", test_info);
+    g_test_add_func("/colo/disk/batch/grow", test_grow);
     g_test_add_func("/colo/disk/batch/generation", test_generation);
     return g_test_run();
 }

@@ -67,6 +67,7 @@ static void apply_locked(Fake *f, const ReplicationBatch *batch,
         case REPLICATION_ENTRY_FLUSH:
         case REPLICATION_ENTRY_RESYNC_BEGIN:
         case REPLICATION_ENTRY_RESYNC_END:
+        case REPLICATION_ENTRY_GROW:
             break;
         }
     }
