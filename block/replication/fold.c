@@ -36,6 +36,7 @@
 #include "system/block-backend.h"
 #include "trace.h"
 #include "internal.h"
+#include "job.h"
 
 /* All is in the disk, and we write to that ourselves now */
 static void folded(BDRVReplicationState *s)
@@ -194,7 +195,8 @@ static bool claim_disk(BDRVReplicationState *s, Error **errp)
     return true;
 }
 
-static bool start_job(BDRVReplicationState *s, Error **errp)
+/* @speed: bytes a second, 0 for no limit */
+static bool start_job(BDRVReplicationState *s, uint64_t speed, Error **errp)
 {
     const char *name = s->bs->node_name;
     /* A name that QEMU has made up begins with what no job ID may have */
@@ -211,7 +213,7 @@ static bool start_job(BDRVReplicationState *s, Error **errp)
     bdrv_graph_rdunlock_main_loop();
     s->folds_to = disk;
 
-    s->fold = commit_active_start(id, active, disk, JOB_DEFAULT, 0,
+    s->fold = commit_active_start(id, active, disk, JOB_DEFAULT, speed,
                                   BLOCKDEV_ON_ERROR_REPORT, NULL, fold_done,
                                   s, true, errp);
     if (s->fold) {
@@ -234,7 +236,7 @@ static void start_fold_bh(void *opaque)
     Error *err = NULL;
 
     g_clear_pointer(&s->fold_bh, qemu_bh_delete);
-    if (!start_job(s, &err)) {
+    if (!start_job(s, s->fold_speed, &err)) {
         error_report("node '%s': the overlays are not in the disk, and are "
                      "needed still: %s", replication_name(s),
                      error_get_pretty(err));
@@ -381,11 +383,17 @@ static void skip_again(BDRVReplicationState *s, Error **errp)
     }
 }
 
-void qmp_x_colo_fold(const char *disk, Error **errp)
+void qmp_x_colo_fold(const char *disk, bool has_speed, uint64_t speed,
+                     Error **errp)
 {
     BDRVReplicationState *s = find_unfolded(disk, errp);
 
-    if (!s) {
+    if (!s || !replication_job_check_speed(has_speed ? speed : 0, errp)) {
+        return;
+    }
+    if (has_speed && (s->held_by || s->spent)) {
+        error_setg(errp, "'speed' is of a job, and disk '%s' needs none: its "
+                   "overlays are not used", disk);
         return;
     }
     if (s->held_by) {
@@ -397,7 +405,7 @@ void qmp_x_colo_fold(const char *disk, Error **errp)
         skip_again(s, errp);
         return;
     }
-    if (!start_job(s, errp)) {
+    if (!start_job(s, has_speed ? speed : s->fold_speed, errp)) {
         replication_set_stage(s, COLO_DISK_STAGE_UNFOLDED);
         return;
     }

@@ -222,6 +222,7 @@ struct BDRVReplicationState {
 
     /* Secondary; BQL.  See secondary.c. */
     char *top_id;               /* set once */
+    uint64_t fold_speed;        /* likewise: bytes a second, 0: no limit */
     const ReplicationEpochStore *store; /* of the last session, or NULL */
     bool guest_stands;          /* in the session: periodic mode */
     BlockBackend *hidden;       /* while RUNNING */

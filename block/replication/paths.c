@@ -85,6 +85,20 @@ bool replication_has_node_above(BDRVReplicationState *s)
     return false;
 }
 
+void replication_add_no_child(BDRVReplicationState *s, BlockDriverState *peer,
+                              Error **errp)
+{
+    error_setg(errp, "node '%s' takes no children: it is not the primary of a "
+               "shared disk", replication_name(s));
+}
+
+void replication_del_no_child(BDRVReplicationState *s, BdrvChild *child,
+                              Error **errp)
+{
+    error_setg(errp, "the child of node '%s' cannot be removed",
+               replication_name(s));
+}
+
 static NodeFunc *node_of_role(ReplicationMode role)
 {
     return role == REPLICATION_MODE_PRIMARY ? is_primary : is_secondary;

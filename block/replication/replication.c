@@ -24,6 +24,7 @@
 #include "trace.h"
 #include "generation.h"
 #include "internal.h"
+#include "job.h"
 
 #define OPT_MODE "mode"
 #define OPT_TOP_ID "top-id"
@@ -32,6 +33,7 @@
 #define OPT_GENERATION_FILE "generation-file"
 #define OPT_SHARED_DISK "shared-disk"
 #define OPT_CACHE_COHERENT "cache-coherent"
+#define OPT_FOLD_SPEED "fold-speed"
 
 #define LOG_SIZE_DEFAULT (64 * MiB)
 #define LOG_SIZE_MIN (4 * MiB)
@@ -584,6 +586,11 @@ static QemuOptsList runtime_opts = {
             .type = QEMU_OPT_BOOL,
             .help = "shared disk: the page caches of both hosts are the same",
         },
+        {
+            .name = OPT_FOLD_SPEED,
+            .type = QEMU_OPT_SIZE,
+            .help = "secondary: bytes a second, of the job after a failover",
+        },
         { /* end of list */ }
     },
 };
@@ -635,6 +642,11 @@ static bool take_options(BDRVReplicationState *s, QemuOpts *opts,
                    "disk that is not shared");
         return false;
     }
+    if (s->mode == REPLICATION_MODE_PRIMARY &&
+        qemu_opt_get(opts, OPT_FOLD_SPEED)) {
+        error_setg(errp, "'" OPT_FOLD_SPEED "' is an option of the secondary");
+        return false;
+    }
     if (s->cache_coherent && !s->shared_disk) {
         error_setg(errp, "'" OPT_CACHE_COHERENT "' is an option of a shared "
                    "disk ('" OPT_SHARED_DISK "')");
@@ -650,7 +662,8 @@ static bool take_options(BDRVReplicationState *s, QemuOpts *opts,
               : &replication_primary;
     s->top_id = g_strdup(top_id);
     s->generation_file = g_strdup(qemu_opt_get(opts, OPT_GENERATION_FILE));
-    return true;
+    s->fold_speed = qemu_opt_get_size(opts, OPT_FOLD_SPEED, 0);
+    return replication_job_check_speed(s->fold_speed, errp);
 }
 
 static void take_flags(BlockDriverState *bs, BDRVReplicationState *s)
@@ -685,11 +698,11 @@ static int replication_open(BlockDriverState *bs, QDict *options, int flags,
         return -EBUSY;
     }
     opts = qemu_opts_create(&runtime_opts, NULL, 0, &error_abort);
+    ret = -EINVAL;
     if (!qemu_opts_absorb_qdict(opts, options, errp) ||
         !take_options(s, opts, &log_size, errp)) {
-        return -EINVAL;
+        goto fail;
     }
-    ret = -EINVAL;
     if (s->generation_file &&
         !replication_generation_load(s->generation_file, &generation, errp)) {
         goto fail;
@@ -932,21 +945,6 @@ static void GRAPH_WRLOCK replication_del_child(BlockDriverState *bs,
     BDRVReplicationState *s = bs->opaque;
 
     s->kind->del_child(s, child, errp);
-}
-
-void GRAPH_WRLOCK replication_add_no_child(BDRVReplicationState *s,
-                                           BlockDriverState *peer,
-                                           Error **errp)
-{
-    error_setg(errp, "node '%s' takes no children: it is not the primary of a "
-               "shared disk", replication_name(s));
-}
-
-void GRAPH_WRLOCK replication_del_no_child(BDRVReplicationState *s,
-                                           BdrvChild *child, Error **errp)
-{
-    error_setg(errp, "the child of node '%s' cannot be removed",
-               replication_name(s));
 }
 
 static const char *const replication_strong_runtime_opts[] = {

@@ -11,11 +11,15 @@
  * in the second none says yes before the file does not ask for the overlays any
  * more, which would hide what has been flushed; and if that file cannot be
  * written the user is told.
+ *
+ * And: the job has the speed that the node or the command says, can be given
+ * another one, and tells how far it is.
  */
 
 #include "qemu/osdep.h"
 #include <poll.h>
 #include "qobject/qdict.h"
+#include "qobject/qlist.h"
 #include "libqos/libqos.h"
 #include "colo-disk-rig.h"
 #include "colo-helpers.h"
@@ -24,6 +28,9 @@
 #define NBD_FLUSH 3
 /* How long a flush may wait that need not wait at all */
 #define EARLY_MS 1000
+/* More than a job has under way at a time, MiB */
+#define LARGE_MB 40
+#define SPEED 65536
 
 typedef struct Fold {
     ColoPair *pair;
@@ -35,18 +42,20 @@ typedef struct Fold {
     int guest;
 } Fold;
 
-static void add_primary(Fold *f)
+static void add_primary(Fold *f, int64_t size)
 {
     qtest_qmp_assert_success(f->pair->primary,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
         "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
-        "'children': [{'driver': 'null-co', 'size': %d, 'read-zeroes': true},"
+        "'children': [{'driver': 'null-co', 'size': %" PRId64 ","
+        "'read-zeroes': true},"
         "{'driver': 'replication', 'node-name': 'repl', 'mode': 'primary',"
-        "'generation-file': %s, 'file': {'driver': 'null-co', 'size': %d,"
-        "'read-zeroes': true}}]}}", (int)DISK, f->generation[0], (int)DISK);
+        "'generation-file': %s, 'file': {'driver': 'null-co',"
+        "'size': %" PRId64 ", 'read-zeroes': true}}]}}", size,
+        f->generation[0], size);
 }
 
-static void add_secondary(Fold *f)
+static void add_secondary(Fold *f, int speed)
 {
     QTestState *qts = f->pair->secondary;
 
@@ -59,11 +68,12 @@ static void add_secondary(Fold *f)
         "'node-name': 'disk0', 'read-pattern': 'fifo', 'vote-threshold': 1,"
         "'children': [{'driver': 'replication', 'node-name': 'repl',"
         "'mode': 'secondary', 'top-id': 'disk0', 'generation-file': %s,"
+        "'fold-speed': %d,"
         "'file': {'driver': 'qcow2',"
         "'file': {'driver': 'file', 'filename': %s}, 'backing': {"
         "'driver': 'qcow2', 'file': {'driver': 'file', 'filename': %s},"
         "'backing': 'image0'}}}]}}",
-        f->generation[1], f->active, f->hidden);
+        f->generation[1], speed, f->active, f->hidden);
     disk_serve(qts, f->socket);
     qtest_qmp_assert_success(qts,
         "{'execute': 'block-export-add', 'arguments': {'type': 'nbd', "
@@ -72,7 +82,7 @@ static void add_secondary(Fold *f)
     f->guest = colo_nbd_client(f->socket, 't');
 }
 
-static Fold *fold_new(const void *mode)
+static Fold *fold_new_with(const void *mode, int speed, int mb)
 {
     Fold *f = g_new0(Fold, 1);
     ColoPair *p = colo_pair_new_with(mode, "qtest", "-object iothread,id=io0");
@@ -82,12 +92,20 @@ static Fold *fold_new(const void *mode)
     f->raw = disk_new_file(p->dir, "image", false);
     f->active = disk_new_file(p->dir, "active", true);
     f->hidden = disk_new_file(p->dir, "hidden", true);
+    g_assert_cmpint(truncate(f->raw, mb * MiB), ==, 0);
+    mkqcow2(f->active, mb);
+    mkqcow2(f->hidden, mb);
     f->generation[0] = g_build_filename(p->dir, "generation-0", NULL);
     f->generation[1] = g_build_filename(p->dir, "generation-1", NULL);
     f->socket = g_build_filename(p->dir, "nbd", NULL);
-    add_primary(f);
-    add_secondary(f);
+    add_primary(f, mb * MiB);
+    add_secondary(f, speed);
     return f;
+}
+
+static Fold *fold_new(const void *mode)
+{
+    return fold_new_with(mode, 0, DISK_MB);
 }
 
 static void fold_free(Fold *f)
@@ -281,6 +299,77 @@ static void test_unrecorded(const void *mode)
     fold_free(f);
 }
 
+/* What the job says; it is there */
+static int64_t job_number(QTestState *qts, const char *key)
+{
+    QDict *answer = qtest_qmp(qts, "{'execute': 'query-block-jobs'}");
+    QList *jobs = qdict_get_qlist(answer, "return");
+    int64_t number;
+
+    g_assert_cmpint(qlist_size(jobs), ==, 1);
+    number = qdict_get_int(qobject_to(QDict, qlist_peek(jobs)), key);
+    qobject_unref(answer);
+    return number;
+}
+
+static void check_job(QTestState *qts, int64_t speed)
+{
+    disk_check_stage(qts, "folding");
+    g_assert_cmpint(job_number(qts, "speed"), ==, speed);
+    g_assert_cmpint(job_number(qts, "offset"), <, job_number(qts, "len"));
+}
+
+static void set_speed(QTestState *qts, int64_t speed)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'block-job-set-speed', "
+                             "'arguments': {'device': 'replication-repl', "
+                             "'speed': %" PRId64 "}}", speed);
+}
+
+static void cancel(QTestState *qts)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'block-job-cancel', "
+                             "'arguments': {'device': 'replication-repl', "
+                             "'force': true}}");
+    disk_wait_no_job(qts);
+    disk_check_stage(qts, "unfolded");
+}
+
+static void test_speed(const void *mode)
+{
+    Fold *f = fold_new_with(mode, SPEED, LARGE_MB);
+    QTestState *qts = f->pair->secondary;
+
+    lose_primary(f);
+    for (int i = 0; i < LARGE_MB; i++) {
+        guest_writes(f, 0x51, i * MiB, MiB);
+    }
+    colo_failover(qts);
+    colo_wait_state(qts, "live");
+    qobject_unref(colo_wait_event(qts, "JOB_STATUS_CHANGE"));
+    check_job(qts, SPEED);
+    set_speed(qts, 2 * SPEED);
+    check_job(qts, 2 * SPEED);
+    cancel(qts);
+
+    /* The node's, and another one */
+    fold(f);
+    get_answer(qts);
+    check_job(qts, SPEED);
+    cancel(qts);
+    colo_refused(qts, "at most", "{'execute': 'x-colo-fold', 'arguments': {"
+                 "'disk': 'disk0', 'speed': %" PRIu64 "}}",
+                 (uint64_t)INT64_MAX + 1);
+    qtest_qmp_assert_success(qts, "{'execute': 'x-colo-fold', 'arguments': {"
+                             "'disk': 'disk0', 'speed': %d}}", 3 * SPEED);
+    check_job(qts, 3 * SPEED);
+    set_speed(qts, 0);
+    disk_wait_no_job(qts);
+    disk_check_stage(qts, "folded");
+    g_assert_true(disk_file_has(f->raw, 0x51, 0, LARGE_MB * MiB));
+    fold_free(f);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -291,5 +380,6 @@ int main(int argc, char **argv)
     colo_add("/colo/fold", "failover", test_failover);
     colo_add("/colo/fold", "folded", test_folded);
     colo_add("/colo/fold", "unrecorded", test_unrecorded);
+    colo_add("/colo/fold", "speed", test_speed);
     return g_test_run();
 }
