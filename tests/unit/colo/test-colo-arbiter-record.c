@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include "qapi/error.h"
 #include "migration/colo/arbiter-record.h"
@@ -22,6 +23,7 @@
 #define RACERS      8
 #define SESSIONS    3000
 #define LAWLESS     300     /* sessions without a lock */
+#define ON_DISK     100     /* sessions where it takes time */
 
 #define P COLO_MODE_PRIMARY
 #define S COLO_MODE_SECONDARY
@@ -220,14 +222,13 @@ static int winners(const Race *r, COLOMode side, ColoVerdict verdict)
     return n;
 }
 
-static void test_race(void)
+static void check_race(const char *path, unsigned sessions)
 {
-    g_autofree char *path = new_path();
     pid_t pids[RACERS];
     Race *r = race_new(path, pids);
     unsigned won[COLO_MODE__MAX] = { 0 };
 
-    for (unsigned n = 1; n <= SESSIONS; n++) {
+    for (unsigned n = 1; n <= sessions; n++) {
         COLOMode winner, loser;
 
         begin(path, n);
@@ -246,6 +247,29 @@ static void test_race(void)
     /* Else they did not race */
     g_assert_cmpuint(won[P], >, 0);
     g_assert_cmpuint(won[S], >, 0);
+}
+
+static void test_race(void)
+{
+    g_autofree char *path = new_path();
+
+    check_race(path, SESSIONS);
+}
+
+/* Where O_DIRECT wants all to be aligned, most likely */
+static void test_race_on_disk(void)
+{
+    g_autofree char *dir = g_dir_make_tmp("colo-arbiter-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(dir, "record", NULL);
+    int fd = open(dir, O_RDONLY | O_DIRECTORY);
+    struct statfs fs;
+
+    g_assert_cmpint(fstatfs(fd, &fs), ==, 0);
+    close(fd);
+    g_test_message("the file system is of type 0x%lx", (long)fs.f_type);
+    check_race(path, ON_DISK);
+    unlink(path);
+    rmdir(dir);
 }
 
 static void test_race_without_locks(void)
@@ -531,6 +555,7 @@ int main(int argc, char **argv)
 
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/colo/arbiter/record/race", test_race);
+    g_test_add_func("/colo/arbiter/record/race-on-disk", test_race_on_disk);
     g_test_add_func("/colo/arbiter/record/race-without-locks",
                     test_race_without_locks);
     g_test_add_func("/colo/arbiter/record/sessions", test_sessions);
