@@ -26,15 +26,15 @@ struct ColoArbiterExec {
 static ColoVerdict exec_answer(ColoDecider *d, ColoAsk *ask, Error **errp)
 {
     ColoProgram *p = &COLO_ARBITER_EXEC(d)->program;
-    bool begin = colo_ask_request(ask) == COLO_REQUEST_BEGIN;
+    ColoRequest request = colo_ask_request(ask);
     g_autofree char *line = NULL;
-    int status = colo_program_run(p, begin ? "begin" : "decide", ask, &line,
+    int status = colo_program_run(p, colo_request_str(request), ask, &line,
                                   errp);
 
     if (status == STATUS_WON) {
         return COLO_VERDICT_WON;
     }
-    if (status == STATUS_LOST && !begin) {
+    if (status == STATUS_LOST && request == COLO_REQUEST_DECIDE) {
         return COLO_VERDICT_LOST;
     }
     if (status >= 0) {

@@ -363,6 +363,40 @@ static ColoVerdict record_begin(Record *r, const ColoQuestion *q,
     return COLO_VERDICT_WON;
 }
 
+/* Is it the record that the primary has begun the session with? */
+static ColoVerdict record_check(Record *r, const ColoQuestion *q, Error **errp)
+{
+    ColoVerdict verdict;
+
+    if (!record_read(r, errp)) {
+        return COLO_VERDICT_NOT_KNOWN;
+    }
+    if (!is_decided(r, q, &verdict, errp)) {
+        return COLO_VERDICT_WON;
+    }
+    if (verdict != COLO_VERDICT_NOT_KNOWN) {
+        error_setg(errp, "the session has not begun with '%s' as it is here, or "
+                   "has been decided: both sides need the same file", r->path);
+    }
+    return COLO_VERDICT_NOT_KNOWN;
+}
+
+static ColoVerdict record_answer(Record *r, ColoRequest request,
+                                 const ColoQuestion *q, ColoRecordWait *wait,
+                                 void *opaque, Error **errp)
+{
+    switch (request) {
+    case COLO_REQUEST_BEGIN:
+        return record_begin(r, q, wait, opaque, errp);
+    case COLO_REQUEST_CHECK:
+        return record_check(r, q, errp);
+    case COLO_REQUEST_DECIDE:
+        return record_decide(r, q, wait, opaque, errp);
+    default:
+        g_assert_not_reached();
+    }
+}
+
 /*
  * O_DIRECT, so that what other hosts have written is seen, and written.  Where
  * that cannot be, a lock makes the page cache current.
@@ -409,17 +443,15 @@ ColoVerdict colo_record_ask(const char *path, ColoRequest request,
                             void *opaque, Error **errp)
 {
     ColoVerdict verdict = COLO_VERDICT_NOT_KNOWN;
-    bool begin = request == COLO_REQUEST_BEGIN;
     Record r = { .path = path };
 
-    r.fd = record_open(path, begin, errp);
+    r.fd = record_open(path, request == COLO_REQUEST_BEGIN, errp);
     if (r.fd < 0) {
         return COLO_VERDICT_NOT_KNOWN;
     }
     r.data = qemu_memalign(COLO_RECORD_BLOCK, COLO_RECORD_BYTES);
     if (record_lock(&r, wait, opaque, errp)) {
-        verdict = begin ? record_begin(&r, q, wait, opaque, errp)
-                        : record_decide(&r, q, wait, opaque, errp);
+        verdict = record_answer(&r, request, q, wait, opaque, errp);
     }
     qemu_vfree(r.data);
     close(r.fd);

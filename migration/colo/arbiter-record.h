@@ -24,12 +24,12 @@ typedef bool ColoRecordWait(void *opaque, int ms);
 /*
  * colo_record_ask: ask the record in the file @path, an absolute one
  *
- * @request: COLO_REQUEST_BEGIN, which makes the file if there is none, or
- *           COLO_REQUEST_DECIDE
+ * @request: COLO_REQUEST_BEGIN, which makes the file if there is none,
+ *           COLO_REQUEST_CHECK or COLO_REQUEST_DECIDE
  * @wait: called with @opaque while another process has the record locked, and
  *        before something is written
  *
- * For a begin COLO_VERDICT_WON says that it has been done.  Any thread; takes as
+ * For a begin or a check COLO_VERDICT_WON says that it was successful.  Any thread; takes as
  * long as the storage does.  Two threads must not ask the same record at a time.
  * Returns COLO_VERDICT_NOT_KNOWN with @errp set.
  */

@@ -20,6 +20,12 @@ bool colo_arbiter_begin(const ColoQuestion *q, Error **errp)
                             NULL, errp) == COLO_VERDICT_WON;
 }
 
+bool colo_arbiter_check(const ColoQuestion *q, Error **errp)
+{
+    return colo_decider_ask(COLO_DECIDER_ARBITER, COLO_REQUEST_CHECK, q,
+                            NULL, errp) == COLO_VERDICT_WON;
+}
+
 ColoVerdict colo_arbiter_decide(const ColoQuestion *q, Error **errp)
 {
     return colo_decider_ask(COLO_DECIDER_ARBITER, COLO_REQUEST_DECIDE, q,

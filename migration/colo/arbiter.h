@@ -40,6 +40,16 @@ bool colo_arbiter_exists(void);
 bool colo_arbiter_begin(const ColoQuestion *q, Error **errp);
 
 /*
+ * colo_arbiter_check: is that so?
+ *
+ * The secondary, when the primary has said that a session begins.  False with
+ * @errp set if this side's arbiter does not know of that: then it is another one,
+ * or not to be reached, and the session must not begin.  Changes nothing.  Without
+ * the BQL; time as for colo_arbiter_decide().
+ */
+bool colo_arbiter_check(const ColoQuestion *q, Error **errp);
+
+/*
  * colo_arbiter_decide: does this side go on?
  *
  * Either side, when it has lost the other.  Returns COLO_VERDICT_NOT_KNOWN with

@@ -19,6 +19,12 @@ bool colo_arbiter_begin(const ColoQuestion *q, Error **errp)
     return false;
 }
 
+bool colo_arbiter_check(const ColoQuestion *q, Error **errp)
+{
+    error_setg(errp, "there is no arbiter");
+    return false;
+}
+
 ColoVerdict colo_arbiter_decide(const ColoQuestion *q, Error **errp)
 {
     error_setg(errp, "there is no arbiter");

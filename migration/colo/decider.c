@@ -68,10 +68,11 @@ static void __attribute__((constructor)) decider_init_lock(void)
     qemu_cond_init(&changed);
 }
 
-static const char *request_str(ColoRequest request)
+const char *colo_request_str(ColoRequest request)
 {
     static const char *const names[] = {
         [COLO_REQUEST_BEGIN] = "begin",
+        [COLO_REQUEST_CHECK] = "check",
         [COLO_REQUEST_DECIDE] = "decide",
         [COLO_REQUEST_FENCE] = "fence",
     };
@@ -236,7 +237,7 @@ static void note_answer(ColoDecider *d, ColoRequest request,
                         ColoVerdict verdict, const Error *err)
 {
     d->asked++;
-    if (request != COLO_REQUEST_BEGIN) {
+    if (request == COLO_REQUEST_DECIDE || request == COLO_REQUEST_FENCE) {
         d->has_verdict = true;
         d->verdict = verdict;
     }
@@ -262,7 +263,7 @@ ColoVerdict colo_decider_ask(ColoDeciderKind kind, ColoRequest request,
         return COLO_VERDICT_NOT_KNOWN;
     }
     WITH_QEMU_LOCK_GUARD(&lock) {
-        trace_colo_ask(d->id, request_str(request), session,
+        trace_colo_ask(d->id, colo_request_str(request), session,
                        COLOMode_str(q->side), q->epoch);
         asking++;
         verdict = ask_locked(d, request, q, &ask, errp);
@@ -274,7 +275,7 @@ ColoVerdict colo_decider_ask(ColoDeciderKind kind, ColoRequest request,
             cancelled = false;
         }
         note_answer(d, request, verdict, *errp);
-        trace_colo_answer(d->id, request_str(request),
+        trace_colo_answer(d->id, colo_request_str(request),
                           ColoVerdict_str(verdict),
                           *errp ? error_get_pretty(*errp) : "");
     }

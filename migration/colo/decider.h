@@ -31,9 +31,13 @@ typedef enum ColoDeciderKind {
 /* What somebody wants of it */
 typedef enum ColoRequest {
     COLO_REQUEST_BEGIN,     /* this session is the one to be decided */
+    COLO_REQUEST_CHECK,     /* is it? */
     COLO_REQUEST_DECIDE,    /* does this side go on? */
     COLO_REQUEST_FENCE,     /* keep the other side off */
 } ColoRequest;
+
+/* Its name, for messages and programs */
+const char *colo_request_str(ColoRequest request);
 
 /* Of what session, and who asks */
 typedef struct ColoQuestion {
@@ -93,8 +97,8 @@ struct ColoDeciderClass {
     bool (*check)(ColoDecider *d, Error **errp);
     /*
      * Answer @ask.  A thread of its own, one at a time, without the BQL; may take
-     * as long as it takes.  COLO_VERDICT_WON also says that a begin, or the fence,
-     * was successful.  @errp is set if the answer is COLO_VERDICT_NOT_KNOWN.
+     * as long as it takes.  COLO_VERDICT_WON also says that a begin, a check or
+     * the fence was successful.  @errp is set if the answer is COLO_VERDICT_NOT_KNOWN.
      */
     ColoVerdict (*answer)(ColoDecider *d, ColoAsk *ask, Error **errp);
 };

@@ -132,3 +132,12 @@ void util_begin(const ColoQuestion *q, const char *text)
     check_error(err, text);
     g_assert_true(ok == (text == NULL));
 }
+
+void util_check(const ColoQuestion *q, const char *text)
+{
+    g_autoptr(Error) err = NULL;
+    bool ok = colo_arbiter_check(q, &err);
+
+    check_error(err, text);
+    g_assert_true(ok == (text == NULL));
+}

@@ -36,8 +36,9 @@ bool util_del(void);
 /* colo_arbiter_decide() has to say @verdict, and if not known why: @text */
 void util_decide(const ColoQuestion *q, ColoVerdict verdict, const char *text);
 
-/* colo_arbiter_begin() has to succeed, or to fail with @text */
+/* colo_arbiter_begin(), or _check(), has to succeed, or to fail with @text */
 void util_begin(const ColoQuestion *q, const char *text);
+void util_check(const ColoQuestion *q, const char *text);
 
 /* Wait until @condition, a deadline apart */
 #define util_wait(condition) \

@@ -306,14 +306,22 @@ static void test_sessions(void)
     g_autofree char *path = new_path();
 
     check_fails(path, COLO_REQUEST_DECIDE, 1, S, "No such file");
+    check_fails(path, COLO_REQUEST_CHECK, 1, S, "No such file");
     begin(path, 1);
     begin(path, 1);
+    for (int i = 0; i < 2; i++) {
+        g_assert_cmpint(ask(path, COLO_REQUEST_CHECK, 1, S, &error_abort), ==,
+                        COLO_VERDICT_WON);
+    }
+    check_fails(path, COLO_REQUEST_CHECK, 2, S, "both sides need the same");
     begin(path, 2);
+    check_fails(path, COLO_REQUEST_CHECK, 1, S, "both sides need the same");
     check(path, 1, P, COLO_VERDICT_LOST);
     check(path, 1, S, COLO_VERDICT_LOST);
     check(path, 2, S, COLO_VERDICT_WON);
     check(path, 2, P, COLO_VERDICT_LOST);
     check_fails(path, COLO_REQUEST_BEGIN, 2, P, "has been decided");
+    check_fails(path, COLO_REQUEST_CHECK, 2, S, "has been decided");
     begin(path, 3);
     check(path, 2, S, COLO_VERDICT_LOST);
     check(path, 2, P, COLO_VERDICT_LOST);
@@ -349,6 +357,7 @@ static void check_damage(const char *path, const char *data, size_t at,
     put_content(path, bad, COLO_RECORD_BYTES);
     check_fails(path, COLO_REQUEST_DECIDE, 5, P, "damaged");
     check_fails(path, COLO_REQUEST_DECIDE, 5, S, "damaged");
+    check_fails(path, COLO_REQUEST_CHECK, 5, S, "damaged");
     after = content(path);
     g_assert_false(memcmp(after, bad, COLO_RECORD_BYTES));
     if (can_begin) {
@@ -446,7 +455,9 @@ static void test_foreign(void)
     const char *const texts[] = {
         "root:x:0:0:root:/root:/bin/sh\n", "colo-arbiter 2 session\n",
     };
-    const ColoRequest both[] = { COLO_REQUEST_DECIDE, COLO_REQUEST_BEGIN };
+    const ColoRequest all[] = {
+        COLO_REQUEST_DECIDE, COLO_REQUEST_CHECK, COLO_REQUEST_BEGIN,
+    };
 
     for (int i = 0; i < ARRAY_SIZE(texts); i++) {
         put_content(path, texts[i], strlen(texts[i]));
@@ -457,10 +468,10 @@ static void test_foreign(void)
         g_clear_pointer(&after, g_free);
     }
     put_content(path, big, COLO_RECORD_BYTES + 1);
-    for (int i = 0; i < ARRAY_SIZE(both); i++) {
-        check_fails(path, both[i], 5, P, "is not the record");
-        check_fails("/dev/null", both[i], 5, P, "is not the record");
-        check_fails(util_folder(), both[i], 5, P, "Could not open");
+    for (int i = 0; i < ARRAY_SIZE(all); i++) {
+        check_fails(path, all[i], 5, P, "is not the record");
+        check_fails("/dev/null", all[i], 5, P, "is not the record");
+        check_fails(util_folder(), all[i], 5, P, "Could not open");
     }
     unlink(path);
     g_assert_cmpint(mkfifo(path, 0600), ==, 0);

@@ -103,6 +103,8 @@ static void test_decide(void)
     util_decide(&s, COLO_VERDICT_NOT_KNOWN, "No such file");
     check_property("error", "No such file");
     util_begin(&p, NULL);
+    util_check(&s, NULL);
+    check_property("verdict", "not-known");
     check_property("error", "");
     util_decide(&s, COLO_VERDICT_WON, NULL);
     util_decide(&p, COLO_VERDICT_LOST, NULL);
@@ -111,11 +113,11 @@ static void test_decide(void)
     st = colo_arbiter_status();
     g_assert_cmpstr(st->id, ==, "obj0");
     g_assert_cmpstr(st->type, ==, TYPE);
-    g_assert_cmpuint(st->asked, ==, 5);
+    g_assert_cmpuint(st->asked, ==, 6);
     g_assert_true(st->has_verdict);
     g_assert_cmpint(st->verdict, ==, COLO_VERDICT_LOST);
     g_assert_nonnull(strstr(st->error, "has been decided"));
-    check_property("asked", "5");
+    check_property("asked", "6");
     check_property("verdict", "lost");
     g_assert_true(util_del());
     g_assert_false(colo_arbiter_exists());
