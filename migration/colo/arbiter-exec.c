@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * COLO: colo-arbiter-exec, a program of the user's decides: so a cluster, a key-
- * value store or the like can.  Both sides; Linux.
+ * COLO: colo-arbiter-exec, a program of the user's decides: a cluster or
+ * a key-value store, say.  Both sides; Linux.
  */
 
 #include "qemu/osdep.h"

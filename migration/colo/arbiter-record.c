@@ -14,12 +14,12 @@
  * claim, makes it durable and reads all of it once more.  If nothing else has
  * changed it has won.
  *
- * The lock keeps one side's reading and writing together.  That exactly one side
- * wins needs the lock.  That no two do does not: each has written its claim
- * before it looks for the other's for the last time, and writes nothing but its
- * own, so one of the two sees the other's, however late a write arrives.  So
- * whoever loses the lock in the midst, since the storage gave it up for dead,
- * does no harm; if both have claims then neither knows any more.
+ * The lock keeps one side's reading and writing together.  That exactly one
+ * side wins needs the lock.  That no two do does not: each has written its
+ * claim before it looks for the other's for the last time, and writes nothing
+ * but its own, so one of the two sees the other's, however late a write
+ * arrives.  So whoever loses the lock in the midst, since the storage gave it
+ * up for dead, does no harm; if both have claims then neither knows any more.
  *
  * What a block says fits into one sector, so it is never half old and half new.
  * One that is damaged all the same is an error, and nobody wins.
@@ -300,8 +300,8 @@ static bool may_begin(Record *r, const ColoQuestion *q, Error **errp)
     if (b->state == BLOCK_VALID && q->generation && q->generation < b->number) {
         error_setg(errp, "the disks are of generation %" PRIu64 ", and those "
                    "of the last session in '%s' of generation %" PRIu64
-                   ": the guest has gone on elsewhere.  If it has not, and these "
-                   "disks are new, remove that file",
+                   ": the guest has gone on elsewhere.  If it has not, and "
+                   "these disks are new, remove that file",
                    q->generation, r->path, b->number);
         return false;
     }
@@ -375,8 +375,9 @@ static ColoVerdict record_check(Record *r, const ColoQuestion *q, Error **errp)
         return COLO_VERDICT_WON;
     }
     if (verdict != COLO_VERDICT_NOT_KNOWN) {
-        error_setg(errp, "the session has not begun with '%s' as it is here, or "
-                   "has been decided: both sides need the same file", r->path);
+        error_setg(errp, "the session has not begun with '%s' as it is here, "
+                   "or has been decided: both sides need the same file",
+                   r->path);
     }
     return COLO_VERDICT_NOT_KNOWN;
 }

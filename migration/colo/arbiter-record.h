@@ -29,9 +29,9 @@ typedef bool ColoRecordWait(void *opaque, int ms);
  * @wait: called with @opaque while another process has the record locked, and
  *        before something is written
  *
- * For a begin or a check COLO_VERDICT_WON says that it was successful.  Any thread; takes as
- * long as the storage does.  Two threads must not ask the same record at a time.
- * Returns COLO_VERDICT_NOT_KNOWN with @errp set.
+ * For a begin or a check COLO_VERDICT_WON says that it was successful.  Any
+ * thread; takes as long as the storage does.  Two threads must not ask the same
+ * record at a time.  Returns COLO_VERDICT_NOT_KNOWN with @errp set.
  */
 ColoVerdict colo_record_ask(const char *path, ColoRequest request,
                             const ColoQuestion *q, ColoRecordWait *wait,

@@ -17,7 +17,7 @@
  *
  * Who has won goes on.  Who has lost stops its guest for good.  Who does not
  * know does neither, and asks again: a question may be asked any number of
- * times.
+ * times.  Who has been told does not ask any more.
  */
 
 #ifndef QEMU_MIGRATION_COLO_ARBITER_H
@@ -43,9 +43,9 @@ bool colo_arbiter_begin(const ColoQuestion *q, Error **errp);
  * colo_arbiter_check: is that so?
  *
  * The secondary, when the primary has said that a session begins.  False with
- * @errp set if this side's arbiter does not know of that: then it is another one,
- * or not to be reached, and the session must not begin.  Changes nothing.  Without
- * the BQL; time as for colo_arbiter_decide().
+ * @errp set if this side's arbiter does not know of that: then it is another
+ * one, or not to be reached, and the session must not begin.  Changes nothing.
+ * Without the BQL; time as for colo_arbiter_decide().
  */
 bool colo_arbiter_check(const ColoQuestion *q, Error **errp);
 

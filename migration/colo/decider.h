@@ -43,7 +43,7 @@ const char *colo_request_str(ColoRequest request);
 typedef struct ColoQuestion {
     QemuUUID session;
     COLOMode side;          /* COLO_MODE_PRIMARY or COLO_MODE_SECONDARY */
-    uint64_t generation;    /* of the disks in this session; 0: they have none */
+    uint64_t generation;    /* of the disks in this session; 0: none */
     uint64_t epoch;         /* number of the last commit */
 } ColoQuestion;
 
@@ -96,9 +96,10 @@ struct ColoDeciderClass {
     /* Are the properties all right?  BQL; optional. */
     bool (*check)(ColoDecider *d, Error **errp);
     /*
-     * Answer @ask.  A thread of its own, one at a time, without the BQL; may take
-     * as long as it takes.  COLO_VERDICT_WON also says that a begin, a check or
-     * the fence was successful.  @errp is set if the answer is COLO_VERDICT_NOT_KNOWN.
+     * Answer @ask.  A thread of its own, one at a time, without the BQL; may
+     * take as long as it takes.  COLO_VERDICT_WON also says that a begin, a
+     * check or the fence was successful.  @errp is set if the answer is
+     * COLO_VERDICT_NOT_KNOWN.
      */
     ColoVerdict (*answer)(ColoDecider *d, ColoAsk *ask, Error **errp);
 };
@@ -117,8 +118,8 @@ ColoDecider *colo_decider_get(ColoDeciderKind kind);
  *
  * COLO_VERDICT_NOT_KNOWN with @errp set after the object's timeout, and a fifth
  * of a second, at the latest, and soon after colo_decider_cancel().  What an
- * earlier question still does is waited for first, in that time.  @was_cancelled
- * may be NULL.  Any thread, without the BQL.
+ * earlier question still does is waited for first, in that time.
+ * @was_cancelled may be NULL.  Any thread, without the BQL.
  */
 ColoVerdict colo_decider_ask(ColoDeciderKind kind, ColoRequest request,
                              const ColoQuestion *q, bool *was_cancelled,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * COLO: colo-fence, a program of the user's that keeps the other side off.  Both
- * sides; Linux.
+ * COLO: colo-fence, a program of the user's that keeps the other side off.
+ * Both sides; Linux.
  */
 
 #include "qemu/osdep.h"

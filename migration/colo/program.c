@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * COLO: run a program, for colo-arbiter-exec and colo-fence.  Both sides; Linux.
+ * COLO: run a program, for colo-arbiter-exec and colo-fence.  Both sides;
+ * Linux.
  *
  * Theory of operation
  *
@@ -141,8 +142,8 @@ static int spawn(pid_t *pid, char **argv, char **env, int err_fd)
 }
 
 /*
- * Wait until the program has ended, but not for it.  False if it was ended since
- * nobody wants to wait any more; then all of its process group were.
+ * Wait until the program has ended, but not for it.  False if it was ended
+ * since nobody wants to wait any more; then all of its process group were.
  */
 static bool await_end(pid_t pid, int pid_fd, int err_fd, Tail *tail,
                       ColoAsk *ask)

@@ -38,7 +38,8 @@ bool colo_program_check(const ColoProgram *p, Error **errp);
  *        caller frees it
  *
  * Returns its exit status, 0 to 255; or -1 with @errp set if it could not be
- * run, was ended by a signal, or did not end in time.  In a thread that may wait.
+ * run, was ended by a signal, or did not end in time.  In a thread that may
+ * wait.
  */
 int colo_program_run(const ColoProgram *p, const char *last_arg, ColoAsk *ask,
                      char **line, Error **errp);

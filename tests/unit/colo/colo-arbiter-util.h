@@ -11,7 +11,7 @@
 /* What colo_session_active() says, of both sides */
 extern bool util_session_runs;
 
-/* The question of @side about session @n, which has generation @n and epoch 7 */
+/* The question of @side about session @n, of generation @n, at epoch 7 */
 ColoQuestion util_question(unsigned n, COLOMode side);
 
 /* A folder for files, with "/" at its end; removed by util_exit() */

@@ -49,8 +49,10 @@ int fcntl(int fd, int cmd, ...)
     va_start(ap, cmd);
     arg = va_arg(ap, void *);
     va_end(ap);
-    return cmd == F_OFD_SETLK && has_no_locks ? 0
-                                              : syscall(SYS_fcntl, fd, cmd, arg);
+    if (cmd == F_OFD_SETLK && has_no_locks) {
+        return 0;
+    }
+    return syscall(SYS_fcntl, fd, cmd, arg);
 }
 
 static bool wait_yield(void *opaque, int ms)
@@ -59,7 +61,7 @@ static bool wait_yield(void *opaque, int ms)
     return true;
 }
 
-/* Dawdle between reading and writing, so that others come between if they can */
+/* Dawdle between reading and writing, so that others may come between */
 static bool wait_dawdle(void *opaque, int ms)
 {
     if (ms) {
@@ -76,6 +78,13 @@ static bool wait_thrice(void *opaque, int ms)
     unsigned *n = opaque;
 
     return ms && ++*n <= 3;
+}
+
+/* Stand still between reading and writing, until somebody says SIGCONT */
+static bool wait_stopped(void *opaque, int ms)
+{
+    raise(SIGSTOP);
+    return true;
 }
 
 static ColoVerdict ask(const char *path, ColoRequest request, unsigned n,
@@ -524,6 +533,51 @@ static void test_dies(void)
     g_assert_false(dies(path, COLO_REQUEST_DECIDE, 6, S, 1));
 }
 
+/*
+ * The primary has read, and stands still before it writes: for so long that the
+ * storage takes it for dead, and gives the lock to the secondary, which wins.
+ * In the end a next session begins, or not; then the write arrives.  Returns
+ * what the primary believes.
+ */
+static ColoVerdict late_write(bool next)
+{
+    g_autofree char *path = new_path();
+    int status;
+    pid_t pid;
+
+    begin(path, 5);
+    pid = fork();
+    g_assert_cmpint(pid, >=, 0);
+    if (!pid) {
+        ColoQuestion q = util_question(5, P);
+
+        has_no_locks = true;
+        _exit(colo_record_ask(path, COLO_REQUEST_DECIDE, &q, wait_stopped,
+                              NULL, NULL));
+    }
+    g_assert_cmpint(waitpid(pid, &status, WUNTRACED), ==, pid);
+    g_assert_true(WIFSTOPPED(status));
+    check(path, 5, S, COLO_VERDICT_WON);
+    if (next) {
+        begin(path, 6);
+    }
+    kill(pid, SIGCONT);
+    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+    g_assert_true(WIFEXITED(status));
+    if (next) {
+        check(path, 6, S, COLO_VERDICT_WON);
+    } else {
+        check_fails(path, COLO_REQUEST_DECIDE, 5, P, "locks do not work");
+    }
+    return WEXITSTATUS(status);
+}
+
+static void test_late_write(void)
+{
+    g_assert_cmpint(late_write(false), ==, COLO_VERDICT_NOT_KNOWN);
+    g_assert_cmpint(late_write(true), ==, COLO_VERDICT_LOST);
+}
+
 static void test_locked(void)
 {
     g_autofree char *path = new_path();
@@ -576,6 +630,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/arbiter/record/both", test_both);
     g_test_add_func("/colo/arbiter/record/foreign", test_foreign);
     g_test_add_func("/colo/arbiter/record/dies", test_dies);
+    g_test_add_func("/colo/arbiter/record/late-write", test_late_write);
     g_test_add_func("/colo/arbiter/record/locked", test_locked);
     g_test_add_func("/colo/arbiter/record/given-up", test_given_up);
     ret = g_test_run();
