@@ -450,17 +450,26 @@ static void decider_init(Object *obj)
     d->timeout_ms = COLO_DECIDER_GET_CLASS(d)->default_timeout_ms;
 }
 
-/* Whoever asks or answers has a reference, so nobody does */
-static void decider_finalize(Object *obj)
+/*
+ * The object is removed, or QEMU exits.  A thread may have a reference still,
+ * and must not keep the next object from being made.  BQL.
+ */
+static void decider_unparent(Object *obj)
 {
     ColoDecider *d = COLO_DECIDER(obj);
     ColoDeciderKind kind = COLO_DECIDER_GET_CLASS(d)->kind;
 
-    WITH_QEMU_LOCK_GUARD(&lock) {
-        if (the[kind] == d) {
-            the[kind] = NULL;
-        }
+    QEMU_LOCK_GUARD(&lock);
+    if (the[kind] == d) {
+        the[kind] = NULL;
     }
+}
+
+/* Whoever asks or answers has a reference, so nobody does.  Any thread. */
+static void decider_finalize(Object *obj)
+{
+    ColoDecider *d = COLO_DECIDER(obj);
+
     g_free(d->id);
     g_free(d->error);
 }
@@ -469,6 +478,7 @@ static void decider_class_init(ObjectClass *oc, void *data)
 {
     UserCreatableClass *ucc = USER_CREATABLE_CLASS(oc);
 
+    oc->unparent = decider_unparent;
     ucc->complete = decider_complete;
     ucc->can_be_deleted = decider_can_be_deleted;
     object_class_property_add(oc, "timeout", "uint32", decider_get_timeout,

@@ -168,6 +168,22 @@ static void test_session(void)
     g_assert_true(util_del());
 }
 
+/* A thread that is about to end has the old object still */
+static void test_replace(void)
+{
+    g_autofree char *path = new_path();
+    ColoDecider *old;
+
+    util_add(TYPE, "path", path, NULL);
+    old = colo_decider_get(COLO_DECIDER_ARBITER);
+    g_assert_true(util_del());
+    g_assert_false(colo_arbiter_exists());
+    util_add(TYPE, "path", path, NULL);
+    object_unref(OBJECT(old));
+    g_assert_true(colo_arbiter_exists());
+    g_assert_true(util_del());
+}
+
 /* Microseconds that the caller has waited since @begin */
 static gint64 since(gint64 begin)
 {
@@ -342,6 +358,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/arbiter/file/decide", test_decide);
     g_test_add_func("/colo/arbiter/file/options", test_options);
     g_test_add_func("/colo/arbiter/file/session", test_session);
+    g_test_add_func("/colo/arbiter/file/replace", test_replace);
     g_test_add_func("/colo/arbiter/file/hang", test_hang);
     g_test_add_func("/colo/arbiter/file/hang-begin", test_hang_begin);
     g_test_add_func("/colo/arbiter/file/cancel", test_cancel);
