@@ -282,22 +282,27 @@ def note_transitions(text: str) -> Set[Transition]:
             for side in (list(SIDES)[int(number)],)}
 
 
-def search(directory: Path, defines: str, shortest: bool, mib: int,
-           seconds: float) -> Outcome:
-    """Build the verifier and run it. @shortest: go breadth first."""
+def search(directory: Path, defines: str, shortest: bool,
+           long: bool) -> Outcome:
+    """Build the verifier and run it. @shortest: go breadth first.
+
+    To optimize takes longer than it saves, except in a long search.
+    """
     for name in MODEL:
         shutil.copy(HERE / name, directory)
     said = run(directory, 60, 'spin', '-a', *defines.split(), 'colo.pml')
     if not (directory / 'pan.c').exists() or 'rror' in said:
         raise Failure(f'spin: {said}')
     said = run(directory, 300, os.environ.get('CC', 'gcc'),
-               '-O1' if shortest else '-O2', '-w',
-               '-DSAFETY', '-DNOREDUCE', '-DCOLLAPSE', f'-DMEMLIM={mib}',
+               '-O2' if long else '-O0' if shortest else '-O1', '-w',
+               '-DSAFETY', '-DNOREDUCE', '-DCOLLAPSE',
+               f'-DMEMLIM={MIB_LONG if long else MIB}',
                *(['-DBFS'] if shortest else []), '-o', 'pan', 'pan.c')
     if not (directory / 'pan').exists():
         raise Failure(f'the verifier does not compile: {said}')
     begin = time.monotonic()
-    text = run(directory, seconds, './pan', f'-m{DEPTH}', '-w20')
+    text = run(directory, SECONDS_LONG if long else SECONDS, './pan',
+               f'-m{DEPTH}', '-w20')
     took = time.monotonic() - begin
     violated = re.search(r'^pan:\d+: (.*?) \(at depth', text, re.M)
     rule = violated.group(1) if violated else ''
@@ -359,9 +364,7 @@ class Tests:
 
     def explore(self, defines: str, shortest: bool, long: bool) -> Outcome:
         with tempfile.TemporaryDirectory(prefix='colo-model-') as work:
-            found = search(Path(work), defines, shortest,
-                           MIB_LONG if long else MIB,
-                           SECONDS_LONG if long else SECONDS)
+            found = search(Path(work), defines, shortest, long)
             print(f'# {found}', flush=True)
             if found.broken and (self.args.trail or not shortest):
                 for line in trail(Path(work)):
