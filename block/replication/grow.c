@@ -31,7 +31,8 @@
  * It takes batches, and a sink of the same QEMU.  A disk does not become shorter
  * this way: the guest of the secondary may still use what goes.
  *
- * All in the main loop, under the BQL.
+ * All in the main loop, under the BQL, but what the disk becoming longer calls:
+ * that is in the AioContext of the disk, which is drained.
  */
 
 #include "qemu/osdep.h"

@@ -9,6 +9,7 @@ the survivor goes on writing.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from colo import disks, vm
 
@@ -20,6 +21,11 @@ MIB = 2                     # at first
 LONG_MIB = 8
 SLOTS = 1024                # more blocks than there are at first
 MOMENT_SECONDS = 0.5
+BUSES: dict[str, dict[str, Any]] = {
+    'virtio-blk': {},
+    'virtio-blk-iothread': {'iothread': True},
+    'virtio-scsi': {'bus': 'virtio-scsi'},
+}
 
 
 def sees(pair: vm.Pair, device: str, mib: int) -> bool:
@@ -32,7 +38,7 @@ def sees(pair: vm.Pair, device: str, mib: int) -> bool:
 
 def grow(ctx: Context, mode: str, bus: str, victim: str) -> None:
     survivor = 'primary' if victim == 'secondary' else 'secondary'
-    layout = disks.Disks(mib=MIB, bus=bus)
+    layout = disks.Disks(mib=MIB, **BUSES[bus])
     with ctx.pair(verify=True, memory='256', disks=layout,
                   mode=mode) as pair:
         ctx.protected(pair)
@@ -77,6 +83,6 @@ def add_test(mode: str, bus: str, victim: str) -> None:
 
 
 for _mode in ('periodic', 'hybrid'):
-    for _bus in ('virtio-blk', 'virtio-scsi'):
+    for _bus in BUSES:
         for _victim in ('primary', 'secondary'):
             add_test(_mode, _bus, _victim)
