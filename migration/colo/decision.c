@@ -68,6 +68,18 @@ bool colo_decision_register(ColoSession *s, Error **errp)
     return false;
 }
 
+bool colo_decision_check(ColoSession *s, Error **errp)
+{
+    ColoQuestion q = question_of(s);
+
+    if (!colo_arbiter_exists() || colo_arbiter_check(&q, errp)) {
+        return true;
+    }
+    error_prepend(errp, "the secondary's arbiter does not know of this session: ");
+    s->cause = COLO_CAUSE_LOCAL;
+    return false;
+}
+
 static bool is_lost(ColoSession *s)
 {
     return s->side == COLO_MODE_PRIMARY

@@ -17,6 +17,14 @@
 bool colo_decision_register(ColoSession *s, Error **errp);
 
 /*
+ * colo_decision_check: secondary, before it is ready: does its arbiter know of
+ * the session that the primary has registered?
+ *
+ * Otherwise as colo_decision_register().
+ */
+bool colo_decision_check(ColoSession *s, Error **errp);
+
+/*
  * colo_decision_ask: the peer is lost
  *
  * If there is an arbiter it is asked until it has answered; then the session is

@@ -27,6 +27,7 @@
 #include "migration/global_state.h"
 #include "migration/misc.h"
 #include "arbiter.h"
+#include "decision.h"
 #include "disks.h"
 #include "failover.h"
 #include "first.h"
@@ -113,7 +114,7 @@ static bool secondary_handshake(ColoSession *s, Error **errp)
     colo_net_set_session(&s->id);
     bql_unlock();
     colo_wire_set_timeout(s->wire, s->timeout_ms);
-    return true;
+    return colo_decision_check(s, errp);
 }
 
 /*

@@ -33,7 +33,7 @@
 /*
  * A thread that adds data takes so many slots at a time.  A locked instruction
  * for each page would wait until the page before is written to memory, which
- * costs a quarter of what copying does.
+ * costs a fifth of what copying does.
  */
 #define TAKE_SLOTS  64
 

@@ -329,6 +329,20 @@ static void test_one_sided(const void *mode)
     colo_pair_free(p);
 }
 
+/* Two records of one name, on disks that each host has for itself */
+static void test_other(const void *mode)
+{
+    ColoPair *p = colo_pair_new(mode);
+    g_autofree char *path = g_strdup_printf("%s/other", p->dir);
+
+    add_file(p, p->primary);
+    qtest_qmp_assert_success(p->secondary, "{'execute': 'object-add',"
+        "'arguments': {'qom-type': 'colo-arbiter-file', 'id': 'arb0',"
+        "'path': %s}}", path);
+    refused(p, "the secondary's arbiter does not know of this session");
+    colo_pair_free(p);
+}
+
 static void test_unreachable(const void *mode)
 {
     ColoPair *p = colo_pair_new(mode);
@@ -359,6 +373,7 @@ static const struct {
     { "quit", test_quit },
     { "fence", test_fence },
     { "one-sided", test_one_sided },
+    { "other", test_other },
     { "unreachable", test_unreachable },
 };
 
