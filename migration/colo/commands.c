@@ -19,14 +19,12 @@
 #include "session.h"
 #include "status.h"
 
-/* As far as this side knows */
+/* As far as this side knows; or it is about to be */
 static bool pair_is_well(ColoSession *s)
 {
     return s->side == COLO_MODE_PRIMARY
-           ? s->primary.state >= COLO_PRIMARY_STATE_RUNNING &&
-             s->primary.state <= COLO_PRIMARY_STATE_LOADING
-           : s->secondary.state >= COLO_SECONDARY_STATE_STANDING &&
-             s->secondary.state <= COLO_SECONDARY_STATE_LOADING;
+           ? s->primary.state <= COLO_PRIMARY_STATE_LOADING
+           : s->secondary.state <= COLO_SECONDARY_STATE_LOADING;
 }
 
 /* True if the other side has the service, or had it all the time */
@@ -47,8 +45,10 @@ void qmp_x_colo_lost_heartbeat(bool has_force, bool force, Error **errp)
                    "fail over");
         return;
     }
-    if (!force && colo_arbiter_exists()) {
-        /* It decides, also about a pair that is well */
+    if (!force && s->primary.handed_over &&
+        s->primary.state == COLO_PRIMARY_STATE_ENDING) {
+        error_setg(errp, "this side is handing over to the secondary");
+    } else if (!force && !pair_is_well(s) && colo_arbiter_exists()) {
         colo_decision_ask(s);
     } else if (force || !pair_is_well(s)) {
         colo_ask_failover(s);

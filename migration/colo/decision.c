@@ -19,6 +19,10 @@
  * thread goes on when the peer comes back meanwhile.  If this side has won, then
  * it goes on in order: the primary says bye, the secondary asks to be handed
  * over to.  If the other one has, that does so.
+ *
+ * Nobody asks about a pair that is well.  A switchover is asked for when the
+ * primary has handed over: before that the secondary may die, and the primary must
+ * not have lost.
  */
 
 #include "qemu/osdep.h"
@@ -37,6 +41,8 @@
 static struct {
     ColoSession *session;       /* whose question is open, or NULL */
     bool running;               /* there is a thread */
+    QemuUUID won;               /* this side goes on, in this session */
+    QemuUUID fenced;            /* and the other one is off; the thread only */
     QemuCond cond;              /* the question is gone */
 } decision;
 
@@ -68,6 +74,14 @@ bool colo_decision_register(ColoSession *s, Error **errp)
     return false;
 }
 
+bool colo_decision_claim(ColoSession *s, Error **errp)
+{
+    ColoQuestion q = question_of(s);
+
+    return !colo_arbiter_exists() ||
+           colo_arbiter_decide(&q, errp) == COLO_VERDICT_WON;
+}
+
 bool colo_decision_check(ColoSession *s, Error **errp)
 {
     ColoQuestion q = question_of(s);
@@ -80,21 +94,14 @@ bool colo_decision_check(ColoSession *s, Error **errp)
     return false;
 }
 
-static bool is_lost(ColoSession *s)
-{
-    return s->side == COLO_MODE_PRIMARY
-           ? s->primary.state == COLO_PRIMARY_STATE_LOST
-           : s->secondary.state == COLO_SECONDARY_STATE_LOST;
-}
-
 /* BQL.  The question has an answer, which is not 'not known'. */
 static void follow(ColoSession *s, ColoVerdict verdict)
 {
     if (verdict == COLO_VERDICT_LOST) {
-        if (is_lost(s)) {
+        if (colo_is_lost(s)) {
             colo_ask_out(s);
         }
-    } else if (is_lost(s)) {
+    } else if (colo_is_lost(s)) {
         colo_ask_failover(s);
     } else if (s->side == COLO_MODE_PRIMARY) {
         colo_ask_end(s, COLO_BYE_FAILOVER);
@@ -124,14 +131,34 @@ static bool fence(const ColoQuestion *q, Error **errp)
     }
 }
 
-/* No BQL */
-static ColoVerdict ask(const ColoQuestion *q, Error **errp)
+/*
+ * BQL held, dropped meanwhile.  @s: of @q.  A peer that is well is not fenced: it
+ * goes in order.
+ */
+static ColoVerdict ask(ColoSession *s, const ColoQuestion *q, Error **errp)
 {
-    ColoVerdict verdict = colo_arbiter_decide(q, errp);
+    ColoVerdict verdict = COLO_VERDICT_WON;
 
-    if (verdict == COLO_VERDICT_WON && !fence(q, errp)) {
+    bql_unlock();
+    if (!qemu_uuid_is_equal(&decision.won, &q->session)) {
+        verdict = colo_arbiter_decide(q, errp);
+    }
+    bql_lock();
+    if (verdict != COLO_VERDICT_WON) {
+        return verdict;
+    }
+    decision.won = q->session;
+    if (decision.session != s || !colo_is_lost(s) ||
+        qemu_uuid_is_equal(&decision.fenced, &q->session)) {
+        return verdict;
+    }
+    bql_unlock();
+    if (fence(q, errp)) {
+        decision.fenced = q->session;
+    } else {
         verdict = COLO_VERDICT_NOT_KNOWN;
     }
+    bql_lock();
     return verdict;
 }
 
@@ -151,9 +178,14 @@ static void *decision_thread(void *opaque)
             break;
         }
         q = question_of(s);
-        bql_unlock();
-        verdict = ask(&q, &err);
-        bql_lock();
+        if (qemu_uuid_is_equal(&decision.won, &q.session)) {
+            /* It could not go on: a lock was not free, say */
+            qemu_cond_timedwait_bql(&decision.cond, ASK_AGAIN_MS);
+            if (decision.session != s) {
+                continue;
+            }
+        }
+        verdict = ask(s, &q, &err);
         trace_colo_decision(q.epoch, COLOMode_str(q.side),
                             ColoVerdict_str(verdict));
         if (decision.session != s) {
@@ -185,7 +217,9 @@ void colo_decision_ask(ColoSession *s)
 {
     QemuThread thread;
 
-    if (!colo_arbiter_exists() || decision.session) {
+    if (!colo_arbiter_exists() || decision.session ||
+        (s->side == COLO_MODE_SECONDARY && !s->was_ready)) {
+        /* A secondary that was never ready does not know which session */
         return;
     }
     decision.session = s;

@@ -25,6 +25,12 @@ bool colo_decision_register(ColoSession *s, Error **errp);
 bool colo_decision_check(ColoSession *s, Error **errp);
 
 /*
+ * colo_decision_claim: secondary, the primary has handed over: does this side go
+ * on?  Session's thread, no BQL.  False with @errp set, or not, if not.
+ */
+bool colo_decision_claim(ColoSession *s, Error **errp);
+
+/*
  * colo_decision_ask: the peer is lost
  *
  * If there is an arbiter it is asked until it has answered; then the session is

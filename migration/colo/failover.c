@@ -45,6 +45,7 @@
 #include "disks.h"
 #include "failover.h"
 #include "lease.h"
+#include "peer.h"
 #include "status.h"
 #include "trace.h"
 
@@ -132,7 +133,7 @@ static bool peer_is_silent(void *opaque, const char *why)
     return true;
 }
 
-static void peer_is_back(void *opaque)
+static bool peer_is_back(void *opaque)
 {
     ColoSession *s = opaque;
     const char *why = "the peer is back";
@@ -140,8 +141,7 @@ static void peer_is_back(void *opaque)
     BQL_LOCK_GUARD();
     if (colo_wish(s) == COLO_WISH_FAILOVER || colo_wish(s) == COLO_WISH_OUT ||
         colo_wire_cancelled(s->wire)) {
-        /* It has been decided, and whoever waits hears of it */
-        return;
+        return false;
     }
     colo_status_forget();
     if (s->side == COLO_MODE_PRIMARY) {
@@ -152,6 +152,7 @@ static void peer_is_back(void *opaque)
     s->loss_is_told = false;
     info_report("COLO %s: %s", COLOMode_str(s->side), why);
     qapi_event_send_colo_peer_back(COLOMode_str(s->side), s->committed);
+    return true;
 }
 
 static const ColoSilenceOps silence_ops = {
@@ -164,18 +165,63 @@ void colo_watch_silence(ColoSession *s)
     colo_wire_on_silence(s->wire, &silence_ops, s);
 }
 
+/* BQL.  Has somebody on this side decided? */
+static bool is_decided(ColoSession *s)
+{
+    ColoWish wish = colo_wish(s);
+
+    return wish == COLO_WISH_FAILOVER || wish == COLO_WISH_OUT ||
+           (wish == COLO_WISH_END && s->end_reason != COLO_BYE_CANCEL);
+}
+
+/*
+ * What the peer still says, if it can: that it goes on, or is out.  True if it
+ * has said so, and s->cause with it.  @open: becomes false when nothing will
+ * come any more.  No BQL.
+ */
+static bool hear_last_word(ColoSession *s, bool *open)
+{
+    g_autoptr(Error) err = NULL;
+    ColoFrame f;
+
+    if (colo_wire_wait(s->wire, INT64_MAX) != COLO_WAIT_READABLE) {
+        return false;
+    }
+    if (!colo_wire_next(s->wire, "a decision", &f, &err)) {
+        *open = colo_wire_cancelled(s->wire);
+        return false;
+    }
+    if (f.type == COLO_FRAME_BYE_ACK && s->side == COLO_MODE_PRIMARY &&
+        s->primary.handed_over) {
+        colo_let_go(s);
+        s->cause = COLO_CAUSE_HANDOVER;
+        return true;
+    }
+    if (f.type == COLO_FRAME_TAKEOVER || f.type == COLO_FRAME_BYE ||
+        f.type == COLO_FRAME_ERROR) {
+        colo_read_end(s, &f, "a decision", &err);
+        return colo_peer_is_out(s) || s->cause == COLO_CAUSE_TAKEOVER;
+    }
+    return false;
+}
+
 void colo_await_decision(ColoSession *s, const Error *err)
 {
+    bool open = true, heard = false;
+
     /* A peer that still hears this side has to lose it, too */
     g_clear_pointer(&s->keepalive, colo_keepalive_stop);
     tell_loss(s, error_get_pretty(err));
     colo_decision_ask(s);
 
-    while (colo_wish(s) != COLO_WISH_FAILOVER &&
-           colo_wish(s) != COLO_WISH_OUT &&
-           !(colo_wish(s) == COLO_WISH_END &&
-             s->end_reason != COLO_BYE_CANCEL)) {
-        qemu_cond_wait_bql(&s->cond);
+    while (!heard && !is_decided(s)) {
+        if (open && !colo_wire_cancelled(s->wire)) {
+            bql_unlock();
+            heard = hear_last_word(s, &open);
+            bql_lock();
+        } else {
+            qemu_cond_wait_bql(&s->cond);
+        }
     }
 }
 

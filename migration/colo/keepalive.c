@@ -21,6 +21,7 @@
 #include "qemu/lockable.h"
 #include "qemu/thread.h"
 #include "keepalive.h"
+#include "lease.h"
 
 #define BEATS_PER_TIMEOUT   4
 #define INTERVAL_MIN_MS     10
@@ -42,6 +43,7 @@ static void *keepalive_thread(void *opaque)
 
     QEMU_LOCK_GUARD(&k->lock);
     while (!k->stop) {
+        colo_lease_tick();
         colo_wire_send_alive(k->wire);
         qemu_cond_timedwait(&k->cond, &k->lock,
                             MIN(MAX(colo_wire_timeout(k->wire) /

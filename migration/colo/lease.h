@@ -18,6 +18,15 @@
 void colo_lease_renew(int64_t said_ns, uint32_t timeout_ms);
 
 /*
+ * colo_lease_progress: the secondary takes what this side sends.  Session's
+ * thread, which reads nothing meanwhile.
+ * colo_lease_tick: this process runs.  Any one thread, several times in a
+ * timeout.
+ */
+void colo_lease_progress(void);
+void colo_lease_tick(void);
+
+/*
  * colo_lease_begin: primary, a session begins: a lease is needed, and there is
  * one as with colo_lease_renew()
  * colo_lease_end: no lease is needed any more: nobody else goes on

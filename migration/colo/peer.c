@@ -96,11 +96,17 @@ bool colo_take_sign_of_life(ColoSession *s, const ColoFrame *f)
 bool colo_recv(ColoSession *s, const char *stage, ColoFrame *f, Error **errp)
 {
     int64_t end_ns = colo_patience_end(s);
+    unsigned returns = colo_wire_returns(s->wire);
 
     do {
         if (patience_over(s, end_ns, stage, errp) ||
             !colo_wire_recv(s->wire, stage, f, errp)) {
             return false;
+        }
+        if (returns != colo_wire_returns(s->wire)) {
+            /* The time in which it was away does not count */
+            returns = colo_wire_returns(s->wire);
+            end_ns = colo_patience_end(s);
         }
     } while (colo_take_sign_of_life(s, f));
     return true;
@@ -154,9 +160,20 @@ static bool await_bye_ack(ColoSession *s, Error **errp)
 
 bool colo_hand_over(ColoSession *s, Error **errp)
 {
-    return colo_wire_send_buf(s->wire, COLO_FRAME_HANDOVER, s->epoch, NULL, 0,
-                              errp) &&
-           await_bye_ack(s, errp);
+    if (!colo_wire_send_buf(s->wire, COLO_FRAME_HANDOVER, s->epoch, NULL, 0,
+                            errp) ||
+        !await_bye_ack(s, errp)) {
+        return false;
+    }
+    colo_let_go(s);
+    return true;
+}
+
+void colo_let_go(ColoSession *s)
+{
+    /* If it gets lost the secondary needs a decision */
+    colo_wire_send_buf(s->wire, COLO_FRAME_BYE_ACK, s->epoch, NULL, 0, NULL);
+    colo_farewell(colo_wire_channel(s->wire));
 }
 
 void colo_say_going_on(ColoSession *s)

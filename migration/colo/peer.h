@@ -61,6 +61,12 @@ bool colo_say_bye(ColoSession *s, ColoByeReason reason, Error **errp);
 bool colo_hand_over(ColoSession *s, Error **errp);
 
 /*
+ * colo_let_go: primary, the secondary has answered to that: it may go on, this
+ * side never will.  Session's thread, no BQL.
+ */
+void colo_let_go(ColoSession *s);
+
+/*
  * colo_say_going_on: this side goes on, and a peer that reads it is out.  Does
  * not wait, and does not know whether it is heard.  Session's thread.
  */

@@ -461,9 +461,14 @@ static void primary_finish(ColoSession *s, Error *err)
         primary_taken_over(s, err);
         return;
     }
-    if (failover || (colo_goes_on(s) && !colo_peer_is_out(s))) {
+    if (failover || (colo_goes_on(s) && !colo_peer_is_out(s) &&
+                     !colo_arbiter_exists())) {
         primary_fail_over(s);
         return;
+    }
+    if (colo_goes_on(s)) {
+        /* It is not for us to say so */
+        qatomic_set(&s->wish, COLO_WISH_NONE);
     }
     colo_status_say("%s", error_get_pretty(err));
     if (colo_peer_is_out(s) || !s->primary.peer_may_be_ready) {
@@ -473,13 +478,16 @@ static void primary_finish(ColoSession *s, Error *err)
     if (s->primary.state != COLO_PRIMARY_STATE_LOST) {
         colo_set_primary(s, COLO_PRIMARY_STATE_LOST, error_get_pretty(err));
     }
-    colo_lease_suspend();
+    colo_lease_revoke();
     colo_disks_abandon();
     colo_await_decision(s, err);
-    if (colo_wish(s) == COLO_WISH_FAILOVER) {
-        primary_fail_over(s);
-    } else if (colo_wish(s) == COLO_WISH_OUT) {
+    if (s->cause == COLO_CAUSE_HANDOVER || s->cause == COLO_CAUSE_TAKEOVER ||
+        colo_wish(s) == COLO_WISH_OUT) {
         primary_taken_over(s, err);
+    } else if (colo_wish(s) == COLO_WISH_FAILOVER) {
+        primary_fail_over(s);
+    } else if (colo_peer_is_out(s)) {
+        primary_go_on(s, err);
     }
 }
 

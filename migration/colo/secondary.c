@@ -194,14 +194,34 @@ static int64_t silence_end(ColoSession *s)
                              colo_wire_hurry_end(s->wire));
 }
 
-/* The primary's guest stands for good, and this one is the same */
-static bool secondary_is_handed_over(ColoSession *s, Error **errp)
+/*
+ * The primary's guest stands, and this one is the same.  It may have waited for
+ * the answer in vain and gone on, so this side waits for its last word.  Always
+ * sets @errp.
+ */
+static void secondary_is_handed_over(ColoSession *s, Error **errp)
 {
+    const char *stage = "the primary to let go";
+    ColoFrame f;
+
+    if (!colo_decision_claim(s, errp)) {
+        /* Then both ask, until one of them has won */
+        if (errp && !*errp) {
+            error_setg(errp, "the arbiter has decided for the other side");
+        }
+        return;
+    }
+    if (!colo_wire_send_buf(s->wire, COLO_FRAME_BYE_ACK, s->epoch, NULL, 0,
+                            errp) ||
+        !colo_recv(s, stage, &f, errp)) {
+        return;
+    }
+    if (f.type != COLO_FRAME_BYE_ACK) {
+        colo_read_end(s, &f, stage, errp);
+        return;
+    }
     s->cause = COLO_CAUSE_HANDOVER;
     error_setg(errp, "the primary has handed over");
-    /* If this gets lost the primary's guest stands until somebody decides */
-    colo_wire_send_buf(s->wire, COLO_FRAME_BYE_ACK, s->epoch, NULL, 0, NULL);
-    return false;
 }
 
 /* Wait for the next checkpoint; answer pings.  @cut: its number */
@@ -246,7 +266,8 @@ static bool secondary_await_request(ColoSession *s, uint64_t cut, Error **errp)
             continue;
         }
         if (f.type == COLO_FRAME_HANDOVER && f.epoch == s->epoch) {
-            return secondary_is_handed_over(s, errp);
+            secondary_is_handed_over(s, errp);
+            return false;
         }
         if (f.type != COLO_FRAME_PING) {
             colo_read_end(s, &f, stage, errp);
@@ -416,9 +437,13 @@ static void secondary_finish(ColoSession *s, Error *err)
 
     if (colo_wish(s) == COLO_WISH_SWITCHOVER &&
         s->cause == COLO_CAUSE_LOST) {
-        /* Somebody wants this side to go on, and there is nobody to ask */
         BQL_LOCK_GUARD();
-        colo_ask_failover(s);
+        if (colo_arbiter_exists()) {
+            qatomic_set(&s->wish, COLO_WISH_NONE);
+        } else {
+            /* Somebody wants this side to go on, and there is nobody to ask */
+            colo_ask_failover(s);
+        }
     }
     failover = colo_wish(s) == COLO_WISH_FAILOVER;
     if (s->cause == COLO_CAUSE_SPENT && !failover &&
@@ -475,6 +500,11 @@ static void secondary_finish(ColoSession *s, Error *err)
                                         s->cause == COLO_CAUSE_HANDOVER);
     if (!failover && colo_wish(s) == COLO_WISH_OUT) {
         secondary_is_out(s);
+        return;
+    }
+    if (!failover && colo_peer_is_out(s)) {
+        colo_set_secondary(s, COLO_SECONDARY_STATE_ENDED,
+                           "the primary is done");
         return;
     }
     colo_set_secondary(s, failover ? COLO_SECONDARY_STATE_LIVE

@@ -14,6 +14,7 @@
 #include "net/colo.h"
 #include "fault.h"
 #include "params.h"
+#include "arbiter.h"
 #include "decision.h"
 #include "requests.h"
 #include "session.h"
@@ -178,6 +179,13 @@ void colo_set_secondary(ColoSession *s, ColoSecondaryState to,
     colo_fault_state(COLO_MODE_SECONDARY, ColoSecondaryState_str(to));
 }
 
+bool colo_is_lost(ColoSession *s)
+{
+    return s->side == COLO_MODE_PRIMARY
+           ? s->primary.state == COLO_PRIMARY_STATE_LOST
+           : s->secondary.state == COLO_SECONDARY_STATE_LOST;
+}
+
 const char *colo_state_str(ColoSession *s)
 {
     return s->side == COLO_MODE_PRIMARY
@@ -212,14 +220,20 @@ void colo_ask_switchover(ColoSession *s)
     }
     trace_colo_wish(s->epoch, COLOMode_str(s->side), "switchover");
     qatomic_set(&s->wish, COLO_WISH_SWITCHOVER);
-    colo_wire_hurry(s->wire);
+    if (!colo_arbiter_exists()) {
+        /* Whoever asked vouches for a peer that says nothing */
+        colo_wire_hurry(s->wire);
+    }
     colo_wire_wake(s->wire);
 }
 
 void colo_refuse_failover(ColoSession *s)
 {
     trace_colo_wish(s->epoch, COLOMode_str(s->side), "none");
-    s->loss_is_told = false;
+    if (!colo_arbiter_exists()) {
+        /* Otherwise it is tried again soon */
+        s->loss_is_told = false;
+    }
     if (colo_exiting()) {
         s->end_reason = COLO_BYE_QUIT;
     }
@@ -235,11 +249,11 @@ void colo_ask_end(ColoSession *s, ColoByeReason reason)
         s->end_reason = reason;
         qatomic_set(&s->wish, COLO_WISH_END);
     }
-    if (s->wire && colo_wire_is_lost(s->wire) && reason != COLO_BYE_CANCEL) {
+    if (s->wire && colo_is_lost(s) && reason != COLO_BYE_CANCEL) {
         /* There is nobody to end it with */
         colo_wire_cancel(s->wire);
     } else if (s->wire) {
-        if (reason == COLO_BYE_FAILOVER) {
+        if (reason == COLO_BYE_FAILOVER && !colo_arbiter_exists()) {
             colo_wire_hurry(s->wire);
         }
         colo_wire_wake(s->wire);

@@ -211,6 +211,8 @@ void colo_set_primary(ColoSession *s, ColoPrimaryState to, const char *why);
 void colo_set_secondary(ColoSession *s, ColoSecondaryState to,
                         const char *why);
 const char *colo_state_str(ColoSession *s);
+/* Has this side lost the other one? */
+bool colo_is_lost(ColoSession *s);
 
 /*
  * colo_ask_failover, colo_ask_switchover, colo_ask_end, colo_ask_out: leave a

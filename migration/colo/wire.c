@@ -87,6 +87,8 @@ struct ColoWire {
     int64_t heard_ns;           /* bytes came */
     int64_t well_ns;            /* the peer spoke, and heard this side */
     bool stalled;               /* this process was */
+    int64_t alive_ns;           /* an 'alive' was read */
+    unsigned returns;           /* how often the peer came back */
     const char *stage;          /* what is waited for, in messages; or NULL */
     const ColoFrame *sending;   /* or NULL */
     WireAlarm alarm;
@@ -107,6 +109,7 @@ struct ColoWire {
     int64_t peer_stamp;         /* the same */
     bool lost;                  /* the same */
     int64_t hurry_ns;           /* since then; 0: no hurry */
+    bool alive_due;             /* one could not be sent for a frame */
     bool woken;
     bool cancelled;
 };
@@ -227,13 +230,24 @@ bool colo_wire_lose(ColoWire *w, const char *why, Error **errp)
     return true;
 }
 
-void colo_wire_find(ColoWire *w)
+bool colo_wire_find(ColoWire *w, Error **errp)
 {
-    if (w->lost) {
-        qatomic_set(&w->lost, false);
-        colo_wire_begin_wait(w);
-        w->silence->back(w->silence_opaque);
+    if (!w->lost) {
+        return true;
     }
+    if (!w->silence->back(w->silence_opaque)) {
+        error_setg(errp, "interrupted by a request to end the session");
+        return false;
+    }
+    qatomic_set(&w->lost, false);
+    w->returns++;
+    colo_wire_begin_wait(w);
+    return true;
+}
+
+unsigned colo_wire_returns(ColoWire *w)
+{
+    return w->returns;
 }
 
 bool colo_wire_take_stall(ColoWire *w)
@@ -466,6 +480,9 @@ static bool wire_write_all(ColoWire *w, struct iovec *iov, unsigned niov,
             return false;
         }
         w->bytes_sent += n;
+        if (w->side == COLO_MODE_PRIMARY && !w->lost) {
+            colo_lease_progress();
+        }
         w->torn = true;
         step_on(w, &step, n);
         iov_discard_front(&iov, &niov, n);
@@ -554,11 +571,11 @@ bool colo_wire_send(ColoWire *w, ColoFrameType type, uint64_t epoch,
             return false;
         }
     }
-    if (!was_lost) {
-        /* If it is now: the peer has taken it after all */
-        colo_wire_find(w);
+    if (qatomic_xchg(&w->alive_due, false)) {
+        colo_wire_send_alive(w);
     }
-    return true;
+    /* If it is lost now the peer has taken the frame after all */
+    return was_lost || colo_wire_find(w, errp);
 }
 
 bool colo_wire_last_word(ColoWire *w, ColoFrameType type, uint64_t epoch,
@@ -619,7 +636,12 @@ void colo_wire_send_alive(ColoWire *w)
     ColoFrame f = { .type = COLO_FRAME_ALIVE, .length = COLO_ALIVE_LEN };
     ssize_t n;
 
-    if (qatomic_read(&w->cancelled) || qemu_mutex_trylock(&w->send_lock)) {
+    if (qatomic_read(&w->cancelled)) {
+        return;
+    }
+    if (qemu_mutex_trylock(&w->send_lock)) {
+        /* Whoever has it sends one when his frame is out */
+        qatomic_set(&w->alive_due, true);
         return;
     }
     if (!w->rest_len) {
@@ -662,7 +684,9 @@ static bool wire_take_alive(ColoWire *w, const ColoAlive *a, Error **errp)
         colo_lease_renew(a->echo, w->timeout_ms);
     }
     if (wire_is_heard(w, a->echo, now_ns)) {
-        colo_wire_find(w);
+        if (!colo_wire_find(w, errp)) {
+            return false;
+        }
         w->well_ns = now_ns;
     } else if (!(a->flags & COLO_ALIVE_LOST)) {
         w->well_ns = now_ns;
@@ -681,7 +705,7 @@ static bool wire_recv_alive(ColoWire *w, Error **errp)
 {
     uint8_t buf[COLO_ALIVE_LEN];
     size_t len = w->unread;
-    int64_t stalled_ms;
+    int64_t stalled_ms, now_ns;
     ColoAlive a;
 
     if (!colo_wire_recv_buf(w, buf, len, errp) ||
@@ -689,13 +713,17 @@ static bool wire_recv_alive(ColoWire *w, Error **errp)
         !wire_take_alive(w, &a, errp)) {
         return false;
     }
-    if (w->lost || a.progress != w->peer_progress) {
+    now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    if (w->lost || a.progress != w->peer_progress ||
+        now_ns - w->alive_ns > w->timeout_ms * (int64_t)SCALE_MS) {
+        /* It gets on, or nobody has looked for a while */
+        w->alive_ns = now_ns;
         w->peer_progress = a.progress;
-        w->stall_begin_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+        w->stall_begin_ns = now_ns;
         return true;
     }
-    stalled_ms = (qemu_clock_get_ns(QEMU_CLOCK_REALTIME) -
-                  w->stall_begin_ns) / SCALE_MS;
+    w->alive_ns = now_ns;
+    stalled_ms = (now_ns - w->stall_begin_ns) / SCALE_MS;
     if (stalled_ms > COLO_STALL_TIMEOUTS * (int64_t)w->timeout_ms) {
         error_setg(errp, "the peer is there, but has not got on for %" PRId64
                    " ms", stalled_ms);
@@ -725,8 +753,9 @@ static bool wire_next(ColoWire *w, const char *stage, ColoFrame *f,
         }
         return true;
     }
-    if (!is_last_word(f->type)) {
-        colo_wire_find(w);
+    if (!is_last_word(f->type) && !colo_wire_find(w, errp)) {
+        error_prepend(errp, "waiting for %s: ", stage);
+        return false;
     }
     colo_wire_begin_wait(w);
     if (!colo_fault_frame(w->side, false, f->type, errp)) {
@@ -776,11 +805,8 @@ bool colo_wire_recv_iov(ColoWire *w, const struct iovec *iov, size_t niov,
                       w->receiving.epoch);
         return false;
     }
-    if (w->receiving.type != COLO_FRAME_ALIVE &&
-        !is_last_word(w->receiving.type)) {
-        colo_wire_find(w);
-    }
-    return true;
+    return w->receiving.type == COLO_FRAME_ALIVE ||
+           is_last_word(w->receiving.type) || colo_wire_find(w, errp);
 }
 
 bool colo_wire_recv_buf(ColoWire *w, void *buf, size_t len, Error **errp)

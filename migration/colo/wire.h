@@ -39,8 +39,11 @@ void colo_wire_free(ColoWire *w);
 typedef struct ColoSilenceOps {
     /* @why: in words.  True: go on waiting, for as long as it takes */
     bool (*lost)(void *opaque, const char *why);
-    /* The two hear each other again; the wait goes on as if nothing had been */
-    void (*back)(void *opaque);
+    /*
+     * The two hear each other again; the wait goes on as if nothing had been.
+     * False: it has been decided meanwhile that it does not.
+     */
+    bool (*back)(void *opaque);
 } ColoSilenceOps;
 
 /* Owner, before the wire is used; without these silence is an error */
@@ -52,12 +55,15 @@ void colo_wire_on_silence(ColoWire *w, const ColoSilenceOps *ops,
  * colo_wire_find: the same, that it is not any more
  * colo_wire_is_lost: between the two, whoever has found out
  *
- * Owner; any thread the last.  colo_wire_lose() is false with @errp set if
- * nobody wants to go on waiting.
+ * Owner; any thread the last.  The first two are false with @errp set if nobody
+ * wants to go on waiting.
  */
 bool colo_wire_lose(ColoWire *w, const char *why, Error **errp);
-void colo_wire_find(ColoWire *w);
+bool colo_wire_find(ColoWire *w, Error **errp);
 bool colo_wire_is_lost(ColoWire *w);
+
+/* How often the peer has come back.  Owner. */
+unsigned colo_wire_returns(ColoWire *w);
 
 /*
  * True once after this process did not run for a while, so that the time that

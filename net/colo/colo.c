@@ -46,7 +46,14 @@ bool colo_net_drops(const NetClientState *sender,
     bool to_guest, from_guest;
 
     /* Without a sender a NIC talks to itself */
-    if (!sender || !colo_secondary_follows()) {
+    if (!sender) {
+        return false;
+    }
+    if (!colo_lease_holds()) {
+        /* What was let go before, and has waited in a queue since */
+        return receiver->info->type != NET_CLIENT_DRIVER_NIC;
+    }
+    if (!colo_secondary_follows()) {
         return false;
     }
     from_guest = sender->info->type == NET_CLIENT_DRIVER_NIC;

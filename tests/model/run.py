@@ -158,17 +158,10 @@ FAULTS = (
 
 # States that the model has and the code has not yet, and transitions.  The
 # entry goes when the code has it.
-NEW_STATES: Set[Tuple[str, str]] = {('P', 'ended')}
-P_PLACES = ('starting', 'running', 'requesting', 'cutting', 'sending',
-            'committing', 'loading', 'ending')
-S_PLACES = ('standing', 'running', 'replied', 'receiving')
+NEW_STATES: Set[Tuple[str, str]] = set()
 NEW: Set[Transition] = {
-    # What was lost is heard again
-    *(('P', 'lost', place) for place in P_PLACES),
-    *(('S', 'lost', place) for place in S_PLACES),
-    # 'takeover' was read, the arbiter has decided, or it has handed over
-    *(('P', place, 'ended') for place in
-      ('starting', 'running', 'requesting', 'committing', 'lost', 'ending')),
+    # The code gives up there; in the model silence is silence
+    ('P', 'lost', 'starting'),
 }
 
 # Transitions that the code allows and the model does not make
@@ -180,6 +173,9 @@ MORE: Dict[Transition, str] = {
     **{('P', place, 'ending'): DISK for place in
        ('requesting', 'cutting', 'sending', 'committing', 'loading')},
     **{('P', place, 'alone'): NEXT for place in ('cutting', 'sending')},
+    **{('P', place, 'ended'): NEXT for place in
+       ('cutting', 'sending', 'loading')},
+    ('S', 'lost', 'ending'): 'a fault of this side while it is lost',
     ('P', 'loading', 'alone'): 'the secondary says bye after vmstate-loaded',
     ('S', 'starting', 'lost'): 'before start it must not go live: it is ended',
     ('S', 'starting', 'live'): 'the same',

@@ -200,23 +200,28 @@ static void test_primary_alone(const void *mode)
     colo_pair_free(p);
 }
 
-static int64_t asked(QTestState *qts)
+static int64_t asked(QTestState *qts, const char *whom)
 {
     QDict *status = colo_status(qts);
-    int64_t n = qdict_get_int(qdict_get_qdict(status, "arbiter"), "asked");
+    int64_t n = qdict_get_int(qdict_get_qdict(status, whom), "asked");
 
     qobject_unref(status);
     return n;
 }
 
-static void wait_asked(QTestState *qts, int64_t at_least)
+static void wait_whom(QTestState *qts, const char *whom, int64_t at_least)
 {
     int64_t end = g_get_monotonic_time() + COLO_DEADLINE_MS * 1000LL;
 
-    while (asked(qts) < at_least) {
+    while (asked(qts, whom) < at_least) {
         g_assert_cmpint(g_get_monotonic_time(), <, end);
         g_usleep(2000);
     }
+}
+
+static void wait_asked(QTestState *qts, int64_t at_least)
+{
+    wait_whom(qts, "arbiter", at_least);
 }
 
 /* Nobody knows: both wait, and ask again; then somebody does */
@@ -294,12 +299,49 @@ static void test_fence(const void *mode)
         "'program': %s}}", program);
     protect(p, COLO_TIMEOUT_MS);
     colo_kill(&p->primary);
-    wait_asked(p->secondary, 3);
+    wait_whom(p->secondary, "fence", 3);
     colo_wait_state(p->secondary, "lost");
     answer(p, "0\n");
     check_live(p->secondary);
     colo_pair_free(p);
 }
+
+/* A primary that is well is not shot for a switchover */
+static void test_fence_well(const void *mode)
+{
+    ColoPair *p = colo_pair_new(mode);
+
+    add_file(p, p->primary);
+    add_file(p, p->secondary);
+    qtest_qmp_assert_success(p->secondary, "{'execute': 'object-add',"
+        "'arguments': {'qom-type': 'colo-fence', 'id': 'fence0',"
+        "'program': '/bin/true'}}");
+    protect(p, COLO_TIMEOUT_MS);
+    colo_failover(p->secondary);
+    check_live(p->secondary);
+    check_ended(p->primary);
+    g_assert_cmpint(asked(p->secondary, "fence"), ==, 0);
+    g_assert_cmpint(colo_statistic(p->secondary, "checkpoints"), ==, 1);
+    colo_pair_free(p);
+}
+
+#ifdef CONFIG_COLO_FAULTS
+/*
+ * The secondary is told to take over, and dies before it is handed over to: the
+ * primary has not lost
+ */
+static void test_switchover_killed(const void *mode)
+{
+    ColoPair *p = pair_with_file(mode, COLO_TIMEOUT_MS);
+
+    colo_fault(p->secondary, "secondary-recv-checkpoint-request", "hang");
+    colo_failover(p->secondary);
+    colo_wait_hang(p->secondary, "secondary-recv-checkpoint-request");
+    colo_kill(&p->secondary);
+    check_alone(p->primary);
+    colo_pair_free(p);
+}
+#endif
 
 /* Refused, and the guest goes on */
 static void refused(ColoPair *p, const char *why)
@@ -372,6 +414,10 @@ static const struct {
     { "force", test_force },
     { "quit", test_quit },
     { "fence", test_fence },
+    { "fence/well", test_fence_well },
+#ifdef CONFIG_COLO_FAULTS
+    { "switchover-killed", test_switchover_killed },
+#endif
     { "one-sided", test_one_sided },
     { "other", test_other },
     { "unreachable", test_unreachable },

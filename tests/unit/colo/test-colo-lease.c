@@ -12,6 +12,7 @@
 #include "migration/colo/lease.h"
 
 #define TIMEOUT_MS  10000
+#define SHORT_MS    300
 
 static unsigned told;
 
@@ -68,6 +69,38 @@ static void test_renew(void)
     colo_lease_end();
 }
 
+/* What the secondary takes does as well, if this process ran all the time */
+static void test_progress(void)
+{
+    colo_lease_begin(ago_ns(TIMEOUT_MS), TIMEOUT_MS);
+    g_assert_false(colo_lease_holds());
+    colo_lease_progress();
+    g_assert_true(colo_lease_holds());
+    /* But it says nothing of a side that has lost the other one */
+    colo_lease_suspend();
+    g_assert_false(colo_lease_holds());
+    colo_lease_end();
+}
+
+static void test_stall(void)
+{
+    colo_lease_begin(ago_ns(SHORT_MS), SHORT_MS);
+    colo_lease_tick();
+    colo_lease_progress();
+    g_assert_true(colo_lease_holds());
+    g_usleep(2 * SHORT_MS * 1000);
+    /* Nothing has ticked meanwhile: it did not run */
+    g_assert_false(colo_lease_holds());
+    colo_lease_tick();
+    colo_lease_progress();
+    g_assert_false(colo_lease_holds());
+    /* Until the secondary has heard it anew */
+    colo_lease_renew(now_ns(), SHORT_MS);
+    colo_lease_progress();
+    g_assert_true(colo_lease_holds());
+    colo_lease_end();
+}
+
 /* In the middle of what was refused: who has to be told is */
 static void test_end(void)
 {
@@ -102,6 +135,8 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/lease/none", test_none);
     g_test_add_func("/colo/lease/margin", test_margin);
     g_test_add_func("/colo/lease/renew", test_renew);
+    g_test_add_func("/colo/lease/progress", test_progress);
+    g_test_add_func("/colo/lease/stall", test_stall);
     g_test_add_func("/colo/lease/end", test_end);
     g_test_add_func("/colo/lease/revoke", test_revoke);
     return g_test_run();

@@ -591,6 +591,7 @@ typedef struct Watch {
     Ends e;
     unsigned lost;
     unsigned back;
+    bool decided;               /* it does not go on */
     char *why;
     void (*then)(Ends *e);      /* what the peer does when it is lost */
 } Watch;
@@ -608,11 +609,12 @@ static bool watch_lost(void *opaque, const char *why)
     return w->then;
 }
 
-static void watch_back(void *opaque)
+static bool watch_back(void *opaque)
 {
     Watch *w = opaque;
 
     w->back++;
+    return !w->decided;
 }
 
 static void watch_open(Watch *w, void (*then)(Ends *e))
@@ -672,6 +674,22 @@ static void test_lost_frame(void)
     g_assert_cmpint(w.back, ==, 1);
     g_assert_cmpstr(w.why, ==, "waiting for a test: the peer was silent for "
                     "100 ms");
+    watch_close(&w);
+}
+
+/* It has been decided at that moment: the frame is not handed out */
+static void test_lost_decided(void)
+{
+    Error *err = NULL;
+    ColoFrame f;
+    Watch w;
+
+    watch_open(&w, peer_pong);
+    w.decided = true;
+    g_assert_false(colo_wire_recv(w.e.w, "a test", &f, &err));
+    expect_error(err, "interrupted");
+    g_assert_cmpint(w.back, ==, 1);
+    g_assert_true(colo_wire_is_lost(w.e.w));
     watch_close(&w);
 }
 
@@ -855,6 +873,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/wire/lost/refused", test_lost_refused);
     g_test_add_func("/colo/wire/lost/frame", test_lost_frame);
     g_test_add_func("/colo/wire/lost/back", test_lost_back);
+    g_test_add_func("/colo/wire/lost/decided", test_lost_decided);
     g_test_add_func("/colo/wire/lost/one-way", test_lost_one_way);
     g_test_add_func("/colo/wire/lost/by-peer", test_lost_by_peer);
     g_test_add_func("/colo/wire/lost/future", test_lost_future);
