@@ -211,6 +211,7 @@ void colo_await_decision(ColoSession *s, const Error *err)
 
     /* A peer that still hears this side has to lose it, too */
     g_clear_pointer(&s->keepalive, colo_keepalive_stop);
+    colo_wire_listen(s->wire);
     tell_loss(s, error_get_pretty(err));
     colo_decision_ask(s);
 

@@ -89,6 +89,7 @@ struct ColoWire {
     bool stalled;               /* this process was */
     int64_t alive_ns;           /* an 'alive' was read */
     unsigned returns;           /* how often the peer came back */
+    bool listens;               /* to the last word, and waits for no other */
     const char *stage;          /* what is waited for, in messages; or NULL */
     const ColoFrame *sending;   /* or NULL */
     WireAlarm alarm;
@@ -232,7 +233,7 @@ bool colo_wire_lose(ColoWire *w, const char *why, Error **errp)
 
 bool colo_wire_find(ColoWire *w, Error **errp)
 {
-    if (!w->lost) {
+    if (!w->lost || w->listens) {
         return true;
     }
     if (!w->silence->back(w->silence_opaque)) {
@@ -243,6 +244,11 @@ bool colo_wire_find(ColoWire *w, Error **errp)
     w->returns++;
     colo_wire_begin_wait(w);
     return true;
+}
+
+void colo_wire_listen(ColoWire *w)
+{
+    w->listens = true;
 }
 
 unsigned colo_wire_returns(ColoWire *w)
@@ -344,7 +350,7 @@ ColoWaitResult colo_wire_wait(ColoWire *w, int64_t deadline_ns)
 
 static void step_begin(ColoWire *w, WireStep *step)
 {
-    step->deadline_ns = w->lost ? INT64_MAX :
+    step->deadline_ns = w->lost || w->listens ? INT64_MAX :
                         qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
                         w->timeout_ms * (int64_t)SCALE_MS;
     step->deadline_ns = MIN(step->deadline_ns, w->end_ns);
@@ -675,6 +681,9 @@ static bool wire_take_alive(ColoWire *w, const ColoAlive *a, Error **errp)
 {
     int64_t now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
 
+    if (w->listens) {
+        return true;
+    }
     if (a->echo > now_ns) {
         error_setg(errp, "'alive' repeats a time that is yet to come");
         return false;
@@ -714,7 +723,7 @@ static bool wire_recv_alive(ColoWire *w, Error **errp)
         return false;
     }
     now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-    if (w->lost || a.progress != w->peer_progress ||
+    if (w->lost || w->listens || a.progress != w->peer_progress ||
         now_ns - w->alive_ns > w->timeout_ms * (int64_t)SCALE_MS) {
         /* It gets on, or nobody has looked for a while */
         w->alive_ns = now_ns;

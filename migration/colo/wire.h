@@ -62,6 +62,13 @@ bool colo_wire_lose(ColoWire *w, const char *why, Error **errp);
 bool colo_wire_find(ColoWire *w, Error **errp);
 bool colo_wire_is_lost(ColoWire *w);
 
+/*
+ * colo_wire_listen: the peer is lost for good, and only its last word is waited
+ * for: from now on it may be silent, or say the same, for as long as it likes.
+ * Owner.
+ */
+void colo_wire_listen(ColoWire *w);
+
 /* How often the peer has come back.  Owner. */
 unsigned colo_wire_returns(ColoWire *w);
 

@@ -778,6 +778,30 @@ static void test_lost_by_peer(void)
     watch_close(&w);
 }
 
+/* Who only listens hears the last word, whatever comes before it */
+static void test_listen(void)
+{
+    uint8_t hdr[COLO_FRAME_HDR_LEN];
+    ColoFrame f;
+    Watch w;
+
+    watch_open(&w, NULL);
+    colo_wire_listen(w.e.w);
+    g_usleep(2 * SILENCE_MS * 1000);
+    for (int i = 0; i < 3; i++) {
+        peer_says_alive(&w.e, &(ColoAlive) { .flags = COLO_ALIVE_LOST });
+        g_assert_true(colo_wire_next(w.e.w, "a test", &f, &error_abort));
+        g_assert_cmpint(f.type, ==, COLO_FRAME_ALIVE);
+        g_usleep(SILENCE_MS * 1000);
+    }
+    colo_frame_encode(&(ColoFrame) { COLO_FRAME_TAKEOVER, 3, 0 }, hdr);
+    peer_write(&w.e, hdr, sizeof(hdr));
+    g_assert_true(colo_wire_next(w.e.w, "a test", &f, &error_abort));
+    g_assert_cmpint(f.type, ==, COLO_FRAME_TAKEOVER);
+    g_assert_cmpint(w.lost, ==, 0);
+    watch_close(&w);
+}
+
 /* What cannot be is an error */
 static void test_lost_future(void)
 {
@@ -877,6 +901,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/wire/lost/one-way", test_lost_one_way);
     g_test_add_func("/colo/wire/lost/by-peer", test_lost_by_peer);
     g_test_add_func("/colo/wire/lost/future", test_lost_future);
+    g_test_add_func("/colo/wire/listen", test_listen);
     g_test_add_func("/colo/wire/hurry", test_hurry);
     g_test_add_func("/colo/wire/last-word", test_last_word);
     g_test_add_func("/colo/wire/last-word/full", test_last_word_full);
