@@ -50,8 +50,12 @@ bool colo_net_drops(const NetClientState *sender,
         return false;
     }
     if (!colo_lease_holds()) {
-        /* What was let go before, and has waited in a queue since */
-        return receiver->info->type != NET_CLIENT_DRIVER_NIC;
+        /*
+         * What was let go before, and has waited in a queue since.  A hub is no
+         * way out: behind it there may be a filter that holds it.
+         */
+        return receiver->info->type != NET_CLIENT_DRIVER_NIC &&
+               receiver->info->type != NET_CLIENT_DRIVER_HUBPORT;
     }
     if (!colo_secondary_follows()) {
         return false;
