@@ -165,6 +165,19 @@ void colo_watch_silence(ColoSession *s)
     colo_wire_on_silence(s->wire, &silence_ops, s);
 }
 
+/*
+ * A word to a pair that was well, said when the peer was lost and this side had
+ * not come to say so.  BQL.
+ */
+static void take_late_word(ColoSession *s)
+{
+    if (colo_wish(s) == COLO_WISH_SWITCHOVER ||
+        (colo_wish(s) == COLO_WISH_END && s->end_reason == COLO_BYE_FAILOVER)) {
+        qatomic_set(&s->wish, colo_arbiter_exists() ? COLO_WISH_NONE
+                                                    : COLO_WISH_FAILOVER);
+    }
+}
+
 /* BQL.  Has somebody on this side decided? */
 static bool is_decided(ColoSession *s)
 {
@@ -215,7 +228,7 @@ void colo_await_decision(ColoSession *s, const Error *err)
     tell_loss(s, error_get_pretty(err));
     colo_decision_ask(s);
 
-    while (!heard && !is_decided(s)) {
+    for (take_late_word(s); !heard && !is_decided(s); take_late_word(s)) {
         if (open && !colo_wire_cancelled(s->wire)) {
             bql_unlock();
             heard = hear_last_word(s, &open);

@@ -225,6 +225,7 @@ void colo_ask_switchover(ColoSession *s)
         colo_wire_hurry(s->wire);
     }
     colo_wire_wake(s->wire);
+    qemu_cond_broadcast(&s->cond);
 }
 
 void colo_refuse_failover(ColoSession *s)

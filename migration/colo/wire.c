@@ -480,15 +480,16 @@ static bool wire_write_all(ColoWire *w, struct iovec *iov, unsigned niov,
                                     errp)) {
                 return false;
             }
+            if (w->side == COLO_MODE_PRIMARY && !w->lost) {
+                /* It was full: so the other end has taken something */
+                colo_lease_progress();
+            }
             continue;
         }
         if (n < 0) {
             return false;
         }
         w->bytes_sent += n;
-        if (w->side == COLO_MODE_PRIMARY && !w->lost) {
-            colo_lease_progress();
-        }
         w->torn = true;
         step_on(w, &step, n);
         iov_discard_front(&iov, &niov, n);
