@@ -160,9 +160,17 @@ static bool await_bye_ack(ColoSession *s, Error **errp)
 
 bool colo_hand_over(ColoSession *s, Error **errp)
 {
+    const char *stage = "the secondary to take over";
+    ColoFrame f;
+
     if (!colo_wire_send_buf(s->wire, COLO_FRAME_HANDOVER, s->epoch, NULL, 0,
                             errp) ||
-        !await_bye_ack(s, errp)) {
+        !colo_recv(s, stage, &f, errp)) {
+        return false;
+    }
+    if (f.type != COLO_FRAME_BYE_ACK) {
+        /* If it ends, of all times, this side goes on */
+        colo_read_end(s, &f, stage, errp);
         return false;
     }
     colo_let_go(s);

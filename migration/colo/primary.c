@@ -320,6 +320,11 @@ static void primary_alone(ColoSession *s, const char *why,
     colo_lease_end();
     colo_participants_open();
     colo_report_exit(s, reason);
+    if (s->primary.stands) {
+        /* It was handed over, and nobody has taken it */
+        s->primary.stands = false;
+        colo_primary_resume(s);
+    }
 }
 
 /* This side ends the session.  Returns true if the peer agreed. */
@@ -394,10 +399,6 @@ static void primary_fail_over(ColoSession *s)
     colo_say_going_on(s);
     colo_say_decided();
     primary_alone(s, "failover", COLO_EXIT_REASON_REQUEST);
-    if (s->primary.stands) {
-        s->primary.stands = false;
-        colo_primary_resume(s);
-    }
 }
 
 static void primary_retire_bh(void *opaque)
