@@ -150,6 +150,16 @@ static int n_logged(GArray *log, int64_t offset)
     return n;
 }
 
+static int n_flushes(GArray *log)
+{
+    int n = 0;
+
+    for (int i = 0; i < log->len; i++) {
+        n += g_array_index(log, LogEntry, i).flags == LOG_FLUSH;
+    }
+    return n;
+}
+
 /* Begin a failover, and wait until the primary is shut out */
 static void begin_failover(Secondary *s, int other)
 {
@@ -215,8 +225,12 @@ static void test_give_up(const void *opaque)
         g_assert_cmpint(n_logged(log, i * MiB), ==, 0);
     }
     g_assert_cmpint(log->len, >, 2);
-    g_assert_cmpint(g_array_index(log, LogEntry, 2).flags & LOG_FLUSH, ==,
-                    by_flush ? LOG_FLUSH : 0);
+    if (by_flush) {
+        g_assert_cmpint(g_array_index(log, LogEntry, 2).flags, ==, LOG_FLUSH);
+    } else {
+        /* Those of the fold, which begins with one or with what it undoes */
+        g_assert_cmpint(n_flushes(log), <=, 2);
+    }
     g_assert_true(disk_file_has(s->raw, 0, 0, DISK));
 
     /* Now it is the guest's here */
