@@ -79,32 +79,12 @@ static ColoPair *pair_with_program(const char *mode)
     return p;
 }
 
-static void check_live(QTestState *qts)
-{
-    colo_wait_state(qts, "live");
-    colo_wait_status(qts, "running");
-}
-
-static void check_alone(QTestState *qts)
-{
-    colo_wait_state(qts, "alone");
-    colo_wait_status(qts, "running");
-}
-
-static void check_ended(QTestState *qts)
-{
-    colo_wait_state(qts, "ended");
-    colo_wait_status(qts, "shutdown");
-    colo_refused(qts, "out of date", "{'execute': 'cont'}");
-    colo_refused(qts, "", "{'execute': 'x-colo-lost-heartbeat'}");
-}
-
 static void test_kill_primary(const void *mode)
 {
     ColoPair *p = pair_with_file(mode, COLO_TIMEOUT_MS);
 
     colo_kill(&p->primary);
-    check_live(p->secondary);
+    colo_check_live(p->secondary);
     colo_pair_free(p);
 }
 
@@ -113,7 +93,7 @@ static void test_kill_secondary(const void *mode)
     ColoPair *p = pair_with_file(mode, COLO_TIMEOUT_MS);
 
     colo_kill(&p->secondary);
-    check_alone(p->primary);
+    colo_check_alone(p->primary);
     colo_pair_free(p);
 }
 
@@ -122,10 +102,10 @@ static void test_stop_primary(const void *mode)
 {
     ColoPair *p = pair_with_file(mode, SHORT_TIMEOUT_MS);
 
-    g_assert_cmpint(kill(qtest_pid(p->primary), SIGSTOP), ==, 0);
-    check_live(p->secondary);
-    g_assert_cmpint(kill(qtest_pid(p->primary), SIGCONT), ==, 0);
-    check_ended(p->primary);
+    colo_stop_process(p->primary);
+    colo_check_live(p->secondary);
+    colo_continue_process(p->primary);
+    colo_check_ended(p->primary);
     colo_pair_free(p);
 }
 
@@ -133,10 +113,10 @@ static void test_stop_secondary(const void *mode)
 {
     ColoPair *p = pair_with_file(mode, SHORT_TIMEOUT_MS);
 
-    g_assert_cmpint(kill(qtest_pid(p->secondary), SIGSTOP), ==, 0);
-    check_alone(p->primary);
-    g_assert_cmpint(kill(qtest_pid(p->secondary), SIGCONT), ==, 0);
-    check_ended(p->secondary);
+    colo_stop_process(p->secondary);
+    colo_check_alone(p->primary);
+    colo_continue_process(p->secondary);
+    colo_check_ended(p->secondary);
     colo_pair_free(p);
 }
 
@@ -144,21 +124,9 @@ static void test_stop_secondary(const void *mode)
 static void test_cut(const void *mode)
 {
     ColoPair *p = pair_with_file(mode, COLO_TIMEOUT_MS);
-    g_autofree char *state = NULL;
 
     colo_cut(p);
-    do {
-        g_free(state);
-        g_usleep(1000);
-        state = colo_state(p->primary);
-    } while (strcmp(state, "alone") && strcmp(state, "ended"));
-    if (!strcmp(state, "alone")) {
-        check_ended(p->secondary);
-        check_alone(p->primary);
-    } else {
-        check_live(p->secondary);
-        check_ended(p->primary);
-    }
+    colo_check_one(p);
     colo_pair_free(p);
 }
 
@@ -169,13 +137,13 @@ static void test_again(const void *mode)
 
     for (int i = 0; i < 3; i++) {
         colo_kill(&p->secondary);
-        check_alone(p->primary);
+        colo_check_alone(p->primary);
         colo_pair_new_secondary(p);
         add_file(p, p->secondary);
         protect(p, COLO_TIMEOUT_MS);
     }
     colo_kill(&p->primary);
-    check_live(p->secondary);
+    colo_check_live(p->secondary);
     colo_pair_free(p);
 }
 
@@ -185,8 +153,8 @@ static void test_switchover(const void *mode)
     ColoPair *p = pair_with_file(mode, COLO_TIMEOUT_MS);
 
     colo_failover(p->secondary);
-    check_live(p->secondary);
-    check_ended(p->primary);
+    colo_check_live(p->secondary);
+    colo_check_ended(p->primary);
     colo_pair_free(p);
 }
 
@@ -195,8 +163,8 @@ static void test_primary_alone(const void *mode)
     ColoPair *p = pair_with_file(mode, COLO_TIMEOUT_MS);
 
     colo_failover(p->primary);
-    check_alone(p->primary);
-    check_ended(p->secondary);
+    colo_check_alone(p->primary);
+    colo_check_ended(p->secondary);
     colo_pair_free(p);
 }
 
@@ -239,7 +207,7 @@ static void test_not_known(const void *mode)
     qobject_unref(status);
     g_assert_nonnull(strstr(message, "it says 2"));
     answer(p, "0\n");
-    check_live(p->secondary);
+    colo_check_live(p->secondary);
     colo_pair_free(p);
 }
 
@@ -249,8 +217,8 @@ static void test_lost(const void *mode)
 
     answer(p, "1\n");
     colo_cut(p);
-    check_ended(p->primary);
-    check_ended(p->secondary);
+    colo_check_ended(p->primary);
+    colo_check_ended(p->secondary);
     colo_pair_free(p);
 }
 
@@ -264,9 +232,8 @@ static void test_force(const void *mode)
     /* That is what the arbiter is asked anyway */
     colo_failover(p->primary);
     colo_wait_state(p->primary, "lost");
-    qtest_qmp_assert_success(p->primary, "{'execute': 'x-colo-lost-heartbeat',"
-                             "'arguments': {'force': true}}");
-    check_alone(p->primary);
+    colo_force(p->primary);
+    colo_check_alone(p->primary);
     colo_pair_free(p);
 }
 
@@ -302,7 +269,7 @@ static void test_fence(const void *mode)
     wait_whom(p->secondary, "fence", 3);
     colo_wait_state(p->secondary, "lost");
     answer(p, "0\n");
-    check_live(p->secondary);
+    colo_check_live(p->secondary);
     colo_pair_free(p);
 }
 
@@ -318,8 +285,8 @@ static void test_fence_well(const void *mode)
         "'program': '/bin/true'}}");
     protect(p, COLO_TIMEOUT_MS);
     colo_failover(p->secondary);
-    check_live(p->secondary);
-    check_ended(p->primary);
+    colo_check_live(p->secondary);
+    colo_check_ended(p->primary);
     g_assert_cmpint(asked(p->secondary, "fence"), ==, 0);
     g_assert_cmpint(colo_statistic(p->secondary, "checkpoints"), ==, 1);
     colo_pair_free(p);
@@ -338,7 +305,7 @@ static void test_switchover_killed(const void *mode)
     colo_failover(p->secondary);
     colo_wait_hang(p->secondary, "secondary-recv-checkpoint-request");
     colo_kill(&p->secondary);
-    check_alone(p->primary);
+    colo_check_alone(p->primary);
     colo_pair_free(p);
 }
 #endif

@@ -120,9 +120,25 @@ void colo_quit(QTestState **qts)
     qtest_quit(g_steal_pointer(qts));
 }
 
+void colo_stop_process(QTestState *qts)
+{
+    g_assert_cmpint(kill(qtest_pid(qts), SIGSTOP), ==, 0);
+}
+
+void colo_continue_process(QTestState *qts)
+{
+    g_assert_cmpint(kill(qtest_pid(qts), SIGCONT), ==, 0);
+}
+
 void colo_failover(QTestState *qts)
 {
     qtest_qmp_assert_success(qts, "{'execute': 'x-colo-lost-heartbeat'}");
+}
+
+void colo_force(QTestState *qts)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'x-colo-lost-heartbeat',"
+                             "'arguments': {'force': true}}");
 }
 
 void colo_pair_free(ColoPair *p)
@@ -336,6 +352,54 @@ void colo_wait_statistic(QTestState *qts, const char *name, int64_t at_least)
     }
 }
 
+void colo_check_live(QTestState *qts)
+{
+    colo_wait_state(qts, "live");
+    colo_wait_status(qts, "running");
+}
+
+void colo_check_alone(QTestState *qts)
+{
+    colo_wait_state(qts, "alone");
+    colo_wait_status(qts, "running");
+}
+
+void colo_check_ended(QTestState *qts)
+{
+    colo_wait_state(qts, "ended");
+    colo_wait_status(qts, "shutdown");
+    colo_refused(qts, "out of date", "{'execute': 'cont'}");
+    colo_refused(qts, "out of date", "{'execute': 'system_reset'}");
+    colo_refused(qts, "", "{'execute': 'x-colo-lost-heartbeat'}");
+    colo_refused(qts, "", "{'execute': 'x-colo-lost-heartbeat',"
+                 "'arguments': {'force': true}}");
+    colo_refused(qts, "", "{'execute': 'migrate',"
+                 "'arguments': {'uri': 'tcp:127.0.0.1:1'}}");
+    colo_wait_state(qts, "ended");
+    colo_wait_status(qts, "shutdown");
+}
+
+void colo_check_one(ColoPair *p)
+{
+    int64_t end = deadline();
+
+    while (true) {
+        g_autofree char *state = colo_state(p->primary);
+
+        if (!strcmp(state, "alone")) {
+            colo_check_ended(p->secondary);
+            colo_check_alone(p->primary);
+            return;
+        }
+        if (!strcmp(state, "ended")) {
+            colo_check_live(p->secondary);
+            colo_check_ended(p->primary);
+            return;
+        }
+        check_deadline(end, "the primary", state);
+    }
+}
+
 QDict *colo_wait_event(QTestState *qts, const char *name)
 {
     int64_t end = deadline();
@@ -387,11 +451,10 @@ static bool hangs(QTestState *qts, const char *point)
 
 void colo_wait_hang(QTestState *qts, const char *point)
 {
-    int64_t end = g_get_monotonic_time() + COLO_DEADLINE_MS * 1000LL;
+    int64_t end = deadline();
 
     while (!hangs(qts, point)) {
-        g_assert_cmpint(g_get_monotonic_time(), <, end);
-        g_usleep(2000);
+        check_deadline(end, point, "passed, or not reached");
     }
 }
 

@@ -87,8 +87,13 @@ void colo_kill(QTestState **qts);
 /* The QMP command quit, and wait for the end; @qts becomes NULL */
 void colo_quit(QTestState **qts);
 
-/* x-colo-lost-heartbeat, which has to be accepted */
+/* SIGSTOP and SIGCONT */
+void colo_stop_process(QTestState *qts);
+void colo_continue_process(QTestState *qts);
+
+/* x-colo-lost-heartbeat, which has to be accepted; the same with force */
 void colo_failover(QTestState *qts);
+void colo_force(QTestState *qts);
 
 /* A property of the accelerator KVM, its value follows */
 #define COLO_DIRTY_RING     "dirty-ring-size="
@@ -112,6 +117,16 @@ void colo_wait_mode(QTestState *qts, const char *mode);
 void colo_wait_status(QTestState *qts, const char *status);
 void colo_wait_migrate(QTestState *qts, const char *status);
 void colo_wait_statistic(QTestState *qts, const char *name, int64_t at_least);
+
+/*
+ * Wait until the secondary has gone on, or the primary, and its guest runs; until
+ * a side is out, and nothing brings its guest back; until one of a pair has gone
+ * on, whichever it is, and the other is out.
+ */
+void colo_check_live(QTestState *qts);
+void colo_check_alone(QTestState *qts);
+void colo_check_ended(QTestState *qts);
+void colo_check_one(ColoPair *p);
 
 /* Wait for an event; the caller unrefs it */
 QDict *colo_wait_event(QTestState *qts, const char *name);

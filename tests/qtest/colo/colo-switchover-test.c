@@ -30,50 +30,6 @@ static ColoPair *pair_new(const char *mode, unsigned timeout_ms)
     return p;
 }
 
-static void stop_process(QTestState *qts)
-{
-    g_assert_cmpint(kill(qtest_pid(qts), SIGSTOP), ==, 0);
-}
-
-static void continue_process(QTestState *qts)
-{
-    g_assert_cmpint(kill(qtest_pid(qts), SIGCONT), ==, 0);
-}
-
-static void force(QTestState *qts)
-{
-    qtest_qmp_assert_success(qts, "{'execute': 'x-colo-lost-heartbeat',"
-                             "'arguments': {'force': true}}");
-}
-
-/* It is out, and nothing brings its guest back */
-static void check_ended(QTestState *qts)
-{
-    colo_wait_state(qts, "ended");
-    colo_wait_status(qts, "shutdown");
-    colo_refused(qts, "out of date", "{'execute': 'cont'}");
-    colo_refused(qts, "out of date", "{'execute': 'system_reset'}");
-    colo_refused(qts, "", "{'execute': 'x-colo-lost-heartbeat'}");
-    colo_refused(qts, "", "{'execute': 'x-colo-lost-heartbeat',"
-                 "'arguments': {'force': true}}");
-    colo_refused(qts, "", "{'execute': 'migrate',"
-                 "'arguments': {'uri': 'tcp:127.0.0.1:1'}}");
-    colo_wait_state(qts, "ended");
-    colo_wait_status(qts, "shutdown");
-}
-
-static void check_live(QTestState *qts)
-{
-    colo_wait_state(qts, "live");
-    colo_wait_status(qts, "running");
-}
-
-static void check_alone(QTestState *qts)
-{
-    colo_wait_state(qts, "alone");
-    colo_wait_status(qts, "running");
-}
-
 static int64_t switchovers(QTestState *qts)
 {
     QDict *status = colo_status(qts);
@@ -99,8 +55,8 @@ static void test_secondary(const void *mode)
     ColoPair *p = pair_new(mode, COLO_TIMEOUT_MS);
 
     colo_failover(p->secondary);
-    check_live(p->secondary);
-    check_ended(p->primary);
+    colo_check_live(p->secondary);
+    colo_check_ended(p->primary);
     g_assert_cmpint(switchovers(p->primary), ==, 1);
     g_assert_cmpint(colo_statistic(p->secondary, "checkpoints"), ==, 1);
     g_assert_cmpint(colo_statistic(p->secondary, "ram-mismatches"), ==, 0);
@@ -116,7 +72,7 @@ static void test_paused(const void *mode)
     colo_failover(p->secondary);
     colo_wait_state(p->secondary, "live");
     colo_wait_status(p->secondary, "paused");
-    check_ended(p->primary);
+    colo_check_ended(p->primary);
     qtest_qmp_assert_success(p->secondary, "{'execute': 'cont'}");
     colo_pair_free(p);
 }
@@ -126,8 +82,8 @@ static void test_primary(const void *mode)
     ColoPair *p = pair_new(mode, COLO_TIMEOUT_MS);
 
     colo_failover(p->primary);
-    check_alone(p->primary);
-    check_ended(p->secondary);
+    colo_check_alone(p->primary);
+    colo_check_ended(p->secondary);
     colo_pair_free(p);
 }
 
@@ -135,9 +91,9 @@ static void test_force_secondary(const void *mode)
 {
     ColoPair *p = pair_new(mode, COLO_TIMEOUT_MS);
 
-    force(p->secondary);
-    check_live(p->secondary);
-    check_ended(p->primary);
+    colo_force(p->secondary);
+    colo_check_live(p->secondary);
+    colo_check_ended(p->primary);
     g_assert_cmpint(switchovers(p->primary), ==, 0);
     colo_pair_free(p);
 }
@@ -146,9 +102,9 @@ static void test_force_primary(const void *mode)
 {
     ColoPair *p = pair_new(mode, COLO_TIMEOUT_MS);
 
-    force(p->primary);
-    check_alone(p->primary);
-    check_ended(p->secondary);
+    colo_force(p->primary);
+    colo_check_alone(p->primary);
+    colo_check_ended(p->secondary);
     colo_pair_free(p);
 }
 
@@ -156,79 +112,65 @@ static void test_force_primary(const void *mode)
 static void test_both(const void *mode)
 {
     ColoPair *p = pair_new(mode, COLO_TIMEOUT_MS);
-    g_autofree char *state = NULL;
 
     qtest_qmp_send(p->primary, "{'execute': 'x-colo-lost-heartbeat'}");
     qtest_qmp_send(p->secondary, "{'execute': 'x-colo-lost-heartbeat'}");
     qobject_unref(qtest_qmp_receive(p->primary));
     qobject_unref(qtest_qmp_receive(p->secondary));
-    do {
-        g_free(state);
-        g_usleep(1000);
-        state = colo_state(p->primary);
-    } while (strcmp(state, "alone") && strcmp(state, "ended"));
-    if (!strcmp(state, "alone")) {
-        check_ended(p->secondary);
-        check_alone(p->primary);
-    } else {
-        check_live(p->secondary);
-        check_ended(p->primary);
-    }
+    colo_check_one(p);
     colo_pair_free(p);
 }
 
 /*
- * The primary's process is stopped.  The secondary is told to go on, before it
- * has lost the primary or later; then the primary goes on.
+ * A process is stopped.  The other side is told to go on, before it has lost that
+ * one or later; then that one goes on.
  */
+static void goes_on_without(ColoPair *p, QTestState *stopped, bool when_lost)
+{
+    bool primary = stopped == p->primary;
+    QTestState *other = primary ? p->secondary : p->primary;
+
+    colo_stop_process(stopped);
+    if (when_lost) {
+        colo_wait_state(other, "lost");
+    }
+    colo_failover(other);
+    if (primary) {
+        colo_check_live(other);
+    } else {
+        colo_check_alone(other);
+    }
+    colo_continue_process(stopped);
+    colo_check_ended(stopped);
+    colo_pair_free(p);
+}
+
 static void test_stopped_primary(const void *mode)
 {
-    ColoPair *p = pair_new(mode, COLO_TIMEOUT_MS);
+    ColoPair *p = pair_new(mode, SHORT_TIMEOUT_MS);
 
-    stop_process(p->primary);
-    colo_failover(p->secondary);
-    check_live(p->secondary);
-    continue_process(p->primary);
-    check_ended(p->primary);
-    colo_pair_free(p);
+    goes_on_without(p, p->primary, false);
 }
 
 static void test_lost_primary(const void *mode)
 {
     ColoPair *p = pair_new(mode, SHORT_TIMEOUT_MS);
 
-    stop_process(p->primary);
-    colo_wait_state(p->secondary, "lost");
-    colo_failover(p->secondary);
-    check_live(p->secondary);
-    continue_process(p->primary);
-    check_ended(p->primary);
-    colo_pair_free(p);
+    goes_on_without(p, p->primary, true);
 }
 
 static void test_stopped_secondary(const void *mode)
 {
     ColoPair *p = pair_new(mode, COLO_TIMEOUT_MS);
 
-    stop_process(p->secondary);
-    colo_failover(p->primary);
-    check_alone(p->primary);
-    continue_process(p->secondary);
-    check_ended(p->secondary);
-    colo_pair_free(p);
+    goes_on_without(p, p->secondary, false);
 }
 
 static void test_lost_secondary(const void *mode)
 {
     ColoPair *p = pair_new(mode, SHORT_TIMEOUT_MS);
 
-    stop_process(p->secondary);
-    colo_wait_state(p->primary, "lost");
-    colo_failover(p->primary);
-    check_alone(p->primary);
-    continue_process(p->secondary);
-    check_ended(p->secondary);
-    colo_pair_free(p);
+    goes_on_without(p, p->secondary, true);
 }
 
 /* Protected as before: checkpoints are taken, and the secondary can go on */
@@ -244,32 +186,35 @@ static void check_goes_on(ColoPair *p)
     colo_wait_state(p->primary, "running");
     g_assert_cmpint(colo_statistic(p->secondary, "ram-mismatches"), ==, 0);
     colo_failover(p->secondary);
-    check_live(p->secondary);
-    check_ended(p->primary);
+    colo_check_live(p->secondary);
+    colo_check_ended(p->primary);
+}
+
+/* A process is stopped until the other side has lost it, and goes on */
+static void returns(ColoPair *p, QTestState *stopped)
+{
+    QTestState *other = stopped == p->primary ? p->secondary : p->primary;
+
+    colo_stop_process(stopped);
+    colo_wait_state(other, "lost");
+    colo_continue_process(stopped);
+    qobject_unref(colo_wait_event(other, "COLO_PEER_BACK"));
+    check_goes_on(p);
+    colo_pair_free(p);
 }
 
 static void test_return_primary(const void *mode)
 {
     ColoPair *p = pair_new(mode, SHORT_TIMEOUT_MS);
 
-    stop_process(p->primary);
-    colo_wait_state(p->secondary, "lost");
-    continue_process(p->primary);
-    qobject_unref(colo_wait_event(p->secondary, "COLO_PEER_BACK"));
-    check_goes_on(p);
-    colo_pair_free(p);
+    returns(p, p->primary);
 }
 
 static void test_return_secondary(const void *mode)
 {
     ColoPair *p = pair_new(mode, SHORT_TIMEOUT_MS);
 
-    stop_process(p->secondary);
-    colo_wait_state(p->primary, "lost");
-    continue_process(p->secondary);
-    qobject_unref(colo_wait_event(p->primary, "COLO_PEER_BACK"));
-    check_goes_on(p);
-    colo_pair_free(p);
+    returns(p, p->secondary);
 }
 
 /* A relay between the two, which can be told to pass on nothing */
@@ -425,11 +370,11 @@ static void test_link_decided(const void *mode)
     colo_wait_state(p->primary, "lost");
     colo_wait_state(p->secondary, "lost");
     colo_failover(p->secondary);
-    check_live(p->secondary);
+    colo_check_live(p->secondary);
     colo_wait_state(p->primary, "lost");
     qatomic_set(&r->holds[0], false);
     qatomic_set(&r->holds[1], false);
-    check_ended(p->primary);
+    colo_check_ended(p->primary);
     colo_pair_free(p);
     relay_free(r);
 }
@@ -440,13 +385,13 @@ static void test_quit_lost(const void *mode)
     ColoPair *p = pair_new(mode, COLO_TIMEOUT_MS / 2);
     int64_t begin;
 
-    stop_process(p->secondary);
+    colo_stop_process(p->secondary);
     colo_wait_state(p->primary, "lost");
     begin = g_get_monotonic_time();
     colo_quit(&p->primary);
     g_assert_cmpint(g_get_monotonic_time() - begin, <,
                     COLO_TIMEOUT_MS / 2 * 1000LL);
-    continue_process(p->secondary);
+    colo_continue_process(p->secondary);
     colo_pair_free(p);
 }
 
