@@ -94,10 +94,21 @@ static void test_stall(void)
     colo_lease_tick();
     colo_lease_progress();
     g_assert_false(colo_lease_holds());
-    /* Until the secondary has heard it anew */
-    colo_lease_renew(now_ns(), SHORT_MS);
+    /* Until the secondary has heard it anew: then that it takes something does */
+    colo_lease_renew(now_ns(), TIMEOUT_MS);
+    colo_lease_suspend();
     colo_lease_progress();
     g_assert_true(colo_lease_holds());
+    colo_lease_end();
+}
+
+/* A stop that is shorter than a lease is one, too */
+static void test_short_stall(void)
+{
+    colo_lease_begin(ago_ns(SHORT_MS), SHORT_MS);
+    colo_lease_progress();
+    g_usleep(SHORT_MS * 1000 * 7 / 10);
+    g_assert_false(colo_lease_holds());
     colo_lease_end();
 }
 
@@ -137,6 +148,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/lease/renew", test_renew);
     g_test_add_func("/colo/lease/progress", test_progress);
     g_test_add_func("/colo/lease/stall", test_stall);
+    g_test_add_func("/colo/lease/stall/short", test_short_stall);
     g_test_add_func("/colo/lease/end", test_end);
     g_test_add_func("/colo/lease/revoke", test_revoke);
     return g_test_run();

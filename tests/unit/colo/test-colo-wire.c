@@ -778,6 +778,12 @@ static void test_lost_by_peer(void)
     watch_close(&w);
 }
 
+static void listen_begin(Watch *w)
+{
+    watch_open(w, peer_pong);
+    colo_wire_listen(w->e.w);
+}
+
 /* Who only listens hears the last word, whatever comes before it */
 static void test_listen(void)
 {
@@ -785,8 +791,7 @@ static void test_listen(void)
     ColoFrame f;
     Watch w;
 
-    watch_open(&w, NULL);
-    colo_wire_listen(w.e.w);
+    listen_begin(&w);
     g_usleep(2 * SILENCE_MS * 1000);
     for (int i = 0; i < 3; i++) {
         peer_says_alive(&w.e, &(ColoAlive) { .flags = COLO_ALIVE_LOST });
@@ -799,6 +804,62 @@ static void test_listen(void)
     g_assert_true(colo_wire_next(w.e.w, "a test", &f, &error_abort));
     g_assert_cmpint(f.type, ==, COLO_FRAME_TAKEOVER);
     g_assert_cmpint(w.lost, ==, 0);
+    watch_close(&w);
+}
+
+static void *pong_late(void *opaque)
+{
+    g_usleep(2 * SILENCE_MS * 1000);
+    peer_pong(opaque);
+    return NULL;
+}
+
+/* In the middle of a frame, too, for as long as it takes */
+static void test_listen_silence(void)
+{
+    QemuThread thread;
+    ColoFrame f;
+    Watch w;
+
+    listen_begin(&w);
+    qemu_thread_create(&thread, "pong", pong_late, &w.e, QEMU_THREAD_JOINABLE);
+    g_assert_true(colo_wire_next(w.e.w, "a test", &f, &error_abort));
+    g_assert_cmpint(f.type, ==, COLO_FRAME_PONG);
+    g_assert_cmpint(w.lost, ==, 0);
+    qemu_thread_join(&thread);
+    watch_close(&w);
+}
+
+/* A peer that is there and does not get on has a last word all the same */
+static void test_listen_stall(void)
+{
+    int64_t end_ns = now_ns() +
+                     2 * COLO_STALL_TIMEOUTS * SILENCE_MS / 4 * SCALE_MS;
+    ColoFrame f;
+    Watch w;
+
+    listen_begin(&w);
+    colo_wire_set_timeout(w.e.w, SILENCE_MS / 4);
+    while (now_ns() < end_ns) {
+        peer_says_alive(&w.e, &(ColoAlive) { .progress = 1 });
+        g_assert_true(colo_wire_next(w.e.w, "a test", &f, &error_abort));
+        g_usleep(1000);
+    }
+    watch_close(&w);
+}
+
+/* Nobody goes back to a place that was given up */
+static void test_listen_lost(void)
+{
+    ColoFrame f;
+    Watch w;
+
+    listen_begin(&w);
+    g_assert_true(colo_wire_lose(w.e.w, "a test", &error_abort));
+    g_assert_true(colo_wire_next(w.e.w, "a test", &f, &error_abort));
+    g_assert_cmpint(f.type, ==, COLO_FRAME_PONG);
+    g_assert_cmpint(w.back, ==, 0);
+    g_assert_true(colo_wire_is_lost(w.e.w));
     watch_close(&w);
 }
 
@@ -901,7 +962,10 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/wire/lost/one-way", test_lost_one_way);
     g_test_add_func("/colo/wire/lost/by-peer", test_lost_by_peer);
     g_test_add_func("/colo/wire/lost/future", test_lost_future);
-    g_test_add_func("/colo/wire/listen", test_listen);
+    g_test_add_func("/colo/wire/listen/last-word", test_listen);
+    g_test_add_func("/colo/wire/listen/silence", test_listen_silence);
+    g_test_add_func("/colo/wire/listen/stall", test_listen_stall);
+    g_test_add_func("/colo/wire/listen/lost", test_listen_lost);
     g_test_add_func("/colo/wire/hurry", test_hurry);
     g_test_add_func("/colo/wire/last-word", test_last_word);
     g_test_add_func("/colo/wire/last-word/full", test_last_word_full);
