@@ -166,6 +166,12 @@ bool colo_command_refused(const char *command, Error **errp)
                    "its guest is out of date", command, COLOMode_str(s->side));
         return true;
     }
+    if (colo_session_active(COLO_MODE_PRIMARY) && s->primary.switches_over) {
+        error_setg(errp, "'%s' is not possible while this side of a COLO pair "
+                   "hands its guest over, which goes on on the other side",
+                   command);
+        return true;
+    }
     if (colo_session_active(COLO_MODE_SECONDARY)) {
         if (colo_lost_refused(command, errp)) {
             return true;

@@ -30,6 +30,7 @@ static const struct {
     { COLO_FRAME_VMSTATE_SIZE, .from_primary = true },
     { COLO_FRAME_VMSTATE_RECEIVED },
     { COLO_FRAME_VMSTATE_LOADED },
+    { COLO_FRAME_HANDOVER, .from_primary = true },
 };
 
 /* Each many pages */

@@ -74,7 +74,7 @@ static ColoRunState guest_run_state(bool live)
 }
 
 /*
- * End of the cut: the guest goes on.  A stop that came during the cut, from
+ * End of the cut, or of a switchover: the guest goes on.  A stop that came during the cut, from
  * the monitor or from a device, is carried out now, by the main loop like all
  * others: while it is the monitor may let the guest go on.
  */
@@ -82,6 +82,8 @@ void colo_primary_resume(ColoSession *s)
 {
     RunState stop;
 
+    s->primary.switches_over = false;
+    s->primary.stands = false;
     if (!qemu_vmstop_requested(&stop)) {
         stop = s->primary.deferred_stop;
     }
@@ -424,6 +426,8 @@ static bool primary_cut(ColoSession *s, Cut *c, Error **errp)
     }
 
     bql_lock();
+    /* What is asked of this guest from now on would be lost */
+    s->primary.switches_over = c->is_last;
     c->begin_ns = colo_now_ns();
     /* A guest that is paused waits for nothing */
     c->end_ns = colo_patience_end(s);
@@ -526,15 +530,16 @@ static void primary_switch_over_is_late(void *opaque)
     ColoSession *s = opaque;
 
     BQL_LOCK_GUARD();
-    s->primary.stands = false;
     colo_primary_resume(s);
 }
 
 /* The secondary has loaded what this guest was when it was stopped for good */
 static bool primary_hand_over(ColoSession *s, Error **errp)
 {
-    colo_set_primary(s, COLO_PRIMARY_STATE_ENDING, "handing over");
+    bql_lock();
     s->primary.handed_over = true;
+    colo_set_primary(s, COLO_PRIMARY_STATE_ENDING, "handing over");
+    bql_unlock();
     if (colo_hand_over(s, errp)) {
         s->cause = COLO_CAUSE_HANDOVER;
         error_setg(errp, "handed over to the secondary");

@@ -311,6 +311,15 @@ static void primary_protect(ColoSession *s, Error **errp)
     }
 }
 
+/* There is no switchover after all.  BQL. */
+static void primary_keep_guest(ColoSession *s)
+{
+    s->primary.switches_over = false;
+    if (s->primary.stands) {
+        colo_primary_resume(s);
+    }
+}
+
 /* BQL.  From here on the guest is on its own. */
 static void primary_alone(ColoSession *s, const char *why,
                           COLOExitReason reason)
@@ -320,11 +329,8 @@ static void primary_alone(ColoSession *s, const char *why,
     colo_lease_end();
     colo_participants_open();
     colo_report_exit(s, reason);
-    if (s->primary.stands) {
-        /* It was handed over, and nobody has taken it */
-        s->primary.stands = false;
-        colo_primary_resume(s);
-    }
+    /* If it was handed over, nobody has taken it */
+    primary_keep_guest(s);
 }
 
 /* This side ends the session.  Returns true if the peer agreed. */
@@ -434,10 +440,9 @@ static void primary_finish(ColoSession *s, Error *err)
     g_autoptr(Error) bye_err = NULL;
     bool failover = colo_wish(s) == COLO_WISH_FAILOVER;
 
-    if (s->primary.stands && !s->primary.handed_over) {
+    if (!s->primary.handed_over) {
         BQL_LOCK_GUARD();
-        s->primary.stands = false;
-        colo_primary_resume(s);
+        primary_keep_guest(s);
     }
     if (!failover && s->cause == COLO_CAUSE_LOCAL &&
         !s->primary.peer_may_be_ready) {

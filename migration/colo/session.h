@@ -54,7 +54,8 @@ typedef struct ColoPrimary {
     RunState deferred_stop;             /* RUN_STATE__MAX: none */
     bool paused;                        /* the guest stands, not for a cut */
     bool starts;                        /* it runs for the first time, soon */
-    bool stands;                        /* since the cut of a switchover */
+    bool switches_over;                 /* from the last cut on */
+    bool stands;                        /* its guest, since that cut */
     ColoPrimaryState lost_in;           /* what it was doing, in 'lost' */
     VMChangeStateEntry *vm_state;       /* hybrid mode */
     Notifier wakeup;                    /* hybrid mode */

@@ -24,10 +24,10 @@ SAMPLES_QUICK = 12
 # is no survivor to look at
 WITHOUT_SURVIVOR = ('none', 'lost', 'ending', 'alone', 'live', 'ended')
 
-# Ends of the points that a mode does not have
+# Ends of the points that a mode does not have, or only a switchover
 ELSEWHERE = {
-    'periodic': ('secondary-state-running', '-hashes', '-wanted'),
-    'hybrid': ('secondary-state-standing',),
+    'periodic': ('secondary-state-running', '-hashes', '-wanted', '-handover'),
+    'hybrid': ('secondary-state-standing', '-handover'),
 }
 
 

@@ -10,12 +10,9 @@
  */
 
 #include "qemu/osdep.h"
-#include <poll.h>
-#include <sys/un.h>
-#include "qemu/atomic.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
-#include "colo-helpers.h"
+#include "colo-relay.h"
 
 /* Longer than it takes to look around while a side is stopped */
 #define SHORT_TIMEOUT_MS    1000
@@ -217,125 +214,32 @@ static void test_return_secondary(const void *mode)
     returns(p, p->secondary);
 }
 
-/* A relay between the two, which can be told to pass on nothing */
-typedef struct Relay {
-    GThread *thread;
-    int listen;
-    char *to;
-    int ends[2];
-    bool holds[2];              /* atomic: what end i says waits */
-    bool quit;                  /* atomic */
-} Relay;
-
-static void relay_once(Relay *r)
-{
-    struct pollfd p[2];
-
-    for (int i = 0; i < 2; i++) {
-        bool held = qatomic_read(&r->holds[i]);
-
-        p[i] = (struct pollfd) { r->ends[i], held ? 0 : POLLIN };
-    }
-    poll(p, 2, 10);
-    for (int i = 0; i < 2; i++) {
-        char buf[65536];
-        ssize_t n;
-
-        if (!(p[i].revents & (POLLIN | POLLHUP)) ||
-            qatomic_read(&r->holds[i])) {
-            continue;
-        }
-        n = read(r->ends[i], buf, sizeof(buf));
-        for (ssize_t done = 0, w; done < n; done += w) {
-            w = send(r->ends[!i], buf + done, n - done, MSG_NOSIGNAL);
-            if (w < 0) {
-                break;
-            }
-        }
-        if (n <= 0) {
-            shutdown(r->ends[!i], SHUT_WR);
-            qatomic_set(&r->holds[i], true);
-        }
-    }
-}
-
-static void *relay_thread(void *opaque)
-{
-    Relay *r = opaque;
-    struct sockaddr_un to = { .sun_family = AF_UNIX };
-
-    r->ends[0] = accept(r->listen, NULL, NULL);
-    r->ends[1] = socket(AF_UNIX, SOCK_STREAM, 0);
-    strcpy(to.sun_path, r->to);
-    g_assert_cmpint(connect(r->ends[1], (void *)&to, sizeof(to)), ==, 0);
-    while (!qatomic_read(&r->quit)) {
-        relay_once(r);
-    }
-    close(r->ends[0]);
-    close(r->ends[1]);
-    return NULL;
-}
-
-static Relay *relay_new(ColoPair *p, const char *from, const char *to)
-{
-    Relay *r = g_new0(Relay, 1);
-    struct sockaddr_un at = { .sun_family = AF_UNIX };
-
-    r->to = g_strdup_printf("%s/%s", p->dir, to);
-    snprintf(at.sun_path, sizeof(at.sun_path), "%s/%s", p->dir, from);
-    r->listen = socket(AF_UNIX, SOCK_STREAM, 0);
-    g_assert_cmpint(bind(r->listen, (void *)&at, sizeof(at)), ==, 0);
-    g_assert_cmpint(listen(r->listen, 1), ==, 0);
-    r->thread = g_thread_new("relay", relay_thread, r);
-    return r;
-}
-
-static void relay_free(Relay *r)
-{
-    qatomic_set(&r->quit, true);
-    g_thread_join(r->thread);
-    close(r->listen);
-    g_free(r->to);
-    g_free(r);
-}
-
-static ColoPair *pair_with_relay(const char *mode, Relay **r)
-{
-    ColoPair *p = colo_pair_new(mode);
-
-    *r = relay_new(p, "relay", "mig");
-    colo_pair_migrate(p, "mig", "relay", 600000, SHORT_TIMEOUT_MS);
-    colo_wait_state(p->secondary, colo_state_ready(p));
-    colo_wait_state(p->primary, "running");
-    return p;
-}
-
 /* The link is down for longer than the timeout: both lose the other */
 static void test_return_link(const void *mode)
 {
-    Relay *r;
-    ColoPair *p = pair_with_relay(mode, &r);
+    ColoRelay *r;
+    ColoPair *p = colo_relay_pair(mode, SHORT_TIMEOUT_MS, &r);
 
-    qatomic_set(&r->holds[0], true);
-    qatomic_set(&r->holds[1], true);
+    colo_relay_hold(r, 0, true);
+    colo_relay_hold(r, 1, true);
     colo_wait_state(p->primary, "lost");
     colo_wait_state(p->secondary, "lost");
-    qatomic_set(&r->holds[0], false);
-    qatomic_set(&r->holds[1], false);
+    colo_relay_hold(r, 0, false);
+    colo_relay_hold(r, 1, false);
     check_goes_on(p);
     colo_pair_free(p);
-    relay_free(r);
+    colo_relay_free(r);
 }
 
 /* One way only: the other side must not believe that all is well */
 static void test_one_way(const void *mode, int held)
 {
-    Relay *r;
-    ColoPair *p = pair_with_relay(mode, &r);
+    ColoRelay *r;
+    ColoPair *p = colo_relay_pair(mode, SHORT_TIMEOUT_MS, &r);
     g_autofree char *primary = NULL;
     g_autofree char *secondary = NULL;
 
-    qatomic_set(&r->holds[held], true);
+    colo_relay_hold(r, held, true);
     colo_wait_state(p->primary, "lost");
     colo_wait_state(p->secondary, "lost");
     g_usleep(2 * SHORT_TIMEOUT_MS * 1000);
@@ -343,10 +247,10 @@ static void test_one_way(const void *mode, int held)
     secondary = colo_state(p->secondary);
     g_assert_cmpstr(primary, ==, "lost");
     g_assert_cmpstr(secondary, ==, "lost");
-    qatomic_set(&r->holds[held], false);
+    colo_relay_hold(r, held, false);
     check_goes_on(p);
     colo_pair_free(p);
-    relay_free(r);
+    colo_relay_free(r);
 }
 
 static void test_deaf_secondary(const void *mode)
@@ -362,21 +266,21 @@ static void test_deaf_primary(const void *mode)
 /* The link is down, one side is told to go on; then it is up again */
 static void test_link_decided(const void *mode)
 {
-    Relay *r;
-    ColoPair *p = pair_with_relay(mode, &r);
+    ColoRelay *r;
+    ColoPair *p = colo_relay_pair(mode, SHORT_TIMEOUT_MS, &r);
 
-    qatomic_set(&r->holds[0], true);
-    qatomic_set(&r->holds[1], true);
+    colo_relay_hold(r, 0, true);
+    colo_relay_hold(r, 1, true);
     colo_wait_state(p->primary, "lost");
     colo_wait_state(p->secondary, "lost");
     colo_failover(p->secondary);
     colo_check_live(p->secondary);
     colo_wait_state(p->primary, "lost");
-    qatomic_set(&r->holds[0], false);
-    qatomic_set(&r->holds[1], false);
+    colo_relay_hold(r, 0, false);
+    colo_relay_hold(r, 1, false);
     colo_check_ended(p->primary);
     colo_pair_free(p);
-    relay_free(r);
+    colo_relay_free(r);
 }
 
 /* A side that is lost ends at once: there is nobody to wait for */
