@@ -258,9 +258,9 @@ void tcp_world_client_says(void *opaque, const TcpSeg *s)
 /* Whose words are right: those of the guest that the client talks to */
 static const TcpEnd *authority(const TcpWorld *w, unsigned conn)
 {
-    const TcpHost *h = w->p ? w->p : w->s;
+    const TcpApp *conns = w->p ? w->p->conns : tw_survivor(w);
 
-    return &h->conns[conn].end;
+    return &conns[conn].end;
 }
 
 static void client_check(TcpWorld *w, unsigned conn, const TcpSeg *in)

@@ -9,8 +9,7 @@
 
 /* What leaves */
 
-/* The state that the survivor would go on from */
-static const TcpApp *survivor(const TcpWorld *w)
+const TcpApp *tw_survivor(const TcpWorld *w)
 {
     return w->cp == TCP_CP_LOAD ? w->snapshot : w->s->conns;
 }
@@ -18,7 +17,7 @@ static const TcpApp *survivor(const TcpWorld *w)
 static void check_release(TcpWorld *w, const ColoPacket *p)
 {
     unsigned conn = tw_packet_conn(p);
-    const TcpEnd *e = &survivor(w)[conn].end;
+    const TcpEnd *e = &tw_survivor(w)[conn].end;
     const TcpEnd *c = &w->client[conn].end;
     bool known = c->state >= TCP_END_SYN_RCVD;
     uint32_t isn = known ? c->irs : w->client_isn[conn];
@@ -319,7 +318,7 @@ static void check_failover(TcpWorld *w)
 {
     for (unsigned i = 0; i < TCP_CONNS; i++) {
         const TcpEnd *c = &w->client[i].end;
-        const TcpEnd *e = &survivor(w)[i].end;
+        const TcpEnd *e = &tw_survivor(w)[i].end;
         const TcpEnd *g = &w->p->conns[i].end;
 
         for (uint32_t pos = 1; c->state >= TCP_END_OPEN &&

@@ -159,6 +159,8 @@ void tw_secondary_takes_kept(TcpWorld *w, bool all);
 
 /* In colo-tcp-session.c */
 
+/* The state that the survivor goes on from, or would */
+const TcpApp *tw_survivor(const TcpWorld *w);
 void tw_engine_gets(TcpWorld *w);
 void tw_session_begin(TcpWorld *w);
 void tw_checkpoint_step(TcpWorld *w);
