@@ -30,29 +30,35 @@ static uint16_t covered(const ColoPacket *p)
     return colo_csum_fold(sum);
 }
 
-/* Lengths of a GSO frame that do not fit into their field are 0 */
-static uint16_t length_field(uint32_t len)
+/* What IP says its length is.  If that does not fit it is 0, with GSO. */
+static uint16_t ip_length(const ColoPacket *p)
 {
+    uint32_t len = p->payload + p->payload_len - p->l3;
+
+    if (p->key.ethertype == ETH_P_IPV6) {
+        len -= IP6_HDR_LEN;
+    }
     return len <= UINT16_MAX ? len : 0;
 }
 
 static void set_ip_length(ColoPacket *p)
 {
     uint8_t *ip = p->data + p->l3;
-    uint32_t len = p->payload + p->payload_len - p->l3;
 
     if (p->key.ethertype == ETH_P_IPV6) {
-        stw_be_p(ip + offsetof(struct ip6_header, ip6_plen),
-                 length_field(len - IP6_HDR_LEN));
+        stw_be_p(ip + offsetof(struct ip6_header, ip6_plen), ip_length(p));
         return;
     }
-    stw_be_p(ip + offsetof(struct ip_header, ip_len), length_field(len));
+    stw_be_p(ip + offsetof(struct ip_header, ip_len), ip_length(p));
     stw_be_p(ip + offsetof(struct ip_header, ip_sum), 0);
     stw_be_p(ip + offsetof(struct ip_header, ip_sum),
              net_raw_checksum(ip, p->l4 - p->l3));
 }
 
-/* No GSO for what one segment can take; no header beyond the headers */
+/*
+ * No GSO for what one segment can take; no header beyond the headers.  A guest
+ * may say that a segment can be longer than IP allows.
+ */
 static void set_vnet(ColoPacket *p)
 {
     uint8_t *vnet = colo_packet_vnet(p);
@@ -61,7 +67,7 @@ static void set_vnet(ColoPacket *p)
     if (!vnet) {
         return;
     }
-    if (p->payload_len == 0 || p->payload_len <= colo_packet_gso_size(p)) {
+    if (p->payload_len <= colo_packet_gso_size(p) && ip_length(p)) {
         vnet[offsetof(struct virtio_net_hdr, gso_type)] =
             VIRTIO_NET_HDR_GSO_NONE;
         stw_he_p(vnet + offsetof(struct virtio_net_hdr, gso_size), 0);

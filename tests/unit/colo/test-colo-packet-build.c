@@ -47,9 +47,14 @@ static const Make makes[] = {
     { TCP_FIELDS, .payload_len = 66000, .flags = ACK, .vnet = 12, .v6 = true,
       .gso_type = MAKE_GSO_TCPV6, .gso_size = 1400, .zero_len = true,
       .vnet_flags = MAKE_NEEDS_CSUM },
-    /* No such thing, but it may come */
+    /* No such things, but they may come */
     { TCP_FIELDS, .payload_len = 50, .flags = ACK, .vnet = 10,
       .gso_type = MAKE_GSO_TCPV4, .gso_size = 0 },
+    { TCP_FIELDS, .payload_len = 66000, .flags = ACK, .vnet = 12,
+      .gso_type = MAKE_GSO_TCPV4, .gso_size = 65535, .zero_len = true },
+    { TCP_FIELDS, .payload_len = 66000, .flags = ACK, .vnet = 12, .v6 = true,
+      .gso_type = MAKE_GSO_TCPV6, .gso_size = 65535, .zero_len = true,
+      .vnet_flags = MAKE_NEEDS_CSUM },
 };
 
 static unsigned field8(const Made *made, const ColoPacket *p, unsigned off)
@@ -112,7 +117,9 @@ static void check_segment(const Make *m, const Made *made, const ColoPacket *p,
 
 static void check_vnet(const Make *m, const Made *made, const ColoPacket *p)
 {
-    bool gso = m->gso_type && p->payload_len > m->gso_size && p->payload_len;
+    uint32_t ip_len = p->size - made->l3 - (m->v6 ? 40 : 0);
+    bool gso = m->gso_type && p->payload_len &&
+               (p->payload_len > m->gso_size || ip_len > UINT16_MAX);
 
     if (m->vnet == 0) {
         return;
