@@ -78,27 +78,18 @@ static ColoFlowList *ack_list(ColoMatch *m, const ColoPacket *model)
     return &m->acks.pending[colo_match_age(m, model->epoch)];
 }
 
-/* COLO_ACK_TOLD to COLO_ACK_PENDING: @model has an ack that may not leave */
-static void ack_set_pending(ColoMatch *m, ColoFlow *f, ColoPacket *model,
-                            int64_t since_ms)
+/*
+ * COLO_ACK_TOLD to COLO_ACK_PENDING: @model has an ack that may not leave
+ *
+ * It waits from now on, however long the segment that it was in has waited: so
+ * the list is in order without a search, which clients could make long.
+ */
+static void ack_set_pending(ColoMatch *m, ColoFlow *f, ColoPacket *model)
 {
-    ColoFlowList *list = ack_list(m, model);
-    ColoFlow *g, *before = NULL;
-
     f->ack.ack_state = COLO_ACK_PENDING;
     f->ack.pending_ack = model;
-    f->ack.pending_since_ms = since_ms;
-    QTAILQ_FOREACH_REVERSE(g, list, next_pending_ack) {
-        if (g->ack.pending_since_ms <= since_ms) {
-            before = g;
-            break;
-        }
-    }
-    if (before) {
-        QTAILQ_INSERT_AFTER(list, before, f, next_pending_ack);
-    } else {
-        QTAILQ_INSERT_HEAD(list, f, next_pending_ack);
-    }
+    f->ack.pending_since_ms = m->now_ms;
+    QTAILQ_INSERT_TAIL(ack_list(m, model), f, next_pending_ack);
     ack_check(&f->ack);
 }
 
@@ -240,7 +231,7 @@ static void ack_postpone(ColoMatch *m, ColoFlow *f, ColoPacket *model,
         a->pending_ack = model;
     } else {
         ack_drop_pending(m, f);
-        ack_set_pending(m, f, model, model->arrived_ms);
+        ack_set_pending(m, f, model);
     }
     a->pending_cut_ack = *cut_ack;
 }
@@ -337,7 +328,6 @@ void colo_ack_fit(ColoMatch *m, ColoFlow *f, ColoPacket *p,
     if (colo_seq_lt(limit, p->ack)) {
         model = colo_packet_bare_ack(p, tcp_end(p), p->ack);
         model->epoch = p->epoch;
-        model->arrived_ms = p->arrived_ms;
         ack_postpone(m, f, model, cut_ack);
         colo_packet_set_ack(p, limit);
         m->stats.acks_clamped++;
@@ -412,7 +402,7 @@ void colo_ack_advance(ColoMatch *m, ColoFlow *f)
                                  allowed.at);
         p->epoch = a->pending_ack->epoch;
         m->stats.acks_clamped++;
-        ack_set_pending(m, f, ack_set_told(m, f), m->now_ms);
+        ack_set_pending(m, f, ack_set_told(m, f));
     }
     ack_release_pending(m, f, p, COLO_RELEASE_EQUAL);
 }
