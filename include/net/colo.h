@@ -19,9 +19,11 @@ bool colo_net_supported(void);
  * colo_net_set_session: @id is that of the session which begins; NULL: it is
  * over
  *
+ * @mode: in hybrid mode something has to come by each stream
+ *
  * Streams say it from then on, and those of another session are closed.
  */
-void colo_net_set_session(const QemuUUID *id);
+void colo_net_set_session(const QemuUUID *id, ColoSyncMode mode);
 
 /*
  * colo_net_check: is there a NIC whose packets do not pass through QEMU?

@@ -111,7 +111,7 @@ static bool secondary_handshake(ColoSession *s, Error **errp)
     s->verify_ram = start.flags & COLO_START_VERIFY_RAM;
     s->id = start.session;
     s->generation = start.generation;
-    colo_net_set_session(&s->id);
+    colo_net_set_session(&s->id, s->mode);
     bql_unlock();
     colo_wire_set_timeout(s->wire, s->timeout_ms);
     return colo_decision_check(s, errp);

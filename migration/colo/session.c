@@ -109,7 +109,7 @@ ColoSession *colo_session_new(COLOMode side, QIOChannel *ioc)
     qemu_cond_init(&s->cond);
     if (side == COLO_MODE_PRIMARY) {
         qemu_uuid_generate(&s->id);
-        colo_net_set_session(&s->id);
+        colo_net_set_session(&s->id, s->mode);
         colo_request_set_wire(s->wire);
     }
     return s;
@@ -118,7 +118,7 @@ ColoSession *colo_session_new(COLOMode side, QIOChannel *ioc)
 void colo_session_over(ColoSession *s)
 {
     colo_decision_forget();
-    colo_net_set_session(NULL);
+    colo_net_set_session(NULL, s->mode);
     colo_request_set_wire(NULL);
     g_clear_pointer(&s->keepalive, colo_keepalive_stop);
     g_clear_pointer(&s->wire, colo_wire_free);

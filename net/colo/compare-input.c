@@ -258,6 +258,9 @@ static void input_begin(ColoCompare *c, CompareInput *in, const char *name,
     in->name = name;
     in->reader = colo_stream_reader_new(vnet_hdr, ops, in);
     colo_stream_end_init(&in->end, &in->chr, c->ctx);
+    if (in != &c->notify) {
+        colo_stream_end_expect_records(&in->end, c->ctx);
+    }
     qemu_chr_fe_set_handlers(&in->chr, input_can_read, input_read, input_event,
                              NULL, in, iothread_get_g_main_context(c->iothread),
                              true);

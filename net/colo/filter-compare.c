@@ -475,6 +475,7 @@ static void compare_setup(NetFilterState *nf, Error **errp)
     fc->reader = colo_stream_reader_new(fc->options.vnet_hdr, &secondary_ops,
                                         fc);
     colo_stream_end_init(&fc->in_end, &fc->chr, qemu_get_aio_context());
+    colo_stream_end_expect_records(&fc->in_end, qemu_get_aio_context());
     fc->participant = (ColoParticipant) {
         .prepare = compare_prepare,
         .arm = compare_arm,

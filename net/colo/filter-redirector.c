@@ -728,6 +728,9 @@ static void redirector_setup(NetFilterState *nf, Error **errp)
     if (r->indev) {
         r->in = colo_stream_reader_new(r->vnet_hdr, &in_ops, r);
         colo_stream_end_init(&r->in_end, &r->in_chr, qemu_get_aio_context());
+        if (feeds_guest(r)) {
+            colo_stream_end_expect_records(&r->in_end, qemu_get_aio_context());
+        }
         qemu_chr_fe_set_handlers(&r->in_chr, in_can_read, in_read, in_event,
                                  NULL, r, NULL, true);
     }

@@ -32,10 +32,11 @@ static void __attribute__((constructor)) stream_end_init_lock(void)
     qemu_mutex_init(&lock);
 }
 
-void colo_net_set_session(const QemuUUID *id)
+void colo_net_set_session(const QemuUUID *id, ColoSyncMode mode)
 {
     QEMU_LOCK_GUARD(&lock);
     session.known = id;
+    session.mode = mode;
     if (id) {
         session.id = *id;
     } else {
@@ -74,6 +75,45 @@ void colo_stream_end_init(ColoStreamEnd *e, CharBackend *be, AioContext *ctx)
     WITH_QEMU_LOCK_GUARD(&lock) {
         QTAILQ_INSERT_TAIL(&ends, e, next);
     }
+}
+
+/* Wait for a record from now on, if one has to come */
+static void await_record(ColoStreamEnd *e)
+{
+    if (!e->silence) {
+        return;
+    }
+    if (e->in_session && !e->heard_record && e->be->chr->be_open &&
+        colo_stream_session().mode == COLO_SYNC_MODE_HYBRID) {
+        timer_mod(e->silence, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                              COLO_STREAM_SILENCE_MS);
+    } else {
+        timer_del(e->silence);
+    }
+}
+
+/*
+ * A probe of the port, or something that was connected by mistake.  What this
+ * side did not read does not count.
+ */
+static void silent(void *opaque)
+{
+    ColoStreamEnd *e = opaque;
+    Error *err = NULL;
+
+    if (e->broken || qemu_chr_be_can_write(e->be->chr) <= 0) {
+        await_record(e);
+        return;
+    }
+    error_setg(&err, "chardev '%s' is connected to something that has said "
+               "nothing for %d s: is that the other side?", e->be->chr->label,
+               COLO_STREAM_SILENCE_MS / 1000);
+    colo_stream_end_broken(e, err);
+}
+
+void colo_stream_end_expect_records(ColoStreamEnd *e, AioContext *ctx)
+{
+    e->silence = aio_timer_new(ctx, QEMU_CLOCK_REALTIME, SCALE_MS, silent, e);
 }
 
 static void back_packet(void *opaque, uint8_t *data, uint32_t size,
@@ -134,6 +174,7 @@ void colo_stream_end_cleanup(ColoStreamEnd *e)
         return;
     }
     colo_stream_end_session(e, false);
+    g_clear_pointer(&e->silence, timer_free);
     g_clear_pointer(&e->disconnect_bh, qemu_bh_delete);
     g_clear_pointer(&e->back, colo_stream_reader_free);
     WITH_QEMU_LOCK_GUARD(&lock) {
@@ -214,6 +255,7 @@ void colo_stream_end_session(ColoStreamEnd *e, bool on)
     if (on && e->broken) {
         qemu_bh_schedule(e->disconnect_bh);
     }
+    await_record(e);
 }
 
 static bool may_report(ColoStreamEnd *e)
@@ -260,6 +302,8 @@ void colo_stream_end_event(ColoStreamEnd *e, QEMUChrEvent event)
     }
     e->broken = false;
     e->heard_session = false;
+    e->heard_record = false;
+    await_record(e);
     if (e->back) {
         colo_stream_reader_reset(e->back);
         set_fault(e, NULL, false);
@@ -291,6 +335,10 @@ void colo_stream_end_told(ColoStreamEnd *e, Error *err, bool fatal)
 
 void colo_stream_end_sound(ColoStreamEnd *e)
 {
+    if (!e->heard_record) {
+        e->heard_record = true;
+        await_record(e);
+    }
     if (e->fault && e->fault_ends_with_record) {
         set_fault(e, NULL, false);
     }

@@ -21,6 +21,7 @@
 typedef struct ColoStreamSession {
     bool known;
     QemuUUID id;
+    ColoSyncMode mode;          /* valid if known */
     unsigned ended;             /* how many have been */
 } ColoStreamSession;
 
@@ -32,12 +33,14 @@ struct ColoStreamEnd {
     /* Set once */
     CharBackend *be;            /* NULL: there is no stream */
     QEMUBH *disconnect_bh;
+    QEMUTimer *silence;         /* of an end that gets records; or NULL */
     ColoStreamReader *back;     /* of an end that writes; or NULL */
     const char *partner;        /* what an end that writes belongs to */
 
     bool in_session;
     bool made_to_reconnect;     /* its user did not ask for that */
     bool broken;                /* nothing is read until it is opened again */
+    bool heard_record;          /* since it was opened */
     bool heard_session;         /* the other end has said one... */
     QemuUUID session;
     ColoStreamKind heard_kind;
@@ -56,6 +59,16 @@ struct ColoStreamEnd {
  * @ctx: in which the chardev works
  */
 void colo_stream_end_init(ColoStreamEnd *e, CharBackend *be, AioContext *ctx);
+
+/*
+ * colo_stream_end_expect_records: whoever is at the other end says in which
+ * epoch it is, as soon as it is connected and there is a session in hybrid mode
+ *
+ * In @ctx, that of the init.  One that says nothing for COLO_STREAM_SILENCE_MS
+ * has the place of the right peer: that is told, and the stream is closed.
+ */
+#define COLO_STREAM_SILENCE_MS  10000
+void colo_stream_end_expect_records(ColoStreamEnd *e, AioContext *ctx);
 
 /*
  * colo_stream_end_init_writer: the same for an end that only writes

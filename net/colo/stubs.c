@@ -12,7 +12,7 @@ bool colo_net_supported(void)
     return false;
 }
 
-void colo_net_set_session(const QemuUUID *id)
+void colo_net_set_session(const QemuUUID *id, ColoSyncMode mode)
 {
 }
 

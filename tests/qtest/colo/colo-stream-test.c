@@ -10,7 +10,8 @@
  * anew.  Ends that do not fit to each other are told, and stay connected, also
  * if both write; one that goes on and on with that does not fill the log.  An
  * end that is in another session is told and closed, and nothing of it is used;
- * so is the secondary of a session that is over, when the next one begins.
+ * so is the secondary of a session that is over, when the next one begins, and
+ * so is what says nothing at all.
  */
 
 #include "qemu/osdep.h"
@@ -130,6 +131,16 @@ static int add_compare_on(Rig *r)
         "'qom-type': 'filter-compare', 'id': 'comp0', 'netdev': 'hn0',"
         "'queue': 'rx', 'secondary-in': 'c1'}}");
     return open_chardev(&r->net, "c1");
+}
+
+/* To a chardev that is connected already: QEMU takes it when that is over */
+static int unix_connect_to(Net *n, const char *id)
+{
+    g_autofree char *path = g_build_filename(n->dir, id, NULL);
+    int fd = unix_connect(path, &error_abort);
+
+    set_deadline(fd);
+    return fd;
 }
 
 static void test_server(void)
@@ -655,6 +666,50 @@ static void test_old_output(void)
     rig_end(&r);
 }
 
+/*
+ * Something that only connects, before the session and in it, has the place of
+ * the right peer: after a while it has to go.  What has said a record may then
+ * be silent for as long as it likes.
+ */
+static void test_silent(void)
+{
+    static const char text[] = "something that has said nothing for 10 s";
+    Rig r;
+    int mirror = rig_begin(&r), compare, input, right;
+    Net net = { .qts = r.p->secondary, .dir = r.p->dir };
+
+    compare = add_compare_on(&r);
+    add_chardev(&net, "red0");
+    add_filter(r.p->secondary, "filter-redirector", "f1", "tx", "indev",
+               "red0");
+    input = open_chardev(&net, "red0");
+    write_cut(input, 0);
+    begin_session(&r);
+    expect_protection(r.p->primary, true, NULL);
+    /* The right peer's connection waits behind it */
+    right = unix_connect_to(&r.net, "c1");
+    write_cut(right, 0);
+
+    expect_protection(r.p->primary, false, text);
+    wait_for(is_closed(compare));
+    close(compare);
+    expect_protection(r.p->primary, true, NULL);
+    g_assert_false(is_closed(input));
+    g_assert_false(has_problem(r.p->secondary, text));
+
+    close_chardev(&net, "red0", input);
+    input = open_chardev(&net, "red0");
+    wait_for(is_closed(input));
+    close(input);
+    g_assert_true(has_problem(r.p->secondary, text));
+    /* As long as that took */
+    g_assert_false(is_closed(right));
+    g_assert_true(is_protected(r.p->primary));
+    close(right);
+    close(mirror);
+    rig_end(&r);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -672,5 +727,6 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/stream/mac", test_mac);
     qtest_add_func("/colo/stream/mac-compare", test_mac_compare);
     qtest_add_func("/colo/stream/old-output", test_old_output);
+    qtest_add_func("/colo/stream/silent", test_silent);
     return g_test_run();
 }
