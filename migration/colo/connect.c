@@ -121,6 +121,7 @@ static void attempt_end(Attempt *a, QIOChannelSocket *sioc, Error *err)
     }
     /* The callback drops the first reference to the channel */
     qio_task_complete(task);
+    qio_task_free(task);
     attempt_unref(a);
 }
 
