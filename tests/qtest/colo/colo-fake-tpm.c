@@ -25,7 +25,11 @@ struct FakeTpm {
     GThread *acceptor;
     unsigned delay_ms;
     unsigned commands;
+    FakeTpm *next;
 };
+
+/* Threads of a connection may still look at one that is not used any more */
+static FakeTpm *unused;
 
 typedef struct Channel {
     FakeTpm *t;
@@ -249,5 +253,6 @@ void fake_tpm_free(FakeTpm *t)
     shutdown(t->listener, SHUT_RDWR);
     g_thread_join(t->acceptor);
     close(t->listener);
-    /* Threads of a connection may still look at it: it stays until the end */
+    t->next = unused;
+    unused = t;
 }

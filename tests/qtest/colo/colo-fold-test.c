@@ -314,8 +314,15 @@ static int64_t job_number(QTestState *qts, const char *key)
 
 static void check_job(QTestState *qts, int64_t speed)
 {
+    int64_t end = g_get_monotonic_time() + COLO_DEADLINE_MS * 1000LL;
+
     disk_check_stage(qts, "folding");
     g_assert_cmpint(job_number(qts, "speed"), ==, speed);
+    /* It is known when the job runs */
+    while (!job_number(qts, "len")) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        g_usleep(1000);
+    }
     g_assert_cmpint(job_number(qts, "offset"), <, job_number(qts, "len"));
 }
 
