@@ -194,6 +194,10 @@ static bool unpack_entry(ReplicationEntry *entry, const uint8_t *buf,
         return bytes <= COLO_DISK_ROLE__MAX && (bytes || !offset);
     case REPLICATION_ENTRY_GROW:
         return offset && offset <= length && !bytes;
+    case REPLICATION_ENTRY_COMMON:
+        return offset && offset <= INT64_MAX && !bytes;
+    case REPLICATION_ENTRY_MARK:
+        return offset <= INT64_MAX && !bytes;
     }
     return false;
 }

@@ -8,8 +8,8 @@
  * many records of the log at once, in their order, with flushes among them:
  * the secondary exports, in place of the disk, a node that is longer than the
  * disk by REPLICATION_WINDOW bytes.  What is read from this window says what
- * the node is (ReplicationSinkInfo), and one write to its beginning is a
- * batch:
+ * the node is (ReplicationSinkInfo) and what its intent log has (intent.h), and
+ * one write to its beginning is a batch:
  *
  *   header, entries, padding, what the entries write in the same order, padding
  *
@@ -72,6 +72,16 @@ typedef enum ReplicationEntryType {
      * for which the other side has made room before.  bytes is 0.
      */
     REPLICATION_ENTRY_GROW,
+    /*
+     * From here on the disks are equal, but for what follows: offset is the name
+     * of this point, from 1, bytes is 0.  See intent.c.
+     */
+    REPLICATION_ENTRY_COMMON,
+    /*
+     * When all before it is on the disk for good the window has the number that
+     * is its offset; bytes is 0
+     */
+    REPLICATION_ENTRY_MARK,
 } ReplicationEntryType;
 
 /* Bytes of the disk, from 1, and all are there; or as the type says */

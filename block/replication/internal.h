@@ -203,6 +203,7 @@ struct BDRVReplicationState {
     BlockJob *resync;           /* that is under way; BQL */
     bool differs;               /* the last one did not get to its end; BQL */
     bool resynced;              /* the last one did; BQL */
+    bool by_log;                /* by intent logs, see resync.c; BQL */
     bool written;               /* somebody could write to the node; BQL */
     bool discarded;             /* something, ever; atomic */
     bool misses;                /* the guest may have written past it; BQL */
@@ -556,6 +557,21 @@ replication_target_mark(BlockDriverState *disk, const ReplicationEntry *entry);
  * disk, or no longer.  BQL.
  */
 void replication_target_watch(BDRVReplicationState *s, bool watch);
+/*
+ * The node that keeps the intent log of the secondary's disk @disk, or NULL; the
+ * primary says that both disks are at the point @name.  Any thread.
+ */
+BlockDriverState *GRAPH_RDLOCK
+replication_target_intent(BlockDriverState *disk);
+void GRAPH_RDLOCK replication_target_name(BlockDriverState *disk,
+                                          uint64_t name);
+/*
+ * What the window of a sink has of that log, @bytes from @at on, goes to @qiov at
+ * @skip; @marked is the last REPLICATION_ENTRY_MARK.  Any thread.
+ */
+void GRAPH_RDLOCK
+replication_target_window(BlockDriverState *disk, uint64_t marked, int64_t at,
+                          int64_t bytes, QEMUIOVector *qiov, size_t skip);
 /* What generation @disk is of, into @info */
 int coroutine_fn GRAPH_RDLOCK
 replication_target_generation(BlockDriverState *disk,

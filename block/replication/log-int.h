@@ -18,9 +18,11 @@ typedef enum LogRecordType {
     LOG_ZERO_UNMAP,
     LOG_DISCARD,
     LOG_FLUSH,
-    LOG_RESYNC_BEGIN,           /* these two only with batches */
+    LOG_RESYNC_BEGIN,           /* from here on only with batches */
     LOG_RESYNC_END,
-    LOG_GROW,                   /* likewise; offset: the length */
+    LOG_GROW,                   /* offset: the length */
+    LOG_COMMON,
+    LOG_MARK,
     LOG_BATCH,                  /* only of a LogRequest */
 } LogRecordType;
 

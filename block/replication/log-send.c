@@ -181,6 +181,8 @@ static const ReplicationEntryType entry_types[] = {
     [LOG_RESYNC_BEGIN] = REPLICATION_ENTRY_RESYNC_BEGIN,
     [LOG_RESYNC_END] = REPLICATION_ENTRY_RESYNC_END,
     [LOG_GROW] = REPLICATION_ENTRY_GROW,
+    [LOG_COMMON] = REPLICATION_ENTRY_COMMON,
+    [LOG_MARK] = REPLICATION_ENTRY_MARK,
 };
 
 /* A write that goes on where the last one ends is part of it */
@@ -281,6 +283,8 @@ static int coroutine_fn log_send(LogRequest *req)
     case LOG_RESYNC_BEGIN:
     case LOG_RESYNC_END:
     case LOG_GROW:
+    case LOG_COMMON:
+    case LOG_MARK:
         break; /* they are in batches */
     }
     g_assert_not_reached();

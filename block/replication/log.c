@@ -506,6 +506,20 @@ void coroutine_fn replication_log_grow(ReplicationLog *log, int64_t length)
     log_append(log, log_record_new(LOG_GROW, length, 0), false);
 }
 
+void coroutine_fn replication_log_common(ReplicationLog *log, uint64_t name)
+{
+    if (log->ops->batch) {
+        log_append(log, log_record_new(LOG_COMMON, name, 0), false);
+    }
+}
+
+void coroutine_fn replication_log_mark(ReplicationLog *log, uint64_t number)
+{
+    if (log->ops->batch) {
+        log_append(log, log_record_new(LOG_MARK, number, 0), false);
+    }
+}
+
 void replication_log_expect_resync(ReplicationLog *log,
                                    const ColoDiskGeneration *g)
 {
@@ -598,6 +612,7 @@ static void log_view_add_locked(ReplicationLogView *view, LogRecord *rec)
     if (rec->type == LOG_FLUSH || rec->type == LOG_DISCARD ||
         rec->type == LOG_RESYNC_BEGIN || rec->type == LOG_RESYNC_END ||
         rec->type == LOG_GROW ||
+        rec->type == LOG_COMMON || rec->type == LOG_MARK ||
         rec->offset >= view->offset + view->bytes ||
         rec->offset + rec->bytes <= view->offset) {
         return;

@@ -183,6 +183,13 @@ void coroutine_fn replication_log_resync(ReplicationLog *log, bool begins,
 void coroutine_fn replication_log_grow(ReplicationLog *log, int64_t length);
 
 /*
+ * As replication_log_resync(), for REPLICATION_ENTRY_COMMON and
+ * REPLICATION_ENTRY_MARK; numbers up to INT64_MAX
+ */
+void coroutine_fn replication_log_common(ReplicationLog *log, uint64_t name);
+void coroutine_fn replication_log_mark(ReplicationLog *log, uint64_t number);
+
+/*
  * The secondary's disk is not as ours, so the first write, of whomever, makes a
  * mixture of it: say before it that a resync begins.  Before the first record.
  */

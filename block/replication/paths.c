@@ -170,7 +170,8 @@ static bool needs_sample(BDRVReplicationState *s, void *opaque)
     BDRVReplicationState **found = opaque;
 
     assume_graph_lock(); /* visit() has it */
-    if (s->kind == &replication_primary && !s->resynced && !s->sample &&
+    if (s->kind == &replication_primary && (!s->resynced || s->by_log) &&
+        !s->sample &&
         replication_has_node_above(s)) {
         *found = s;
     }

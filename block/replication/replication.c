@@ -23,6 +23,7 @@
 #include "block/blockjob.h"
 #include "trace.h"
 #include "generation.h"
+#include "intent.h"
 #include "internal.h"
 #include "job.h"
 
@@ -247,7 +248,8 @@ static const char *replication_assumed(ReplicationState *rs,
 {
     BDRVReplicationState *s = driver_state(rs);
 
-    if (s->stage == COLO_DISK_STAGE_RUNNING && s->sample && !s->verified) {
+    if (s->stage == COLO_DISK_STAGE_RUNNING && s->sample && !s->verified &&
+        !s->resynced) {
         error_setg(errp, "node '%s': the disk of the secondary is assumed to be "
                    "equal, no resync of this node has seen to it and only a "
                    "sample of it was compared: x-colo-verify compares all of "
@@ -374,6 +376,7 @@ static bool replication_record_role(ReplicationState *rs, uint64_t number,
 {
     BDRVReplicationState *s = driver_state(rs);
 
+    replication_intent_record(s, number);
     QEMU_LOCK_GUARD(&record_lock);
     s->role = role;
     /*

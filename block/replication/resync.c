@@ -49,6 +49,13 @@
  * cryptographic hash: a guest that looks for two blocks with the same one can
  * have its own disk differ.)
  *
+ * Mode auto: both sides keep an intent log (intent.c), and both logs begin at the
+ * same point.  Then only what is set in either of them may differ, and that is
+ * sent, or compared by hashes if there is a node that has them.  The log of the
+ * other side is read from the window of its sink.  Our own one has what the guest
+ * writes from then on.  If a log cannot be used the job is one of mode hash, or
+ * full, and says why.
+ *
  * Hashes come from the peer, so the job must not be in a request for them
  * when somebody drains.  A coroutine in the main loop asks, past the block
  * layer if that is an NBD client (see primary.c for why this is
@@ -82,6 +89,7 @@
 #include "qapi/error.h"
 #include "qapi/qapi-commands-colo.h"
 #include "qemu/cutils.h"
+#include "qemu/guest-random.h"
 #include "qemu/memalign.h"
 #include "qemu/units.h"
 #include "block/block_int.h"
@@ -90,8 +98,10 @@
 #include "system/block-backend.h"
 #include "trace.h"
 #include "generation.h"
+#include "intent.h"
 #include "internal.h"
 #include "job.h"
+#include "peer-read.h"
 #include "watch.h"
 
 /* What is read at a time */
@@ -108,12 +118,12 @@ typedef struct ResyncJob {
     BlockDriverState *top;      /* the quorum */
     BlockDriverState *node;     /* for replication */
     BlockBackend *source;
-    ColoResyncMode mode;
-    BdrvDirtyBitmap *dirty;     /* a copy, NULL for everything */
+    BdrvDirtyBitmap *dirty;     /* all of it, or NULL for everything */
     bool has_generation;        /* of the local disk, which is: */
     ColoDiskGeneration generation;
 
     /* The job's coroutine */
+    uint64_t point;             /* that both logs begin at, or 0 */
     uint8_t *buf;
     uint8_t theirs[REPLICATION_HASH_MAX_READ];
     uint8_t ours[REPLICATION_HASH_MAX_READ];
@@ -122,6 +132,9 @@ typedef struct ResyncJob {
     ReplicationHashFetch fetch;
 
     /* Read anywhere: atomic */
+    ColoResyncMode mode;        /* auto until it is known which */
+    bool by_log;                /* it is auto, and by the logs */
+    const char *why;            /* it is auto, and not by them; or NULL */
     uint64_t compared_bytes;
     uint64_t sent_bytes;
 } ResyncJob;
@@ -305,6 +318,40 @@ static int coroutine_fn resync_differing(ResyncJob *r, int64_t offset,
     return 0;
 }
 
+/*
+ * Past what is known to be equal, a part of the disk from *@offset to @end; false
+ * if it is not.  *@theirs: the hashes from there on.
+ */
+static bool resync_skip(ResyncJob *r, int64_t *offset, int64_t end,
+                        const uint8_t **theirs)
+{
+    int64_t next;
+
+    if (!r->dirty) {
+        return false;
+    }
+    next = bdrv_dirty_bitmap_next_dirty(r->dirty, *offset, end - *offset);
+    next = next < 0 ? end : QEMU_ALIGN_DOWN(next, REPLICATION_HASH_CHUNK);
+    if (next <= *offset) {
+        return false;
+    }
+    *theirs += DIV_ROUND_UP(next - *offset, REPLICATION_HASH_CHUNK) *
+               REPLICATION_HASH_SIZE;
+    *offset = next;
+    return true;
+}
+
+/* How much of the disk from @offset on, which is looked at, may be at once */
+static int64_t resync_may_read(ResyncJob *r, int64_t offset)
+{
+    int64_t end = -1;
+
+    if (r->dirty) {
+        end = bdrv_dirty_bitmap_next_zero(r->dirty, offset, CHUNK);
+    }
+    return end < 0 ? CHUNK : MAX(end - offset, REPLICATION_HASH_CHUNK);
+}
+
 /* A part of the disk that r->theirs are the hashes of */
 static int coroutine_fn resync_compare(ResyncJob *r, int64_t offset,
                                        int64_t end, Error **errp)
@@ -319,8 +366,12 @@ static int coroutine_fn resync_compare(ResyncJob *r, int64_t offset,
         if (job_is_cancelled(&r->common.job)) {
             return 0;
         }
+        if (resync_skip(r, &offset, end, &theirs)) {
+            continue;
+        }
         n = replication_job_hash(&r->common, r->source, offset, end - offset,
-                                 CHUNK, r->buf, r->ours, errp);
+                                 resync_may_read(r, offset), r->buf, r->ours,
+                                 errp);
         if (n < 0) {
             return n;
         }
@@ -344,21 +395,43 @@ static void resync_fetch(ResyncJob *r, int64_t offset, int64_t total)
                            MIN(total - offset, REPLICATION_HASH_MAX_READ));
 }
 
+/*
+ * The next hashes that are of any use, from @offset on: where they begin, or
+ * @total
+ */
+static int64_t resync_next_hashes(ResyncJob *r, int64_t offset, int64_t total)
+{
+    int64_t at;
+
+    if (!r->dirty || offset >= total) {
+        return MIN(offset, total);
+    }
+    at = bdrv_dirty_bitmap_next_dirty(r->dirty, replication_hash_place(offset),
+                                      INT64_MAX);
+    /* In units of a sector of hashes */
+    return at < 0 ? total
+                  : MAX(offset, QEMU_ALIGN_DOWN(at / REPLICATION_HASH_CHUNK *
+                                                REPLICATION_HASH_SIZE,
+                                                BDRV_SECTOR_SIZE));
+}
+
 static int coroutine_fn resync_hashes(ResyncJob *r, int64_t len, Error **errp)
 {
     ReplicationLog *log = r->s->log;
     uint64_t position = replication_log_position(log);
     int64_t total = replication_hash_length(len);
-    int64_t offset = 0, n;
+    int64_t offset = resync_next_hashes(r, 0, total);
     int ret;
 
     /* What came before could undo what is newer: see above */
     ret = resync_wait(r, replication_log_is_through(log, position), errp);
-    if (ret < 0 || job_is_cancelled(&r->common.job)) {
+    if (ret < 0 || job_is_cancelled(&r->common.job) || offset == total) {
         return ret;
     }
-    resync_fetch(r, 0, total);
+    resync_fetch(r, offset, total);
     do {
+        int64_t n, next;
+
         ret = resync_wait(r, !replication_hash_busy(&r->fetch), errp);
         if (ret < 0 || job_is_cancelled(&r->common.job)) {
             return ret;
@@ -370,20 +443,21 @@ static int coroutine_fn resync_hashes(ResyncJob *r, int64_t len, Error **errp)
         }
         n = r->fetch.bytes;
         memcpy(r->theirs, r->fetch.buf, n);
-        if (offset + n < total) {
-            resync_fetch(r, offset + n, total);
+        next = resync_next_hashes(r, offset + n, total);
+        if (next < total) {
+            resync_fetch(r, next, total);
         }
         ret = resync_compare(r, replication_hash_place(offset),
                              MIN(len, replication_hash_place(offset + n)),
                              errp);
-        offset += n;
+        offset = next;
     } while (ret >= 0 && offset < total && !job_is_cancelled(&r->common.job));
     return ret;
 }
 
 static int coroutine_fn resync_all(ResyncJob *r, int64_t len, Error **errp)
 {
-    switch (r->mode) {
+    switch (qatomic_read(&r->mode)) {
     case COLO_RESYNC_MODE_FULL:
         return resync_range(r, 0, len, errp);
     case COLO_RESYNC_MODE_BITMAP:
@@ -392,6 +466,184 @@ static int coroutine_fn resync_all(ResyncJob *r, int64_t len, Error **errp)
         return resync_hashes(r, len, errp);
     default:
         g_assert_not_reached();
+    }
+}
+
+/* Mode auto */
+
+/* What a node above the disk keeps, or NULL */
+static BlockDriverState *coroutine_fn resync_intent(ResyncJob *r)
+{
+    GRAPH_RDLOCK_GUARD();
+    return replication_intent_above(r->top);
+}
+
+/*
+ * @bytes from @at on in the window of the secondary's sink, to @buf.  False with
+ * @errp set, or if the job has been cancelled.
+ */
+static bool coroutine_fn resync_read_window(ResyncJob *r, int64_t at,
+                                            int64_t bytes, uint8_t *buf,
+                                            Error **errp)
+{
+    ReplicationPeerRead *read = replication_peer_read_window(r->s, at, bytes);
+    const uint8_t *got;
+    int ret = resync_wait(r, replication_peer_read_done(read), errp);
+
+    if (ret >= 0 && replication_peer_read_done(read)) {
+        ret = replication_peer_read_result(read, &got);
+        if (ret >= 0) {
+            memcpy(buf, got, bytes);
+        } else {
+            error_setg_errno(errp, -ret, "could not read the intent log of the "
+                             "secondary");
+        }
+    }
+    replication_peer_read_drop(read);
+    return ret >= 0 && !job_is_cancelled(&r->common.job);
+}
+
+/* Set in r->dirty what the log of the secondary has; as above */
+static bool coroutine_fn resync_merge_theirs(ResyncJob *r, int64_t len,
+                                             const ReplicationIntentWindow *w,
+                                             Error **errp)
+{
+    for (uint64_t at = 0; at < w->bytes; at += CHUNK) {
+        int64_t bytes = MIN(CHUNK, w->bytes - at);
+
+        if (!resync_read_window(r, REPLICATION_INTENT_BITS_AT + at, bytes,
+                                r->buf, errp)) {
+            return false;
+        }
+        for (uint64_t bit = 0; bit < bytes * 8; bit++) {
+            int64_t offset = (at * 8 + bit) * w->region;
+
+            if (r->buf[bit / 8] & (1 << (bit % 8)) && offset < len) {
+                bdrv_set_dirty_bitmap(r->dirty, offset,
+                                      MIN(w->region, len - offset));
+            }
+        }
+    }
+    return true;
+}
+
+/* Do regions of that size make up the disk? */
+static bool is_of_length(const ReplicationIntentWindow *w, int64_t len)
+{
+    return is_power_of_2(w->region) && w->region <= len * 2 + GiB &&
+           w->bytes <= REPLICATION_INTENT_BITS_MAX &&
+           w->bytes == DIV_ROUND_UP(DIV_ROUND_UP(len, w->region), 8);
+}
+
+/* Why this side's log cannot be used, or NULL; *@info is to be freed */
+static const char *own_log_problem(ResyncJob *r, BlockDriverState *intent,
+                                   ReplicationIntentInfo *info)
+{
+    replication_intent_info(intent, info);
+    if (!r->has_generation) {
+        return "the node has no generation-file";
+    }
+    if (info->why) {
+        return g_intern_string(info->why);
+    }
+    if (r->generation.number != info->number &&
+        r->generation.number != info->number_before) {
+        return "the intent log of this side is of another generation";
+    }
+    return NULL;
+}
+
+/*
+ * Have r->dirty be what may differ by both logs: NULL, or the reason why that
+ * cannot be.  @errp is set if the job has failed.
+ */
+static const char *coroutine_fn resync_by_log(ResyncJob *r, int64_t len,
+                                              Error **errp)
+{
+    BlockDriverState *intent = resync_intent(r);
+    g_autofree char *why = NULL;
+    ReplicationIntentInfo info = { 0 };
+    ReplicationIntentWindow w;
+    uint8_t buf[REPLICATION_INTENT_HEAD];
+    const char *problem;
+
+    if (!intent) {
+        return "there is no replication-intent above the disk";
+    }
+    if (!r->s->batch) {
+        return "the other side has no replication-sink";
+    }
+    problem = own_log_problem(r, intent, &info);
+    why = info.why;
+    if (!resync_read_window(r, REPLICATION_INTENT_AT, sizeof(buf), buf, errp)) {
+        return NULL;
+    }
+    replication_intent_unpack(&w, buf);
+    if (problem) {
+        return problem;
+    }
+    if (!w.common) {
+        return "the other side has no intent log that can be used";
+    }
+    if (w.common != info.common && w.common != info.common_next) {
+        return "the intent logs do not begin at the same point";
+    }
+    if (!is_of_length(&w, len)) {
+        return "the intent log of the other side is of another length";
+    }
+    r->point = w.common;
+    if (resync_merge_theirs(r, len, &w, errp)) {
+        replication_intent_merge(intent, r->dirty);
+    }
+    return NULL;
+}
+
+/* See which mode it is; negative errno with @errp if the job has failed */
+static int coroutine_fn resync_choose(ResyncJob *r, int64_t len, Error **errp)
+{
+    ERRP_GUARD();
+    ColoResyncMode mode = r->fetch.blk ? COLO_RESYNC_MODE_HASH
+                                       : COLO_RESYNC_MODE_FULL;
+    const char *why;
+
+    if (r->mode != COLO_RESYNC_MODE_AUTO) {
+        return 0;
+    }
+    why = resync_by_log(r, len, errp);
+    if (*errp) {
+        return -EIO;
+    }
+    if (why) {
+        BdrvDirtyBitmap *unused = g_steal_pointer(&r->dirty);
+
+        bdrv_release_dirty_bitmap(unused);
+        qatomic_set(&r->why, why);
+    } else {
+        qatomic_set(&r->by_log, true);
+        mode = r->fetch.blk ? mode : COLO_RESYNC_MODE_BITMAP;
+    }
+    qatomic_set(&r->mode, mode);
+    trace_replication_resync_chosen(replication_name(r->s), why ?: "by logs");
+    return 0;
+}
+
+/*
+ * From here on both logs speak of this point, if there are two.  Nothing is to
+ * be said if there are not.
+ */
+static void coroutine_fn resync_name_point(ResyncJob *r)
+{
+    BlockDriverState *intent = resync_intent(r);
+    uint64_t name;
+
+    if (!intent || !r->s->batch || !r->has_generation) {
+        return;
+    }
+    qemu_guest_getrandom_nofail(&name, sizeof(name));
+    name = name >> 1 ?: 1;
+    if (replication_intent_plan(intent, r->point, name,
+                                r->generation.number) >= 0) {
+        replication_log_common(r->s->log, name);
     }
 }
 
@@ -410,6 +662,7 @@ static int coroutine_fn resync_settle(ResyncJob *r, Error **errp)
 
     replication_log_flush(log);
     resync_mark(r, false);
+    resync_name_point(r);
     position = replication_log_position(log);
     return resync_wait(r, replication_log_is_through(log, position), errp);
 }
@@ -418,7 +671,7 @@ static int coroutine_fn resync_run(Job *job, Error **errp)
 {
     ResyncJob *r = container_of(job, ResyncJob, common.job);
     int64_t len = blk_co_getlength(r->source);
-    int64_t total = r->dirty ? bdrv_get_dirty_count(r->dirty) : len;
+    int64_t total;
     int ret;
 
     if (len < 0) {
@@ -426,15 +679,19 @@ static int coroutine_fn resync_run(Job *job, Error **errp)
                          "disk");
         return len;
     }
-    trace_replication_resync_begin(replication_name(r->s),
-                                   ColoResyncMode_str(r->mode), total);
-    job_progress_set_remaining(job, total);
     r->buf = blk_try_blockalign(r->source, CHUNK);
     if (!r->buf) {
         return -ENOMEM;
     }
-    resync_mark(r, true);
-    ret = resync_all(r, len, errp);
+    ret = resync_choose(r, len, errp);
+    total = r->dirty ? bdrv_get_dirty_count(r->dirty) : len;
+    trace_replication_resync_begin(replication_name(r->s),
+                                   ColoResyncMode_str(r->mode), total);
+    job_progress_set_remaining(job, total);
+    if (ret >= 0 && !job_is_cancelled(job)) {
+        resync_mark(r, true);
+        ret = resync_all(r, len, errp);
+    }
     replication_hash_end(&r->fetch);
     if (ret >= 0 && !job_is_cancelled(job)) {
         ret = resync_settle(r, errp);
@@ -466,6 +723,7 @@ static void resync_clean(Job *job)
     r->s->resync = NULL;
     r->s->differs = job->ret < 0 || job_is_cancelled(job);
     r->s->resynced = !r->s->differs;
+    r->s->by_log = r->by_log;
     if (r->dirty) {
         bdrv_release_dirty_bitmap(r->dirty);
     }
@@ -476,6 +734,12 @@ static void resync_query(BlockJob *job, BlockJobInfo *info)
 {
     ResyncJob *r = container_of(job, ResyncJob, common);
 
+    const char *why = qatomic_read(&r->why);
+
+    info->u.colo_resync.mode = g_strdup(ColoResyncMode_str(
+                                          qatomic_read(&r->mode)));
+    info->u.colo_resync.by_log = qatomic_read(&r->by_log);
+    info->u.colo_resync.why = g_strdup(why);
     info->u.colo_resync.compared_bytes = qatomic_read(&r->compared_bytes);
     info->u.colo_resync.sent_bytes = qatomic_read(&r->sent_bytes);
 }
@@ -553,6 +817,18 @@ static BdrvDirtyBitmap *copy_bitmap(BlockDriverState *bs, const char *name,
     return copy;
 }
 
+/* An empty one, for what both logs have */
+static BdrvDirtyBitmap *new_bitmap(BlockDriverState *bs, Error **errp)
+{
+    BdrvDirtyBitmap *bitmap = bdrv_create_dirty_bitmap(
+        bs, REPLICATION_HASH_CHUNK, NULL, errp);
+
+    if (bitmap) {
+        bdrv_disable_dirty_bitmap(bitmap);
+    }
+    return bitmap;
+}
+
 /* What the command was given */
 typedef struct ResyncArguments {
     const char *job_id;
@@ -591,7 +867,8 @@ static bool check_arguments(ResyncArguments *args, const char *hashes,
                    args->bitmap ? "not allowed" : "needed", mode);
         return false;
     }
-    if ((args->mode == COLO_RESYNC_MODE_HASH) != (hashes != NULL)) {
+    if (args->mode != COLO_RESYNC_MODE_AUTO &&
+        (args->mode == COLO_RESYNC_MODE_HASH) != (hashes != NULL)) {
         error_setg(errp, "'hashes' is %s with mode '%s'",
                    hashes ? "not allowed" : "needed", mode);
         return false;
@@ -623,10 +900,11 @@ static ResyncJob *resync_new(ResyncArguments *args, Error **errp)
     r->has_generation = r->s->generation_file != NULL;
     if (replication_check_source(r->s, &r->generation, errp) &&
         resync_attach(r, args, errp)) {
-        if (!args->bitmap) {
+        if (!args->bitmap && args->mode != COLO_RESYNC_MODE_AUTO) {
             return r;
         }
-        r->dirty = copy_bitmap(args->source, args->bitmap, errp);
+        r->dirty = args->bitmap ? copy_bitmap(args->source, args->bitmap, errp)
+                                : new_bitmap(args->source, errp);
         if (r->dirty) {
             return r;
         }

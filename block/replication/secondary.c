@@ -64,6 +64,7 @@
 #include "system/block-backend.h"
 #include "trace.h"
 #include "deadline.h"
+#include "intent.h"
 #include "internal.h"
 
 /*
@@ -335,6 +336,7 @@ static void secondary_start(BDRVReplicationState *s, Error **errp)
     if (!start_store(s, top, errp)) {
         goto fail;
     }
+    replication_intent_start(s);
     replication_sink_commit(disk_of(s));
     s->was_exported = is_exported(s);
     replication_set_stage(s, COLO_DISK_STAGE_RUNNING);
@@ -479,6 +481,7 @@ static void secondary_stop(BDRVReplicationState *s, bool failover,
         if (*errp) {
             return;
         }
+        replication_intent_go_alone(s);
         s->store->fail_over(s, errp);
     } else {
         s->store->stop(s, errp);

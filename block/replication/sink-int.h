@@ -49,6 +49,7 @@ typedef struct SinkState {
     uint64_t session;           /* of the batches that are applied now */
     uint64_t next;              /* the number of the next one */
     bool failed;                /* the session: no more is applied */
+    uint64_t marked;            /* REPLICATION_ENTRY_MARK, the last one */
     uint64_t reported;          /* the last session of which it was said why */
     bool beginning;             /* the entries of a batch are begun */
     CoQueue turn;               /* batches that have to wait with that */

@@ -42,7 +42,8 @@ sink_hold(BlockDriverState *bs, const ReplicationEntry *entries,
 
     for (unsigned i = 0; i < n_entries; i++) {
         if (entries[i].type == REPLICATION_ENTRY_RESYNC_BEGIN ||
-            entries[i].type == REPLICATION_ENTRY_RESYNC_END) {
+            entries[i].type == REPLICATION_ENTRY_RESYNC_END ||
+            entries[i].type == REPLICATION_ENTRY_COMMON) {
             return -EBUSY; /* not in a session */
         }
         if (entries[i].type == REPLICATION_ENTRY_GROW) {

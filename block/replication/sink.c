@@ -38,10 +38,7 @@
  * not kept waiting, then such a batch fails at once.
  *
  * Discards: in a session they are noted, and made after the next checkpoint:
- * discards.h.  That is past the filter that copies before a write.  A part of
- * DISCARD_CHUNK bytes at a time is under way; who writes there waits for it.
- * Nothing is discarded that way after the session, when others than the sink
- * may write to the disk.
+ * sink-discard.c.
  *
  * Threads: requests in any, the rest under the BQL.
  */
@@ -70,9 +67,6 @@
 
 /* How long a batch waits for one that has not come, ms */
 #define MISSING_MS 1000
-
-/* What is discarded at once, bytes */
-#define DISCARD_CHUNK (64 * MiB)
 
 static int64_t coroutine_fn GRAPH_RDLOCK disk_length(BlockDriverState *bs)
 {
@@ -138,6 +132,8 @@ sink_entry(BdrvChild *file, const ReplicationEntry *entry, QEMUIOVector *qiov,
     case REPLICATION_ENTRY_RESYNC_BEGIN:
     case REPLICATION_ENTRY_RESYNC_END:
     case REPLICATION_ENTRY_GROW:
+    case REPLICATION_ENTRY_COMMON:
+    case REPLICATION_ENTRY_MARK:
         break;
     }
     g_assert_not_reached();
@@ -197,7 +193,9 @@ static bool is_barrier(const ReplicationEntry *entry)
 {
     return entry->type == REPLICATION_ENTRY_FLUSH ||
            entry->type == REPLICATION_ENTRY_RESYNC_BEGIN ||
-           entry->type == REPLICATION_ENTRY_RESYNC_END;
+           entry->type == REPLICATION_ENTRY_RESYNC_END ||
+           entry->type == REPLICATION_ENTRY_COMMON ||
+           entry->type == REPLICATION_ENTRY_MARK;
 }
 
 /* Must @entry wait for others to end?  A barrier does for all of them. */
@@ -224,8 +222,7 @@ static bool coroutine_fn sink_wait(SinkState *s, const SinkBatch *b,
     if (is_stale_locked(s, b)) {
         return false;
     }
-    if (entry->type != REPLICATION_ENTRY_FLUSH &&
-        entry->type != REPLICATION_ENTRY_DISCARD) {
+    if (!is_barrier(entry) && entry->type != REPLICATION_ENTRY_DISCARD) {
         replication_discards_remove(&s->discards, entry->offset, entry->bytes);
     }
     return true;
@@ -300,13 +297,26 @@ static int coroutine_fn GRAPH_RDLOCK sink_flush(BlockDriverState *bs)
     return ret;
 }
 
-/* A resync begins or ends: what came before is on the disk for good by then */
+/* A resync begins, say: what came before is on the disk for good by then */
 static int coroutine_fn GRAPH_RDLOCK
 sink_mark(BlockDriverState *bs, const ReplicationEntry *entry)
 {
+    SinkState *s = bs->opaque;
     int ret = sink_flush(bs);
 
-    return ret < 0 ? ret : replication_target_mark(bs->file->bs, entry);
+    if (ret < 0) {
+        return ret;
+    }
+    if (entry->type == REPLICATION_ENTRY_MARK) {
+        QEMU_LOCK_GUARD(&s->lock);
+        s->marked = entry->offset;
+        return 0;
+    }
+    if (entry->type == REPLICATION_ENTRY_COMMON) {
+        replication_target_name(bs->file->bs, entry->offset);
+        return 0;
+    }
+    return replication_target_mark(bs->file->bs, entry);
 }
 
 /* A write that is flushed alone */
@@ -394,6 +404,7 @@ static int coroutine_fn sink_begin(BlockDriverState *bs, const SinkBatch *b)
         s->session = batch->session;
         s->next = 1;
         s->failed = false;
+        s->marked = 0;
         /* Nobody knows what others have written since */
         qatomic_set(&s->dirty, true);
         qemu_co_queue_restart_all(&s->turn);
@@ -544,70 +555,6 @@ sink_batch(BlockDriverState *bs, int64_t bytes, QEMUIOVector *qiov)
     return ret;
 }
 
-/* Discards that are due */
-
-/* What is next; false if nothing may be discarded, and the coroutine ends */
-static bool coroutine_fn GRAPH_RDLOCK
-sink_take_discard(BlockDriverState *bs, BdrvChild **disk, int64_t *offset,
-                  int64_t *bytes)
-{
-    SinkState *s = bs->opaque;
-    BdrvChild *c = bs->file;
-
-    QEMU_LOCK_GUARD(&s->lock);
-    while (c && c->bs != s->disk) {
-        c = bdrv_filter_child(c->bs);
-    }
-    s->discard_bytes = 0;
-    qemu_co_queue_restart_all(&s->ended);
-    /* Who is exported no more has no right to change the disk either */
-    if (!c || !(c->perm & BLK_PERM_WRITE) ||
-        qatomic_read(&bs->quiesce_counter) ||
-        !replication_discards_take(&s->discards, DISCARD_CHUNK, offset,
-                                   bytes)) {
-        s->discarding = false;
-        return false;
-    }
-    *disk = c;
-    s->discard_offset = *offset;
-    s->discard_bytes = *bytes;
-    return true;
-}
-
-static void coroutine_fn sink_discard_entry(void *opaque)
-{
-    BlockDriverState *bs = opaque;
-    SinkState *s = bs->opaque;
-    int64_t offset, bytes;
-    BdrvChild *disk;
-
-    WITH_GRAPH_RDLOCK_GUARD() {
-        while (sink_take_discard(bs, &disk, &offset, &bytes)) {
-            /* It is a hint, so may fail */
-            int ret = bdrv_co_pdiscard(disk, offset, bytes);
-
-            trace_replication_sink_discard(bdrv_get_node_name(bs), offset,
-                                           bytes, ret);
-            qatomic_set(&s->dirty, true);
-        }
-    }
-    bdrv_dec_in_flight(bs);
-}
-
-void sink_discard(BlockDriverState *bs)
-{
-    SinkState *s = bs->opaque;
-
-    QEMU_LOCK_GUARD(&s->lock);
-    if (!s->discarding && !qatomic_read(&bs->quiesce_counter) &&
-        replication_discards_has_due(&s->discards)) {
-        s->discarding = true;
-        bdrv_inc_in_flight(bs);
-        aio_co_schedule(bdrv_get_aio_context(bs),
-                        qemu_coroutine_create(sink_discard_entry, bs));
-    }
-}
-
 /* Requests */
 
 /* A request that is no batch has ended */
@@ -716,17 +663,28 @@ sink_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
     return ret;
 }
 
+static uint64_t sink_marked(SinkState *s)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    return s->marked;
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 sink_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
                QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
     SinkState *s = bs->opaque;
     int64_t of_disk = MIN(MAX(s->window - offset, 0), bytes);
+    int64_t at = offset + of_disk - s->window;
     int ret = 0;
 
     if (of_disk < bytes) {
-        ret = sink_read_window(bs, offset + of_disk - s->window,
-                               bytes - of_disk, qiov, of_disk);
+        ret = sink_read_window(bs, at, bytes - of_disk, qiov, of_disk);
+    }
+    if (of_disk < bytes && ret >= 0 && at < REPLICATION_GROW_AT) {
+        replication_target_window(bs->file->bs, sink_marked(s), at,
+                                  MIN(bytes - of_disk,
+                                      REPLICATION_GROW_AT - at), qiov, of_disk);
     }
     return ret < 0 || !of_disk ? ret : sink_read(bs, offset, of_disk, qiov);
 }

@@ -34,6 +34,7 @@
 #include "block/thread-pool.h"
 #include "trace.h"
 #include "generation.h"
+#include "intent.h"
 #include "internal.h"
 
 /* Nodes whose disk is looked after: secondaries out of sessions.  Atomic. */
@@ -209,6 +210,45 @@ int coroutine_fn replication_before_write(BdrvChild *child)
         qatomic_set(&s->overwritten, true);
     }
     return ret;
+}
+
+BlockDriverState *replication_target_intent(BlockDriverState *disk)
+{
+    BDRVReplicationState *s = find_secondary(disk);
+
+    /* In a session there is a filter below the sink */
+    while (!s && (disk = bdrv_filter_bs(disk))) {
+        s = find_secondary(disk);
+    }
+    return s ? replication_intent_above(s->bs) : NULL;
+}
+
+void replication_target_name(BlockDriverState *disk, uint64_t name)
+{
+    BlockDriverState *intent = replication_target_intent(disk);
+
+    if (intent) {
+        replication_intent_name(intent, name);
+    }
+}
+
+void replication_target_window(BlockDriverState *disk, uint64_t marked,
+                               int64_t at, int64_t bytes, QEMUIOVector *qiov,
+                               size_t skip)
+{
+    g_autofree uint8_t *buf = NULL;
+
+    if (at < REPLICATION_INTENT_AT) {
+        skip += REPLICATION_INTENT_AT - at;
+        bytes -= REPLICATION_INTENT_AT - at;
+        at = REPLICATION_INTENT_AT;
+    }
+    if (bytes > 0) {
+        buf = g_malloc0(bytes);
+        replication_intent_window(replication_target_intent(disk), marked, at,
+                                  bytes, buf);
+        qemu_iovec_from_buf(qiov, skip, buf, bytes);
+    }
 }
 
 int coroutine_fn replication_target_generation(BlockDriverState *disk,
