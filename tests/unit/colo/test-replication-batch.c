@@ -124,8 +124,15 @@ static void test_wrong(void)
         { { REPLICATION_ENTRY_RESYNC_BEGIN, INT64_MAX, 1 }, true },
         { { REPLICATION_ENTRY_RESYNC_BEGIN, 0, 0 }, true },
         { { REPLICATION_ENTRY_RESYNC_BEGIN, 1, 0 } },
+        { { REPLICATION_ENTRY_COMMON, INT64_MAX, 0 }, true },
+        { { REPLICATION_ENTRY_COMMON, 0, 0 } },
+        { { REPLICATION_ENTRY_COMMON, -1, 0 } },
+        { { REPLICATION_ENTRY_COMMON, 1, 1 } },
+        { { REPLICATION_ENTRY_MARK, 0, 0 }, true },
+        { { REPLICATION_ENTRY_MARK, INT64_MIN, 0 } },
+        { { REPLICATION_ENTRY_MARK, 1, 1 } },
         { { REPLICATION_ENTRY_RESYNC_END, 1, -1 } },
-        { { REPLICATION_ENTRY_RESYNC_END + 1, 0, 1 } },
+        { { REPLICATION_ENTRY_MARK + 1, 0, 1 } },
     };
 
     for (int i = 0; i < ARRAY_SIZE(cases); i++) {

@@ -68,6 +68,8 @@ static void apply_locked(Fake *f, const ReplicationBatch *batch,
         case REPLICATION_ENTRY_RESYNC_BEGIN:
         case REPLICATION_ENTRY_RESYNC_END:
         case REPLICATION_ENTRY_GROW:
+        case REPLICATION_ENTRY_COMMON:
+        case REPLICATION_ENTRY_MARK:
             break;
         }
     }
