@@ -26,6 +26,7 @@ from .generation import on_disk
 from .registry import Context, Failed, check, test, wait_for, wait_more
 
 ROUNDS_QUICK = 2
+ROUNDS_INTENT = 6               # the first resync makes the logs begin
 ROUNDS_LONG = 50
 MOMENT_SECONDS = (0.0, 1.0)     # after protection is there
 LIVE_SECONDS = 0.5              # after the survivor's first flush, at most
@@ -35,9 +36,12 @@ FOLDED = 'BLOCK_JOB_COMPLETED'
 COMMIT = 'commit-overlays'      # the block of the document
 COMMIT_SECONDS = 60
 REPLICATED = disks.Disks(kind='qcow2', generations=True, lossy=True)
+INTENT = replace(REPLICATED, intent=True)
 SHARED = disks.Disks(shared=True, lossy=True)
+VICTIMS = ('both', 'primary', 'secondary')
 QUICK = {('hybrid', REPLICATED, 'both'), ('periodic', REPLICATED, 'primary'),
-         ('hybrid', SHARED, 'both'), ('periodic', SHARED, 'secondary')}
+         ('hybrid', SHARED, 'both'), ('periodic', SHARED, 'secondary'),
+         ('hybrid', INTENT, 'primary'), ('periodic', INTENT, 'any')}
 
 
 def kill(*sides: vm.Vm) -> None:
@@ -95,6 +99,7 @@ class Cuts:
     flushed: int = 0
     not_flushed: int = 0
     restarted: int = 0
+    by_log: int = 0
 
     @property
     def layout(self) -> disks.Disks:
@@ -118,6 +123,8 @@ class Cuts:
             if not self.layout.shared:
                 paths.append(self.image(host))
                 paths.append(disks.generation_file(self.pair.run, host, 0))
+            if self.layout.intent:
+                paths.append(disks.intent_log(self.pair.run, host, 0))
         if self.layout.shared and len(hosts) == 2:
             paths.append(self.image(''))
         paths = [path for path in paths if path.exists()]
@@ -180,10 +187,23 @@ class Cuts:
         other = 'b' if host == 'a' else 'a'
         primary = self.pair.start_primary(host, state=self.state)
         secondary = self.pair.start_secondary(other)
-        if not self.layout.shared:
-            disks.resync(primary, secondary, 'hash')
+        self._resync(primary, secondary)
         self.write()
+        self._verify()
         self.restarted += 1
+
+    def _resync(self, primary: vm.Vm, secondary: vm.Vm) -> None:
+        if self.layout.intent:
+            done = disks.resync(primary, secondary, 'auto')
+            self.by_log += sum(each.get('by-log', 0) for each in done)
+        elif not self.layout.shared:
+            disks.resync(primary, secondary, 'hash')
+
+    def _verify(self) -> None:
+        """What the logs have left out is equal, byte by byte."""
+        if self.layout.intent:
+            error = disks.verify(self.pair.vm('primary'), None)
+            check(error is None, f'after a resync by the logs: {error}')
 
     # A round: cuts, and then there is a pair again
 
@@ -212,9 +232,9 @@ class Cuts:
         self.writer.verify()
         vm.retire(self.pair)
         secondary = self.pair.start_secondary(dead)
-        if not self.layout.shared:
-            disks.resync(self.pair.vm('primary'), secondary, 'hash')
+        self._resync(self.pair.vm('primary'), secondary)
         self.pair.protect()
+        self._verify()
 
     def _cut_survivor(self, survivor: vm.Vm, had_overlays: bool) -> None:
         kill(survivor)
@@ -239,7 +259,8 @@ def begin(ctx: Context, mode: str, layout: disks.Disks,
 
 def rounds(ctx: Context, mode: str, layout: disks.Disks, victim: str) -> None:
     # Shared disks have their number in both modes together
-    count = ROUNDS_LONG // (1 + layout.shared) if ctx.long else ROUNDS_QUICK
+    count = ROUNDS_LONG // (1 + layout.shared) if ctx.long else (
+        ROUNDS_INTENT if layout.intent else ROUNDS_QUICK)
     machine = replace(ctx.machine, memory='256', mode=mode, disks=layout)
     state = vm.boot_once(ctx.hosts, machine, ctx.run)
     done = 0
@@ -248,20 +269,24 @@ def rounds(ctx: Context, mode: str, layout: disks.Disks, victim: str) -> None:
         try:
             for done in range(count):
                 cuts.moment()
-                if victim == 'both':
+                which = cuts.rng.choice(VICTIMS) if victim == 'any' else victim
+                if which == 'both':
                     cuts.both()
                 else:
-                    cuts.one(victim)
+                    cuts.one(which)
         finally:
             ctx.note(f'round {done + 1} of {count}, {cuts.blocks} blocks were '
                      f'read from images; of {cuts.flushed + cuts.not_flushed} '
                      f'writes {cuts.not_flushed} were not flushed; '
-                     f'{cuts.restarted} times both were started again')
+                     f'{cuts.restarted} times both were started again; '
+                     f'{cuts.by_log} resyncs by the logs')
     check(cuts.flushed > 0, 'nothing was flushed')
+    check(cuts.by_log > 0 or not layout.intent, 'no resync was by the logs')
 
 
 def add_test(mode: str, layout: disks.Disks, victim: str) -> None:
-    kind = 'shared' if layout.shared else 'disk'
+    kind = ('shared' if layout.shared else
+            'disk/intent' if layout.intent else 'disk')
     middle = '/hybrid' if mode == 'hybrid' else ''
 
     @test(f'/colo/e2e/{kind}{middle}/power-cut/{victim}',
@@ -272,8 +297,11 @@ def add_test(mode: str, layout: disks.Disks, victim: str) -> None:
 
 for _layout in (REPLICATED, SHARED):
     for _mode in ('periodic', 'hybrid'):
-        for _victim in ('both', 'primary', 'secondary'):
+        for _victim in VICTIMS:
             add_test(_mode, _layout, _victim)
+for _mode in ('periodic', 'hybrid'):
+    for _victim in ('primary', 'any'):
+        add_test(_mode, INTENT, _victim)
 
 
 @test('/colo/e2e/disk/power-cut/lost')

@@ -60,6 +60,8 @@ MIRROR_SECONDS = 120.0
 FOLD_SECONDS = 120.0
 DRIVER_SECONDS = 60.0
 QUORUM = 'driver=quorum,read-pattern=fifo,vote-threshold=1'
+REGION_BYTES = 64 << 10     # of an intent log
+CLEAR_MS = 200
 PEER_CHILD = 'children.1'   # what is added to a quorum of one
 OVERLAYS = ('active', 'hidden')
 ACTIVE_OPTIONS = ('-o', 'extended_l2=on,cluster_size=128k')     # as documented
@@ -131,6 +133,7 @@ class Disks:
     batch: bool = True          # many writes at a time, by way of a sink
     lossy: bool = False         # what is not flushed can be lost, see power.py
     no_flush: bool = False      # and flushes do nothing
+    intent: bool = False        # each side keeps an intent log
 
     def device(self, n: int) -> str:
         """Where the guest has disk @n."""
@@ -189,6 +192,10 @@ def image_of(vm: Vm, run: Path, n: int) -> Path:
 
 def generation_file(run: Path, host: str, n: int) -> Path:
     return run / f'disk{n}-{host}.generation'
+
+
+def intent_log(run: Path, host: str, n: int) -> Path:
+    return run / f'disk{n}-{host}.intent'
 
 
 def overlay(run: Path, host: str, n: int, name: str) -> Path:
@@ -295,7 +302,8 @@ def remove_images(run: Path) -> None:
     """What an earlier pair has left."""
     for path in (*run.glob('disk*-?.img'), *run.glob('*-?.qcow2'),
                  *run.glob('disk*-?.copy'),
-                 *run.glob('disk*-?.generation')):
+                 *run.glob('disk*-?.generation'),
+                 *run.glob('disk*-?.intent')):
         path.unlink()
     power.forget(run)
 
@@ -337,6 +345,27 @@ def _tls(vm: Vm, end: str) -> dict[str, Any]:
     return {'tls-creds': f'{TLS}-{end}'} if vm.machine.disks.tls else {}
 
 
+def _guest_disk(disks: Disks, run: Path, host: str, n: int,
+                child: str) -> str:
+    """Options of what the guest has of disk @n, above @child."""
+    options = f'{QUORUM},{child}'
+    if not disks.intent:
+        return options
+    log = intent_log(run, host, n)
+    log.touch()
+    if disks.lossy:
+        power.begin(run, log)
+    return (f'driver=replication-intent,log={log},region-size={REGION_BYTES},'
+            f'clear-interval={CLEAR_MS},file.node-name=quorum{n},' +
+            ','.join(f'file.{option}' for option in options.split(',')))
+
+
+def _parent(vm: Vm, n: int) -> str:
+    """The node that gets another child."""
+    assert vm.machine.disks
+    return f'quorum{n}' if vm.machine.disks.intent else f'disk{n}'
+
+
 def arguments(machine: Machine, run: Path, host: str,
               secondary: bool) -> list[str]:
     """The command line of @host.  A disk that is there is kept; overlays are
@@ -363,9 +392,10 @@ def arguments(machine: Machine, run: Path, host: str,
             args += _shared_arguments(disks, disk, [], n)
             continue
         if not secondary:
-            args += ['-drive', f'if=none,id=disk{n},{QUORUM},'
-                     f'children.0.node-name=image{n},' +
-                     disks.node('local', disk, 'children.0.')]
+            args += ['-drive', f'if=none,id=disk{n},' +
+                     _guest_disk(disks, run, host, n,
+                                 f'children.0.node-name=image{n},' +
+                                 disks.node('local', disk, 'children.0.'))]
             continue
         paths = [overlay(run, host, n, name) for name in OVERLAYS]
         for path, options in zip(paths, (ACTIVE_OPTIONS, ())):
@@ -387,8 +417,8 @@ def arguments(machine: Machine, run: Path, host: str,
                  f',file.node-name=active{n},' +
                  disks.node('hidden', hidden, 'file.backing.') +
                  f',file.backing.backing=parent{n}',
-                 '-drive', f'if=none,id=disk{n},{QUORUM},'
-                 f'children.0=childs{n}']
+                 '-drive', f'if=none,id=disk{n},' +
+                 _guest_disk(disks, run, host, n, f'children.0=childs{n}')]
     return args + _devices(disks)
 
 
@@ -523,8 +553,8 @@ def _replicate(primary: Vm, secondary: Vm, n: int) -> None:
         options['generation-file'] = str(
             generation_file(primary.log.parent, primary.host, n))
     primary.monitor.execute('blockdev-add', options)
-    primary.monitor.execute('x-blockdev-change', {'parent': f'disk{n}',
-                                                  'node': node})
+    primary.monitor.execute('x-blockdev-change', {
+        'parent': _parent(primary, n), 'node': node})
     primary.disks.add(node)
 
 
@@ -551,7 +581,7 @@ def wait_resync(primary: Vm, n: int) -> dict[str, int]:
                  if item['device'] == job]
         if not found:
             break
-        last = {key: found[0][key] for key in ('sent-bytes',
+        last = {key: found[0][key] for key in ('sent-bytes', 'by-log',
                                                'compared-bytes', 'len')}
         if time.monotonic() > deadline:
             raise DiskError(f'{found[0]} has no end')
@@ -694,7 +724,7 @@ def detach(vm: Vm) -> None:
             vm.monitor.execute('blockdev-del', {'node-name': name})
             continue
         n = int(name.removeprefix('replication'))
-        vm.monitor.execute('x-blockdev-change', {'parent': f'disk{n}',
+        vm.monitor.execute('x-blockdev-change', {'parent': _parent(vm, n),
                                                  'child': PEER_CHILD})
         vm.monitor.execute('blockdev-del', {'node-name': name})
     vm.disks.clear()

@@ -4,8 +4,8 @@
  * writes to its images and flushes.  Loaded into QEMU by LD_PRELOAD;
  * ../colo/power.py makes of the log what is left.
  *
- *   COLO_POWER_DIR   the files *.img and *.qcow2 in this folder are images; of
- *                    *.generation the names count
+ *   COLO_POWER_DIR   the files *.img, *.qcow2 and *.intent in this folder are
+ *                    images; of *.generation the names count
  *   COLO_POWER_LOG   the log; several programs may append to it at a time
  *
  * An entry is written when its request is done.  A flush has two, of which the
@@ -136,7 +136,8 @@ static bool path_of(int fd, char *path, size_t size)
 static bool is_image(int fd, char *path, size_t size)
 {
     return path_of(fd, path, size) && in_folder(path) &&
-           (ends_with(path, ".img") || ends_with(path, ".qcow2"));
+           (ends_with(path, ".img") || ends_with(path, ".qcow2") ||
+            ends_with(path, ".intent"));
 }
 
 /* The first @n bytes of @iov, if any.  errno stays. */
