@@ -105,7 +105,7 @@ static bool begin_window(Intent *s)
     memset(s->hot[now], 0, s->n_words * sizeof(uint64_t));
     s->now = now;
     for (uint64_t i = 0; i < s->n_words; i++) {
-        s->candidates[i] = s->want[i] & ~s->hot[last][i] & ~s->kept[i];
+        s->candidates[i] = s->want[i] & ~s->hot[last][i];
         any |= s->candidates[i];
     }
     return any;

@@ -472,6 +472,39 @@ static void test_not_too_early(void)
     pair_free(p);
 }
 
+/*
+ * A region is a candidate; then the guest writes there again, which is in the log
+ * to the other side behind the mark, and does not arrive.
+ */
+static void test_written_again(void)
+{
+    Pair *p = pair_new();
+    int64_t begun;
+
+    begin(p);
+    disk_write(p->primary->qts, 0xc1, 2 * MiB, 4096);
+    while (disk_log_number(p->primary->qts, "bytes")) {
+        g_usleep(1000); /* until the alarm */
+    }
+    disk_io_at(p->secondary->qts, "dbg", "break write_aio A");
+    disk_write(p->primary->qts, 0xc2, 4 * MiB, 4096);
+    disk_io_at(p->secondary->qts, "dbg", "wait_break A");
+    /* Several rounds, the last of which waits for its mark */
+    g_usleep(500000);
+    disk_io_at(p->secondary->qts, "dbg", "break write_aio B");
+    disk_write(p->primary->qts, 0xc3, 2 * MiB, 4096);
+    disk_io_at(p->secondary->qts, "dbg", "resume A");
+    disk_io_at(p->secondary->qts, "dbg", "wait_break B");
+    begun = g_get_monotonic_time();
+    while (g_get_monotonic_time() - begun < 1000000) {
+        g_assert_true(log_has(p->primary, 2 * MiB));
+        g_usleep(20000);
+    }
+    disk_io_at(p->secondary->qts, "dbg", "resume B");
+    wait_count(p->primary, 0);
+    pair_free(p);
+}
+
 /* A region that is written to all the time stays as well, and costs nothing */
 static void test_busy_region(void)
 {
@@ -755,6 +788,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/intent/dies/random", test_random);
     qtest_add_func("/colo/intent/hashes", test_hashes);
     qtest_add_func("/colo/intent/not-too-early", test_not_too_early);
+    qtest_add_func("/colo/intent/written-again", test_written_again);
     qtest_add_func("/colo/intent/busy-region", test_busy_region);
     qtest_add_func("/colo/intent/discard", test_discard);
     qtest_add_func("/colo/intent/cut-short", test_cut_short);
