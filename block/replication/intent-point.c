@@ -305,6 +305,7 @@ void replication_intent_unpack(ReplicationIntentWindow *w, const uint8_t *buf)
         w->common = ldq_be_p(buf + 16);
         w->region = ldq_be_p(buf + 24);
         w->bytes = ldq_be_p(buf + 32);
+        w->common_next = ldq_be_p(buf + 40);
     }
 }
 
@@ -340,7 +341,7 @@ void replication_intent_window(BlockDriverState *intent, uint64_t marked,
 {
     Intent *s = intent ? intent_of(intent) : NULL;
     ReplicationIntentInfo info = { 0 };
-    uint8_t head[40] = { 0 };
+    uint8_t head[REPLICATION_INTENT_HEAD] = { 0 };
     uint64_t n = s ? regions_per_bit(s) : 1;
     uint64_t count = s ? DIV_ROUND_UP(DIV_ROUND_UP(s->n_regions, n), 8) : 0;
 
@@ -353,6 +354,7 @@ void replication_intent_window(BlockDriverState *intent, uint64_t marked,
     stq_be_p(head + 16, info.common);
     stq_be_p(head + 24, s ? s->region * n : 0);
     stq_be_p(head + 32, count);
+    stq_be_p(head + 40, info.common_next);
     for (int64_t i = 0; i < bytes; i++, at++) {
         uint64_t k = at - REPLICATION_INTENT_BITS_AT;
 

@@ -75,13 +75,14 @@ uint64_t replication_intent_bytes(BlockDriverState *intent);
  * window of a sink.  Numbers are big-endian.
  */
 #define REPLICATION_INTENT_AT 4096
-#define REPLICATION_INTENT_HEAD 40
+#define REPLICATION_INTENT_HEAD 48
 #define REPLICATION_INTENT_BITS_AT 8192
 #define REPLICATION_INTENT_BITS_MAX (2 * MiB)
 
 typedef struct ReplicationIntentWindow {
     uint64_t marked;            /* see REPLICATION_ENTRY_MARK */
-    uint64_t common;
+    uint64_t common;            /* as in the head */
+    uint64_t common_next;
     uint64_t region;            /* bytes; of the bits there */
     uint64_t bytes;             /* of bits, the first is 1 of byte 0 */
 } ReplicationIntentWindow;

@@ -553,6 +553,12 @@ static const char *own_log_problem(ResyncJob *r, BlockDriverState *intent,
     return NULL;
 }
 
+/* @name if it is one of ours, else 0 */
+static uint64_t common_point(const ReplicationIntentInfo *info, uint64_t name)
+{
+    return name == info->common || name == info->common_next ? name : 0;
+}
+
 /*
  * Have r->dirty be what may differ by both logs: NULL, or the reason why that
  * cannot be.  @errp is set if the job has failed.
@@ -575,23 +581,25 @@ static const char *coroutine_fn resync_by_log(ResyncJob *r, int64_t len,
     }
     problem = own_log_problem(r, intent, &info);
     why = info.why;
+    if (problem) {
+        return problem;
+    }
     if (!resync_read_window(r, REPLICATION_INTENT_AT, sizeof(buf), buf, errp)) {
         return NULL;
     }
     replication_intent_unpack(&w, buf);
-    if (problem) {
-        return problem;
-    }
-    if (!w.common) {
+    if (!w.common && !w.common_next) {
         return "the other side has no intent log that can be used";
     }
-    if (w.common != info.common && w.common != info.common_next) {
+    r->point = common_point(&info, w.common) ?:
+               common_point(&info, w.common_next);
+    if (!r->point) {
         return "the intent logs do not begin at the same point";
     }
     if (!is_of_length(&w, len)) {
+        r->point = 0;
         return "the intent log of the other side is of another length";
     }
-    r->point = w.common;
     if (resync_merge_theirs(r, len, &w, errp)) {
         replication_intent_merge(intent, r->dirty);
     }

@@ -3,7 +3,7 @@
  * COLO qtests: intent logs, two QEMUs with NBD between.
  *
  * No guest runs, the monitor writes in its place.  Proves: when a side has been
- * killed, at whatever moment, a resync in mode auto reads and sends no more than
+ * killed, at whatever moment, and its log has lost what was not flushed, a resync in mode auto reads and sends no more than
  * what both logs have, and then the images are equal byte by byte, whichever
  * side goes on and whatever it has written; a bit is not cleared before what it
  * stands for is on both disks, and is then; a log that is missing, cut short,
@@ -20,6 +20,9 @@
 #include "libqos/libqos.h"
 #include "colo-disk-rig.h"
 #include "colo-helpers.h"
+
+/* For LD_PRELOAD */
+#define COLO_LOSSY "tests/qtest/colo/libcolo-lossy.so"
 
 #define REGION (64 * KiB)
 #define ROUNDS 6
@@ -52,24 +55,35 @@ static char *path_of(Pair *p, const char *name, int i)
                "file.read-pattern=fifo,file.vote-threshold=1,"
 #define CHILD "file.children.0."
 
+/* What is not flushed of a log may be lost: see there */
+static QTestState *start(Pair *p, const char *args)
+{
+    QTestState *qts;
+
+    g_setenv("COLO_LOSSY_DIR", p->dir, true);
+    g_setenv("LD_PRELOAD", COLO_LOSSY, true);
+    qts = qtest_init(args);
+    g_unsetenv("LD_PRELOAD");
+    return qts;
+}
+
 static void start_primary(Pair *p, Host *h)
 {
-    p->primary = h;
-    h->qts = qtest_initf(
+    g_autofree char *args = g_strdup_printf(
         ">/dev/null -M none -nodefaults "
         "-drive if=none,id=top,node-name=topnode," INTENT
         "file.children.0.driver=raw,file.children.0.node-name=local,"
         "file.children.0.discard=unmap,"
         "file.children.0.file.driver=file,file.children.0.file.discard=unmap,"
         "file.children.0.file.filename=%s", h->log, h->image);
+
+    p->primary = h;
+    h->qts = start(p, args);
 }
 
 static void start_secondary(Pair *p, Host *h)
 {
-    p->secondary = h;
-    mkqcow2(h->hidden, DISK_MB);
-    mkqcow2(h->active, DISK_MB);
-    h->qts = qtest_initf(
+    g_autofree char *args = g_strdup_printf(
         ">/dev/null -M none -nodefaults "
         "-drive if=none,id=dbg,node-name=disk,driver=raw,discard=unmap,"
         "file.driver=blkdebug,file.discard=unmap,file.image.driver=file,"
@@ -82,6 +96,11 @@ static void start_secondary(Pair *p, Host *h)
         CHILD "file.backing.file.filename=%s,"
         CHILD "file.backing.backing=disk",
         h->image, h->log, h->generation, h->active, h->hidden);
+
+    p->secondary = h;
+    mkqcow2(h->hidden, DISK_MB);
+    mkqcow2(h->active, DISK_MB);
+    h->qts = start(p, args);
     disk_serve(h->qts, p->socket);
     qtest_qmp_assert_success(h->qts, "{'execute': 'blockdev-add', 'arguments': "
                              "{'driver': 'replication-sink', 'node-name': "
@@ -120,12 +139,14 @@ static void pair_free(Pair *p)
 {
     for (int i = 0; i < 2; i++) {
         Host *h = &p->hosts[i];
+        g_autofree char *flushed = g_strconcat(h->log, "-flushed", NULL);
 
         if (h->qts) {
             colo_quit(&h->qts);
         }
         disk_free_file(h->image);
         disk_free_file(h->log);
+        unlink(flushed);
         disk_free_file(h->generation);
         disk_free_file(h->hidden);
         disk_free_file(h->active);
@@ -135,6 +156,17 @@ static void pair_free(Pair *p)
     g_free(p->dir);
     g_free(p);
     disk_deadline_end();
+}
+
+/* The host of @h loses its power: all of its log that was not flushed, too */
+static void power_off(Host *h)
+{
+    g_autofree char *flushed = g_strconcat(h->log, "-flushed", NULL);
+
+    colo_kill(&h->qts);
+    if (g_file_test(flushed, G_FILE_TEST_EXISTS)) {
+        g_assert_cmpint(rename(flushed, h->log), ==, 0);
+    }
 }
 
 static bool are_equal(Pair *p)
@@ -386,7 +418,7 @@ static void test_primary_dies(void)
     /* Undone by the failover, and what the guest over there has written */
     disk_write(p->primary->qts, 0xa1, 5 * MiB, 4096);
     disk_write(p->secondary->qts, 0xa2, 9 * MiB, 4096);
-    colo_kill(&p->primary->qts);
+    power_off(p->primary);
     take_over(p, 3);
     check_by_log(p, "", 30 * REGION);
     start_session(p);
@@ -401,7 +433,7 @@ static void test_secondary_dies(void)
 
     begin(p);
     write_somewhere(p->primary->qts);
-    colo_kill(&dead->qts);
+    power_off(dead);
     disk_failover(p->primary->qts, true);
     write_somewhere(p->primary->qts);
     detach(p);
@@ -420,7 +452,7 @@ static void test_hashes(void)
     Host *dead = p->secondary;
 
     begin(p);
-    colo_kill(&dead->qts);
+    power_off(dead);
     disk_failover(p->primary->qts, true);
     detach(p);
     disk_write(p->primary->qts, 0x13, 3 * MiB, MiB);    /* as it was */
@@ -539,7 +571,7 @@ static void test_discard(void)
     disk_write(p->primary->qts, 0xc1, 8 * MiB, 4096);
     wait_count(p->primary, 1);
     g_assert_true(log_has(p->primary, 3 * MiB));
-    colo_kill(&dead->qts);
+    power_off(dead);
     disk_failover(p->primary->qts, true);
     detach(p);
     start_secondary(p, dead);
@@ -557,7 +589,7 @@ static void test_cut_short(void)
     Resync r;
 
     begin(p);
-    colo_kill(&dead->qts);
+    power_off(dead);
     disk_failover(p->primary->qts, true);
     detach(p);
     for (int i = 0; i < 16; i++) {
@@ -569,7 +601,7 @@ static void test_cut_short(void)
     query_resync(p, &r);
     g_assert_true(r.by_log);
     resync_clear(&r);
-    colo_kill(&dead->qts);
+    power_off(dead);
     end_resync(p, true);
     detach(p);
     start_secondary(p, dead);
@@ -599,10 +631,10 @@ static void test_random(void)
         }
         g_usleep(g_test_rand_int_range(0, 300000));
         if (dead == p->primary) {
-            colo_kill(&dead->qts);
+            power_off(dead);
             take_over(p, g_test_rand_int_range(0, 5));
         } else {
-            colo_kill(&dead->qts);
+            power_off(dead);
             disk_failover(p->primary->qts, true);
             write_somewhere(p->primary->qts);
             detach(p);
@@ -705,7 +737,7 @@ static void test_broken(gconstpointer opaque)
 
     begin(p);
     disk_write(p->primary->qts, 0xe1, 2 * MiB, 4096);
-    colo_kill(&dead->qts);
+    power_off(dead);
     disk_failover(p->primary->qts, true);
     detach(p);
     b->fn(dead);
@@ -743,8 +775,8 @@ static void test_broken_own(gconstpointer opaque)
 
     begin(p);
     disk_write(p->primary->qts, 0xe1, 2 * MiB, 4096);
-    colo_kill(&p->primary->qts);
-    colo_kill(&dead->qts);
+    power_off(p->primary);
+    power_off(dead);
     b->fn(p->primary);
     start_primary(p, p->primary);
     start_secondary(p, dead);
@@ -766,8 +798,12 @@ static void test_both_die(void)
 
     begin(p);
     write_somewhere(p->primary->qts);
-    colo_kill(&p->primary->qts);
-    colo_kill(&dead->qts);
+    /* This does not arrive, so nothing but the log here has it */
+    disk_io_at(p->secondary->qts, "dbg", "break write_aio A");
+    disk_write(p->primary->qts, 0xf1, 11 * MiB, 4096);
+    disk_io_at(p->secondary->qts, "dbg", "wait_break A");
+    power_off(p->primary);
+    power_off(dead);
     start_primary(p, p->primary);
     write_somewhere(p->primary->qts);
     start_secondary(p, dead);
