@@ -3,12 +3,13 @@
  * COLO qtests: intent logs, two QEMUs with NBD between.
  *
  * No guest runs, the monitor writes in its place.  Proves: when a side has been
- * killed, at whatever moment, and its log has lost what was not flushed, a resync in mode auto reads and sends no more than
- * what both logs have, and then the images are equal byte by byte, whichever
- * side goes on and whatever it has written; a bit is not cleared before what it
- * stands for is on both disks, and is then; a log that is missing, cut short,
- * damaged, of another image, generation or point is not used, and the job says
- * why; what a cut-short resync has left is done by the logs again.
+ * killed, at whatever moment, and its log has lost what was not flushed, a
+ * resync in mode auto reads and sends no more than what both logs have, and then
+ * the images are equal byte by byte, whichever side goes on and whatever it has
+ * written; a bit is not cleared before what it stands for is on both disks, and
+ * is then; a log that is missing, cut short, damaged, of another image,
+ * generation or point is not used, and the job says why; what a cut-short resync
+ * has left is done by the logs again.
  */
 
 #include "qemu/osdep.h"
