@@ -46,7 +46,7 @@ static void *keepalive_thread(void *opaque)
         colo_lease_tick();
         colo_wire_send_alive(k->wire);
         qemu_cond_timedwait(&k->cond, &k->lock,
-                            MIN(MAX(colo_wire_timeout(k->wire) /
+                            MIN(MAX(colo_wire_beat_timeout(k->wire) /
                                     BEATS_PER_TIMEOUT, INTERVAL_MIN_MS),
                                 INTERVAL_MAX_MS));
     }

@@ -118,13 +118,18 @@ void colo_lease_renew(int64_t said_ns, uint32_t timeout_ms)
     int64_t until_ns = lease_end(said_ns, timeout_ms);
     int64_t old_ns = qatomic_read(&end_ns);
 
-    /* 0: revoked.  Whoever holds the BQL may have ended it meanwhile */
-    if (said_ns && old_ns && old_ns != INT64_MAX && until_ns > old_ns &&
-        qatomic_cmpxchg(&end_ns, old_ns, until_ns) == old_ns) {
-        if (now() < until_ns) {
-            qatomic_set(&stalled, false);
+    /* 0: revoked.  Others may renew it, or end it, meanwhile */
+    while (said_ns && old_ns && old_ns != INT64_MAX && until_ns > old_ns) {
+        int64_t seen_ns = qatomic_cmpxchg(&end_ns, old_ns, until_ns);
+
+        if (seen_ns == old_ns) {
+            if (now() < until_ns) {
+                qatomic_set(&stalled, false);
+            }
+            tell_who_waits();
+            return;
         }
-        tell_who_waits();
+        old_ns = seen_ns;
     }
 }
 

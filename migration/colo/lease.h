@@ -13,7 +13,8 @@
  * ignored
  *
  * The secondary does not go on by itself before it has heard nothing for
- * @timeout_ms.  Session's thread.
+ * @timeout_ms, neither on the migration channel nor by a heartbeat.  Any
+ * thread.
  */
 void colo_lease_renew(int64_t said_ns, uint32_t timeout_ms);
 

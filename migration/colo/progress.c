@@ -11,3 +11,4 @@
 
 /* Atomic */
 unsigned long colo_progress_count;
+unsigned long colo_idle_count;

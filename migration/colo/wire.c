@@ -31,6 +31,11 @@
  * of its sender's clock, and repeats the latest of the other side.  Who finds his
  * own time in one, and that time is not long ago, hears and is heard.
  *
+ * Somebody else may listen for the peer as well (heartbeat.c), and say sooner
+ * than the timeout does that it is silent.  The wire counts as one more way to
+ * hear it: only what was not heard here either is lost.  While the owner writes
+ * nothing is read, so what lies in the socket tells whether more has come.
+ *
  * This process may have been stopped, or starved.  So what has come is read
  * before the clock is believed, and a wait that ends much later than it should
  * begins again.
@@ -40,6 +45,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/ioctl.h>
 #include "qemu/iov.h"
 #include "qemu/lockable.h"
 #include "qemu/timer.h"
@@ -47,6 +53,7 @@
 #include "qapi/error.h"
 #include "io/channel-tls.h"
 #include "wire.h"
+#include "wire-word.h"
 #include "fault.h"
 #include "lease.h"
 #include "progress.h"
@@ -90,6 +97,9 @@ struct ColoWire {
     int64_t alive_ns;           /* an 'alive' was read */
     unsigned returns;           /* how often the peer came back */
     bool listens;               /* to the last word, and waits for no other */
+    bool lost_by_word;          /* that is why it is lost */
+    bool word_refused;          /* nobody wanted to wait; until it changes */
+    int unread_bytes;           /* in the socket, when last looked at */
     const char *stage;          /* what is waited for, in messages; or NULL */
     const ColoFrame *sending;   /* or NULL */
     WireAlarm alarm;
@@ -105,7 +115,11 @@ struct ColoWire {
     uint8_t rest[COLO_FRAME_HDR_LEN + COLO_ALIVE_LEN];
     size_t rest_len;            /* of an 'alive', not written yet */
 
+    /* With a lock of its own */
+    ColoWireWord word;
+
     /* Atomic */
+    uint32_t beat_timeout_ms;   /* of who else listens; 0: nobody */
     uint32_t timeout_ms;        /* the owner writes it */
     int64_t peer_stamp;         /* the same */
     bool lost;                  /* the same */
@@ -136,10 +150,12 @@ ColoWire *colo_wire_new(QIOChannel *ioc, COLOMode side, uint32_t timeout_ms)
     w->timeout_ms = timeout_ms;
     w->end_ns = INT64_MAX;
     w->stall_begin_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    w->heard_ns = w->stall_begin_ns;
     w->ctx = g_main_context_new();
     w->timer = g_source_new(&wire_timer_funcs, sizeof(GSource));
     g_source_attach(w->timer, w->ctx);
     qemu_mutex_init(&w->send_lock);
+    colo_word_init(&w->word);
 
     colo_wire_begin_wait(w);
 
@@ -159,6 +175,7 @@ void colo_wire_free(ColoWire *w)
     g_main_context_unref(w->ctx);
     object_unref(OBJECT(w->ioc));
     qemu_mutex_destroy(&w->send_lock);
+    colo_word_destroy(&w->word);
     g_free(w);
 }
 
@@ -170,6 +187,37 @@ void colo_wire_set_timeout(ColoWire *w, uint32_t timeout_ms)
 uint32_t colo_wire_timeout(ColoWire *w)
 {
     return qatomic_read(&w->timeout_ms);
+}
+
+void colo_wire_set_heartbeat(ColoWire *w, uint32_t timeout_ms)
+{
+    qatomic_set(&w->beat_timeout_ms, timeout_ms);
+}
+
+uint32_t colo_wire_beat_timeout(ColoWire *w)
+{
+    uint32_t timeout_ms = colo_wire_timeout(w);
+    uint32_t beat_ms = qatomic_read(&w->beat_timeout_ms);
+
+    return beat_ms ? MIN(timeout_ms, beat_ms) : timeout_ms;
+}
+
+int64_t colo_wire_heard_ns(ColoWire *w)
+{
+    return w->heard_ns;
+}
+
+void colo_wire_declare_silent(ColoWire *w, const char *why, uint32_t after_ms)
+{
+    colo_word_set(&w->word, after_ms ? COLO_WORD_SILENT : COLO_WORD_STALLED,
+                  why, after_ms);
+    g_main_context_wakeup(w->ctx);
+}
+
+void colo_wire_declare_heard(ColoWire *w)
+{
+    colo_word_set(&w->word, COLO_WORD_NONE, NULL, 0);
+    g_main_context_wakeup(w->ctx);
 }
 
 void colo_wire_wake(ColoWire *w)
@@ -241,6 +289,10 @@ bool colo_wire_find(ColoWire *w, Error **errp)
         return false;
     }
     qatomic_set(&w->lost, false);
+    /* Found in spite of that word: it has to be another one */
+    w->word_refused = w->lost_by_word &&
+                      colo_word(&w->word) == COLO_WORD_STALLED;
+    w->lost_by_word = false;
     w->returns++;
     colo_wire_begin_wait(w);
     return true;
@@ -249,6 +301,7 @@ bool colo_wire_find(ColoWire *w, Error **errp)
 void colo_wire_listen(ColoWire *w)
 {
     w->listens = true;
+    w->lost_by_word = false;
 }
 
 unsigned colo_wire_returns(ColoWire *w)
@@ -295,9 +348,50 @@ int64_t colo_wire_hurry_end(ColoWire *w)
                     : INT64_MAX;
 }
 
+/* Nothing is read now.  Has more come? */
+static void wire_look_at_socket(ColoWire *w)
+{
+    QIOChannelSocket *socket = colo_channel_socket(w->ioc);
+    int bytes;
+
+    if (socket && !ioctl(socket->fd, FIONREAD, &bytes) &&
+        bytes != w->unread_bytes) {
+        w->unread_bytes = bytes;
+        w->heard_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    }
+}
+
+/* When the peer is lost, as somebody else says it is silent */
+static int64_t wire_word_end(ColoWire *w)
+{
+    if (colo_word(&w->word) == COLO_WORD_NONE) {
+        w->word_refused = false;
+        return INT64_MAX;
+    }
+    if (w->lost || w->listens || w->word_refused || !w->silence ||
+        w->alarm != WIRE_ALARM_OFF || w->end_ns != INT64_MAX) {
+        return INT64_MAX;
+    }
+    return colo_word_end(&w->word, w->heard_ns);
+}
+
+/* It is over.  False: nobody wants to wait, so it does not count */
+static bool wire_lose_by_word(ColoWire *w)
+{
+    g_autofree char *why = colo_word_why(&w->word);
+
+    if (!why) {
+        return false;
+    }
+    w->lost_by_word = colo_wire_lose(w, why, NULL);
+    w->word_refused = !w->lost_by_word;
+    return w->lost_by_word;
+}
+
 /*
  * Wait for @cond on the channel.  With @wakeable a wake-up ends the wait,
- * cancelling always does.
+ * cancelling always does, and so does a peer that is lost, or found, by what
+ * somebody else says: the caller has to look at w->lost.
  */
 static ColoWaitResult wire_wait(ColoWire *w, GIOCondition cond,
                                 int64_t deadline_ns, bool wakeable)
@@ -311,27 +405,45 @@ static ColoWaitResult wire_wait(ColoWire *w, GIOCondition cond,
     g_source_attach(watch, w->ctx);
 
     while (!ready) {
-        int64_t end_ns = deadline_ns, now_ns;
+        int64_t end_ns = deadline_ns, now_ns, word_ns;
 
         if (cond & G_IO_IN && !wakeable) {
             end_ns = MIN(end_ns, colo_wire_hurry_end(w));
+        } else if (!(cond & G_IO_IN)) {
+            wire_look_at_socket(w);
         }
+        word_ns = wire_word_end(w);
         now_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
         if (qatomic_read(&w->cancelled) ||
             (wakeable && qatomic_xchg(&w->woken, false))) {
             ret = COLO_WAIT_WOKEN;
             break;
         }
-        if (now_ns >= end_ns) {
+        if (w->lost_by_word && colo_word(&w->word) == COLO_WORD_NONE) {
+            ret = !colo_wire_find(w, NULL) || wakeable ? COLO_WAIT_WOKEN
+                                                       : COLO_WAIT_READABLE;
+            break;
+        }
+        if (now_ns >= MIN(end_ns, word_ns)) {
+            if (looked && now_ns < end_ns) {
+                if (wire_lose_by_word(w)) {
+                    ret = wakeable ? COLO_WAIT_WOKEN : COLO_WAIT_READABLE;
+                    break;
+                }
+                looked = false;
+                continue;
+            }
             if (looked) {
                 ret = COLO_WAIT_DEADLINE;
                 break;
             }
             looked = true;
-            w->stalled |= now_ns - end_ns > WIRE_LATE_NS;
+            w->stalled |= now_ns >= end_ns && now_ns - end_ns > WIRE_LATE_NS;
             g_main_context_iteration(w->ctx, false);
             continue;
         }
+        end_ns = MIN(end_ns, word_ns);
+        looked = false;
         g_source_set_ready_time(w->timer, end_ns == INT64_MAX ? -1 :
                                 g_get_monotonic_time() +
                                 DIV_ROUND_UP(end_ns - now_ns, SCALE_US));
@@ -424,12 +536,16 @@ static bool wire_wait_progress(ColoWire *w, GIOCondition cond,
                                WireStep *step, Error **errp)
 {
     int64_t deadline_ns = step->deadline_ns;
+    bool was_lost = w->lost;
 
     if (w->alarm == WIRE_ALARM_SET) {
         deadline_ns = MIN(deadline_ns, w->alarm_ns);
     }
     switch (wire_wait(w, cond, deadline_ns, false)) {
     case COLO_WAIT_READABLE:
+        if (w->lost != was_lost) {
+            step_begin(w, step);
+        }
         return true;
     case COLO_WAIT_DEADLINE:
         if (wire_ring(w, step)) {
@@ -691,10 +807,11 @@ static bool wire_take_alive(ColoWire *w, const ColoAlive *a, Error **errp)
     }
     qatomic_set(&w->peer_stamp, a->stamp);
     if (w->side == COLO_MODE_PRIMARY) {
-        colo_lease_renew(a->echo, w->timeout_ms);
+        colo_lease_renew(a->echo, colo_wire_beat_timeout(w));
     }
     if (wire_is_heard(w, a->echo, now_ns)) {
-        if (!colo_wire_find(w, errp)) {
+        if (colo_word(&w->word) != COLO_WORD_STALLED &&
+            !colo_wire_find(w, errp)) {
             return false;
         }
         w->well_ns = now_ns;

@@ -83,6 +83,36 @@ void colo_wire_set_timeout(ColoWire *w, uint32_t timeout_ms);
 uint32_t colo_wire_timeout(ColoWire *w);
 
 /*
+ * colo_wire_set_heartbeat: somebody else listens for the peer, too, and may say
+ * that it is dead when it was silent for @timeout_ms.  Before the wire is used.
+ *
+ * colo_wire_beat_timeout: the shorter one of both timeouts, in milliseconds.
+ * By it leases are given, and signs of life sent.  Any thread.
+ */
+void colo_wire_set_heartbeat(ColoWire *w, uint32_t timeout_ms);
+uint32_t colo_wire_beat_timeout(ColoWire *w);
+
+/*
+ * colo_wire_declare_silent: the peer is said to be silent, as @why says, by
+ * somebody who listens elsewhere.  Any thread, no lock of the caller's needed.
+ *
+ * The owner loses it (colo_wire_lose()) when he waits, or next does, and the
+ * wire has brought nothing for @after_ms either: it is one more way to hear
+ * the peer.  0: at once, and 'alive' frames do not bring it back: the peer is
+ * there, but does not get on.  What else it says does.  Nothing happens while
+ * the owner could not go on waiting; his own timeout holds then.
+ *
+ * colo_wire_declare_heard: it is not silent any more, and hears this side.  An
+ * owner who lost it for that reason finds it.
+ */
+void colo_wire_declare_silent(ColoWire *w, const char *why,
+                              uint32_t after_ms);
+void colo_wire_declare_heard(ColoWire *w);
+
+/* When bytes have last come (QEMU_CLOCK_REALTIME, ns), or it was made.  Owner */
+int64_t colo_wire_heard_ns(ColoWire *w);
+
+/*
  * So many timeouts a peer is waited for that is there, but does not get on: it
  * sends 'alive' frames without progress, or speaks of something else.  Longer
  * than disks may take.
@@ -168,9 +198,9 @@ void colo_wire_send_alive(ColoWire *w);
  * colo_wire_begin_wait: from now on the peer is waited for.  Owner.
  * colo_wire_next: as colo_wire_recv(), but returns after each 'alive', too
  *
- * For those who have other things to do as well while they wait.  An 'alive' has
- * been read as a whole; it is an error if the peer has sent nothing else, and
- * has not got on, for COLO_STALL_TIMEOUTS.
+ * For those who have other things to do as well while they wait.  An 'alive'
+ * has been read as a whole; it is an error if the peer has sent nothing else,
+ * and has not got on, for COLO_STALL_TIMEOUTS.
  */
 void colo_wire_begin_wait(ColoWire *w);
 bool colo_wire_next(ColoWire *w, const char *stage, ColoFrame *f,
