@@ -15,6 +15,7 @@
 #include "system/runstate.h"
 #include "arbiter.h"
 #include "decision.h"
+#include "heartbeat.h"
 #include "requests.h"
 #include "session.h"
 #include "status.h"
@@ -49,8 +50,9 @@ void qmp_x_colo_lost_heartbeat(bool has_force, bool force, Error **errp)
         s->primary.state == COLO_PRIMARY_STATE_ENDING) {
         error_setg(errp, "this side is handing over to the secondary");
     } else if (!force && !pair_is_well(s) && colo_arbiter_exists()) {
-        colo_decision_ask(s);
+        colo_decision_demand(s);
     } else if (force || !pair_is_well(s)) {
+        s->forced = force;
         colo_ask_failover(s);
     } else if (s->side == COLO_MODE_PRIMARY) {
         colo_ask_end(s, COLO_BYE_FAILOVER);
@@ -148,6 +150,7 @@ COLOStatus *qmp_query_colo_status(Error **errp)
         status->statistics = session_statistics(s);
     }
     colo_status_fill(s, status);
+    status->heartbeat = colo_heartbeat_status();
     status->compare = colo_net_compare_statistics();
     status->has_compare = status->compare != NULL;
     status->disks = query_disks();

@@ -20,6 +20,10 @@
  * it goes on in order: the primary says bye, the secondary asks to be handed
  * over to.  If the other one has, that does so.
  *
+ * If only the channel is broken, and the two hear each other by a heartbeat, the
+ * primary asks: it lives, so there is no need to take over from it.  The
+ * secondary asks when it does not hear that any more, or is told to.
+ *
  * Nobody asks about a pair that is well.  A switchover is asked for when the
  * primary has handed over: before that the secondary may die, and the primary must
  * not have lost.
@@ -31,6 +35,7 @@
 #include "arbiter.h"
 #include "decision.h"
 #include "fence.h"
+#include "heartbeat.h"
 #include "status.h"
 #include "trace.h"
 
@@ -41,6 +46,7 @@
 static struct {
     ColoSession *session;       /* whose question is open, or NULL */
     bool running;               /* there is a thread */
+    bool demanded;              /* by a command */
     QemuUUID won;               /* this side goes on, in this session */
     QemuUUID fenced;            /* and the other one is off; the thread only */
     QemuCond cond;              /* the question is gone */
@@ -99,7 +105,7 @@ static void follow(ColoSession *s, ColoVerdict verdict)
 {
     if (verdict == COLO_VERDICT_LOST) {
         if (colo_is_lost(s)) {
-            colo_ask_out(s);
+            colo_ask_out(s, "the arbiter has decided for the other side");
         }
     } else if (colo_is_lost(s)) {
         colo_ask_failover(s);
@@ -162,6 +168,13 @@ static ColoVerdict ask(ColoSession *s, const ColoQuestion *q, Error **errp)
     return verdict;
 }
 
+/* BQL */
+static bool is_for_primary_to_ask(ColoSession *s)
+{
+    return s->side == COLO_MODE_SECONDARY && !decision.demanded &&
+           colo_heartbeat_is_well();
+}
+
 static void *decision_thread(void *opaque)
 {
     g_autofree char *told = NULL;   /* why it is not known */
@@ -176,6 +189,10 @@ static void *decision_thread(void *opaque)
         colo_arbiter_arm();
         if (!s) {
             break;
+        }
+        if (is_for_primary_to_ask(s)) {
+            qemu_cond_timedwait_bql(&decision.cond, ASK_AGAIN_MS);
+            continue;
         }
         q = question_of(s);
         if (qemu_uuid_is_equal(&decision.won, &q.session)) {
@@ -213,7 +230,7 @@ static void *decision_thread(void *opaque)
     return NULL;
 }
 
-void colo_decision_ask(ColoSession *s)
+static void open_question(ColoSession *s)
 {
     QemuThread thread;
 
@@ -230,8 +247,33 @@ void colo_decision_ask(ColoSession *s)
     }
 }
 
+bool colo_decision_comes(void)
+{
+    return colo_arbiter_exists() && !colo_heartbeat_awaits_word();
+}
+
+void colo_decision_ask(ColoSession *s)
+{
+    if (colo_decision_comes()) {
+        open_question(s);
+    }
+}
+
+void colo_decision_demand(ColoSession *s)
+{
+    open_question(s);
+    decision.demanded = true;
+    colo_decision_look();
+}
+
+void colo_decision_look(void)
+{
+    qemu_cond_broadcast(&decision.cond);
+}
+
 void colo_decision_forget(void)
 {
+    decision.demanded = false;
     if (decision.session) {
         decision.session = NULL;
         colo_arbiter_cancel();

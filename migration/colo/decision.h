@@ -32,11 +32,21 @@ bool colo_decision_claim(ColoSession *s, Error **errp);
 
 /*
  * colo_decision_ask: the peer is lost
+ * colo_decision_demand: and somebody has said that this side is to go on
  *
  * If there is an arbiter it is asked until it has answered; then the session is
- * told.  Does not wait; may be repeated.  BQL.
+ * told.  They do not wait, and may be repeated.  The first asks nobody if the
+ * heartbeat is told to wait for the second (on-loss=event), and not yet on a
+ * secondary that hears the primary.  BQL.
  */
 void colo_decision_ask(ColoSession *s);
+void colo_decision_demand(ColoSession *s);
+
+/* Will it be decided without somebody's word?  BQL. */
+bool colo_decision_comes(void);
+
+/* What the heartbeat hears has changed.  BQL. */
+void colo_decision_look(void);
 
 /* The session is over: nobody wants to know any more.  BQL. */
 void colo_decision_forget(void);

@@ -40,10 +40,12 @@
 #include "qapi/error.h"
 #include "qapi/qapi-events-colo.h"
 #include "qapi/qapi-events-migration.h"
+#include "block/aio.h"
 #include "arbiter.h"
 #include "decision.h"
 #include "disks.h"
 #include "failover.h"
+#include "heartbeat.h"
 #include "lease.h"
 #include "peer.h"
 #include "status.h"
@@ -84,7 +86,7 @@ static void tell_loss(ColoSession *s, const char *why)
     }
     s->loss_is_told = true;
     error_report("COLO %s: peer lost: %s", COLOMode_str(s->side), why);
-    if (colo_arbiter_exists()) {
+    if (colo_decision_comes()) {
         error_printf("The guest's output is held until the arbiter has decided "
                      "which side goes on.\n");
     } else {
@@ -93,6 +95,15 @@ static void tell_loss(ColoSession *s, const char *why)
                      "to go on.\n");
     }
     qapi_event_send_colo_peer_lost(COLOMode_str(s->side), s->committed, why);
+}
+
+/*
+ * Can the two end the session in order, over a channel that is broken?  With an
+ * arbiter the primary asks that.  BQL.
+ */
+static bool can_agree(void)
+{
+    return colo_heartbeat_decides() && !colo_arbiter_exists();
 }
 
 /*
@@ -116,7 +127,7 @@ static bool peer_is_silent(void *opaque, const char *why)
 
     BQL_LOCK_GUARD();
     if (colo_wish(s) != COLO_WISH_NONE || colo_exiting() ||
-        !can_come_back(s)) {
+        !can_come_back(s) || (can_agree() && colo_heartbeat_is_well())) {
         return false;
     }
     colo_status_say("%s", why);
@@ -173,8 +184,12 @@ static void take_late_word(ColoSession *s)
 {
     if (colo_wish(s) == COLO_WISH_SWITCHOVER ||
         (colo_wish(s) == COLO_WISH_END && s->end_reason == COLO_BYE_FAILOVER)) {
-        qatomic_set(&s->wish, colo_arbiter_exists() ? COLO_WISH_NONE
-                                                    : COLO_WISH_FAILOVER);
+        if (colo_arbiter_exists()) {
+            qatomic_set(&s->wish, COLO_WISH_NONE);
+            colo_decision_demand(s);
+        } else {
+            qatomic_set(&s->wish, COLO_WISH_FAILOVER);
+        }
     }
 }
 
@@ -184,6 +199,7 @@ static bool is_decided(ColoSession *s)
     ColoWish wish = colo_wish(s);
 
     return wish == COLO_WISH_FAILOVER || wish == COLO_WISH_OUT ||
+           s->beat_says_out ||
            (wish == COLO_WISH_END && s->end_reason != COLO_BYE_CANCEL);
 }
 
@@ -227,6 +243,7 @@ void colo_await_decision(ColoSession *s, const Error *err)
     colo_wire_listen(s->wire);
     tell_loss(s, error_get_pretty(err));
     colo_decision_ask(s);
+    colo_heartbeat_claim(s->side == COLO_MODE_PRIMARY && can_agree());
 
     for (take_late_word(s); !heard && !is_decided(s); take_late_word(s)) {
         if (open && !colo_wire_cancelled(s->wire)) {
@@ -237,6 +254,84 @@ void colo_await_decision(ColoSession *s, const Error *err)
             qemu_cond_wait_bql(&s->cond);
         }
     }
+    colo_heartbeat_claim(false);
+    if (s->beat_says_out && !heard && colo_wish(s) == COLO_WISH_NONE) {
+        s->cause = COLO_CAUSE_PEER_ERROR;
+        colo_status_add("the heartbeat says that the other side is out");
+    }
+}
+
+/* BQL */
+static bool is_over(ColoSession *s)
+{
+    return s->thread_done ||
+           (s->side == COLO_MODE_PRIMARY
+            ? s->primary.state >= COLO_PRIMARY_STATE_ALONE
+            : s->secondary.state >= COLO_SECONDARY_STATE_LIVE);
+}
+
+/* What the peer says by its heartbeat about who goes on.  BQL. */
+static void take_beat(ColoSession *s, uint16_t flags)
+{
+    if (flags & COLO_BEAT_SERVICE) {
+        colo_ask_out(s, "the other side goes on, as its heartbeat says");
+        colo_status_add(s->out_why);
+    } else if (!colo_is_lost(s)) {
+        /* The session's thread hears it in order, and with the reason */
+        return;
+    } else if (s->side == COLO_MODE_PRIMARY && flags & COLO_BEAT_OUT) {
+        s->beat_says_out = true;
+        colo_wire_cancel(s->wire);
+    } else if (s->side == COLO_MODE_SECONDARY && flags & COLO_BEAT_CLAIM &&
+               can_agree() && colo_wish(s) == COLO_WISH_NONE) {
+        /* The primary goes on when it hears that this side is out */
+        colo_ask_out(s, "the primary lives, and goes on alone");
+        colo_status_add(s->out_why);
+    }
+}
+
+/* Atomic: hear_heartbeat() is scheduled */
+static bool beat_is_told;
+
+/* Main loop, BQL */
+static void hear_heartbeat(void *opaque)
+{
+    ColoSession *s = colo_session();
+
+    qatomic_set(&beat_is_told, false);
+    colo_decision_look();
+    if (s && !is_over(s) && colo_wish(s) != COLO_WISH_OUT) {
+        take_beat(s, colo_heartbeat_peer_flags(&s->id));
+        qemu_cond_broadcast(&s->cond);
+    }
+}
+
+static void heartbeat_has_news(void)
+{
+    if (!qatomic_xchg(&beat_is_told, true)) {
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), hear_heartbeat, NULL);
+    }
+}
+
+static void __attribute__((constructor)) failover_init(void)
+{
+    colo_heartbeat_on_news(heartbeat_has_news);
+}
+
+bool colo_peer_is_closed(ColoSession *s)
+{
+    QIOChannelSocket *socket = colo_channel_socket(
+                                   colo_wire_channel(s->wire));
+    GPollFD pfd = { .events = G_IO_HUP | G_IO_ERR };
+
+    if (!socket || !colo_heartbeat_is_closed()) {
+        return false;
+    }
+    pfd.fd = socket->fd;
+#ifdef POLLRDHUP
+    pfd.events |= POLLRDHUP;
+#endif
+    return g_poll(&pfd, 1, 0) > 0;
 }
 
 void colo_say_decided(void)

@@ -34,11 +34,19 @@ void colo_watch_silence(ColoSession *s);
 /*
  * colo_await_decision: the peer is lost
  *
- * Reports it, then waits for the operator's word, the arbiter's, or the end of
- * QEMU.
+ * Reports it, then waits for the word of the operator, of the arbiter, or of the
+ * peer, or for the end of QEMU.
  * Session's thread, BQL held (dropped meanwhile).
  */
 void colo_await_decision(ColoSession *s, const Error *err);
+
+/*
+ * colo_peer_is_closed: have all connections to the peer been closed, those of the
+ * heartbeat as well?  Then its process has ended.
+ *
+ * False without a heartbeat.  BQL.
+ */
+bool colo_peer_is_closed(ColoSession *s);
 
 /* For the user: this side goes on, and who has said so.  BQL. */
 void colo_say_decided(void);

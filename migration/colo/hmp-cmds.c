@@ -135,6 +135,22 @@ static void print_protection(Monitor *mon, const COLOStatus *status)
     }
 }
 
+static void print_heartbeat(Monitor *mon, const ColoHeartbeatStatus *h)
+{
+    monitor_printf(mon, "heartbeat: peer %s, links up %u of %u, losses %" PRIu64
+                   "\n", ColoPeerHealth_str(h->health), h->links_up,
+                   h->links_total, h->losses);
+    print_durations(mon, "  round trip", h->round_trip);
+    for (ColoHeartbeatLinkStatusList *l = h->links; l; l = l->next) {
+        monitor_printf(mon, "  link '%s': %s", l->value->chardev,
+                       l->value->up ? "up" : "down");
+        if (l->value->has_age) {
+            monitor_printf(mon, ", heard %" PRIu64 " ms ago", l->value->age);
+        }
+        monitor_printf(mon, "\n");
+    }
+}
+
 /* The peer is lost and the operator has not said yet which side goes on */
 static bool awaits_decision(const COLOStatus *status)
 {
@@ -164,6 +180,9 @@ void hmp_info_colo(Monitor *mon, const QDict *qdict)
     }
     print_decider(mon, "arbiter", status->arbiter);
     print_decider(mon, "fence", status->fence);
+    if (status->heartbeat) {
+        print_heartbeat(mon, status->heartbeat);
+    }
     if (status->statistics) {
         print_statistics(mon, status->statistics);
     }

@@ -63,7 +63,7 @@ static bool primary_await_ready(ColoSession *s, Error **errp)
         colo_read_end(s, &f, stage, errp);
         return false;
     }
-    colo_lease_begin(asked_ns, s->timeout_ms);
+    colo_lease_begin(asked_ns, colo_wire_beat_timeout(s->wire));
     colo_disks_allow(0);
     return true;
 }
@@ -279,7 +279,7 @@ static bool primary_run_epoch(ColoSession *s, ColoCheckpointReason *reason,
                 return false;
             }
             s->primary.pings++;
-            colo_progress();
+            colo_progress_idle();
             next_ping_ns = colo_now_ns() + ping_ns;
             break;
         case COLO_WAIT_WOKEN:
@@ -418,9 +418,8 @@ static void primary_retire_bh(void *opaque)
 /* The other side is the service.  BQL. */
 static void primary_taken_over(ColoSession *s, const Error *err)
 {
-    const char *why = colo_wish(s) == COLO_WISH_OUT
-                      ? "the arbiter has decided for the other side"
-                      : error_get_pretty(err);
+    const char *why = colo_wish(s) == COLO_WISH_OUT ? s->out_why
+                                                    : error_get_pretty(err);
 
     colo_status_say("%s; the guest of this side stands for good", why);
     info_report("COLO primary: %s; the guest of this side stands for good",

@@ -14,6 +14,7 @@
 #include "net/colo.h"
 #include "system/block-backend.h"
 #include "disks.h"
+#include "heartbeat.h"
 #include "problems.h"
 
 static void append(void *opaque, ColoProblemKind kind, const char *name,
@@ -74,6 +75,7 @@ void colo_add_assumptions(COLOMode side, ColoProblemList **list)
         list = &(*list)->next;
     }
     replication_assumptions(role_of(side), append_disk, &list);
+    colo_heartbeat_look(false, append, &list);
 }
 
 ColoProblemList *colo_problems(COLOMode side, ColoSyncMode mode)
@@ -96,5 +98,6 @@ ColoProblemList *colo_problems(COLOMode side, ColoSyncMode mode)
     }
     replication_problems(role, append_disk, &tail);
     colo_net_problems(side, mode, append, &tail);
+    colo_heartbeat_look(true, append, &tail);
     return list;
 }

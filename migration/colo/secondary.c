@@ -32,6 +32,7 @@
 #include "failover.h"
 #include "first.h"
 #include "guest.h"
+#include "heartbeat.h"
 #include "incoming.h"
 #include "params.h"
 #include "participants.h"
@@ -112,6 +113,7 @@ static bool secondary_handshake(ColoSession *s, Error **errp)
     s->id = start.session;
     s->generation = start.generation;
     colo_net_set_session(&s->id, s->mode);
+    colo_heartbeat_set_session(&s->id);
     bql_unlock();
     colo_wire_set_timeout(s->wire, s->timeout_ms);
     return colo_decision_check(s, errp);
@@ -389,8 +391,29 @@ static bool secondary_take_over_disks(ColoSession *s, Error **errp)
 }
 
 /*
+ * This side goes on.  Whatever its heartbeats have allowed the primary to send
+ * ends before: one timeout after that was heard last.  BQL, dropped meanwhile.
+ */
+static void secondary_await_leases(ColoSession *s)
+{
+    int64_t end_ns;
+
+    g_clear_pointer(&s->keepalive, colo_keepalive_stop);
+    end_ns = colo_heartbeat_stop_leases(colo_wire_heard_ns(s->wire));
+    while (!s->forced && !colo_exiting() &&
+           colo_wish(s) != COLO_WISH_OUT && !colo_peer_is_closed(s)) {
+        int64_t left_ns = end_ns - colo_now_ns();
+
+        if (left_ns <= 0) {
+            break;
+        }
+        qemu_cond_timedwait_bql(&s->cond, DIV_ROUND_UP(left_ns, SCALE_MS));
+    }
+}
+
+/*
  * Wait until this side is told to go live, which @asked says it has been, and
- * may.  Returns false if QEMU exits.  BQL.
+ * may.  Returns false if QEMU exits, or the other side goes on.  BQL.
  */
 static bool secondary_decide(ColoSession *s, const Error *err, bool asked)
 {
@@ -405,6 +428,12 @@ static bool secondary_decide(ColoSession *s, const Error *err, bool asked)
             if (colo_wish(s) != COLO_WISH_FAILOVER) {
                 return false;
             }
+        }
+        if (s->cause != COLO_CAUSE_HANDOVER) {
+            secondary_await_leases(s);
+        }
+        if (colo_wish(s) == COLO_WISH_OUT) {
+            return false;
         }
         g_clear_pointer(&refused, error_free);
         if (secondary_take_over_disks(s, &refused)) {
@@ -423,10 +452,8 @@ static bool secondary_decide(ColoSession *s, const Error *err, bool asked)
 /* It has been decided: the primary goes on.  BQL. */
 static void secondary_is_out(ColoSession *s)
 {
-    const char *why = "the arbiter has decided for the other side";
-
-    info_report("COLO secondary: %s", why);
-    colo_set_secondary(s, COLO_SECONDARY_STATE_ENDED, why);
+    info_report("COLO secondary: %s", s->out_why);
+    colo_set_secondary(s, COLO_SECONDARY_STATE_ENDED, s->out_why);
 }
 
 /* Decide what comes after the session.  The new state is LIVE or ENDED. */
@@ -438,9 +465,7 @@ static void secondary_finish(ColoSession *s, Error *err)
     if (colo_wish(s) == COLO_WISH_SWITCHOVER &&
         s->cause == COLO_CAUSE_LOST) {
         BQL_LOCK_GUARD();
-        if (colo_arbiter_exists()) {
-            qatomic_set(&s->wish, COLO_WISH_NONE);
-        } else {
+        if (!colo_arbiter_exists()) {
             /* Somebody wants this side to go on, and there is nobody to ask */
             colo_ask_failover(s);
         }

@@ -16,6 +16,7 @@
 #include "params.h"
 #include "arbiter.h"
 #include "decision.h"
+#include "heartbeat.h"
 #include "requests.h"
 #include "session.h"
 #include "state.h"
@@ -102,6 +103,7 @@ ColoSession *colo_session_new(COLOMode side, QIOChannel *ioc)
     s->device_state = qio_channel_buffer_new(1024 * 1024);
     qio_channel_set_name(QIO_CHANNEL(s->device_state), "colo-device-state");
     s->wire = colo_wire_new(ioc, side, s->timeout_ms);
+    colo_heartbeat_begin(s->wire, side);
     s->mode = migrate_colo_mode();
     s->ram = colo_ram_new();
     s->staging = new_staging(side, s->ram);
@@ -110,6 +112,7 @@ ColoSession *colo_session_new(COLOMode side, QIOChannel *ioc)
     if (side == COLO_MODE_PRIMARY) {
         qemu_uuid_generate(&s->id);
         colo_net_set_session(&s->id, s->mode);
+        colo_heartbeat_set_session(&s->id);
         colo_request_set_wire(s->wire);
     }
     return s;
@@ -120,6 +123,7 @@ void colo_session_over(ColoSession *s)
     colo_decision_forget();
     colo_net_set_session(NULL, s->mode);
     colo_request_set_wire(NULL);
+    colo_heartbeat_end();
     g_clear_pointer(&s->keepalive, colo_keepalive_stop);
     g_clear_pointer(&s->wire, colo_wire_free);
     g_clear_pointer(&s->ram, colo_ram_free);
@@ -150,6 +154,13 @@ void colo_count_staging(ColoSession *s)
     s->stats.staging_peak = MAX(s->stats.staging_peak, s->stats.staging_bytes);
 }
 
+/* Who goes on, as heartbeats say it */
+static uint16_t beat_flags(bool lost, bool service, bool out)
+{
+    return (lost ? COLO_BEAT_LOST : 0) | (service ? COLO_BEAT_SERVICE : 0) |
+           (out ? COLO_BEAT_OUT : 0);
+}
+
 void colo_set_primary(ColoSession *s, ColoPrimaryState to, const char *why)
 {
     BQL_LOCK_GUARD();
@@ -160,6 +171,10 @@ void colo_set_primary(ColoSession *s, ColoPrimaryState to, const char *why)
                      ColoPrimaryState_str(s->primary.state),
                      ColoPrimaryState_str(to), why);
     s->primary.state = to;
+    colo_heartbeat_tell(to, beat_flags(to == COLO_PRIMARY_STATE_LOST,
+                                       to == COLO_PRIMARY_STATE_ALONE,
+                                       to == COLO_PRIMARY_STATE_ENDED),
+                        s->committed);
     colo_status_update(s);
     colo_fault_state(COLO_MODE_PRIMARY, ColoPrimaryState_str(to));
 }
@@ -175,6 +190,10 @@ void colo_set_secondary(ColoSession *s, ColoSecondaryState to,
                      ColoSecondaryState_str(s->secondary.state),
                      ColoSecondaryState_str(to), why);
     s->secondary.state = to;
+    colo_heartbeat_tell(to, beat_flags(to == COLO_SECONDARY_STATE_LOST,
+                                       to == COLO_SECONDARY_STATE_LIVE,
+                                       to == COLO_SECONDARY_STATE_ENDED),
+                        s->committed);
     colo_status_update(s);
     colo_fault_state(COLO_MODE_SECONDARY, ColoSecondaryState_str(to));
 }
@@ -203,9 +222,10 @@ void colo_ask_failover(ColoSession *s)
     qemu_cond_broadcast(&s->cond);
 }
 
-void colo_ask_out(ColoSession *s)
+void colo_ask_out(ColoSession *s, const char *why)
 {
     trace_colo_wish(s->epoch, COLOMode_str(s->side), "out");
+    s->out_why = why;
     qatomic_set(&s->wish, COLO_WISH_OUT);
     if (s->wire) {
         colo_wire_cancel(s->wire);

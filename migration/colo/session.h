@@ -144,6 +144,9 @@ typedef struct ColoSession {
 
     /* BQL */
     QemuCond cond;                      /* wish or thread_done has changed */
+    const char *out_why;                /* with COLO_WISH_OUT */
+    bool forced;                        /* COLO_WISH_FAILOVER: at once */
+    bool beat_says_out;                 /* the peer is, by its heartbeat */
     COLOExitReason exit_reason;
     bool thread_done;
     ColoCounts stats;
@@ -219,11 +222,11 @@ bool colo_is_lost(ColoSession *s);
  * colo_ask_failover, colo_ask_switchover, colo_ask_end, colo_ask_out: leave a
  * wish and see that it is noticed
  *
- * BQL; they return at once.
+ * BQL; they return at once.  @why: for the user, a literal
  */
 void colo_ask_failover(ColoSession *s);
 void colo_ask_switchover(ColoSession *s);
-void colo_ask_out(ColoSession *s);
+void colo_ask_out(ColoSession *s, const char *why);
 void colo_ask_end(ColoSession *s, ColoByeReason reason);
 
 /* The wish to fail over cannot be followed now; it may come again.  BQL. */

@@ -13,6 +13,7 @@
 #include "block/aio.h"
 #include "system/cpus.h"
 #include "system/runstate.h"
+#include "heartbeat.h"
 #include "lease.h"
 #include "participants.h"
 #include "session.h"
@@ -134,4 +135,5 @@ void colo_shutdown(void)
     colo_set_exiting();
     end_session();
     drain_output();
+    colo_heartbeat_shutdown();
 }
