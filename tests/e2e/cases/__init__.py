@@ -4,6 +4,6 @@
 from . import (calls, decision, diskbus, diskerror,         # noqa: F401
                diskfault, disks, diskthread, document, ends, fault,
                faultdisks, faultresync, first, folding, generation, grow,
-               hybrid, inputs, kill, life, loss, machine, monitor, network,
-               nics, powercut, ram, resync, selfcheck, shared, soak,
+               heartbeat, hybrid, inputs, kill, life, loss, machine, monitor,
+               network, nics, powercut, ram, resync, selfcheck, shared, soak,
                switchover, verify)

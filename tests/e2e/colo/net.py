@@ -7,6 +7,7 @@
           /    \\
        host a  host b         each a bridge with the tap of its QEMU
           \\____/              10.78.0.1 -- 10.78.0.2, the COLO link
+                              10.79.0.1 -- 10.79.0.2, for heartbeats only
 
 add_network() makes the same again for another NIC: 10.77.1.1 and so on.
 
@@ -30,7 +31,9 @@ from typing import Iterator, NoReturn
 GUEST_PREFIX = 24
 GUEST_PREFIX6 = 64
 LINK_ADDRESS = {'a': '10.78.0.1', 'b': '10.78.0.2'}
+BEAT_ADDRESS = {'a': '10.79.0.1', 'b': '10.79.0.2'}
 LINK_PREFIX = 24
+LINK, BEAT_LINK = 'colo0', 'beat0'      # interfaces
 COMMAND_SECONDS = 60
 RELAY = Path(__file__).resolve().parent / 'relay.py'
 REMEDY = 'run as root, or permit user namespaces'
@@ -185,9 +188,10 @@ class Hosts:
             self.ip(name, 'link', 'set', 'lo', 'up')
         self.networks = 0
         self.add_network()
-        self._cable('a', 'colo0', 'b', 'colo0')
-        for name, address in LINK_ADDRESS.items():
-            self._address(name, 'colo0', address, LINK_PREFIX)
+        for dev, addresses in ((LINK, LINK_ADDRESS), (BEAT_LINK, BEAT_ADDRESS)):
+            self._cable('a', dev, 'b', dev)
+            for name, address in addresses.items():
+                self._address(name, dev, address, LINK_PREFIX)
 
     def add_network(self) -> None:
         """From the client to a NIC of the guest, over another switch."""
@@ -251,12 +255,12 @@ class Hosts:
         self.ip(name, 'address', 'add', f'{address}/{prefix}', 'dev', dev,
                 *flags)
 
-    def cut_link(self) -> None:
+    def cut_link(self, dev: str = LINK) -> None:
         """Between the hosts only; both keep their clients."""
-        self.ip('a', 'link', 'set', 'colo0', 'down')
+        self.ip('a', 'link', 'set', dev, 'down')
 
-    def mend_link(self) -> None:
-        self.ip('a', 'link', 'set', 'colo0', 'up')
+    def mend_link(self, dev: str = LINK) -> None:
+        self.ip('a', 'link', 'set', dev, 'up')
 
     def cut_uplink(self, name: str) -> None:
         """As if that host's port of the switch went dark."""

@@ -127,6 +127,7 @@ class Vm:
         self.fenced = False
         self.proxy: set[str] = set()    # see proxy.py
         self.disks: set[str] = set()    # see disks.py
+        self.beats = False              # see beat.py
         socket = run / f'qmp-{host}.sock'
         socket.unlink(missing_ok=True)
         args = machine.argv()
