@@ -6,4 +6,4 @@ from . import (calls, decision, diskbus, diskerror,         # noqa: F401
                faultdisks, faultresync, first, folding, generation, grow,
                heartbeat, hybrid, inputs, kill, life, loss, machine, monitor,
                network, nics, powercut, ram, resync, selfcheck, shared, soak,
-               switchover, verify)
+               switchover, tls, verify)

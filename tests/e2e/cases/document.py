@@ -14,7 +14,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from colo import disks, net, parts, product, vm
+from colo import disks, net, parts, product, tls, vm
 from colo import document as doc
 
 from . import powercut
@@ -299,7 +299,7 @@ def hybrid(ctx: Context) -> None:
     """With filter-compare."""
     unused = whole_life(ctx, 'filter-compare', rounds_of(ctx))
     check(unused == {'gate', 'compare-primary', 'new-primary-compare',
-                     powercut.COMMIT, *parts.BLOCKS},
+                     powercut.COMMIT, *parts.BLOCKS, *tls.BLOCKS},
           f'blocks that were not run: {unused}')
 
 
@@ -307,7 +307,7 @@ def hybrid(ctx: Context) -> None:
 def published(ctx: Context) -> None:
     """With colo-compare."""
     unused = whole_life(ctx, 'colo-compare', rounds_of(ctx))
-    check(unused == {'gate', powercut.COMMIT, *parts.BLOCKS},
+    check(unused == {'gate', powercut.COMMIT, *parts.BLOCKS, *tls.BLOCKS},
           f'blocks that were not run: {unused}')
 
 

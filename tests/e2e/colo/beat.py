@@ -21,9 +21,10 @@ def _chardev(vm: Vm) -> dict[str, Any]:
     data: dict[str, Any] = {'addr': {'type': 'inet', 'data': {
         'host': net.BEAT_ADDRESS[LISTENER], 'port': str(PORT)}}}
     if vm.host == LISTENER:
-        data.update(server=True, wait=False)
+        data.update(server=True, wait=False, **vm.machine.tls_creds('server'))
     else:
-        data.update(server=False, **{'reconnect-ms': RECONNECT_MS})
+        data.update(server=False, **{'reconnect-ms': RECONNECT_MS},
+                    **vm.machine.tls_creds('client'))
     return {'id': CHARDEV, 'backend': {'type': 'socket', 'data': data}}
 
 

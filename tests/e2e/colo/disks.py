@@ -342,7 +342,8 @@ def _credentials(run: Path) -> list[str]:
 
 def _tls(vm: Vm, end: str) -> dict[str, Any]:
     assert vm.machine.disks
-    return {'tls-creds': f'{TLS}-{end}'} if vm.machine.disks.tls else {}
+    return ({'tls-creds': f'{TLS}-{end}'} if vm.machine.disks.tls else
+            vm.machine.tls_creds(end))
 
 
 def _guest_disk(disks: Disks, run: Path, host: str, n: int,

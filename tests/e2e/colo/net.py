@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -36,6 +37,7 @@ LINK_PREFIX = 24
 LINK, BEAT_LINK = 'colo0', 'beat0'      # interfaces
 COMMAND_SECONDS = 60
 RELAY = Path(__file__).resolve().parent / 'relay.py'
+SNIFF = Path(__file__).resolve().parent / 'sniff.py'
 REMEDY = 'run as root, or permit user namespaces'
 
 _CLONE_NEWNS = 0x00020000
@@ -323,6 +325,25 @@ class Hosts:
                 process.kill()
         self.ip('switch', 'link', 'del', 'bad0')
         self._port('switch', 'to-client', 0)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[list[tuple[int, bytes]]]:
+        """What is yielded has in the end each connection between the hosts that
+        was opened: the port, and what the caller has said first."""
+        opened: list[tuple[int, bytes]] = []
+        with subprocess.Popen(
+                self.argv('a', SNIFF, LINK, BEAT_LINK),
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            try:
+                if process.stdout.readline() != b'ready\n':
+                    raise NetError('the sniffer does not begin')
+                yield opened
+                process.terminate()
+                opened += [(one['port'], bytes.fromhex(one['first']))
+                           for one in json.loads(process.stdout.readline())]
+            finally:
+                process.kill()
 
     def limit_link(self, mbit: float) -> None:
         """No more than so many Mbit/s between the hosts, in each direction."""

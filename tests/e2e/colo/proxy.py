@@ -44,6 +44,8 @@ SECONDARY_CHARDEVS = ('red0', 'red1')
 
 def _socket(vm: Vm, name: str, address: dict[str, Any], server: bool) -> None:
     data: dict[str, Any] = {'addr': address, 'server': server}
+    if address['type'] == 'inet':
+        data.update(vm.machine.tls_creds('server' if server else 'client'))
     if server:
         data['wait'] = False
     vm.monitor.execute('chardev-add', {

@@ -18,6 +18,7 @@ from .qmp import Monitor, QmpClosed, QmpError, QmpTimeout
 
 if TYPE_CHECKING:
     from .parts import Parts
+    from .tls import Tls
 
 MAC = '52:54:00:c0:10:0{}'
 COLO_PORT = 7700
@@ -60,6 +61,7 @@ class Machine:
     nics: int = 1               # each has a network of its own
     disks: Disks | None = None    # replicated ones
     parts: Parts | None = None  # what else a real machine has
+    tls: Tls | None = None      # on all connections between the hosts
     cpu_lists: tuple[str, ...] = ()     # of this machine, for each host
     extra: tuple[str, ...] = field(default=())
     cmdline: str = ''
@@ -68,6 +70,10 @@ class Machine:
     def tools(self) -> Path:
         """Where qemu-img is."""
         return self.binary.parent
+
+    def tls_creds(self, end: str) -> dict[str, str]:
+        """What makes that end of a connection, server or client, TLS."""
+        return {'tls-creds': f'tls-{end}'} if self.tls else {}
 
     def _addresses(self) -> list[str]:
         """What the kernel's command line says of the NICs."""
@@ -139,6 +145,8 @@ class Vm:
             args += disks.arguments(machine, run, host, secondary)
         if machine.parts:
             args += machine.parts.begin(run, host)
+        if machine.tls:
+            args += machine.tls.arguments(run, host)
         if incoming:
             args += ['-incoming', 'defer']
         args = self._command(args)
@@ -284,6 +292,8 @@ class Pair:
         self.primary: Vm | None = None
         self.secondary: Vm | None = None
         disks.remove_images(run)
+        if machine.tls:
+            machine.tls.make(run)
 
     def __enter__(self) -> Pair:
         return self
@@ -348,9 +358,11 @@ class Pair:
             proxy.attach_secondary(secondary, primary)
         disks.attach(primary, secondary)
         uri = f'tcp:{net.LINK_ADDRESS[secondary.host]}:{COLO_PORT}'
-        for vm in (primary, secondary):
+        for vm, end in ((primary, 'client'), (secondary, 'server')):
             vm.monitor.execute('migrate-set-capabilities', capability)
-            vm.monitor.execute('migrate-set-parameters', settings)
+            vm.monitor.execute('migrate-set-parameters',
+                               {**settings,
+                                **vm.machine.tls_creds(end)})
         secondary.monitor.execute('migrate-incoming', {
             'uri': uri, 'exit-on-error': exit_on_error})
         primary.monitor.execute('migrate', {'uri': uri})
