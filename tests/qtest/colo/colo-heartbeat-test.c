@@ -10,7 +10,8 @@
  * with on-loss=decide they agree without one, or the primary asks the arbiter,
  * and the secondary only when it does not hear it.  With on-loss=event nobody
  * asks before somebody says so.  What is no heartbeat is closed.
- * A peer whose main loop hangs is stalled, one whose guest runs or is paused is
+ * With TLS a connection that says nothing does not stay, and gets nothing.  A
+ * peer whose main loop hangs is stalled, one whose guest runs or is paused is
  * not.
  */
 
@@ -29,6 +30,7 @@
 #define CHANNEL_MS      300000
 
 #define LINKS           2
+#define KEY             "000102030405060708090a0b0c0d0e0f"
 
 static void add_link(ColoPair *p, QTestState *qts, int i, bool server)
 {
@@ -661,6 +663,107 @@ static void test_decide_stall(const void *mode)
     colo_pair_free(p);
 }
 
+/* A key, and a chardev "hb-0" with TLS; false if this QEMU has no TLS */
+static bool add_tls_link(ColoPair *p, QTestState *qts, bool server, int port)
+{
+    g_autofree char *keys = g_build_filename(p->dir, "keys.psk", NULL);
+    g_autofree char *service = g_strdup_printf("%d", port);
+    QDict *rsp;
+    bool ok;
+
+    g_assert_true(g_file_set_contents(keys, "qemu:" KEY "\n", -1, NULL));
+    rsp = qtest_qmp(qts, "{'execute': 'object-add', 'arguments': {"
+                    "'qom-type': 'tls-creds-psk', 'id': 'tls0',"
+                    "'endpoint': %s, 'dir': %s}}",
+                    server ? "server" : "client", p->dir);
+    ok = !qdict_haskey(rsp, "error");
+    qobject_unref(rsp);
+    if (!ok) {
+        g_test_skip("no TLS");
+        return false;
+    }
+    if (server) {
+        qtest_qmp_assert_success(qts, "{'execute': 'chardev-add', 'arguments':"
+            "{'id': 'hb-0', 'backend': {'type': 'socket', 'data': {"
+            "'addr': {'type': 'inet', 'data': {'host': '127.0.0.1',"
+            "'port': %s}}, 'server': true, 'wait': false,"
+            "'tls-creds': 'tls0'}}}}", service);
+    } else {
+        qtest_qmp_assert_success(qts, "{'execute': 'chardev-add', 'arguments':"
+            "{'id': 'hb-0', 'backend': {'type': 'socket', 'data': {"
+            "'addr': {'type': 'inet', 'data': {'host': '127.0.0.1',"
+            "'port': %s}}, 'server': false, 'reconnect-ms': 100,"
+            "'tls-creds': 'tls0'}}}}", service);
+    }
+    return true;
+}
+
+/* Of the chardev "hb-0" */
+static int port_of(QTestState *qts)
+{
+    QDict *rsp = qtest_qmp(qts, "{'execute': 'query-chardev'}");
+    const QListEntry *e;
+    int port = 0;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(rsp, "return"), e) {
+        QDict *chr = qobject_to(QDict, qlist_entry_obj(e));
+
+        if (g_str_equal(qdict_get_str(chr, "label"), "hb-0")) {
+            sscanf(strstr(qdict_get_str(chr, "filename"), "127.0.0.1:"),
+                   "127.0.0.1:%d", &port);
+        }
+    }
+    qobject_unref(rsp);
+    g_assert_cmpint(port, >, 0);
+    return port;
+}
+
+static int connect_to_port(int port)
+{
+    struct sockaddr_in sin = {
+        .sin_family = AF_INET,
+        .sin_port = htons(port),
+        .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+    };
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(connect(fd, (struct sockaddr *)&sin, sizeof(sin)), ==, 0);
+    return fd;
+}
+
+/* Whoever has no credentials gets nothing, and keeps the peer out for a while */
+static void test_tls(void)
+{
+    ColoPair *p = colo_pair_new("periodic");
+    struct timeval patience = { .tv_sec = COLO_DEADLINE_MS / 1000 };
+    uint8_t buf[COLO_BEAT_LEN];
+    int silent, wrong;
+    ssize_t n;
+
+    if (!add_tls_link(p, p->secondary, true, 0)) {
+        colo_pair_free(p);
+        return;
+    }
+    add_link(p, p->secondary, 1, true);
+    add_link(p, p->primary, 1, false);
+    silent = connect_to_port(port_of(p->secondary));
+    wrong = connect_to_port(port_of(p->secondary));
+    setsockopt(silent, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    memset(buf, 'C', sizeof(buf));
+    g_assert_cmpint(send(wrong, buf, sizeof(buf), MSG_NOSIGNAL), >, 0);
+    add_tls_link(p, p->primary, false, port_of(p->secondary));
+    add_heartbeat(p->secondary, "event");
+    add_heartbeat(p->primary, "event");
+    wait_links(p->primary, LINKS);
+    wait_links(p->secondary, LINKS);
+    n = recv(silent, buf, sizeof(buf), 0);
+    g_assert_true(n == 0 || (n < 0 && errno == ECONNRESET));
+    close(silent);
+    close(wrong);
+    colo_pair_free(p);
+}
+
 /* It takes garbage up to a limit, and then closes the connection */
 static void test_garbage(void)
 {
@@ -771,6 +874,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/heartbeat/link/options", test_options);
     qtest_add_func("/colo/heartbeat/link/garbage", test_garbage);
     qtest_add_func("/colo/heartbeat/link/loop", test_loop);
+    qtest_add_func("/colo/heartbeat/link/tls", test_tls);
     add("link/status", test_status);
     add("link/kill", test_kill);
     add("link/stop", test_stop);
