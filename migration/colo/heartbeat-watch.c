@@ -139,6 +139,12 @@ static void take_count(ColoHeartbeatCount *c, uint64_t value, bool gets_on,
     }
 }
 
+static bool stands_still(const ColoHeartbeatCount *c, uint32_t limit_ms,
+                         int64_t now_ns)
+{
+    return now_ns - c->since_ns > ms(limit_ms);
+}
+
 static void take_progress(ColoHeartbeatWatch *w, const ColoBeat *b, bool known,
                           int64_t now_ns)
 {
@@ -148,8 +154,14 @@ static void take_progress(ColoHeartbeatWatch *w, const ColoBeat *b, bool known,
     take_count(&w->vcpus, b->vcpus, works || b->flags & COLO_BEAT_STANDS,
                known, now_ns);
     w->work = b->work;
-    w->stalled = now_ns - w->loop.since_ns > ms(w->stall_ms) ? "main loop" :
-                 now_ns - w->vcpus.since_ns > ms(w->stall_ms) ? "vCPUs" : NULL;
+    w->stalled = NULL;
+    if (stands_still(&w->loop, w->stall_ms, now_ns)) {
+        w->stalled = "main loop";
+    } else if (stands_still(&w->vcpus, w->stall_ms, now_ns) &&
+               !stands_still(&w->loop, w->stall_ms / 2, now_ns)) {
+        /* It is the main loop that asks them: if it hangs it is to blame */
+        w->stalled = "vCPUs";
+    }
 }
 
 ColoBeatUse colo_watch_heard(ColoHeartbeatWatch *w, unsigned link,

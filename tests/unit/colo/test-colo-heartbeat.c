@@ -468,6 +468,25 @@ static void test_stall(void)
     expect(o, WELL, WELL);
     g_assert_null(o->w[0].stalled);
 
+    /* vCPUs are asked by the main loop, and were some time before it hung */
+    for (int i = 0; i < 5; i++) {
+        o->loop[1]++;
+        o->loop[0]++;
+        o->vcpus[0]++;
+        step(o);
+    }
+    for (int i = 0; i < STALL_MS / INTERVAL_MS; i++) {
+        o->loop[0]++;
+        o->vcpus[0]++;
+        step(o);
+    }
+    expect(o, WELL, WELL);
+    run(o, 2 * INTERVAL_MS);
+    expect(o, STALLED, WELL);
+    g_assert_cmpstr(o->w[0].stalled, ==, "main loop");
+    run_well(o, 2 * INTERVAL_MS);
+    expect(o, WELL, WELL);
+
     /* Its vCPUs do */
     for (int i = 0; i < STALL_MS / INTERVAL_MS + 2; i++) {
         o->loop[1]++;
