@@ -21,7 +21,9 @@
  * works, or waits, this thread says that the process lives, and how far work,
  * main loop and vCPUs have got.
  *
- * A link that brings garbage is closed; whoever connects to it does so again.
+ * A link that brings garbage is closed, and a connection that brings nothing that
+ * counts: a server takes one at a time.  Whoever connects does so again.  By then
+ * no lease is left that the peer could have got this way.
  *
  * Leases (lease.c): a secondary that is well, and not about to go on, lets the
  * primary send for the primary's timeout, from the time that it repeats.  It
@@ -70,6 +72,9 @@
 #define STALL_MIN_MS        2000
 #define STALL_MAX_MS        3600000
 
+/* So long, or two timeouts, a connection may bring nothing */
+#define STRANGER_MS         10000
+
 #define READ_BYTES          (16 * COLO_BEAT_LEN)
 
 OBJECT_DECLARE_SIMPLE_TYPE(ColoHeartbeat, COLO_HEARTBEAT)
@@ -84,6 +89,7 @@ typedef struct HeartbeatLink {
     uint8_t rest[COLO_BEAT_LEN];
     size_t rest_len;            /* of a message, not written yet */
     bool broken;                /* to be closed at the next tick */
+    int64_t opened_ns;
     bool told_up;
 
     /* lock */
@@ -353,6 +359,7 @@ static void link_event(void *opaque, QEMUChrEvent event)
         colo_beat_parser_reset(&l->parser);
         l->rest_len = 0;
         l->broken = false;
+        l->opened_ns = now_ns();
         set_no_delay(l);
         colo_watch_open(&l->h->watch, n, true);
     } else if (event == CHR_EVENT_CLOSED) {
@@ -420,6 +427,15 @@ static void tell_health(ColoHeartbeat *h, ColoPeerHealth was,
     tell_news();
 }
 
+static bool is_stranger(HeartbeatLink *l, int64_t now)
+{
+    const ColoHeartbeatLink *heard = &l->h->watch.link[l - l->h->link];
+
+    return heard->open && heard->heard_ns < l->opened_ns &&
+           now - l->opened_ns > MAX(STRANGER_MS, 2 * l->h->timeout_ms) *
+                                (int64_t)SCALE_MS;
+}
+
 /* Links that have come, or gone, since the last tick */
 static void look_at_links(ColoHeartbeat *h, int64_t now)
 {
@@ -427,7 +443,7 @@ static void look_at_links(ColoHeartbeat *h, int64_t now)
         HeartbeatLink *l = &h->link[i];
         bool up = colo_watch_link_up(&h->watch, i, now);
 
-        if (l->broken) {
+        if (l->broken || is_stranger(l, now)) {
             qemu_chr_fe_disconnect(&l->chr);
             l->broken = false;
         }

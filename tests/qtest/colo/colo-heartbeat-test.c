@@ -10,7 +10,7 @@
  * with on-loss=decide they agree without one, or the primary asks the arbiter,
  * and the secondary only when it does not hear it.  With on-loss=event nobody
  * asks before somebody says so.  What is no heartbeat is closed.
- * With TLS a connection that says nothing does not stay, and gets nothing.  A
+ * A connection that says nothing does not stay, and with TLS gets nothing.  A
  * peer whose main loop hangs is stalled, one whose guest runs or is paused is
  * not.
  */
@@ -794,6 +794,27 @@ static void test_garbage(void)
     colo_pair_free(p);
 }
 
+/* One that says nothing does not keep the peer out */
+static void test_silent(void)
+{
+    ColoPair *p = colo_pair_new("periodic");
+    int silent;
+
+    for (int i = 0; i < LINKS; i++) {
+        add_link(p, p->secondary, i, true);
+    }
+    silent = connect_to(p, "hb-0");
+    add_heartbeat(p->secondary, "event");
+    for (int i = 0; i < LINKS; i++) {
+        add_link(p, p->primary, i, false);
+    }
+    add_heartbeat(p->primary, "event");
+    wait_links(p->primary, LINKS);
+    wait_links(p->secondary, LINKS);
+    close(silent);
+    colo_pair_free(p);
+}
+
 /* A message of this side that comes back is nobody's sign of life */
 static void test_loop(void)
 {
@@ -874,6 +895,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/heartbeat/link/options", test_options);
     qtest_add_func("/colo/heartbeat/link/garbage", test_garbage);
     qtest_add_func("/colo/heartbeat/link/loop", test_loop);
+    qtest_add_func("/colo/heartbeat/link/silent", test_silent);
     qtest_add_func("/colo/heartbeat/link/tls", test_tls);
     add("link/status", test_status);
     add("link/kill", test_kill);
