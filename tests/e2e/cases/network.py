@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A network between client and guest that loses frames, reorders them, or
-sends those for the guest to both hosts."""
+sends those for the guest to both hosts, and one with somebody in it who means
+harm."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ LOSS = 0.01
 JITTER_MS = 20.0
 SECONDS = 10.0
 LONG_SECONDS = 600.0
+HTTP_PORT = 80
 FLOODED = 50                # answers
 
 
@@ -65,6 +67,44 @@ def bad_hybrid(ctx: Context) -> None:
 @test('/colo/e2e/network/bad/periodic', long_only=True)
 def bad_periodic(ctx: Context) -> None:
     bad(ctx, 'periodic')
+
+
+def hostile(ctx: Context, mode: str) -> None:
+    """Whatever somebody sends to the guest, the connections of others get on,
+    also over a failover, and the pair stays one."""
+    seconds = LONG_SECONDS if ctx.long else SECONDS
+    with ctx.pair(mode=mode, memory='256') as pair:
+        ctx.protected(pair)
+        clients = [pair.client('ticker'), pair.client('echo', interval=5),
+                   pair.client('http', path='/64k', connections=2),
+                   pair.client('bulk-in')]
+        with ctx.hosts.hostile_client(HTTP_PORT, ctx.seed) as sent:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                for running in clients:
+                    wait_more(running)
+            state = pair.vm('primary').status().state
+            check(state not in ('alone', 'lost'), f'the primary is {state}')
+            killed = time.monotonic()
+            pair.fence('primary')
+            pair.failover('secondary')
+            for running in clients:
+                wait_more(running)
+        ends = [check_intact(running) for running in clients]
+    ctx.note(f'{sent["frames"]} hostile frames, {sent["connections"]} '
+             'connections; longest gaps, and when they began after the kill: '
+             + ', '.join(gap_of(running.mode, end, killed)
+                         for running, end in zip(clients, ends)))
+
+
+@test('/colo/e2e/network/hostile/hybrid')
+def hostile_hybrid(ctx: Context) -> None:
+    hostile(ctx, 'hybrid')
+
+
+@test('/colo/e2e/network/hostile/periodic', long_only=True)
+def hostile_periodic(ctx: Context) -> None:
+    hostile(ctx, 'periodic')
 
 
 @test('/colo/e2e/network/flooded')

@@ -38,6 +38,7 @@ LINK, BEAT_LINK = 'colo0', 'beat0'      # interfaces
 COMMAND_SECONDS = 60
 RELAY = Path(__file__).resolve().parent / 'relay.py'
 SNIFF = Path(__file__).resolve().parent / 'sniff.py'
+HOSTILE = Path(__file__).resolve().parent / 'hostile.py'
 REMEDY = 'run as root, or permit user namespaces'
 
 _CLONE_NEWNS = 0x00020000
@@ -342,6 +343,31 @@ class Hosts:
                 process.terminate()
                 opened += [(one['port'], bytes.fromhex(one['first']))
                            for one in json.loads(process.stdout.readline())]
+            finally:
+                process.kill()
+
+    @contextlib.contextmanager
+    def hostile_client(self, port: int, seed: int) -> Iterator[dict[str, int]]:
+        """The client's host has a program that means harm, see hostile.py.
+
+        @port: of the guest's, a service on TCP.  What is yielded tells in the
+        end how many frames and connections there were.
+        """
+        done: dict[str, int] = {}
+        with subprocess.Popen(
+                self.argv('client', HOSTILE, '--seed', str(seed), 'eth0',
+                          guest_address(), str(port)),
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            try:
+                if process.stdout.readline() != b'ready\n':
+                    raise NetError('the hostile client does not begin')
+                yield done
+                process.terminate()
+                counts = process.stdout.readline().split()
+                if len(counts) != 2:
+                    raise NetError('the hostile client has ended')
+                done.update(zip(('frames', 'connections'), map(int, counts)))
             finally:
                 process.kill()
 
