@@ -56,8 +56,13 @@ static void secondary_cut(void *opaque, uint64_t epoch)
 
     colo_compare_obey(in->c);
     trace_colo_compare_cut(epoch, in->name);
-    colo_stream_end_sound(&in->end);
-    colo_match_secondary_cut(in->c->match, epoch, colo_compare_now_ms());
+    if (colo_match_secondary_cut(in->c->match, epoch, colo_compare_now_ms())) {
+        colo_stream_end_sound(&in->end);
+        return;
+    }
+    colo_stream_end_wrong_epoch(&in->end, epoch);
+    colo_match_secondary_lost(in->c->match);
+    colo_stream_reader_reset(in->reader);
 }
 
 static bool is_message(const uint8_t *data, uint32_t size, const char *message)

@@ -363,8 +363,13 @@ static void secondary_cut(void *opaque, uint64_t epoch)
     FilterCompare *fc = opaque;
 
     trace_colo_compare_cut(epoch, "secondary-in");
-    colo_stream_end_sound(&fc->in_end);
-    colo_match_secondary_cut(fc->match, epoch, now_ms());
+    if (colo_match_secondary_cut(fc->match, epoch, now_ms())) {
+        colo_stream_end_sound(&fc->in_end);
+        return;
+    }
+    colo_stream_end_wrong_epoch(&fc->in_end, epoch);
+    colo_match_secondary_lost(fc->match);
+    colo_stream_reader_reset(fc->reader);
 }
 
 static bool secondary_hello(void *opaque, const ColoStreamHello *hello)

@@ -659,20 +659,36 @@ static void match_interrupt_read(ColoMatch *m)
     m->reading = reading;
 }
 
-void colo_match_secondary_cut(ColoMatch *m, uint64_t epoch, int64_t now_ms)
+/* It loads what it has committed, which may not have been heard here yet */
+static bool match_may_be_in(const ColoMatch *m, uint64_t epoch)
 {
+    return (!m->s_known || epoch > m->s_epoch) &&
+           (epoch <= m->epoch || epoch - 1 <= m->committed);
+}
+
+bool colo_match_secondary_cut(ColoMatch *m, uint64_t epoch, int64_t now_ms)
+{
+    bool void_before = !m->s_known || m->s_epoch < m->committed;
+
     if (m->mode == COLO_MATCH_OPEN) {
-        return;
+        return true;
     }
     m->now_ms = MAX(m->now_ms, now_ms);
+    if (!match_may_be_in(m, epoch)) {
+        return false;
+    }
     match_interrupt_read(m);
     m->s_known = true;
     m->s_lost = false;
     m->s_epoch = epoch;
     m->lag_ms = epoch == m->epoch ? m->now_ms - m->cut_ms : 0;
-    match_forget_secondary(m);
-    match_advance_all(m);
+    /* Of epochs that are over there may be many, and nothing was kept */
+    if (!void_before || epoch >= m->committed) {
+        match_forget_secondary(m);
+        match_advance_all(m);
+    }
     match_review(m);
+    return true;
 }
 
 void colo_match_begin_read(ColoMatch *m)

@@ -97,12 +97,14 @@ void colo_match_free(ColoMatch *m);
  *
  * An epoch of the primary's that is not later than the one before is ignored (a
  * stream that reconnects says again where it is).  Each record of the
- * secondary's makes void what it said before.
+ * secondary's makes void what it said before.  False, and nothing has changed:
+ * it cannot be in that epoch, which is not later than the one before on this
+ * stream, or has not been given to it yet.
  */
 void colo_match_primary(ColoMatch *m, ColoPacket *p);
 void colo_match_primary_cut(ColoMatch *m, uint64_t epoch, int64_t now_ms);
 void colo_match_secondary(ColoMatch *m, ColoPacket *p);
-void colo_match_secondary_cut(ColoMatch *m, uint64_t epoch, int64_t now_ms);
+bool colo_match_secondary_cut(ColoMatch *m, uint64_t epoch, int64_t now_ms);
 
 /*
  * All that was read from a stream at once is fed between these two.  If the

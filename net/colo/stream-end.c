@@ -327,6 +327,15 @@ void colo_stream_end_broken(ColoStreamEnd *e, Error *err)
     }
 }
 
+void colo_stream_end_wrong_epoch(ColoStreamEnd *e, uint64_t epoch)
+{
+    Error *err = NULL;
+
+    error_setg(&err, "chardev '%s' is connected to something that says it is "
+               "in epoch %" PRIu64 ", and cannot be", e->be->chr->label, epoch);
+    colo_stream_end_broken(e, err);
+}
+
 void colo_stream_end_told(ColoStreamEnd *e, Error *err, bool fatal)
 {
     e->broken |= fatal;

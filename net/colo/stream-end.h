@@ -120,6 +120,12 @@ void colo_stream_end_event(ColoStreamEnd *e, QEMUChrEvent event);
 void colo_stream_end_broken(ColoStreamEnd *e, Error *err);
 
 /*
+ * colo_stream_end_wrong_epoch: a record says that the other end is in @epoch,
+ * and it cannot be; as colo_stream_end_broken()
+ */
+void colo_stream_end_wrong_epoch(ColoStreamEnd *e, uint64_t epoch);
+
+/*
  * colo_stream_end_told: the other end has said what it is
  *
  * @err: what does not fit; taken over, and reported likewise; NULL: all fits

@@ -209,12 +209,19 @@ static void do_cut(Fuzz *f, bool secondary)
     uint64_t epoch = some_epoch(f, secondary ? f->s_epoch : f->epoch);
 
     if (secondary) {
+        /* A release may come within the call, and knows the record */
+        Fuzz before = *f;
+
         if (f->holding || f->armed) {
             f->s_known = true;
             f->s_spoke = false;
         }
         f->s_epoch = epoch;
-        colo_match_secondary_cut(f->m, epoch, f->now_ms);
+        if (!colo_match_secondary_cut(f->m, epoch, f->now_ms)) {
+            f->s_known = before.s_known;
+            f->s_spoke = before.s_spoke;
+            f->s_epoch = before.s_epoch;
+        }
         return;
     }
     epoch = MIN(epoch, UINT64_MAX - 1);

@@ -11,7 +11,7 @@
  * if both write; one that goes on and on with that does not fill the log.  An
  * end that is in another session is told and closed, and nothing of it is used;
  * so is the secondary of a session that is over, when the next one begins, and
- * so is what says nothing at all.
+ * so is what says nothing at all, or is in an epoch in which it cannot be.
  */
 
 #include "qemu/osdep.h"
@@ -666,6 +666,38 @@ static void test_old_output(void)
     rig_end(&r);
 }
 
+/* Records without end cost the primary time, each of them */
+static void test_records(void)
+{
+    static const uint64_t wrong[] = { 0, 7 };
+    Rig r;
+    int mirror = rig_begin(&r), compare;
+
+    compare = add_compare_on(&r);
+    begin_session(&r);
+    expect_protection(r.p->primary, true, NULL);
+    for (int i = 0; i < G_N_ELEMENTS(wrong); i++) {
+        g_autofree char *text = g_strdup_printf("it is in epoch %" PRIu64 ", "
+                                                "and cannot be", wrong[i]);
+
+        write_cut(compare, 0);
+        write_cut(compare, wrong[i]);
+        expect_protection(r.p->primary, false, text);
+        wait_for(is_closed(compare));
+        close(compare);
+        compare = open_chardev(&r.net, "c1");
+        write_cut(compare, 0);
+        expect_protection(r.p->primary, true, NULL);
+        close_chardev(&r.net, "c1", compare);
+        expect_protection(r.p->primary, false, "secondary-in of filter-compare");
+        compare = open_chardev(&r.net, "c1");
+        expect_protection(r.p->primary, true, NULL);
+    }
+    close(compare);
+    close(mirror);
+    rig_end(&r);
+}
+
 /*
  * Something that only connects, before the session and in it, has the place of
  * the right peer: after a while it has to go.  What has said a record may then
@@ -727,6 +759,7 @@ int main(int argc, char **argv)
     qtest_add_func("/colo/stream/mac", test_mac);
     qtest_add_func("/colo/stream/mac-compare", test_mac_compare);
     qtest_add_func("/colo/stream/old-output", test_old_output);
+    qtest_add_func("/colo/stream/records", test_records);
     qtest_add_func("/colo/stream/silent", test_silent);
     return g_test_run();
 }

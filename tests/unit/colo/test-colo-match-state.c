@@ -3,8 +3,8 @@
  * The rules by which output of the primary may leave: what a script does not see.
  *
  * Proves: statistics, deadlines and the memory that is held are what they say,
- * all of it is freed, and connections that the primary's guest begins are told
- * once.
+ * all of it is freed, connections that the primary's guest begins are told once,
+ * and the secondary is in no epoch in which it cannot be.
  */
 
 #include "qemu/osdep.h"
@@ -216,6 +216,65 @@ static void test_begin(void)
     colo_match_free(m);
 }
 
+/* In which epochs may the secondary say that it is? */
+static void test_records(void)
+{
+    static const struct {
+        uint64_t epoch;
+        bool may_be;
+    } records[] = {
+        { 3, false }, { 0, true }, { 0, false }, { 2, true }, { 1, false },
+        { 2, false }, { UINT64_MAX, false }, { 3, false },
+    };
+    Bench b;
+
+    bench_init(&b, NULL);
+    g_assert_true(colo_match_secondary_cut(b.m, 7, 0));
+    feed(&b, (const char *const []) { "A", "P 0", "C 1", "P 1", "P 2", NULL });
+    for (int i = 0; i < ARRAY_SIZE(records); i++) {
+        g_assert_true(colo_match_secondary_cut(b.m, records[i].epoch, 0) ==
+                      records[i].may_be);
+    }
+    /* The commit may be heard here later than the record of what follows it */
+    feed(&b, (const char *const []) { "p d1", "s d1 > d1", "C 2", NULL });
+    g_assert_true(colo_match_secondary_cut(b.m, 3, 0));
+    feed(&b, (const char *const []) {
+        "P 3", "p d2", "s d2 > d2", "L", NULL });
+    g_assert_true(colo_match_secondary_cut(b.m, 3, 0));
+    bench_cleanup(&b);
+}
+
+/* Records of epochs that are over, as many as there were, cost little */
+static void test_old_records(void)
+{
+    enum { FLOWS = 5000, RECORDS = 5000 };
+    int64_t begin_us;
+    Bench b;
+
+    bench_init(&b, &(const ColoMatchConfig) {
+        .timeout_ms = 1000, .max_packets = 64, .max_bytes = 64 * 1024 * 1024,
+        .max_flows = 65536, .idle_ms = 1000 });
+    feed(&b, (const char *const []) { "A", "P 0", "C 6000", "P 6000", NULL });
+    begin_us = g_get_monotonic_time();
+    for (unsigned i = 0; i < FLOWS; i++) {
+        const ColoTestTcp one = {
+            .seq = 1000, .ack = 50, .flags = COLO_TCP_ACK, .window = 500,
+            .guest_port = 80, .peer_port = 1 + i, .data = "data", .len = 4,
+        };
+
+        colo_match_primary(b.m, colo_test_tcp(&one));
+    }
+    begin_us = g_get_monotonic_time() - begin_us;
+    g_test_message("%" PRId64 " us for %d packets", begin_us, FLOWS);
+    begin_us = begin_us * 20 + g_get_monotonic_time();
+    for (unsigned i = 0; i < RECORDS; i++) {
+        g_assert_true(colo_match_secondary_cut(b.m, i, 0));
+    }
+    g_test_message("%" PRId64 " us left", begin_us - g_get_monotonic_time());
+    g_assert_cmpint(g_get_monotonic_time(), <, begin_us);
+    bench_cleanup(&b);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -225,5 +284,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/match/unplaced", test_unplaced);
     g_test_add_func("/colo/match/free", test_free);
     g_test_add_func("/colo/match/begin", test_begin);
+    g_test_add_func("/colo/match/records", test_records);
+    g_test_add_func("/colo/match/old-records", test_old_records);
     return g_test_run();
 }
