@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 # pylint: disable=wrong-import-position
-from colo import guest, net, vm                         # noqa: E402
+from colo import cluster, guest, net, vm                         # noqa: E402
 import cases                                            # noqa: E402,F401
 from cases import registry                              # noqa: E402
 
@@ -74,8 +74,14 @@ def run_one(number: int, name: str, ctx: registry.Context) -> bool:
     return not verdict
 
 
-def fetch_kernels(names: list[str]) -> None:
-    """Build the guests with other kernels; a test without one is skipped."""
+def fetch(names: list[str]) -> None:
+    """Build the guests with other kernels, and get the cluster; a test without
+    what it needs is skipped."""
+    if registry.CLUSTER & set(names):
+        try:
+            cluster.fetch()
+        except guest.GuestError as err:
+            print(f'# {err}', flush=True)
     for kernel in sorted({registry.KERNELS[name] for name in names
                           if name in registry.KERNELS}):
         try:
@@ -111,7 +117,7 @@ def main() -> int:
 
     try:
         image = guest.build()
-        fetch_kernels(names)
+        fetch(names)
         net.enter()
     except guest.GuestError as err:
         print(f'Bail out! {err}')

@@ -5,5 +5,5 @@ from . import (calls, decision, diskbus, diskerror,         # noqa: F401
                diskfault, disks, diskthread, document, ends, fault,
                faultdisks, faultresync, first, folding, generation, grow,
                heartbeat, hybrid, inputs, kill, life, loss, machine, monitor,
-               network, nics, powercut, ram, resync, selfcheck, shared, soak,
-               switchover, tls, verify)
+               network, nics, pacemaker, powercut, ram, resync, selfcheck,
+               shared, soak, switchover, tls, verify)

@@ -61,14 +61,16 @@ Test = Callable[[Context], None]
 TESTS: dict[str, Test] = {}
 LONG_ONLY: set[str] = set()
 KERNELS: dict[str, str] = {}    # of tests that need another one
+CLUSTER: set[str] = set()       # tests that need Pacemaker
 
 
 def test(path: str, long_only: bool = False,
-         kernel: str | None = None) -> Callable[[Test], Test]:
+         kernel: str | None = None,
+         cluster: bool = False) -> Callable[[Test], Test]:
     """Register a test by its path, e.g. /colo/e2e/kill.
 
-    @kernel: the guest needs that one (see guest.py); it is fetched while there
-    is a network.
+    @kernel: the guest needs that one (see guest.py).  @cluster: Pacemaker is
+    needed (see cluster.py).  They are fetched while there is a network.
     """
     def register(function: Test) -> Test:
         assert path not in TESTS
@@ -77,6 +79,8 @@ def test(path: str, long_only: bool = False,
             LONG_ONLY.add(path)
         if kernel:
             KERNELS[path] = kernel
+        if cluster:
+            CLUSTER.add(path)
         return function
     return register
 

@@ -114,7 +114,7 @@ def _kernel_package_name(metapackage: str) -> str:
                      'run apt-get update')
 
 
-def _download(cache: Path, name: str) -> Path:
+def download(cache: Path, name: str) -> Path:
     """The newest package file of that name in the cache, fetched if none."""
     files = sorted(cache.glob(f'{name}_*.deb'))
     if not files:
@@ -140,7 +140,7 @@ def _kernel_package(cache: Path, kernel: str) -> Path:
              if ('-cloud-' in file.name) == cloud]
     if files:
         return files[-1]
-    return _download(cache, _kernel_package_name(METAPACKAGES[kernel]))
+    return download(cache, _kernel_package_name(METAPACKAGES[kernel]))
 
 
 def _module_data(path: Path) -> bytes:
@@ -220,7 +220,7 @@ def _busybox(cache: Path, tmp: Path) -> bytes:
         data = Path(found).read_bytes()
         if b'/ld-linux' not in data[:4096]:     # no interpreter: static
             return data
-    _run('dpkg', '-x', _download(cache, 'busybox-static'), tmp / 'busybox')
+    _run('dpkg', '-x', download(cache, 'busybox-static'), tmp / 'busybox')
     for path in (tmp / 'busybox').rglob('bin/busybox'):
         return path.read_bytes()
     raise GuestError('guest: no busybox in busybox-static')
@@ -237,7 +237,7 @@ def _program(cache: Path, tmp: Path, packages: list[str],
     @place."""
     root = tmp / packages[0]
     for name in packages:
-        _run('dpkg', '-x', _download(cache, name), root)
+        _run('dpkg', '-x', download(cache, name), root)
     programs = sorted(root.rglob(f's{place}'))      # all are in some sbin
     if not programs:
         raise GuestError(f'guest: no s{place} in {packages[0]}')
@@ -352,7 +352,7 @@ def firmware(cache: Path | None = None) -> Path:
     with _lock(cache / 'lock'):
         if not done.is_dir():
             with tempfile.TemporaryDirectory(dir=cache) as name:
-                _run('dpkg', '-x', _download(cache, FIRMWARE_PACKAGE), name)
+                _run('dpkg', '-x', download(cache, FIRMWARE_PACKAGE), name)
                 result = Path(name) / 'usr/share/OVMF'
                 if not result.is_dir():
                     raise GuestError('guest: no firmware in '

@@ -33,6 +33,7 @@ GUEST_PREFIX = 24
 GUEST_PREFIX6 = 64
 LINK_ADDRESS = {'a': '10.78.0.1', 'b': '10.78.0.2'}
 BEAT_ADDRESS = {'a': '10.79.0.1', 'b': '10.79.0.2'}
+RING_ADDRESS = {'a': '10.80.0.1', 'b': '10.80.0.2'}
 LINK_PREFIX = 24
 LINK, BEAT_LINK = 'colo0', 'beat0'      # interfaces
 COMMAND_SECONDS = 60
@@ -264,6 +265,18 @@ class Hosts:
 
     def mend_link(self, dev: str = LINK) -> None:
         self.ip('a', 'link', 'set', dev, 'up')
+
+    def add_ring(self) -> None:
+        """Between the hosts, for a cluster: it does not fail with the link."""
+        self._cable('a', 'ring0', 'b', 'ring0')
+        for name, address in RING_ADDRESS.items():
+            self._address(name, 'ring0', address, LINK_PREFIX)
+
+    def cut_ring(self) -> None:
+        self.ip('a', 'link', 'set', 'ring0', 'down')
+
+    def mend_ring(self) -> None:
+        self.ip('a', 'link', 'set', 'ring0', 'up')
 
     def cut_uplink(self, name: str) -> None:
         """As if that host's port of the switch went dark."""
