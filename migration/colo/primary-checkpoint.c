@@ -74,9 +74,9 @@ static ColoRunState guest_run_state(bool live)
 }
 
 /*
- * End of the cut, or of a switchover: the guest goes on.  A stop that came during the cut, from
- * the monitor or from a device, is carried out now, by the main loop like all
- * others: while it is the monitor may let the guest go on.
+ * End of the cut, or of a switchover: the guest goes on.  A stop that came during
+ * that, from the monitor or from a device, is carried out now, by the main loop
+ * like all others: while it is the monitor may let the guest go on.
  */
 void colo_primary_resume(ColoSession *s)
 {
