@@ -9,10 +9,12 @@
  *      | to be decided   | claim             | claim               |
  *      +-----------------+-------------------+---------------------+
  *
- * A side that asks locks the file, reads all of it, and has lost if the session
- * is another one, or the other side has a claim to it.  Else it writes its own
- * claim, makes it durable and reads all of it once more.  If nothing else has
- * changed it has won.
+ * A side that asks locks the file, reads all of it, and has lost if the
+ * session is another one, or the other side has a claim to it.  (A side may
+ * withdraw its claims, by a promise to the other one that it will not act on
+ * those of rounds before one that it names.  Who knows of that takes them for
+ * none.)  Else it writes its own claim, makes it durable and reads all of it
+ * once more.  If nothing else has changed it has won.
  *
  * The lock keeps one side's reading and writing together.  That exactly one
  * side wins needs the lock.  That no two do does not: each has written its
@@ -53,6 +55,7 @@ typedef struct Block {
     BlockState state;
     QemuUUID session;
     uint64_t number;        /* generation, or the epoch of who claims */
+    uint16_t round;         /* of who claims */
 } Block;
 
 /* The blocks, by number; a claim has that of its side */
@@ -97,10 +100,12 @@ static int other_block(const ColoQuestion *q)
 static void block_encode(uint8_t *data, int index, const Block *b)
 {
     g_autofree char *session = qemu_uuid_unparse_strdup(&b->session);
-    g_autofree char *text = g_strdup_printf(FORMAT "%s %s %s %" PRIu64 " ",
+    g_autofree char *round = b->round ? g_strdup_printf("round %u ", b->round)
+                                      : g_strdup("");
+    g_autofree char *text = g_strdup_printf(FORMAT "%s %s %s %" PRIu64 " %s",
                                             block_words[index].name, session,
                                             block_words[index].number,
-                                            b->number);
+                                            b->number, round);
 
     memset(data, 0, COLO_RECORD_BLOCK);
     snprintf((char *)data, COLO_RECORD_BLOCK, "%s%08" PRIx32 "\n", text,
@@ -111,7 +116,9 @@ static void block_encode(uint8_t *data, int index, const Block *b)
 static void block_decode(const uint8_t *data, int index, Block *b)
 {
     g_autofree char *text = g_strndup((const char *)data, COLO_RECORD_BLOCK);
-    g_auto(GStrv) words = g_strsplit(text, " ", 8);
+    g_auto(GStrv) words = g_strsplit(text, " ", 10);
+    unsigned n = g_strv_length(words);
+    unsigned round = 0;
     g_autofree uint8_t *again = g_malloc(COLO_RECORD_BLOCK);
 
     *b = (Block) { .state = BLOCK_DAMAGED };
@@ -119,9 +126,12 @@ static void block_decode(const uint8_t *data, int index, Block *b)
         b->state = BLOCK_EMPTY;
     } else if (!g_str_has_prefix(text, FORMAT)) {
         b->state = BLOCK_FOREIGN;
-    } else if (g_strv_length(words) == 7 &&
+    } else if ((n == 7 || (n == 9 && !qemu_strtoui(words[7], NULL, 10,
+                                                   &round))) &&
+               round <= UINT16_MAX &&
                !qemu_uuid_parse(words[3], &b->session) &&
                !qemu_strtou64(words[5], NULL, 10, &b->number)) {
+        b->round = round;
         block_encode(again, index, b);
         if (!memcmp(again, data, COLO_RECORD_BLOCK)) {
             b->state = BLOCK_VALID;
@@ -177,7 +187,11 @@ static bool record_write(Record *r, int first, int n, const uint8_t *data,
 static bool record_write_block(Record *r, int index, const ColoQuestion *q,
                                uint64_t number, Error **errp)
 {
-    Block b = { .session = q->session, .number = number };
+    Block b = {
+        .session = q->session,
+        .number = number,
+        .round = index == BLOCK_SESSION ? 0 : q->round,
+    };
     uint8_t *data = qemu_memalign(COLO_RECORD_BLOCK, COLO_RECORD_BLOCK);
     bool ok;
 
@@ -203,6 +217,12 @@ static bool is_of(const Block *b, const QemuUUID *session)
     return b->state == BLOCK_VALID && qemu_uuid_is_equal(&b->session, session);
 }
 
+/* A claim to that session, of @round or a later one: others were withdrawn */
+static bool is_claim(const Block *b, const QemuUUID *session, uint16_t round)
+{
+    return is_of(b, session) && b->round >= round;
+}
+
 /* @r is a record that nobody but a begin may change */
 static bool is_damaged(Record *r, int index, Error **errp)
 {
@@ -222,8 +242,9 @@ static bool is_damaged(Record *r, int index, Error **errp)
 static bool is_decided(Record *r, const ColoQuestion *q, ColoVerdict *verdict,
                        Error **errp)
 {
-    bool own = is_of(&r->blocks[own_block(q)], &q->session);
-    bool other = is_of(&r->blocks[other_block(q)], &q->session);
+    bool own = is_claim(&r->blocks[own_block(q)], &q->session, q->round);
+    bool other = is_claim(&r->blocks[other_block(q)], &q->session,
+                          q->peer_round);
 
     *verdict = COLO_VERDICT_NOT_KNOWN;
     if (is_damaged(r, BLOCK_SESSION, errp)) {

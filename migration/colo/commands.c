@@ -46,13 +46,18 @@ void qmp_x_colo_lost_heartbeat(bool has_force, bool force, Error **errp)
                    "fail over");
         return;
     }
-    if (!force && s->primary.handed_over &&
+    if (!force && s->side == COLO_MODE_SECONDARY && !s->secondary.started &&
+        !pair_is_well(s)) {
+        error_setg(errp, "the primary was lost before it said 'start', and "
+                   "goes on unasked unless it is dead: 'force' says that it "
+                   "is");
+    } else if (!force && s->primary.handed_over &&
         s->primary.state == COLO_PRIMARY_STATE_ENDING) {
         error_setg(errp, "this side is handing over to the secondary");
     } else if (!force && !pair_is_well(s) && colo_arbiter_exists()) {
         colo_decision_demand(s);
     } else if (force || !pair_is_well(s)) {
-        s->forced = force;
+        s->forced |= force;
         colo_ask_failover(s);
     } else if (s->side == COLO_MODE_PRIMARY) {
         colo_ask_end(s, COLO_BYE_FAILOVER);

@@ -45,6 +45,8 @@ typedef struct ColoQuestion {
     COLOMode side;          /* COLO_MODE_PRIMARY or COLO_MODE_SECONDARY */
     uint64_t generation;    /* of the disks in this session; 0: none */
     uint64_t epoch;         /* number of the last commit */
+    uint16_t round;         /* what @side asked in earlier ones is withdrawn */
+    uint16_t peer_round;    /* the same of the other side, as far as is known */
 } ColoQuestion;
 
 /* A question that is under way */

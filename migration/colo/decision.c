@@ -15,10 +15,15 @@
  * - Lost: this side is out for good.
  * - Not known: the side stays as it is, and x-colo-lost-heartbeat still works.
  *
- * What was asked once is decided, whether or not the answer was heard.  So the
- * thread goes on when the peer comes back meanwhile.  If this side has won, then
- * it goes on in order: the primary says bye, the secondary asks to be handed
- * over to.  If the other one has, that does so.
+ * What was asked once may have been decided, whether or not the answer was heard.
+ * So a side does not just forget its question when the peer comes back: if it died
+ * some day the other one would have lost.  It withdraws it.  Questions are of a
+ * round, a number of each side.  A side that begins a new one will never act on
+ * an answer of an earlier one, and says so in each 'alive'; the other one tells
+ * the arbiter what it has heard of that, and claims of earlier rounds are none
+ * then.  If it has not heard it yet they count, and nobody is worse off than
+ * before.  An arbiter that knows of no rounds goes by the first claim: no two
+ * win, but a side that has withdrawn its question must not be the one that dies.
  *
  * If only the channel is broken, and the two hear each other by a heartbeat, the
  * primary asks: it lives, so there is no need to take over from it.  The
@@ -37,6 +42,7 @@
 #include "fence.h"
 #include "heartbeat.h"
 #include "status.h"
+#include "wire-lease.h"
 #include "trace.h"
 
 /* What is not known is asked again after so many milliseconds */
@@ -65,6 +71,8 @@ static ColoQuestion question_of(ColoSession *s)
         .side = s->side,
         .generation = s->generation,
         .epoch = s->committed,
+        .round = s->round,
+        .peer_round = colo_wire_peer_round(s->wire),
     };
 }
 
@@ -153,8 +161,12 @@ static ColoVerdict ask(ColoSession *s, const ColoQuestion *q, Error **errp)
     if (verdict != COLO_VERDICT_WON) {
         return verdict;
     }
+    if (decision.session != s || q->round != s->round) {
+        /* Too late: it was withdrawn */
+        return COLO_VERDICT_NOT_KNOWN;
+    }
     decision.won = q->session;
-    if (decision.session != s || !colo_is_lost(s) ||
+    if (!colo_is_lost(s) ||
         qemu_uuid_is_equal(&decision.fenced, &q->session)) {
         return verdict;
     }
@@ -166,6 +178,17 @@ static ColoVerdict ask(ColoSession *s, const ColoQuestion *q, Error **errp)
     }
     bql_lock();
     return verdict;
+}
+
+/*
+ * A secondary does not ask while the primary may let out anything, or it would go
+ * on too early.  BQL.
+ */
+static int64_t lease_left_ms(ColoSession *s)
+{
+    return s->side == COLO_MODE_PRIMARY
+           ? 0 : DIV_ROUND_UP(MAX(0, colo_wire_lease_end(s->wire) -
+                                     colo_now_ns()), SCALE_MS);
 }
 
 /* BQL */
@@ -185,6 +208,7 @@ static void *decision_thread(void *opaque)
         g_autoptr(Error) err = NULL;
         ColoVerdict verdict;
         ColoQuestion q;
+        int64_t left_ms;
 
         colo_arbiter_arm();
         if (!s) {
@@ -192,6 +216,11 @@ static void *decision_thread(void *opaque)
         }
         if (is_for_primary_to_ask(s)) {
             qemu_cond_timedwait_bql(&decision.cond, ASK_AGAIN_MS);
+            continue;
+        }
+        left_ms = lease_left_ms(s);
+        if (left_ms > 0) {
+            qemu_cond_timedwait_bql(&decision.cond, left_ms);
             continue;
         }
         q = question_of(s);
@@ -205,7 +234,7 @@ static void *decision_thread(void *opaque)
         verdict = ask(s, &q, &err);
         trace_colo_decision(q.epoch, COLOMode_str(q.side),
                             ColoVerdict_str(verdict));
-        if (decision.session != s) {
+        if (decision.session != s || q.round != s->round) {
             continue;
         }
         if (verdict != COLO_VERDICT_NOT_KNOWN) {
@@ -240,11 +269,27 @@ static void open_question(ColoSession *s)
         return;
     }
     decision.session = s;
+    colo_wire_set_asks(s->wire, true);
     if (!decision.running) {
         decision.running = true;
         qemu_thread_create(&thread, "colo/decide", decision_thread, NULL,
                            QEMU_THREAD_DETACHED);
     }
+}
+
+bool colo_decision_withdraw(ColoSession *s)
+{
+    if (s->round == UINT16_MAX) {
+        return false;
+    }
+    if (decision.session || qemu_uuid_is_equal(&decision.won, &s->id)) {
+        colo_wire_set_round(s->wire, ++s->round);
+        trace_colo_decision_withdraw(s->epoch, COLOMode_str(s->side), s->round);
+        colo_wire_set_asks(s->wire, false);
+        decision.won = (QemuUUID) { };
+        colo_decision_forget();
+    }
+    return true;
 }
 
 bool colo_decision_comes(void)

@@ -48,6 +48,12 @@ bool colo_decision_comes(void);
 /* What the heartbeat hears has changed.  BQL. */
 void colo_decision_look(void);
 
+/*
+ * colo_decision_withdraw: the peer is back: what was asked does not count, and
+ * nobody wants to know any more.  BQL.  False if that cannot be.
+ */
+bool colo_decision_withdraw(ColoSession *s);
+
 /* The session is over: nobody wants to know any more.  BQL. */
 void colo_decision_forget(void);
 

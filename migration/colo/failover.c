@@ -151,7 +151,7 @@ static bool peer_is_back(void *opaque)
 
     BQL_LOCK_GUARD();
     if (colo_wish(s) == COLO_WISH_FAILOVER || colo_wish(s) == COLO_WISH_OUT ||
-        colo_wire_cancelled(s->wire)) {
+        colo_wire_cancelled(s->wire) || !colo_decision_withdraw(s)) {
         return false;
     }
     colo_status_forget();
@@ -187,6 +187,8 @@ static void take_late_word(ColoSession *s)
         if (colo_arbiter_exists()) {
             qatomic_set(&s->wish, COLO_WISH_NONE);
             colo_decision_demand(s);
+        } else if (s->side == COLO_MODE_SECONDARY && !s->secondary.started) {
+            qatomic_set(&s->wish, COLO_WISH_NONE);
         } else {
             qatomic_set(&s->wish, COLO_WISH_FAILOVER);
         }
@@ -316,22 +318,6 @@ static void heartbeat_has_news(void)
 static void __attribute__((constructor)) failover_init(void)
 {
     colo_heartbeat_on_news(heartbeat_has_news);
-}
-
-bool colo_peer_is_closed(ColoSession *s)
-{
-    QIOChannelSocket *socket = colo_channel_socket(
-                                   colo_wire_channel(s->wire));
-    GPollFD pfd = { .events = G_IO_HUP | G_IO_ERR };
-
-    if (!socket || !colo_heartbeat_is_closed()) {
-        return false;
-    }
-    pfd.fd = socket->fd;
-#ifdef POLLRDHUP
-    pfd.events |= POLLRDHUP;
-#endif
-    return g_poll(&pfd, 1, 0) > 0;
 }
 
 void colo_say_decided(void)

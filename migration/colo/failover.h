@@ -40,14 +40,6 @@ void colo_watch_silence(ColoSession *s);
  */
 void colo_await_decision(ColoSession *s, const Error *err);
 
-/*
- * colo_peer_is_closed: have all connections to the peer been closed, those of the
- * heartbeat as well?  Then its process has ended.
- *
- * False without a heartbeat.  BQL.
- */
-bool colo_peer_is_closed(ColoSession *s);
-
 /* For the user: this side goes on, and who has said so.  BQL. */
 void colo_say_decided(void);
 

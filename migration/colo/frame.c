@@ -335,7 +335,8 @@ void colo_alive_encode(const ColoAlive *a, uint8_t out[COLO_ALIVE_LEN])
     stq_be_p(out, a->progress);
     stq_be_p(out + 8, a->stamp);
     stq_be_p(out + 16, a->echo);
-    stl_be_p(out + 24, a->flags);
+    stw_be_p(out + 24, a->round);
+    stw_be_p(out + 26, a->flags);
 }
 
 bool colo_alive_decode(const uint8_t *buf, size_t len, ColoAlive *a,
@@ -349,9 +350,10 @@ bool colo_alive_decode(const uint8_t *buf, size_t len, ColoAlive *a,
     a->progress = ldq_be_p(buf);
     a->stamp = ldq_be_p(buf + 8);
     a->echo = ldq_be_p(buf + 16);
-    a->flags = ldl_be_p(buf + 24);
+    a->round = lduw_be_p(buf + 24);
+    a->flags = lduw_be_p(buf + 26);
     if (a->flags & ~COLO_ALIVE_FLAGS) {
-        error_setg(errp, "'alive' with flags %" PRIx32, a->flags);
+        error_setg(errp, "'alive' with flags %x", a->flags);
         return false;
     }
     return true;

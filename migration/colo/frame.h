@@ -205,7 +205,8 @@ typedef struct ColoAlive {
     uint64_t progress;                  /* grows while the work gets on */
     uint64_t stamp;                     /* the sender's clock */
     uint64_t echo;                      /* the peer's latest stamp; 0: none */
-    uint32_t flags;                     /* COLO_ALIVE_* */
+    uint16_t flags;                     /* COLO_ALIVE_* */
+    uint16_t round;                     /* of the sender's questions */
 } ColoAlive;
 #define COLO_ALIVE_LOST     1           /* the sender has lost the peer */
 #define COLO_ALIVE_FLAGS    COLO_ALIVE_LOST

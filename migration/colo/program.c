@@ -87,11 +87,15 @@ static char **program_env(const ColoQuestion *q)
     g_autofree char *session = qemu_uuid_unparse_strdup(&q->session);
     g_autofree char *generation = g_strdup_printf("%" PRIu64, q->generation);
     g_autofree char *epoch = g_strdup_printf("%" PRIu64, q->epoch);
+    g_autofree char *round = g_strdup_printf("%u", q->round);
+    g_autofree char *peer_round = g_strdup_printf("%u", q->peer_round);
     char **env = g_get_environ();
 
     env = g_environ_setenv(env, "COLO_SESSION", session, true);
     env = g_environ_setenv(env, "COLO_SIDE", COLOMode_str(q->side), true);
     env = g_environ_setenv(env, "COLO_GENERATION", generation, true);
+    env = g_environ_setenv(env, "COLO_ROUND", round, true);
+    env = g_environ_setenv(env, "COLO_PEER_ROUND", peer_round, true);
     return g_environ_setenv(env, "COLO_EPOCH", epoch, true);
 }
 

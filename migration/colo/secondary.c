@@ -43,6 +43,7 @@
 #include "migration/multifd.h"
 #include "migration/options.h"
 #include "migration/qemu-file.h"
+#include "wire-lease.h"
 #include "trace.h"
 
 /* How often a lock is asked for that the primary is about to give up */
@@ -107,6 +108,7 @@ static bool secondary_handshake(ColoSession *s, Error **errp)
         return false;
     }
     bql_lock();
+    s->secondary.started = true;
     s->mode = start.mode;
     s->timeout_ms = start.timeout_ms;
     s->verify_ram = start.flags & COLO_START_VERIFY_RAM;
@@ -177,14 +179,13 @@ static bool secondary_ready(ColoSession *s, const char *why, Error **errp)
 static bool secondary_hears_nothing(ColoSession *s, const char *stage,
                                     Error **errp)
 {
-    bool hurry = colo_now_ns() >= colo_wire_hurry_end(s->wire);
     g_autofree char *why = NULL;
 
-    if (colo_wire_take_stall(s->wire) && !hurry) {
+    if (colo_wire_take_stall(s->wire)) {
         return true;
     }
     why = g_strdup_printf("waiting for %s: the peer was silent for %u ms",
-                          stage, hurry ? COLO_HURRY_MS : s->timeout_ms);
+                          stage, s->timeout_ms);
     return colo_wire_lose(s->wire, why, errp);
 }
 
@@ -192,8 +193,7 @@ static bool secondary_hears_nothing(ColoSession *s, const char *stage,
 static int64_t silence_end(ColoSession *s)
 {
     return colo_wire_is_lost(s->wire)
-           ? INT64_MAX : MIN(colo_now_ns() + colo_timeout_ns(s),
-                             colo_wire_hurry_end(s->wire));
+           ? INT64_MAX : colo_now_ns() + colo_timeout_ns(s);
 }
 
 /*
@@ -391,24 +391,39 @@ static bool secondary_take_over_disks(ColoSession *s, Error **errp)
 }
 
 /*
- * This side goes on.  Whatever its heartbeats have allowed the primary to send
- * ends before: one timeout after that was heard last.  BQL, dropped meanwhile.
+ * This side goes live, and nobody has said that the primary is dead: not before
+ * that can let out nothing more, by the wire's leases or a heartbeat's.  False if
+ * QEMU exits.  BQL, dropped meanwhile.
  */
-static void secondary_await_leases(ColoSession *s)
+static bool secondary_await_leases(ColoSession *s, const Error *err)
 {
-    int64_t end_ns;
+    int64_t beat_end_ns;
 
+    if (s->cause == COLO_CAUSE_HANDOVER) {
+        return true;
+    }
     g_clear_pointer(&s->keepalive, colo_keepalive_stop);
-    end_ns = colo_heartbeat_stop_leases(colo_wire_heard_ns(s->wire));
-    while (!s->forced && !colo_exiting() &&
-           colo_wish(s) != COLO_WISH_OUT && !colo_peer_is_closed(s)) {
-        int64_t left_ns = end_ns - colo_now_ns();
+    beat_end_ns = colo_heartbeat_stop_leases(colo_wire_heard_ns(s->wire));
+    while (!s->forced && colo_wish(s) != COLO_WISH_OUT) {
+        int64_t end_ns = colo_wire_lease_end(s->wire);
+        int64_t left_ns;
 
+        if (!end_ns && colo_heartbeat_is_closed()) {
+            break;
+        }
+        left_ns = MAX(end_ns, beat_end_ns) - colo_now_ns();
         if (left_ns <= 0) {
             break;
         }
+        if (colo_exiting()) {
+            return false;
+        }
+        if (s->secondary.state != COLO_SECONDARY_STATE_LOST) {
+            secondary_lose(s, err);
+        }
         qemu_cond_timedwait_bql(&s->cond, DIV_ROUND_UP(left_ns, SCALE_MS));
     }
+    return true;
 }
 
 /*
@@ -429,13 +444,15 @@ static bool secondary_decide(ColoSession *s, const Error *err, bool asked)
                 return false;
             }
         }
-        if (s->cause != COLO_CAUSE_HANDOVER) {
-            secondary_await_leases(s);
+        g_clear_pointer(&refused, error_free);
+        if (!secondary_await_leases(s, err)) {
+            colo_refuse_failover(s);
+            asked = false;
+            continue;
         }
         if (colo_wish(s) == COLO_WISH_OUT) {
             return false;
         }
-        g_clear_pointer(&refused, error_free);
         if (secondary_take_over_disks(s, &refused)) {
             if (s->cause != COLO_CAUSE_HANDOVER) {
                 colo_say_going_on(s);
@@ -465,7 +482,9 @@ static void secondary_finish(ColoSession *s, Error *err)
     if (colo_wish(s) == COLO_WISH_SWITCHOVER &&
         s->cause == COLO_CAUSE_LOST) {
         BQL_LOCK_GUARD();
-        if (!colo_arbiter_exists()) {
+        if (colo_arbiter_exists() || !s->secondary.started) {
+            qatomic_set(&s->wish, COLO_WISH_NONE);
+        } else {
             /* Somebody wants this side to go on, and there is nobody to ask */
             colo_ask_failover(s);
         }

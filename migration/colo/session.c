@@ -240,10 +240,6 @@ void colo_ask_switchover(ColoSession *s)
     }
     trace_colo_wish(s->epoch, COLOMode_str(s->side), "switchover");
     qatomic_set(&s->wish, COLO_WISH_SWITCHOVER);
-    if (!colo_arbiter_exists()) {
-        /* Whoever asked vouches for a peer that says nothing */
-        colo_wire_hurry(s->wire);
-    }
     colo_wire_wake(s->wire);
     qemu_cond_broadcast(&s->cond);
 }

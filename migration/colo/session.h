@@ -76,6 +76,7 @@ typedef struct ColoSecondary {
     ColoSecondaryState state;
 
     /* BQL */
+    bool started;                       /* 'start' has come */
     ColoRunState run_state;             /* of the primary's guest at its cut */
     ColoSecondaryState lost_in;         /* what it was doing, in 'lost' */
     ShutdownCause deferred_shutdown;    /* hybrid mode */
@@ -140,6 +141,7 @@ typedef struct ColoSession {
     uint64_t committed;                 /* number of the last commit */
     bool was_ready;                     /* protection was complete once */
     bool loss_is_told;                  /* to the user; not since the return */
+    uint16_t round;                     /* of its questions to the arbiter */
     ColoByeReason end_reason;
 
     /* BQL */

@@ -53,6 +53,7 @@
 #include "qapi/error.h"
 #include "io/channel-tls.h"
 #include "wire.h"
+#include "wire-lease.h"
 #include "wire-word.h"
 #include "fault.h"
 #include "lease.h"
@@ -121,6 +122,7 @@ struct ColoWire {
     /* Atomic */
     uint32_t beat_timeout_ms;   /* of who else listens; 0: nobody */
     uint32_t timeout_ms;        /* the owner writes it */
+    ColoWireLease lease;
     int64_t peer_stamp;         /* the same */
     bool lost;                  /* the same */
     int64_t hurry_ns;           /* since then; 0: no hurry */
@@ -151,6 +153,7 @@ ColoWire *colo_wire_new(QIOChannel *ioc, COLOMode side, uint32_t timeout_ms)
     w->end_ns = INT64_MAX;
     w->stall_begin_ns = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     w->heard_ns = w->stall_begin_ns;
+    colo_wire_note_lease(w);
     w->ctx = g_main_context_new();
     w->timer = g_source_new(&wire_timer_funcs, sizeof(GSource));
     g_source_attach(w->timer, w->ctx);
@@ -304,6 +307,16 @@ void colo_wire_listen(ColoWire *w)
     w->lost_by_word = false;
 }
 
+COLOMode colo_wire_side(ColoWire *w)
+{
+    return w->side;
+}
+
+ColoWireLease *colo_wire_lease(ColoWire *w)
+{
+    return &w->lease;
+}
+
 unsigned colo_wire_returns(ColoWire *w)
 {
     return w->returns;
@@ -340,7 +353,8 @@ static gboolean wire_channel_ready(QIOChannel *ioc, GIOCondition cond,
     return G_SOURCE_REMOVE;
 }
 
-int64_t colo_wire_hurry_end(ColoWire *w)
+/* When it is over; INT64_MAX: no hurry */
+static int64_t hurry_end(ColoWire *w)
 {
     int64_t since_ns = qatomic_read(&w->hurry_ns);
 
@@ -408,7 +422,7 @@ static ColoWaitResult wire_wait(ColoWire *w, GIOCondition cond,
         int64_t end_ns = deadline_ns, now_ns, word_ns;
 
         if (cond & G_IO_IN && !wakeable) {
-            end_ns = MIN(end_ns, colo_wire_hurry_end(w));
+            end_ns = MIN(end_ns, hurry_end(w));
         } else if (!(cond & G_IO_IN)) {
             wire_look_at_socket(w);
         }
@@ -639,6 +653,7 @@ static bool wire_read_all(ColoWire *w, struct iovec *iov, unsigned niov,
             return false;
         }
         if (n == 0) {
+            qatomic_set(&w->lease.closed, true);
             error_setg(errp, "the peer closed the connection");
             return false;
         }
@@ -753,8 +768,9 @@ void colo_wire_send_alive(ColoWire *w)
     ColoAlive a = {
         .progress = colo_progress_made(),
         .stamp = qemu_clock_get_ns(QEMU_CLOCK_REALTIME),
-        .echo = qatomic_read(&w->peer_stamp),
+        .echo = colo_wire_gives_lease(w) ? qatomic_read(&w->peer_stamp) : 0,
         .flags = qatomic_read(&w->lost) ? COLO_ALIVE_LOST : 0,
+        .round = qatomic_read(&w->lease.round),
     };
     ColoFrame f = { .type = COLO_FRAME_ALIVE, .length = COLO_ALIVE_LEN };
     ssize_t n;
@@ -805,7 +821,11 @@ static bool wire_take_alive(ColoWire *w, const ColoAlive *a, Error **errp)
         error_setg(errp, "'alive' repeats a time that is yet to come");
         return false;
     }
-    qatomic_set(&w->peer_stamp, a->stamp);
+    if (colo_wire_gives_lease(w)) {
+        qatomic_set(&w->peer_stamp, a->stamp);
+        colo_wire_note_lease(w);
+    }
+    qatomic_set(&w->lease.peer_round, MAX(w->lease.peer_round, a->round));
     if (w->side == COLO_MODE_PRIMARY) {
         colo_lease_renew(a->echo, colo_wire_beat_timeout(w));
     }
@@ -885,6 +905,7 @@ static bool wire_next(ColoWire *w, const char *stage, ColoFrame *f,
         return false;
     }
     colo_wire_begin_wait(w);
+    colo_wire_note_lease(w);
     if (!colo_fault_frame(w->side, false, f->type, errp)) {
         error_prepend(errp, "waiting for %s: ", stage);
         return false;
@@ -932,7 +953,11 @@ bool colo_wire_recv_iov(ColoWire *w, const struct iovec *iov, size_t niov,
                       w->receiving.epoch);
         return false;
     }
-    return w->receiving.type == COLO_FRAME_ALIVE ||
+    if (w->receiving.type == COLO_FRAME_ALIVE) {
+        return true;
+    }
+    colo_wire_note_lease(w);
+    return
            is_last_word(w->receiving.type) || colo_wire_find(w, errp);
 }
 

@@ -134,8 +134,6 @@ bool colo_wire_cancelled(ColoWire *w);
  */
 #define COLO_HURRY_MS 500
 void colo_wire_hurry(ColoWire *w);
-/* When that is over (QEMU_CLOCK_REALTIME, ns); INT64_MAX: no hurry.  Owner. */
-int64_t colo_wire_hurry_end(ColoWire *w);
 
 /*
  * colo_wire_last_word: one frame without payload but @buf, even on a wire that

@@ -79,10 +79,13 @@
 #define MARGIN 1
 #endif
 
-/* The primary writes while what it goes by is younger than GATE */
+/*
+ * The primary writes while what it goes by is younger than GATE: the margin is on
+ * its side, as waiting for one would make each failover later
+ */
 #define GATE (TIMEOUT - MARGIN)
 /* Whoever cannot know that the other one holds its output waits for so long */
-#define TAKE (TIMEOUT + MARGIN)
+#define TAKE TIMEOUT
 
 /* So long the operator waits for them to find each other again */
 #define PATIENCE (TAKE + 1)

@@ -20,12 +20,11 @@
 #define s_room (len(to_p) < ROOM || cut[S] || p_gone)
 #define s_ready (s_state == S_STANDING || s_state == S_RUNNING)
 
-/* The primary holds its output for sure: by its clock, or as it has said so */
-#ifdef BUG_EOF_DECIDES
+/*
+ * The primary holds its output for sure: by its clock, or as it has said so, or
+ * as its kernel has closed the connection (world.pml)
+ */
 #define s_may       (s_goes || s_heard >= TAKE || eof[S])
-#else
-#define s_may       (s_goes || s_heard >= TAKE)
-#endif
 
 #define sc_begin    (s_state == S_NONE)
 #define sc_read     (s_sees && !s_over && !s_loads && s_room)

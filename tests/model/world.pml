@@ -8,6 +8,16 @@
 #define strikes (faults && !calm)
 
 /*
+ * What a side says has an end: its process has, or has closed the connection and
+ * knows it.  A link that is cut has none, it is silent.
+ */
+#ifdef BUG_EOF_DECIDES
+#define ended(side) (cut[side])
+#else
+#define ended(side) (cut[side] && (dead[side] || (side == P -> p_over : s_over)))
+#endif
+
+/*
  * Without an arbiter the operator does not tell one side to go on after he has
  * told the other, unless that one died before it did, or both can talk: then he
  * may take it for dead, as its 'takeover' is there when this side looks.
@@ -282,8 +292,8 @@ active proctype world()
         arbiter = (arbiter == NOBODY -> S : arbiter)
     }
     :: d_step { !reachable -> reachable = 1 }
-    :: d_step { cut[S] && !eof[P] && !p_gone && len(to_p) == 0 -> eof[P] = 1 }
-    :: d_step { cut[P] && !eof[S] && !s_gone && len(to_s) == 0 -> eof[S] = 1 }
+    :: d_step { ended(S) && !eof[P] && !p_gone && len(to_p) == 0 -> eof[P] = 1 }
+    :: d_step { ended(P) && !eof[S] && !s_gone && len(to_s) == 0 -> eof[S] = 1 }
 #ifdef BUG_LEASE_EXPIRES
     :: d_step { quiet && arbiter != NOBODY -> arbiter = NOBODY }
 #endif

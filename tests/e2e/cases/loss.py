@@ -112,7 +112,7 @@ def primary_stalled(ctx: Context) -> None:
 @test('/colo/e2e/loss/primary-power-off')
 def primary_power_off(ctx: Context) -> None:
     """No socket is closed when a host loses its power.  Who knows better than
-    the timeout says so, and the secondary takes over at once."""
+    the timeout says so by force, and the secondary takes over at once."""
     with ctx.pair() as pair:
         ctx.protected(pair, x_colo_timeout=LONG_MS)
         ticker = pair.client('ticker')
@@ -122,7 +122,7 @@ def primary_power_off(ctx: Context) -> None:
             pair.fence('primary')
             check(pair.vm('secondary').status().state != 'lost',
                   'it has heard of the end')
-            took = pair.failover('secondary')
+            took = pair.failover('secondary', force=True)
             check(took < SOON_SECONDS,
                   f'the secondary was live after {took:.1f} s')
             wait_lines(ticker)

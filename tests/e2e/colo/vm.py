@@ -433,7 +433,8 @@ class Pair:
         vm.kill()
         vm.fenced = True
 
-    def failover(self, side: str, timeout: float = FAILOVER_SECONDS) -> float:
+    def failover(self, side: str, timeout: float = FAILOVER_SECONDS,
+                 force: bool = False) -> float:
         """Tell @side to go on without its peer; how many seconds it took.
 
         The command itself has a short deadline of its own: it must return at
@@ -442,7 +443,7 @@ class Pair:
         """
         vm = self.vm(side)
         start = time.monotonic()
-        vm.monitor.execute(product.FAILOVER, timeout=3)
+        vm.monitor.execute(product.FAILOVER, {'force': force}, timeout=3)
         vm.monitor.wait_until('to go on alone', 'query-colo-status', 'mode',
                               'none', timeout)
         vm.wait_run_state('running', timeout)

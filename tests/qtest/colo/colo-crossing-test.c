@@ -3,12 +3,12 @@
  * COLO: what is said to one side while the other one is on its way out, or has
  * not begun.
  *
- * Proves: a primary that hands over is not told to go on as long as the secondary
- * may take over, nor to stop, reset or let go on the guest that it hands over;
- * when nobody answers and it has been told to go on, a secondary that hears the
- * handover later does not; nor do both that are told before their session has
- * begun; a secondary that ends in place of taking over leaves the guest where it
- * was.
+ * Proves: a primary that hands over is not told to go on as long as the
+ * secondary may take over, nor to stop, reset or let go on the guest that it
+ * hands over; when nobody answers and it has been told to go on, a secondary
+ * that hears the handover later does not; nor do both that are told before
+ * their session has begun, nor does a secondary that has not been told to
+ * start; one that ends in place of taking over leaves the guest where it was.
  */
 
 #include "qemu/osdep.h"
@@ -151,6 +151,28 @@ static void test_starting_secondary(const void *mode)
     test_starting(colo_pair_new(mode), false);
 }
 
+/* A primary that has not said 'start' goes on unasked: it may live */
+static void test_unstarted(const void *mode)
+{
+    ColoPair *p = colo_pair_new(mode);
+
+    colo_fault(p->primary, "primary-send-start", "hang");
+    colo_pair_migrate(p, "mig", "mig", 600000, COLO_TIMEOUT_MS);
+    colo_wait_hang(p->primary, "primary-send-start");
+    colo_wait_state(p->secondary, "starting");
+    colo_failover(p->secondary);
+    colo_cut(p);
+    colo_wait_state(p->secondary, "lost");
+    colo_refused(p->secondary, "before it said 'start'",
+                 "{'execute': 'x-colo-lost-heartbeat'}");
+    go_on(p->primary);
+    colo_wait_state(p->secondary, "lost");
+    colo_kill(&p->primary);
+    colo_force(p->secondary);
+    colo_check_live(p->secondary);
+    colo_pair_free(p);
+}
+
 static const struct {
     const char *name;
     void (*func)(const void *mode);
@@ -159,6 +181,7 @@ static const struct {
     { "paused", test_paused },
     { "late", test_late },
     { "quit", test_quit },
+    { "unstarted", test_unstarted },
     { "starting/primary", test_starting_primary },
     { "starting/secondary", test_starting_secondary },
 };

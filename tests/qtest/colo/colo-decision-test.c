@@ -68,15 +68,20 @@ static ColoPair *pair_with_file(const char *mode, unsigned timeout_ms)
     return p;
 }
 
-static ColoPair *pair_with_program(const char *mode)
+static ColoPair *pair_with_program_and(const char *mode, unsigned timeout_ms)
 {
     ColoPair *p = colo_pair_new(mode);
 
     answer(p, "2\n");
     add_program(p, p->primary);
     add_program(p, p->secondary);
-    protect(p, COLO_TIMEOUT_MS);
+    protect(p, timeout_ms);
     return p;
+}
+
+static ColoPair *pair_with_program(const char *mode)
+{
+    return pair_with_program_and(mode, COLO_TIMEOUT_MS);
 }
 
 static void test_kill_primary(const void *mode)
@@ -208,6 +213,49 @@ static void test_not_known(const void *mode)
     g_assert_nonnull(strstr(message, "it says 2"));
     answer(p, "0\n");
     colo_check_live(p->secondary);
+    colo_pair_free(p);
+}
+
+/*
+ * @stopped is back before somebody knows: nobody is asked any more, and the pair
+ * goes on.  Later it is asked anew.
+ */
+static void withdrawn(ColoPair *p, QTestState **stopped, QTestState *other)
+{
+    int64_t end, n = 0;
+
+    colo_stop_process(*stopped);
+    /* Once at the begin of the session */
+    wait_asked(other, 3);
+    colo_continue_process(*stopped);
+    qobject_unref(colo_wait_event(other, "COLO_PEER_BACK"));
+    answer(p, "0\n");
+    /* Much longer than until it would be asked again */
+    end = g_get_monotonic_time() + 2 * SHORT_TIMEOUT_MS * 1000LL;
+    while (g_get_monotonic_time() < end) {
+        qtest_qmp_assert_success(p->primary, "{'execute': 'x-colo-checkpoint'}");
+        colo_wait_statistic(p->secondary, "checkpoints", ++n);
+        colo_wait_state(p->primary, "running");
+        colo_wait_state(p->secondary, colo_state_ready(p));
+    }
+    colo_kill(stopped);
+}
+
+static void test_withdrawn_secondary(const void *mode)
+{
+    ColoPair *p = pair_with_program_and(mode, SHORT_TIMEOUT_MS);
+
+    withdrawn(p, &p->primary, p->secondary);
+    colo_check_live(p->secondary);
+    colo_pair_free(p);
+}
+
+static void test_withdrawn_primary(const void *mode)
+{
+    ColoPair *p = pair_with_program_and(mode, SHORT_TIMEOUT_MS);
+
+    withdrawn(p, &p->secondary, p->primary);
+    colo_check_alone(p->primary);
     colo_pair_free(p);
 }
 
@@ -377,6 +425,8 @@ static const struct {
     { "switchover", test_switchover },
     { "primary-alone", test_primary_alone },
     { "not-known", test_not_known },
+    { "withdrawn/primary", test_withdrawn_primary },
+    { "withdrawn/secondary", test_withdrawn_secondary },
     { "lost", test_lost },
     { "force", test_force },
     { "quit", test_quit },

@@ -400,8 +400,11 @@ static bool is_hybrid(ColoFrameType type)
 }
 
 /* The reader is the secondary: it stands or runs, and can take over */
-static void secondary_survives(ColoPair *p, Proxy *proxy, Fault fault)
+static void secondary_survives(ColoPair *p, Proxy *proxy, ColoFrameType type,
+                               Fault fault)
 {
+    bool started = type != COLO_FRAME_START || fault == FAULT_REPEAT;
+
     if (fault != FAULT_IMPATIENCE) {
         colo_wait_state(p->secondary, "lost");
         check_message(p->secondary, fault);
@@ -417,7 +420,16 @@ static void secondary_survives(ColoPair *p, Proxy *proxy, Fault fault)
         colo_wait_state(p->primary, "lost");
         colo_wait_status(p->primary, "running");
     }
-    colo_failover(p->secondary);
+    if (fault == FAULT_IMPATIENCE) {
+        /* Without force it would wait for the primary's lease to end */
+        colo_force(p->secondary);
+    } else if (started) {
+        colo_failover(p->secondary);
+    } else {
+        colo_refused(p->secondary, "before it said 'start'",
+                     "{'execute': 'x-colo-lost-heartbeat'}");
+        colo_force(p->secondary);
+    }
     colo_wait_state(p->secondary, "live");
     colo_wait_status(p->secondary, "running");
     colo_wait_migrate(p->secondary, "completed");
@@ -509,7 +521,7 @@ static void test_case(const void *opaque)
     Proxy *proxy = start_case(p, c);
 
     if (from_primary(c->type)) {
-        secondary_survives(p, proxy, c->fault);
+        secondary_survives(p, proxy, c->type, c->fault);
     } else {
         /*
          * Protection begins when checkpoint-ready and the first pong have come

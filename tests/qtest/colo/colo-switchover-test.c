@@ -17,6 +17,9 @@
 /* Longer than it takes to look around while a side is stopped */
 #define SHORT_TIMEOUT_MS    1000
 
+/* Several times that in which a side that lives is heard */
+#define EARLY_TIMEOUT_MS    4000
+
 static ColoPair *pair_new(const char *mode, unsigned timeout_ms)
 {
     ColoPair *p = colo_pair_new(mode);
@@ -147,6 +150,26 @@ static void test_stopped_primary(const void *mode)
     ColoPair *p = pair_new(mode, SHORT_TIMEOUT_MS);
 
     goes_on_without(p, p->primary, false);
+}
+
+/*
+ * It may live, and let out what it has: an early word waits for the end of that.
+ * The secondary has heard it last some time before the stop.
+ */
+static void test_early_word(const void *mode)
+{
+    ColoPair *p = pair_new(mode, EARLY_TIMEOUT_MS);
+    int64_t begin;
+
+    begin = g_get_monotonic_time();
+    colo_stop_process(p->primary);
+    colo_failover(p->secondary);
+    colo_check_live(p->secondary);
+    g_assert_cmpint(g_get_monotonic_time() - begin, >,
+                    EARLY_TIMEOUT_MS / 2 * 1000LL);
+    colo_continue_process(p->primary);
+    colo_check_ended(p->primary);
+    colo_pair_free(p);
 }
 
 static void test_lost_primary(const void *mode)
@@ -310,6 +333,7 @@ static const struct {
     { "force-primary", test_force_primary },
     { "both", test_both },
     { "stopped-primary", test_stopped_primary },
+    { "early-word", test_early_word },
     { "lost-primary", test_lost_primary },
     { "stopped-secondary", test_stopped_secondary },
     { "lost-secondary", test_lost_secondary },

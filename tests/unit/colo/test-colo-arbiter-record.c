@@ -6,7 +6,8 @@
  * wins, in each of thousands of sessions, and the same question has the same
  * answer for ever; without locks no two win, either; a session before the one
  * that has begun is lost; what is damaged, foreign or of an older disk is not
- * known and is left alone; who dies between the write and the answer has won.
+ * known and is left alone; a claim that was withdrawn is none; who dies
+ * between the write and the answer has won.
  */
 
 #include "qemu/osdep.h"
@@ -614,6 +615,50 @@ static void test_given_up(void)
     check(path, 5, S, COLO_VERDICT_WON);
 }
 
+static void check_round(const char *path, unsigned n, COLOMode side,
+                        unsigned round, unsigned peer_round,
+                        ColoVerdict verdict)
+{
+    ColoQuestion q = util_question(n, side);
+    ColoVerdict got;
+
+    q.round = round;
+    q.peer_round = peer_round;
+    got = colo_record_ask(path, COLO_REQUEST_DECIDE, &q, wait_yield, NULL,
+                          &error_abort);
+    g_assert_cmpstr(ColoVerdict_str(got), ==, ColoVerdict_str(verdict));
+}
+
+/* What a side has withdrawn counts until the other one has heard of that */
+static void test_withdrawn(void)
+{
+    g_autofree char *path = new_path();
+
+    for (int i = 0; i < 2; i++) {
+        COLOMode side = i ? P : S, other = i ? S : P;
+
+        /* It has won, and does not know */
+        begin(path, 2 * i + 1);
+        check(path, 2 * i + 1, side, COLO_VERDICT_WON);
+        check_round(path, 2 * i + 1, other, 0, 0, COLO_VERDICT_LOST);
+        check_round(path, 2 * i + 1, other, 0, 1, COLO_VERDICT_WON);
+        check_round(path, 2 * i + 1, side, 1, 0, COLO_VERDICT_LOST);
+        check_round(path, 2 * i + 1, other, 0, 1, COLO_VERDICT_WON);
+
+        /* It asks anew, before the other one does */
+        begin(path, 2 * i + 2);
+        check(path, 2 * i + 2, side, COLO_VERDICT_WON);
+        check_round(path, 2 * i + 2, side, 1, 0, COLO_VERDICT_WON);
+        check_round(path, 2 * i + 2, other, 0, 1, COLO_VERDICT_LOST);
+        check_round(path, 2 * i + 2, other, 7, 0, COLO_VERDICT_LOST);
+        /* Then that has been withdrawn, too, and both have been once */
+        check_round(path, 2 * i + 2, other, 1, 2, COLO_VERDICT_WON);
+        check_round(path, 2 * i + 2, side, 2, 1, COLO_VERDICT_LOST);
+        check_round(path, 2 * i + 2, side, 2, 2, COLO_VERDICT_WON);
+        check_round(path, 2 * i + 2, other, 2, 2, COLO_VERDICT_LOST);
+    }
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -633,6 +678,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/arbiter/record/late-write", test_late_write);
     g_test_add_func("/colo/arbiter/record/locked", test_locked);
     g_test_add_func("/colo/arbiter/record/given-up", test_given_up);
+    g_test_add_func("/colo/arbiter/record/withdrawn", test_withdrawn);
     ret = g_test_run();
     util_exit();
     return ret;
