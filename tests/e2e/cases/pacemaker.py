@@ -20,6 +20,7 @@ OTHER = {'a': 'b', 'b': 'a'}
 BOOT_SECONDS = 240.0
 PROMOTED, UNPROMOTED = 'Promoted', 'Unpromoted'
 AGENT = '/usr/lib/ocf/resource.d/qemu/colo'
+BLOCKS = 16
 GAP_US = 3000000        # when the guest changes places in order
 STEADY_SECONDS = 8.0    # two monitors of both instances
 
@@ -35,7 +36,6 @@ class World:
         self.machine = vm.replace(ctx.machine, memory='256', mode=mode,
                                   disks=disks.Disks(generations=True))
         self.cluster = cluster.Cluster(ctx.hosts, self.machine, ctx.run)
-        self.acked = 0
 
     def __enter__(self) -> World:
         self.cluster.__enter__()
@@ -48,6 +48,13 @@ class World:
         program = self.machine.image.client
         return client.Client(self.ctx.hosts, program, mode,
                              **options).wait_connected(BOOT_SECONDS)
+
+    def writer(self, seed: int = 1) -> client.Client:
+        """One that has been told of blocks that are durable."""
+        writer = self.client('disk', device='/dev/vda', seed=seed)
+        wait_for('durable blocks', lambda:
+                 int(writer.poll().get('acked', 0)) >= BLOCKS)
+        return writer
 
     def begin(self) -> None:
         """Both nodes, and a guest that is protected."""
@@ -86,7 +93,7 @@ def death(world: World) -> None:
     one does."""
     ctx, pair = world.ctx, world.cluster
     ticker = world.client('ticker')
-    writer = world.client('disk', device='/dev/vda', seed=1)
+    writer = world.writer()
     for primary in ('a', 'b'):
         secondary = OTHER[primary]
         wait_lines(ticker)
@@ -144,7 +151,7 @@ def standby(ctx: Context) -> None:
         pair = world.cluster
         world.begin()
         ticker = world.client('ticker')
-        writer = world.client('disk', device='/dev/vda', seed=1)
+        writer = world.writer()
         wait_lines(ticker)
         pair.standby('a', True)
         pair.wait_roles(b=PROMOTED)
@@ -177,7 +184,7 @@ def process(ctx: Context) -> None:
         pair = world.cluster
         world.begin()
         ticker = world.client('ticker')
-        writer = world.client('disk', device='/dev/vda', seed=1)
+        writer = world.writer()
         primary = 'a'
         for victim in ('primary', 'secondary'):
             other = OTHER[primary]
@@ -211,7 +218,7 @@ def split(ctx: Context) -> None:
         pair = world.cluster
         world.begin()
         ticker = world.client('ticker')
-        writer = world.client('disk', device='/dev/vda', seed=1)
+        writer = world.writer()
         wait_lines(ticker)
         ctx.hosts.cut_link()
         ctx.hosts.cut_ring()
@@ -252,10 +259,6 @@ def link(ctx: Context) -> None:
         check_intact(ticker)
 
 
-def verify_image(world: World, host: str, acked: int) -> None:
-    disks.check_image(world.machine, world.image(host), acked=acked)
-
-
 @test('/colo/e2e/pacemaker/restart', long_only=True, cluster=True)
 def restart(ctx: Context) -> None:
     """The cluster stops in order and begins again; then with one disk that is
@@ -263,7 +266,7 @@ def restart(ctx: Context) -> None:
     with World(ctx) as world:
         pair = world.cluster
         world.begin()
-        writer = world.client('disk', device='/dev/vda', seed=1)
+        writer = world.writer()
         writer.verify()
         acked = int(check_intact(writer)['acked'])
         pair.stop_all(True)
@@ -272,7 +275,7 @@ def restart(ctx: Context) -> None:
               ['stopped'] * 2, 'a QEMU is left')
         check(world.generation('a').endswith('alone'),
               f'a is {world.generation("a")}')
-        verify_image(world, 'a', acked)
+        disks.check_image(world.machine, world.image('a'), acked=acked)
         for node in pair.nodes.values():
             node.stop()
         pair.start('a', 'b')
@@ -283,7 +286,7 @@ def restart(ctx: Context) -> None:
         # b goes on without a, and has what a has not
         pair.nodes['a'].kill()
         pair.wait_state('b', 'live')
-        writer = world.client('disk', device='/dev/vda', seed=2)
+        writer = world.writer(2)
         writer.verify()
         acked = int(check_intact(writer)['acked'])
         check(world.generation('b').endswith('alone'),

@@ -46,6 +46,7 @@ USER, GROUP, NUMBER = 'hacluster', 'haclient', 189
 RESOURCE = 'vm1'
 CONFIG = f'/etc/colo/{RESOURCE}.toml'
 COMMAND_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 UP_SECONDS = 60.0
 DOWN_SECONDS = 90.0
 DEATH_SECONDS = 10.0
@@ -415,7 +416,7 @@ class Cluster:
                      'resources', '--xml-text', text)
 
     def _wait(self, what: str, condition: Any,
-              timeout: float = COMMAND_SECONDS) -> None:
+              timeout: float = WAIT_SECONDS) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:
@@ -440,12 +441,12 @@ class Cluster:
                 if item.get('id', '').partition(':')[0] == RESOURCE
                 for node in item.findall('node')}
 
-    def wait_roles(self, timeout: float = COMMAND_SECONDS,
+    def wait_roles(self, timeout: float = WAIT_SECONDS,
                    **wanted: str) -> None:
         self._wait(f'roles {wanted}', lambda: self.roles() == wanted, timeout)
 
     def wait_state(self, host: str, *wanted: str,
-                   timeout: float = COMMAND_SECONDS) -> None:
+                   timeout: float = WAIT_SECONDS) -> None:
         self._wait(f'{host} to be {" or ".join(wanted)}',
                    lambda: self.nodes[host].state() in wanted, timeout)
 
