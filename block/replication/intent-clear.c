@@ -156,16 +156,15 @@ static void coroutine_fn write_entry(void *opaque)
 {
     Intent *s = opaque;
 
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        while (s->stage == INTENT_TRACKS && intent_is_dirty_locked(s)) {
-            if (s->writing) {
-                qemu_co_queue_wait(&s->written, &s->lock);
-            } else {
-                intent_write_locked(s);
-            }
-        }
-    }
+    intent_write_all(s);
     end_work(s, 0);
+}
+
+/* A secondary's guest, which writes to overlays, does not see to the file */
+static bool has_to_write(Intent *s)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    return s->stage == INTENT_FOLLOWS && intent_is_dirty_locked(s);
 }
 
 /* No more of this round */
@@ -236,6 +235,10 @@ static int64_t step(Intent *s, BDRVReplicationState *of)
     }
     if (s->clear != CLEAR_IDLE && s->of != of) {
         end_round(s);
+    }
+    if (has_to_write(s)) {
+        begin_work(s, write_entry);
+        return STEP_MS;
     }
     switch (s->clear) {
     case CLEAR_IDLE:

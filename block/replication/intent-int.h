@@ -48,9 +48,6 @@ typedef struct Intent {
     BlockDriverState *bs;
     int fd;
     uint64_t region;            /* bytes */
-    uint64_t n_regions;
-    uint64_t n_words;
-    uint64_t n_sectors;
     int64_t interval_ms;
 
     QemuMutex head_lock;        /* taken before the other one */
@@ -60,6 +57,10 @@ typedef struct Intent {
     QemuMutex lock;
     /* All below: lock */
     IntentStage stage;
+    int64_t length;             /* of the disk, bytes; never less */
+    uint64_t n_regions;
+    uint64_t n_words;
+    uint64_t n_sectors;
     char *why;                  /* the log cannot be used for a resync, or NULL */
     uint64_t *want;             /* what the file is to have */
     uint64_t *stable;           /* what it has for good; part of want */
@@ -69,6 +70,7 @@ typedef struct Intent {
     uint64_t in_flight[2];      /* writes that began in them */
     unsigned long *dirty;       /* sectors that the file has not as in want */
     bool spoil;                 /* the file has to be spoiled first */
+    bool make;                  /* or made anew, for another length */
     bool writing;               /* somebody writes to the file */
     CoQueue written;            /* who waits for that */
 
@@ -87,11 +89,22 @@ typedef struct Intent {
 /* Write what is dirty; the lock is held, and dropped meanwhile */
 void coroutine_fn intent_write_locked(Intent *s);
 
+/* The same until nothing is dirty, whoever else does so; takes the lock */
+void coroutine_fn intent_write_all(Intent *s);
+
 /* The same while nobody else does, until nothing is dirty.  BQL. */
 void intent_write_sync(Intent *s);
 
 /* The file is made anew, with what is wanted; nobody writes to it.  BQL. */
 void intent_make(Intent *s);
+
+/*
+ * The disk has @length bytes, and nothing is under way beyond.  If it is longer
+ * the log has the new part, of which it says that all of it may differ; if it is
+ * shorter the log is given up.  The file learns of it with the next write.  Any
+ * thread.
+ */
+void intent_set_length(Intent *s, int64_t length);
 
 /* Region @n may differ; the lock is held */
 void intent_want_locked(Intent *s, uint64_t n);

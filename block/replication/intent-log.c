@@ -31,8 +31,10 @@
 /* The file is written */
 
 typedef struct IntentWork {
-    int fd;
+    Intent *s;
     bool spoil;
+    int64_t length;             /* of the disk, as of now */
+    uint64_t *words;            /* all, to make the file anew, or NULL */
     unsigned n;
     uint64_t sectors[SECTORS_MAX];
     uint8_t buf[SECTORS_MAX][SECTOR];
@@ -42,20 +44,26 @@ typedef struct IntentWork {
 static int intent_work(void *opaque)
 {
     IntentWork *w = opaque;
+    int fd = w->s->fd;
     int ret = 0;
 
     if (w->spoil) {
-        return replication_intent_spoil(w->fd);
+        return replication_intent_spoil(fd);
+    }
+    if (w->words) {
+        QEMU_LOCK_GUARD(&w->s->head_lock);
+        w->s->head.length = w->length;
+        return replication_intent_make(fd, &w->s->head, w->words);
     }
     for (unsigned i = 0; i < w->n && ret >= 0; i++) {
-        ret = replication_intent_store(w->fd, w->sectors[i], w->buf[i]);
+        ret = replication_intent_store(fd, w->sectors[i], w->buf[i]);
     }
-    return ret < 0 ? ret : replication_intent_sync(w->fd);
+    return ret < 0 ? ret : replication_intent_sync(fd);
 }
 
 bool intent_is_dirty_locked(Intent *s)
 {
-    return s->spoil ||
+    return s->spoil || s->make ||
            find_first_bit(s->dirty, s->n_sectors) < s->n_sectors;
 }
 
@@ -63,8 +71,15 @@ static void intent_take_locked(Intent *s, IntentWork *w)
 {
     uint64_t i = find_first_bit(s->dirty, s->n_sectors);
 
-    w->fd = s->fd;
+    w->s = s;
     w->spoil = s->spoil;
+    w->length = s->length;
+    if (s->make && !w->spoil) {
+        w->words = g_memdup2(s->want, s->n_words * sizeof(*s->want));
+        bitmap_zero(s->dirty, s->n_sectors);
+        s->make = false;
+        return;
+    }
     while (!w->spoil && i < s->n_sectors && w->n < SECTORS_MAX) {
         uint64_t at = i * REPLICATION_INTENT_WORDS;
 
@@ -84,6 +99,12 @@ static void intent_wrote_locked(Intent *s, IntentWork *w, int ret)
         return;
     }
     s->spoil |= ret < 0;
+    if (w->length != s->length) {
+        return; /* it will be made anew */
+    }
+    for (uint64_t i = 0; w->words && ret >= 0 && i < s->n_words; i++) {
+        s->stable[i] |= w->words[i] & s->want[i];
+    }
     for (unsigned i = 0; i < w->n; i++) {
         uint64_t at = w->sectors[i] * REPLICATION_INTENT_WORDS;
 
@@ -114,11 +135,13 @@ static void intent_report(Intent *s, bool failed)
 void coroutine_fn intent_write_locked(Intent *s)
 {
     g_autofree IntentWork *w = g_new0(IntentWork, 1);
+    g_autofree uint64_t *words = NULL;
     int ret;
 
     assert(!s->writing);
     s->writing = true;
     intent_take_locked(s, w);
+    words = w->words;
     qemu_mutex_unlock(&s->lock);
     ret = thread_pool_submit_co(intent_work, w);
     trace_replication_intent_write(bdrv_get_node_name(s->bs), w->n, w->spoil,
@@ -149,10 +172,66 @@ void intent_write_sync(Intent *s)
             intent_report(s, ret < 0);
         }
         intent_wrote_locked(s, w, ret);
+        g_free(w->words);
+    }
+}
+
+void coroutine_fn intent_write_all(Intent *s)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    while ((s->stage == INTENT_TRACKS || s->stage == INTENT_FOLLOWS) &&
+           intent_is_dirty_locked(s)) {
+        if (s->writing) {
+            qemu_co_queue_wait(&s->written, &s->lock);
+        } else {
+            intent_write_locked(s);
+        }
     }
 }
 
 /* Bits */
+
+/* So many words, the new ones 0 */
+static void lengthen(uint64_t **words, uint64_t before, uint64_t after)
+{
+    *words = g_renew(uint64_t, *words, after);
+    memset(*words + before, 0, (after - before) * sizeof(**words));
+}
+
+void intent_set_length(Intent *s, int64_t length)
+{
+    uint64_t first, words;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    if (length == s->length) {
+        return;
+    }
+    if (length < s->length) {
+        s->spoil = s->stage == INTENT_TRACKS || s->stage == INTENT_FOLLOWS;
+        return;
+    }
+    first = s->length / s->region;
+    words = replication_intent_words(length, s->region);
+    lengthen(&s->want, s->n_words, words);
+    lengthen(&s->stable, s->n_words, words);
+    lengthen(&s->kept, s->n_words, words);
+    lengthen(&s->hot[0], s->n_words, words);
+    lengthen(&s->hot[1], s->n_words, words);
+    lengthen(&s->candidates, s->n_words, words);
+    s->length = length;
+    s->n_regions = DIV_ROUND_UP(length, s->region);
+    s->n_words = words;
+    s->n_sectors = replication_intent_sectors(length, s->region);
+    g_free(s->dirty);
+    s->dirty = bitmap_new(s->n_sectors);
+    for (uint64_t n = first; s->stage == INTENT_TRACKS && n < s->n_regions;
+         n++) {
+        replication_intent_set(s->want, n);
+        replication_intent_set(s->kept, n);
+    }
+    /* What has no log yet gets one when a session begins, see intent.c */
+    s->make = s->stage == INTENT_TRACKS || !s->why;
+}
 
 void intent_want_locked(Intent *s, uint64_t n)
 {
@@ -230,7 +309,7 @@ int coroutine_fn intent_begin(Intent *s, int64_t offset, int64_t bytes,
         note_locked(s, first, last, discards);
     }
     while (*window >= 0 && s->stage == INTENT_TRACKS &&
-           (s->spoil || !is_stable_locked(s, first, last))) {
+           (s->spoil || s->make || !is_stable_locked(s, first, last))) {
         if (s->writing) {
             qemu_co_queue_wait(&s->written, &s->lock);
         } else {

@@ -81,6 +81,15 @@ static BlockDriverState *intent_of_node(BDRVReplicationState *s)
     return replication_intent_above(s->bs);
 }
 
+void replication_intent_length(BDRVReplicationState *s)
+{
+    BlockDriverState *intent = replication_intent_above(s->bs);
+
+    if (intent) {
+        intent_set_length(intent_of(intent), bdrv_getlength(intent));
+    }
+}
+
 /* Record it.  If that cannot be nobody may trust the file. */
 static int store_head_locked(Intent *s)
 {
@@ -108,6 +117,8 @@ void intent_make(Intent *s)
 
     QEMU_LOCK_GUARD(&s->head_lock);
     QEMU_LOCK_GUARD(&s->lock);
+    s->head.length = s->length;
+    s->make = false;
     ret = replication_intent_make(s->fd, &s->head, s->want);
     if (ret < 0) {
         s->spoil = true;
@@ -310,7 +321,7 @@ void replication_intent_unpack(ReplicationIntentWindow *w, const uint8_t *buf)
 }
 
 /* How many regions of the log a bit of the window has: not to be too many */
-static uint64_t regions_per_bit(Intent *s)
+static uint64_t regions_per_bit_locked(Intent *s)
 {
     uint64_t n = 1;
 
@@ -342,12 +353,14 @@ void replication_intent_window(BlockDriverState *intent, uint64_t marked,
     Intent *s = intent ? intent_of(intent) : NULL;
     ReplicationIntentInfo info = { 0 };
     uint8_t head[REPLICATION_INTENT_HEAD] = { 0 };
-    uint64_t n = s ? regions_per_bit(s) : 1;
-    uint64_t count = s ? DIV_ROUND_UP(DIV_ROUND_UP(s->n_regions, n), 8) : 0;
+    uint64_t n = 1, count = 0;
 
     if (s) {
         replication_intent_info(intent, &info);
         g_free(info.why);
+        QEMU_LOCK_GUARD(&s->lock);
+        n = regions_per_bit_locked(s);
+        count = DIV_ROUND_UP(DIV_ROUND_UP(s->n_regions, n), 8);
     }
     stq_be_p(head, WINDOW_MAGIC);
     stq_be_p(head + 8, marked);

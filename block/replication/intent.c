@@ -47,6 +47,12 @@
  * that have come by then.  A guest that writes on has the next regions set
  * before it gets there.
  *
+ * A disk that becomes longer has a longer log.  Nobody knows what is in the new
+ * part on either side, so it is as if all of it had been discarded.  The file is
+ * made anew for it: by the guest's next write at the latest, on a secondary soon
+ * (intent-clear.c).  In between it is that of a disk of another length, which is
+ * not used.  A disk that becomes shorter has no log any more.
+ *
  * If the file cannot be written it is spoiled, so that nobody trusts it, and
  * the guest goes on.  If it cannot even be spoiled the guest's writes fail.
  *
@@ -161,6 +167,23 @@ intent_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
     if (ret >= 0) {
         ret = bdrv_co_pdiscard(bs->file, offset, bytes);
         intent_end(s, window);
+    }
+    return ret;
+}
+
+/* It is drained */
+static int coroutine_fn GRAPH_RDLOCK
+intent_co_truncate(BlockDriverState *bs, int64_t length, bool exact,
+                   PreallocMode prealloc, BdrvRequestFlags flags, Error **errp)
+{
+    Intent *s = bs->opaque;
+    int64_t now;
+    int ret = bdrv_co_truncate(bs->file, length, exact, prealloc, flags, errp);
+
+    if (ret >= 0) {
+        now = bdrv_co_getlength(bs->file->bs);
+        intent_set_length(s, MAX(now, 0));
+        intent_write_all(s);
     }
     return ret;
 }
@@ -362,6 +385,7 @@ static bool intent_new(BlockDriverState *bs, Error **errp)
     bdrv_graph_rdlock_main_loop();
     image = find_image(bs->file->bs, &follows);
     bdrv_graph_rdunlock_main_loop();
+    s->length = length;
     s->n_regions = DIV_ROUND_UP(length, s->region);
     s->n_words = replication_intent_words(length, s->region);
     s->n_sectors = replication_intent_sectors(length, s->region);
@@ -469,6 +493,7 @@ static BlockDriver bdrv_replication_intent = {
     .bdrv_co_pwritev            = intent_co_pwritev,
     .bdrv_co_pwrite_zeroes      = intent_co_pwrite_zeroes,
     .bdrv_co_pdiscard           = intent_co_pdiscard,
+    .bdrv_co_truncate           = intent_co_truncate,
     .bdrv_co_flush              = intent_co_flush,
 };
 

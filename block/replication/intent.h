@@ -34,6 +34,12 @@ void replication_intent_start(BDRVReplicationState *s);
  */
 void replication_intent_go_alone(BDRVReplicationState *s);
 
+/*
+ * Secondary: the guest's disk has another length, which the nodes above @s know.
+ * Does not wait for the file.
+ */
+void GRAPH_RDLOCK replication_intent_length(BDRVReplicationState *s);
+
 /* The point in common.  Any thread. */
 
 /* What the log of this side says, or that there is none that can be used */

@@ -31,6 +31,7 @@
 #include "block/dirty-bitmap.h"
 #include "system/block-backend.h"
 #include "trace.h"
+#include "intent.h"
 #include "internal.h"
 
 bool replication_check_bitmaps(BlockDriverState *bs, Error **errp)
@@ -93,6 +94,7 @@ static void show(BDRVReplicationState *s, int64_t length)
     trace_replication_length(replication_name(s), s->length, length);
     qatomic_set_i64(&s->length, length);
     refresh(s->bs);
+    replication_intent_length(s);
     tell_devices(s->bs);
 }
 

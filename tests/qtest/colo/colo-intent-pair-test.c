@@ -5,7 +5,10 @@
  * No guest runs.  Proves: in periodic mode, where the secondary holds what has
  * arrived until its commit, and says that it has it, nothing of that is cleared
  * before the commit, as a secondary that dies has lost it; then it is.  When the
- * primary dies, and the secondary goes on, its log has the new generation.
+ * primary dies, and the secondary goes on, its log has the new generation.  When
+ * the disk becomes longer in a session both logs do, that of the primary says that
+ * all of the new part may differ, and both begin at the same point as before; a
+ * survivor's has what its guest writes there.
  */
 
 #include "qemu/osdep.h"
@@ -219,6 +222,64 @@ static void test_generation(const void *mode)
     intent_free(t);
 }
 
+/* The log of a disk of @length bytes, which is soon there */
+static void load_longer(const char *path, int64_t length,
+                        ReplicationIntentHead *head, uint64_t **words)
+{
+    load(path, head, words);
+    while (head->length != length) {
+        g_free(*words);
+        g_usleep(1000); /* the pair has a deadline */
+        load(path, head, words);
+    }
+}
+
+static void test_longer(const void *mode)
+{
+    Intent *t = intent_new(mode);
+    QTestState *qts = t->pair->secondary;
+    int64_t longer = DISK + 8 * MiB + 4096;
+    ReplicationIntentHead head[2];
+    uint64_t *words;
+    int64_t n;
+
+    disk_io_at(t->pair->primary, GUEST_DISK, "write -P 1 1M 64k");
+    checkpoint(t->pair->primary);
+    n = colo_statistic(t->pair->primary, "checkpoints");
+    qtest_qmp_assert_success(t->pair->primary, "{'execute': 'block_resize',"
+        "'arguments': {'node-name': 'disk0', 'size': %" PRId64 "}}", longer);
+
+    /* It is there when the command returns */
+    load(t->log[0], &head[0], &words);
+    g_assert_cmpint(head[0].length, ==, longer);
+    for (int64_t at = DISK; at < longer; at += REGION) {
+        g_assert_true(replication_intent_test(words, at / REGION));
+    }
+    g_assert_false(replication_intent_test(words, DISK / REGION - 1));
+    g_free(words);
+    colo_wait_statistic(t->pair->primary, "checkpoints", n + 1);
+    load_longer(t->log[1], longer, &head[1], &words);
+    g_free(words);
+    g_assert_cmpuint(head[1].common, !=, 0);
+    g_assert_true(head[1].common == head[0].common ||
+                  head[1].common == head[0].common_next);
+
+    disk_io_at(t->pair->primary, GUEST_DISK, "write -P 2 20M 64k");
+    checkpoint(t->pair->primary);
+    colo_kill(&t->pair->primary);
+    colo_wait_state(qts, "lost");
+    colo_failover(qts);
+    colo_wait_migrate(qts, "completed");
+    colo_wait_status(qts, "running");
+    disk_wait_no_job(qts);
+    disk_io_at(qts, GUEST_DISK, "write -P 3 %" PRId64 " 4k", longer - 4096);
+    load(t->log[1], &head[1], &words);
+    g_assert_cmpint(head[1].length, ==, longer);
+    g_assert_true(replication_intent_test(words, (longer - 4096) / REGION));
+    g_free(words);
+    intent_free(t);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -231,5 +292,9 @@ int main(int argc, char **argv)
                         test_generation);
     qtest_add_data_func("/colo/intent-pair/generation/hybrid", "hybrid",
                         test_generation);
+    qtest_add_data_func("/colo/intent-pair/longer/periodic", "periodic",
+                        test_longer);
+    qtest_add_data_func("/colo/intent-pair/longer/hybrid", "hybrid",
+                        test_longer);
     return g_test_run();
 }

@@ -61,6 +61,7 @@ static QTestState *start(Pair *p, const char *args)
 {
     QTestState *qts;
 
+    g_assert_cmpint(access(COLO_LOSSY, R_OK), ==, 0);
     g_setenv("COLO_LOSSY_DIR", p->dir, true);
     g_setenv("LD_PRELOAD", COLO_LOSSY, true);
     qts = qtest_init(args);
