@@ -28,6 +28,7 @@
 #include "qapi/error.h"
 #include "block/block-copy.h"
 #include "block/block_backup.h"
+#include "block/aio-wait.h"
 #include "block/block_int.h"
 #include "block/blockjob_int.h"
 #include "block/copy-before-write.h"
@@ -198,6 +199,12 @@ static bool start_backup(BDRVReplicationState *s, BlockDriverState *top,
     return true;
 }
 
+void replication_undo_end(BDRVReplicationState *s)
+{
+    stop_backup(s);
+    replication_close_hidden(s);
+}
+
 /* Nobody writes: the guest stands, and so does the primary */
 void replication_undo_restart(BDRVReplicationState *s)
 {
@@ -257,35 +264,35 @@ static bool undo_commit(BDRVReplicationState *s, Error **errp)
 
 static void undo_begin_stop(BDRVReplicationState *s, Error **errp)
 {
-    if (!s->error && !s->emptying) {
-        replication_empty_begin(s, false, errp);
+    if (!s->emptying) {
+        replication_empty_begin_end(s);
     }
 }
 
 static bool undo_emptied(BDRVReplicationState *s, uint64_t timeout_ms,
                          Error **errp)
 {
-    bool committed;
-
     if (!s->emptying) {
         return true;
     }
     if (!replication_empty_wait(s, timeout_ms, errp)) {
         return false;
     }
-    committed = replication_empty_is_committed(s);
-    s->cleared = replication_empty_end(s, NULL) && !committed;
+    s->ended = replication_empty_is_end(s);
+    replication_empty_end(s, NULL);
     return true;
 }
 
 static void undo_stop(BDRVReplicationState *s, Error **errp)
 {
-    if (!s->error && !s->cleared) {
-        replication_empty(s, false, errp);
+    /* Nobody has begun with it, or waited: Xen, or who could not start */
+    while (!s->ended) {
+        undo_begin_stop(s, NULL);
+        AIO_WAIT_WHILE_UNLOCKED(NULL, !replication_empty_is_done(s));
+        s->ended = replication_empty_is_end(s);
+        replication_empty_end(s, s->ended ? errp : NULL);
     }
-    s->cleared = false;
-    stop_backup(s);
-    replication_close_hidden(s);
+    s->ended = false;
     replication_unclaim(s);
 }
 

@@ -228,7 +228,7 @@ struct BDRVReplicationState {
     bool guest_stands;          /* in the session: periodic mode */
     BlockBackend *hidden;       /* while RUNNING */
     ReplicationEmptying *emptying;  /* or NULL; who began it */
-    bool cleared;               /* begin_stop() has had them emptied */
+    bool ended;                 /* all that begin_stop() has begun is done */
     BlockJob *backup;           /* while RUNNING; undo, not a shared disk */
     int64_t copies_to;          /* the length that it knows */
     bool restarts;              /* it is begun anew; BQL */
@@ -430,14 +430,22 @@ BlockDriverState *GRAPH_RDLOCK replication_disk(BDRVReplicationState *s);
  * be: false with @errp set.  Any thread, for QEMU may exit, with the BQL held.
  *
  * replication_empty: all of that at once, however long it takes.  BQL.
+ *
+ * replication_empty_begin_end: the session is about to end.  When nothing is under
+ * way, however long that takes, the overlays are emptied, if there is no error
+ * yet, and then replication_undo_end() is called.  As far as it can be: what fails
+ * is nobody's business any more.  The calls above wait for it.  BQL.
+ * replication_empty_is_done, _is_end: is what is under way over, is it that?
  */
 bool replication_open_hidden(BDRVReplicationState *s, Error **errp);
 void replication_close_hidden(BDRVReplicationState *s);
 bool replication_empty_begin(BDRVReplicationState *s, bool committed,
                              Error **errp);
+void replication_empty_begin_end(BDRVReplicationState *s);
 bool replication_empty_wait(BDRVReplicationState *s, uint64_t timeout_ms,
                             Error **errp);
-bool replication_empty_is_committed(BDRVReplicationState *s);
+bool replication_empty_is_done(BDRVReplicationState *s);
+bool replication_empty_is_end(BDRVReplicationState *s);
 bool replication_empty_end(BDRVReplicationState *s, Error **errp);
 bool replication_empty(BDRVReplicationState *s, bool committed, Error **errp);
 
@@ -446,6 +454,12 @@ bool replication_empty(BDRVReplicationState *s, bool committed, Error **errp);
  * be the disk has failed.  BQL.
  */
 void replication_undo_restart(BDRVReplicationState *s);
+
+/*
+ * Undo: nothing is copied any more, and the hidden overlay is only a backing file.
+ * Changes the graph, thus waits for all that is under way.  BQL.
+ */
+void replication_undo_end(BDRVReplicationState *s);
 
 /*
  * Its disk has failed: the first error is kept, and said.  Takes @err.  BQL.

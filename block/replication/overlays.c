@@ -11,6 +11,12 @@
  * by that ("qemu-io" of the human monitor does).  So it is the main loop that ends
  * the drained section, in whatever it waits for, and not the session's thread,
  * which would need the BQL.
+ *
+ * At the end of a session what copies before a write has to go as well, and each
+ * change of the graph waits for all requests that are under way, of any disk.  So
+ * there the main loop looks from time to time: when the disks of the session are
+ * quiet, and empty, all that is done at once, while nothing can begin.  A file
+ * that hangs makes the end wait, and nobody else.
  */
 
 #include "qemu/osdep.h"
@@ -25,6 +31,9 @@
 #include "deadline.h"
 #include "internal.h"
 
+/* How often to look whether the requests of a session have ended, ms */
+#define QUIET_LOOK_MS 5
+
 struct ReplicationEmptying {
     /* Set once */
     BDRVReplicationState *s;
@@ -32,6 +41,11 @@ struct ReplicationEmptying {
     BlockDriverState *hidden;
     int64_t begin_us;
     bool committed;
+    bool ends;                  /* the session */
+
+    /* BQL */
+    QLIST_ENTRY(ReplicationEmptying) next;  /* in sessions that end */
+    bool begun;                 /* they are being emptied, or are to stay */
 
     Error *err;                 /* of the coroutine, then of done_bh() */
 
@@ -41,6 +55,10 @@ struct ReplicationEmptying {
 
 static QemuMutex emptied_lock;
 static QemuCond emptied_cond;
+
+/* Those of a session that ends, and who looks after them.  BQL. */
+static QLIST_HEAD(, ReplicationEmptying) ending;
+static QEMUTimer *ending_timer;
 
 static void __attribute__((constructor)) overlays_init(void)
 {
@@ -85,6 +103,61 @@ make_empty(BlockDriverState *bs, const char *which, Error **errp)
     return ret >= 0;
 }
 
+static void set_done(ReplicationEmptying *e)
+{
+    WITH_QEMU_LOCK_GUARD(&emptied_lock) {
+        qatomic_set(&e->done, true);
+        qemu_cond_broadcast(&emptied_cond);
+    }
+    aio_wait_kick();
+}
+
+static void coroutine_fn empty_co(void *opaque);
+
+/* Nothing is under way */
+static void start(ReplicationEmptying *e)
+{
+    e->begun = true;
+    bdrv_inc_in_flight(e->hidden);
+    aio_co_schedule(bdrv_get_aio_context(e->hidden),
+                    qemu_coroutine_create(empty_co, e));
+}
+
+/* All that makes up the end of @e, while it is drained */
+static void end_one(ReplicationEmptying *e)
+{
+    BlockDriverState *hidden = e->hidden;
+
+    QLIST_REMOVE(e, next);
+    replication_undo_end(e->s);
+    bdrv_drained_end(hidden);
+    bdrv_unref(hidden);
+    set_done(e);
+}
+
+static void look_at_ending(void *opaque)
+{
+    ReplicationEmptying *e;
+    bool waits = false;
+
+    QLIST_FOREACH(e, &ending, next) {
+        if (bdrv_drain_poll(e->hidden, NULL, false)) {
+            waits = true;
+        } else if (!e->begun && !e->s->error) {
+            start(e);
+            waits = true;
+        }
+    }
+    if (waits) {
+        timer_mod(ending_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                                QUIET_LOOK_MS);
+        return;
+    }
+    while ((e = QLIST_FIRST(&ending))) {
+        end_one(e);
+    }
+}
+
 /* Main loop: see above why not in the session's thread */
 static void done_bh(void *opaque)
 {
@@ -92,6 +165,11 @@ static void done_bh(void *opaque)
     BDRVReplicationState *s = e->s;
     BlockDriverState *disk;
 
+    if (e->ends) {
+        bdrv_dec_in_flight(e->hidden);
+        look_at_ending(NULL);
+        return;
+    }
     if (!e->err && s->backup && s->copies_to == s->length) {
         backup_do_checkpoint(s->backup, &e->err);
     }
@@ -114,11 +192,7 @@ static void done_bh(void *opaque)
     trace_replication_emptied(replication_name(s),
                               qemu_clock_get_us(QEMU_CLOCK_REALTIME) -
                               e->begin_us);
-    WITH_QEMU_LOCK_GUARD(&emptied_lock) {
-        qatomic_set(&e->done, true);
-        qemu_cond_broadcast(&emptied_cond);
-    }
-    aio_wait_kick();
+    set_done(e);
 }
 
 static void coroutine_fn empty_co(void *opaque)
@@ -134,30 +208,53 @@ static void coroutine_fn empty_co(void *opaque)
     aio_bh_schedule_oneshot(qemu_get_aio_context(), done_bh, e);
 }
 
-bool replication_empty_begin(BDRVReplicationState *s, bool committed,
-                             Error **errp)
+static ReplicationEmptying *emptying_new(BDRVReplicationState *s)
 {
-    BlockDriverState *hidden = blk_bs(s->hidden);
-    int64_t begin_us = qemu_clock_get_us(QEMU_CLOCK_REALTIME);
-    ReplicationEmptying *e;
+    ReplicationEmptying *e = g_new0(ReplicationEmptying, 1);
 
-    assert(!s->emptying);
-    if (!drain_begin_bounded(hidden, errp)) {
-        return false;
-    }
-    e = g_new0(ReplicationEmptying, 1);
     bdrv_graph_rdlock_main_loop();
     e->active = replication_active(s);
     bdrv_graph_rdunlock_main_loop();
     e->s = s;
-    e->hidden = hidden;
+    e->hidden = blk_bs(s->hidden);
+    s->emptying = e;
+    return e;
+}
+
+bool replication_empty_begin(BDRVReplicationState *s, bool committed,
+                             Error **errp)
+{
+    int64_t begin_us = qemu_clock_get_us(QEMU_CLOCK_REALTIME);
+    ReplicationEmptying *e;
+
+    assert(!s->emptying);
+    if (!drain_begin_bounded(blk_bs(s->hidden), errp)) {
+        return false;
+    }
+    e = emptying_new(s);
     e->begin_us = begin_us;
     e->committed = committed;
-    s->emptying = e;
-    bdrv_inc_in_flight(hidden);
-    aio_co_schedule(bdrv_get_aio_context(hidden),
-                    qemu_coroutine_create(empty_co, e));
+    start(e);
     return true;
+}
+
+void replication_empty_begin_end(BDRVReplicationState *s)
+{
+    ReplicationEmptying *e;
+
+    assert(!s->emptying);
+    e = emptying_new(s);
+    e->ends = true;
+    bdrv_ref(e->hidden);
+    bdrv_do_drained_begin_quiesce(e->hidden, NULL);
+    if (!ending_timer) {
+        ending_timer = aio_timer_new(qemu_get_aio_context(),
+                                     QEMU_CLOCK_REALTIME, SCALE_MS,
+                                     look_at_ending, NULL);
+    }
+    QLIST_INSERT_HEAD(&ending, e, next);
+    /* Not before all disks of the session are there */
+    timer_mod(ending_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME));
 }
 
 bool replication_empty_wait(BDRVReplicationState *s, uint64_t timeout_ms,
@@ -179,9 +276,14 @@ bool replication_empty_wait(BDRVReplicationState *s, uint64_t timeout_ms,
     return true;
 }
 
-bool replication_empty_is_committed(BDRVReplicationState *s)
+bool replication_empty_is_done(BDRVReplicationState *s)
 {
-    return s->emptying->committed;
+    return qatomic_read(&s->emptying->done);
+}
+
+bool replication_empty_is_end(BDRVReplicationState *s)
+{
+    return s->emptying->ends;
 }
 
 bool replication_empty_end(BDRVReplicationState *s, Error **errp)

@@ -10,10 +10,11 @@
  * disk at that time, x-colo-fold lets it do so later, and still folds nothing.  In
  * no case does the generation ask for the overlays.  If the primary is only not
  * to be heard it does not go on by itself: whoever is told to does.  Who takes
- * over flushes the disk, without being asked.  If the file of an overlay hangs
- * the secondary answers, also if the session ends, a primary that lives goes on
- * after a timeout, and without one nothing is given up.  A QEMU that is to end
- * meanwhile does so with the file, and uses no CPU time until then.
+ * over flushes the disk, without being asked.  If the file of an overlay hangs, or
+ * the image in the middle of a write, the secondary answers, also if the session
+ * ends; a primary that lives goes on after a timeout, and without one nothing is
+ * given up.  A QEMU that is to end meanwhile does so with the file, and uses no CPU
+ * time until then.
  */
 
 #include "qemu/osdep.h"
@@ -387,6 +388,30 @@ static void test_hung_end(const void *mode)
     qtest_quit(store);
 }
 
+/* Nor if it is the image that hangs, in the middle of what the primary writes */
+static void test_hung_image(const void *mode)
+{
+    Spent *t = spent_new_on(mode, hangs_later, pair_disk_file);
+    ColoPair *p = t->pair;
+
+    colo_pair_migrate(p, "mig", "mig", 600000, SHORT_TIMEOUT_MS);
+    colo_wait_state(p->secondary, colo_state_ready(p));
+    colo_wait_state(p->primary, "running");
+    disk_io_at(p->primary, GUEST_DISK, "write -P 7 0 1M");
+    while (!disk_file_has(t->raw[1], 7, 0, MiB)) {
+        g_usleep(1000);
+    }
+    g_assert_cmpint(kill(qtest_pid(store), SIGSTOP), ==, 0);
+    disk_io_at(p->primary, GUEST_DISK, "write -P 8 0 1M");
+    answers_until(p->secondary, colo_state_ready(p), 0);
+    qtest_qmp_assert_success(p->primary, "{'execute': 'migrate_cancel'}");
+    answers_until(p->secondary, "ended", 2 * SHORT_TIMEOUT_MS * 1000LL);
+    g_assert_cmpint(kill(qtest_pid(store), SIGCONT), ==, 0);
+    colo_wait_migrate(p->secondary, "cancelled");
+    spent_free(t);
+    qtest_quit(store);
+}
+
 /* CPU time of it, in clock ticks */
 static unsigned long ticks(QTestState *qts)
 {
@@ -441,6 +466,7 @@ int main(int argc, char **argv)
     colo_add("/colo/spent", "hung", test_hung);
     colo_add("/colo/spent", "hung-dead", test_hung_dead);
     colo_add("/colo/spent", "hung-end", test_hung_end);
+    colo_add("/colo/spent", "hung-image", test_hung_image);
     colo_add("/colo/spent", "hung-quit", test_hung_quit);
     return g_test_run();
 }
