@@ -12,6 +12,7 @@
 #define INFO_MAGIC 0x434f4c4f53494e4bULL    /* COLOSINK */
 #define BATCH_MAGIC 0x434f4c4f42415443ULL   /* COLOBATC */
 #define GROW_MAGIC 0x434f4c4f47524f57ULL    /* COLOGROW */
+#define VIEW_MAGIC 0x434f4c4f56494557ULL    /* COLOVIEW */
 #define VERSION 3
 
 /* Offsets of the fields */
@@ -121,6 +122,23 @@ bool replication_grow_unpack(ReplicationGrow *grow, const uint8_t *buf)
     grow->reason[sizeof(grow->reason) - 1] = '\0';
     return ldq_be_p(buf + GROW_AT_MAGIC) == GROW_MAGIC &&
            state <= REPLICATION_GROW_LATER && grow->length >= 0;
+}
+
+void replication_view_pack(uint8_t *buf, const ReplicationView *view)
+{
+    memset(buf, 0, REPLICATION_VIEW_HEAD);
+    stq_be_p(buf, VIEW_MAGIC);
+    stq_be_p(buf + 8, view->offset);
+    stq_be_p(buf + 16, view->bytes);
+}
+
+bool replication_view_unpack(ReplicationView *view, const uint8_t *buf)
+{
+    view->offset = ldq_be_p(buf + 8);
+    view->bytes = ldq_be_p(buf + 16);
+    return ldq_be_p(buf) == VIEW_MAGIC && view->offset >= 0 &&
+           view->bytes >= 0 && view->bytes <= REPLICATION_VIEW_DATA &&
+           view->offset <= INT64_MAX - view->bytes;
 }
 
 void replication_entry_set_generation(ReplicationEntry *entry,

@@ -15,7 +15,12 @@
  *
  * The window stays where it was when the sink was made, as a client of NBD never
  * hears of another length: a disk that has become longer goes on where it is in
- * batches, which can write there, and cannot be read from by the client.
+ * batches, which can write there.
+ *
+ * What it has got since is read by way of the window as well: REPLICATION_VIEW_AT
+ * bytes into it a client says which bytes it wants, and reads there which these
+ * are, and then the bytes: ReplicationView.  Another client may have asked for
+ * others in between, so it looks.
  *
  * REPLICATION_GROW_AT bytes into the window is where the secondary is asked to
  * make the disk longer, and says what has become of that: ReplicationGrow, see
@@ -37,6 +42,7 @@
 
 /* Bytes from the beginning of the window, behind the longest batch */
 #define REPLICATION_GROW_AT (3 * MiB)
+#define REPLICATION_VIEW_AT (REPLICATION_GROW_AT + 64 * KiB)
 
 /* Entries of a batch, at most */
 #define REPLICATION_BATCH_ENTRIES 256
@@ -50,6 +56,9 @@
 /* On the wire */
 #define REPLICATION_SINK_INFO_SIZE 64
 #define REPLICATION_GROW_SIZE 4096
+#define REPLICATION_VIEW_SIZE 4096      /* of both, with the data */
+#define REPLICATION_VIEW_HEAD 512
+#define REPLICATION_VIEW_DATA (REPLICATION_VIEW_SIZE - REPLICATION_VIEW_HEAD)
 #define REPLICATION_BATCH_HEAD_SIZE 32
 #define REPLICATION_BATCH_ENTRY_SIZE 24
 #define REPLICATION_BATCH_ALIGN 4096
@@ -140,6 +149,16 @@ typedef struct ReplicationGrow {
 /* @buf: REPLICATION_GROW_SIZE bytes.  False if they are no such thing. */
 void replication_grow_pack(uint8_t *buf, const ReplicationGrow *grow);
 bool replication_grow_unpack(ReplicationGrow *grow, const uint8_t *buf);
+
+/* Bytes of the disk that are looked at, or none: up to REPLICATION_VIEW_DATA */
+typedef struct ReplicationView {
+    int64_t offset;
+    int64_t bytes;
+} ReplicationView;
+
+/* @buf: REPLICATION_VIEW_HEAD bytes.  False if they are no such thing. */
+void replication_view_pack(uint8_t *buf, const ReplicationView *view);
+bool replication_view_unpack(ReplicationView *view, const uint8_t *buf);
 
 /*
  * The generation in an entry for a resync, and the other way round.  @g is NULL,

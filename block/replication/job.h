@@ -70,11 +70,13 @@ typedef struct ReplicationHashFetch {
 } ReplicationHashFetch;
 
 /*
- * Can hashes of @disk be fetched from @bs?  *@direct: past the block layer.
- * Main thread.
+ * Can hashes of @disk, which the node of @s replicates, be fetched from @bs?  In
+ * a session maybe not of what that has got since.  *@direct: past the block
+ * layer.  Main thread.
  */
 bool replication_hash_check(BlockDriverState *bs, BlockDriverState *disk,
-                            bool *direct, Error **errp);
+                            BDRVReplicationState *s, bool *direct,
+                            Error **errp);
 
 /*
  * replication_hash_begin: ask for @bytes of hashes from @offset on; the fetch

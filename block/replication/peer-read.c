@@ -12,6 +12,10 @@
  * PIECE bytes is taken by any socket at once.  So the NBD server of the
  * secondary, which whoever drains there waits for, does not wait for us.
  *
+ * What the disk has got since the node was made is beyond the length that the
+ * client knows, and read by way of the window of the sink: batch.h.  That takes
+ * two requests for each piece.
+ *
  * A peer that stands still answers no read, and nothing but the end of the
  * session ends it.  So whoever waits may leave: a read that nobody waits for
  * frees itself when it ends, which it does when the log has broken and the
@@ -70,48 +74,93 @@ static bool coroutine_fn peer_read_enter(ReplicationPeerRead *r)
     return false;
 }
 
-static int coroutine_fn peer_read_piece(ReplicationPeerRead *r, int64_t at,
-                                        int64_t bytes)
+/* One request at @offset of the child */
+static int coroutine_fn peer_request(ReplicationPeerRead *r, bool is_write,
+                                     int64_t offset, uint8_t *buf,
+                                     int64_t bytes)
 {
     BDRVReplicationState *s = r->s;
-    QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, r->buf + at, bytes);
+    QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, bytes);
     int ret;
 
     if (s->direct) {
         assume_graph_lock(); /* see primary.c */
-        return r->is_write
-               ? s->peer->drv->bdrv_co_pwritev(s->peer, r->offset + at, bytes,
-                                               &qiov, 0)
-               : s->peer->drv->bdrv_co_preadv(s->peer, r->offset + at, bytes,
-                                              &qiov, 0);
+        return is_write
+               ? s->peer->drv->bdrv_co_pwritev(s->peer, offset, bytes, &qiov, 0)
+               : s->peer->drv->bdrv_co_preadv(s->peer, offset, bytes, &qiov, 0);
     }
     if (!peer_read_enter(r)) {
         return -ECANCELED;
     }
     WITH_GRAPH_RDLOCK_GUARD() {
-        ret = r->is_write
-              ? bdrv_co_pwritev(s->bs->file, r->offset + at, bytes, &qiov, 0)
-              : bdrv_co_preadv(s->bs->file, r->offset + at, bytes, &qiov, 0);
+        ret = is_write
+              ? bdrv_co_pwritev(s->bs->file, offset, bytes, &qiov, 0)
+              : bdrv_co_preadv(s->bs->file, offset, bytes, &qiov, 0);
     }
     bdrv_dec_in_flight(s->bs);
     return ret;
 }
 
-static int coroutine_fn peer_read(ReplicationPeerRead *r)
+/* @bytes at @offset of the disk, by way of the window */
+static int coroutine_fn peer_view(ReplicationPeerRead *r, int64_t offset,
+                                  uint8_t *buf, int64_t bytes)
 {
     BDRVReplicationState *s = r->s;
-    uint32_t align = s->peer->bl.request_alignment;
-    int ret = 0;
+    QEMU_AUTO_VFREE uint8_t *page = qemu_memalign(
+        MAX(s->peer->bl.opt_mem_alignment, REPLICATION_VIEW_SIZE),
+        REPLICATION_VIEW_SIZE);
+    int64_t at = s->sink_length + REPLICATION_VIEW_AT;
+    ReplicationView want = { offset, bytes }, got;
+    int ret;
 
-    if (s->batch && !r->in_window && r->offset + r->bytes > s->sink_length) {
-        return -ENOTSUP; /* it has become longer */
-    }
-    for (int64_t at = 0; ret >= 0 && at < r->bytes; at += PIECE) {
+    do {
         if (qatomic_read(&r->dropped)) {
             return -ECANCELED;
         }
-        ret = peer_read_piece(r, at, ROUND_UP(MIN(r->bytes - at, PIECE),
-                                              align));
+        memset(page, 0, REPLICATION_VIEW_SIZE);
+        replication_view_pack(page, &want);
+        ret = peer_request(r, true, at, page, REPLICATION_VIEW_SIZE);
+        if (ret >= 0) {
+            ret = peer_request(r, false, at, page, REPLICATION_VIEW_SIZE);
+        }
+        if (ret >= 0 && !replication_view_unpack(&got, page)) {
+            ret = -EINVAL;
+        }
+    } while (ret >= 0 && (got.offset != want.offset || got.bytes != bytes));
+    if (ret >= 0) {
+        memcpy(buf, page + REPLICATION_VIEW_HEAD, bytes);
+    }
+    return ret;
+}
+
+/* How much of @bytes at @offset is transferred at once; *@beyond: by peer_view() */
+static int64_t piece_of(ReplicationPeerRead *r, int64_t offset, int64_t bytes,
+                        bool *beyond)
+{
+    BDRVReplicationState *s = r->s;
+    int64_t end = s->batch && !r->in_window ? s->sink_length : INT64_MAX;
+
+    *beyond = offset >= end;
+    return *beyond ? MIN(bytes, REPLICATION_VIEW_DATA)
+                   : MIN(MIN(bytes, PIECE), end - offset);
+}
+
+static int coroutine_fn peer_read(ReplicationPeerRead *r)
+{
+    uint32_t align = r->s->peer->bl.request_alignment;
+    int64_t n;
+    int ret = 0;
+
+    for (int64_t at = 0; ret >= 0 && at < r->bytes; at += n) {
+        bool beyond;
+
+        if (qatomic_read(&r->dropped)) {
+            return -ECANCELED;
+        }
+        n = piece_of(r, r->offset + at, r->bytes - at, &beyond);
+        ret = beyond ? peer_view(r, r->offset + at, r->buf + at, n)
+                     : peer_request(r, r->is_write, r->offset + at,
+                                    r->buf + at, ROUND_UP(n, align));
     }
     return ret;
 }

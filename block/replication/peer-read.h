@@ -19,7 +19,7 @@ typedef struct ReplicationPeerRead ReplicationPeerRead;
 /*
  * Begin to read @bytes at @offset, which are within the disk and begin with a
  * multiple of that.  Any thread; the node is not about to go.  What a disk has
- * got since the node was made cannot be read (ENOTSUP).
+ * got since the node was made is read as well, with two requests for each 3.5 KiB.
  */
 ReplicationPeerRead *replication_peer_read(BDRVReplicationState *s,
                                            int64_t offset, int64_t bytes);

@@ -891,7 +891,8 @@ static ResyncJob *resync_new(ResyncArguments *args, Error **errp)
     bool direct = false;
 
     if (args->hashes &&
-        !replication_hash_check(args->hashes, args->source, &direct, errp)) {
+        !replication_hash_check(args->hashes, args->source,
+                                replication_of(args->node), &direct, errp)) {
         return NULL;
     }
     r = block_job_create(args->job_id, &resync_driver, NULL, args->top, 0,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Replication: what is in the window of a sink besides batches, secondary side:
- * what the node is, and the question to make the disk longer.
+ * what the node is, the question to make the disk longer, and what it has got.
  *
  * grow.c says what the primary asks, and why.  Here the disk gets the length
  * that it asks for, before anybody sees that.  To take the right to it is for
@@ -26,6 +26,44 @@
 #include "block/block-io.h"
 #include "trace.h"
 #include "sink-int.h"
+
+/* What is looked at, and which bytes these are */
+static int coroutine_fn GRAPH_RDLOCK read_view(BlockDriverState *bs,
+                                               uint8_t *buf)
+{
+    SinkState *s = bs->opaque;
+    QEMUIOVector data;
+    ReplicationView view = { 0 };
+    int64_t length = bdrv_co_getlength(bs->file->bs);
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        view = s->view;
+    }
+    if (length < 0 || view.offset + view.bytes > length) {
+        return MIN(length, -EINVAL);
+    }
+    replication_view_pack(buf, &view);
+    if (!view.bytes) {
+        return 0;
+    }
+    qemu_iovec_init_buf(&data, buf + REPLICATION_VIEW_HEAD, view.bytes);
+    return sink_read(bs, view.offset, view.bytes, &data);
+}
+
+int coroutine_fn sink_view_ask(BlockDriverState *bs, QEMUIOVector *qiov)
+{
+    SinkState *s = bs->opaque;
+    uint8_t buf[REPLICATION_VIEW_HEAD];
+    ReplicationView view;
+
+    qemu_iovec_to_buf(qiov, 0, buf, sizeof(buf));
+    if (!replication_view_unpack(&view, buf)) {
+        return -EINVAL;
+    }
+    QEMU_LOCK_GUARD(&s->lock);
+    s->view = view;
+    return 0;
+}
 
 int coroutine_fn sink_read_window(BlockDriverState *bs, int64_t at,
                                   int64_t bytes, QEMUIOVector *qiov,
@@ -54,6 +92,14 @@ int coroutine_fn sink_read_window(BlockDriverState *bs, int64_t at,
         }
         qemu_iovec_from_buf(qiov, done, buf,
                             MIN(REPLICATION_GROW_SIZE, bytes));
+    } else if (at == REPLICATION_VIEW_AT) {
+        memset(buf, 0, REPLICATION_VIEW_SIZE);
+        ret = read_view(bs, buf);
+        if (ret < 0) {
+            return ret;
+        }
+        qemu_iovec_from_buf(qiov, done, buf,
+                            MIN(REPLICATION_VIEW_SIZE, bytes));
     }
     return 0;
 }

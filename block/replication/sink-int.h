@@ -67,6 +67,7 @@ typedef struct SinkState {
     ReplicationGrow grow;       /* the last question, and the answer */
     int64_t committed;          /* the length of a session's disk, or 0 */
     int64_t grown;              /* that it may see after the commit, or 0 */
+    ReplicationView view;       /* what is read by way of the window */
     bool resizes;               /* it has the right to; BQL */
 
     bool dirty;                 /* maybe there is what to flush; atomic */
@@ -123,6 +124,7 @@ void sink_settle_more(BlockDriverState *bs);
  * sink_read_window: read it, @at from its beginning, to @done in @qiov
  * sink_grow_ask: what the primary has written to its place there; negative errno
  * if it cannot be taken
+ * sink_view_ask: the same for what is to be read of the disk
  * sink_grow_entry: the guest's disk is longer; negative errno if the one here is
  * not
  *
@@ -135,6 +137,7 @@ int coroutine_fn GRAPH_RDLOCK
 sink_read_window(BlockDriverState *bs, int64_t at, int64_t bytes,
                  QEMUIOVector *qiov, size_t done);
 int coroutine_fn sink_grow_ask(BlockDriverState *bs, QEMUIOVector *qiov);
+int coroutine_fn sink_view_ask(BlockDriverState *bs, QEMUIOVector *qiov);
 int coroutine_fn GRAPH_RDLOCK
 sink_grow_entry(BlockDriverState *bs, const ReplicationEntry *entry);
 void sink_grow_commit_locked(SinkState *s, int64_t length);

@@ -595,6 +595,10 @@ sink_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
         bytes == REPLICATION_GROW_SIZE) {
         return sink_grow_ask(bs, qiov);
     }
+    if (offset == s->window + REPLICATION_VIEW_AT &&
+        bytes == REPLICATION_VIEW_SIZE) {
+        return sink_view_ask(bs, qiov);
+    }
     if (offset + bytes > s->window) {
         return -EINVAL;
     }

@@ -108,6 +108,7 @@ typedef struct VerifyJob {
     BlockBackend *source;
     char *disk;                 /* its name */
     int64_t length;
+    int64_t hashed;             /* of which the secondary's node has hashes */
 
     /* The job's coroutine */
     ReplicationHashFetch fetch; /* if there is a node for it */
@@ -386,7 +387,7 @@ static int64_t hash_bytes(VerifyJob *v, int64_t offset)
 
 static void verify_begin_fetch(VerifyJob *v, int64_t offset)
 {
-    if (v->fetch.blk && offset < v->length) {
+    if (offset < v->hashed) {
         replication_hash_begin(&v->fetch, offset / CHUNK *
                                           REPLICATION_HASH_SIZE,
                                BDRV_SECTOR_SIZE);
@@ -412,7 +413,7 @@ static int coroutine_fn verify_fetch(VerifyJob *v, int64_t offset,
     return 0;
 }
 
-/* The same without a node that has them */
+/* The same without a node that has them, or past what that knows of */
 static int coroutine_fn verify_hash_peer(VerifyJob *v, int64_t offset,
                                          Error **errp)
 {
@@ -460,8 +461,8 @@ static int coroutine_fn verify_group(VerifyJob *v, int64_t offset,
     if (ret < 0 || is_cancelled(v)) {
         return ret;
     }
-    ret = v->fetch.blk ? verify_fetch(v, offset, errp)
-                       : verify_hash_peer(v, offset, errp);
+    ret = offset < v->hashed ? verify_fetch(v, offset, errp)
+                             : verify_hash_peer(v, offset, errp);
     if (ret < 0 || is_cancelled(v)) {
         return ret;
     }
@@ -717,7 +718,8 @@ static VerifyJob *verify_new(VerifyArguments *args, Error **errp)
     bool direct = false;
 
     if (args->hashes &&
-        !replication_hash_check(args->hashes, args->source, &direct, errp)) {
+        !replication_hash_check(args->hashes, args->source,
+                                replication_of(args->node), &direct, errp)) {
         return NULL;
     }
     v = block_job_create(args->job_id, &verify_driver, NULL, args->top, 0,
@@ -732,6 +734,11 @@ static VerifyJob *verify_new(VerifyArguments *args, Error **errp)
     v->fetch.direct = direct;
     QSIMPLEQ_INIT(&v->doubts);
     v->length = bdrv_getlength(args->node);
+    if (args->hashes) {
+        /* Whole groups, or all of it */
+        v->hashed = MIN(replication_hash_place(bdrv_getlength(args->hashes)),
+                        v->length);
+    }
     v->disk = replication_disk_name(v->s) ?: g_strdup(replication_name(v->s));
     if (verify_attach(v, args, errp)) {
         return v;

@@ -9,6 +9,8 @@
  * the new one from then on, with what is there; a survivor has the length of the
  * checkpoint that it goes on from, on its disk, for its device, and what is cut
  * off does not come back.  It can be done again, and by a survivor that is alone.
+ * A comparison in the session looks at the new part as well, with hashes, which the
+ * primary's client knows of the old part only, and without.
  * What cannot be done is refused with a reason, and then neither image has another
  * length.
  */
@@ -402,6 +404,62 @@ static void test_at_once(const void *mode)
     grow_free(t);
 }
 
+/* The disks are compared: the error, to be freed, or NULL */
+static char *verify(Grow *t, const char *more)
+{
+    QTestState *qts = t->pair->primary;
+    g_autofree char *json = g_strdup_printf(
+        "{'execute': 'x-colo-verify', 'arguments': {'job-id': 'j', "
+        "'node': 'repl'%s}}", more);
+    QDict *event;
+    char *text;
+
+    qtest_qmp_assert_success(qts, json, NULL);
+    event = colo_wait_event(qts, "BLOCK_JOB_COMPLETED");
+    text = g_strdup(qdict_get_try_str(qdict_get_qdict(event, "data"), "error"));
+    qobject_unref(event);
+    return text;
+}
+
+static void test_verify(const void *mode)
+{
+    Grow *t = grow_new(mode, NULL, pair_disk_file, true);
+    int64_t size = LONG + 3 * 512, at = size - 5;
+    const char *ways[] = { "", ", 'hashes': 'hash0'" };
+    int fd;
+
+    qtest_qmp_assert_success(t->pair->secondary, "{'execute': 'blockdev-add',"
+        "'arguments': {'driver': 'colo-hash', 'node-name': 'hash0',"
+        "'read-only': true, 'file': 'image0'}}");
+    disk_export(t->pair->secondary, "hash0", "h", false);
+    disk_add_client(t->pair->primary, "hash0", t->socket, "h",
+                    ", 'read-only': true");
+    protect(t);
+    guest_write(t->pair->primary, 1, DISK - MiB, MiB);
+    resize_committed(t, size);
+    guest_write(t->pair->primary, 2, DISK, MiB);
+    checkpoint(t);
+    /* Not committed */
+    guest_write(t->pair->primary, 3, DISK + MiB, MiB);
+    for (int i = 0; i < G_N_ELEMENTS(ways); i++) {
+        g_assert_null(verify(t, ways[i]));
+    }
+
+    fd = open(t->raw[1], O_WRONLY);
+    g_assert_cmpint(pwrite(fd, "x", 1, at), ==, 1);
+    close(fd);
+    for (int i = 0; i < G_N_ELEMENTS(ways); i++) {
+        g_autofree char *text = verify(t, ways[i]);
+        g_autofree char *want = g_strdup_printf("in 1 bytes, the first at "
+                                                "offset %" PRId64, at);
+
+        g_test_message("%s", text);
+        g_assert_nonnull(text);
+        g_assert_nonnull(strstr(text, want));
+    }
+    grow_free(t);
+}
+
 static void check_lengths(Grow *t)
 {
     g_assert_cmpint(length_of(t->pair->primary), ==, DISK);
@@ -493,6 +551,7 @@ int main(int argc, char **argv)
     colo_add("/colo/grow", "at-once", test_at_once);
     colo_add("/colo/grow", "between", test_between);
     colo_add("/colo/grow", "again", test_again);
+    colo_add("/colo/grow", "verify", test_verify);
     colo_add("/colo/grow", "refused", test_refused);
     colo_add("/colo/grow", "secondary-cannot", test_secondary_cannot);
     colo_add("/colo/grow", "primary-cannot", test_primary_cannot);
