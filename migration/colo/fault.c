@@ -39,6 +39,9 @@ static const char *const pages_points[] = {
     [COLO_MODE_SECONDARY] = "apply-pages",
 };
 
+/* Each step of x-colo-protect */
+static const char setup_point[] = "setup-step";
+
 static struct {
     QemuMutex lock;
     QemuCond injected;          /* the next fault is asked for */
@@ -144,6 +147,11 @@ void colo_fault_pages(COLOMode side)
     fault_pass(pages_points[side], NULL);
 }
 
+bool colo_fault_setup(Error **errp)
+{
+    return fault_pass(setup_point, errp);
+}
+
 static ColoFaultPoint *new_point(char *name)
 {
     ColoFaultPoint *p = g_new0(ColoFaultPoint, 1);
@@ -177,6 +185,7 @@ ColoFaultPointList *qmp_query_colo_fault_points(Error **errp)
             g_strdup_printf("secondary-state-%s", ColoSecondaryState_str(i))));
     }
     QAPI_LIST_APPEND(tail, new_point(g_strdup("staging-alloc")));
+    QAPI_LIST_APPEND(tail, new_point(g_strdup(setup_point)));
     QAPI_LIST_APPEND(tail, new_point(g_strdup(
         pages_points[COLO_MODE_PRIMARY])));
     QAPI_LIST_APPEND(tail, new_point(g_strdup(

@@ -36,6 +36,9 @@ bool colo_fault_alloc(Error **errp);
  */
 void colo_fault_pages(COLOMode side);
 
+/* x-colo-protect is about to make something; false with @errp set: it fails */
+bool colo_fault_setup(Error **errp);
+
 #else
 
 static inline bool colo_fault_frame(COLOMode side, bool send,
@@ -55,6 +58,11 @@ static inline bool colo_fault_alloc(Error **errp)
 
 static inline void colo_fault_pages(COLOMode side)
 {
+}
+
+static inline bool colo_fault_setup(Error **errp)
+{
+    return true;
 }
 
 #endif
