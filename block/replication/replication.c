@@ -791,11 +791,13 @@ static void replication_child_perm(BlockDriverState *bs, BdrvChild *c,
     }
     /*
      * Below the overlays of a secondary others write: the NBD server, the
-     * primary of a shared disk.  Once they are folded nobody does.  Nobody
-     * but the primary writes to what it sends to.
+     * primary of a shared disk.  Once they are folded nobody does, but for a
+     * guest that does not use this node any more.  Nobody but the primary
+     * writes to what it sends to.
      */
     *nshared = BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE_UNCHANGED;
-    if (s->mode == REPLICATION_MODE_SECONDARY && !s->owns_disk) {
+    if (s->mode == REPLICATION_MODE_SECONDARY &&
+        (!s->owns_disk || QLIST_EMPTY(&bs->parents))) {
         *nshared |= BLK_PERM_WRITE;
     }
 }
