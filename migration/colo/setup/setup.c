@@ -24,6 +24,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/job.h"
 #include "qemu/main-loop.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-colo.h"
@@ -34,6 +35,7 @@
 #include "migration/migration.h"
 #include "../session.h"
 #include "../trace.h"
+#include "disks.h"
 #include "nics.h"
 #include "setup.h"
 
@@ -77,12 +79,20 @@ static ColoSetupPhase phase_now(void)
                                                : COLO_SETUP_PHASE_OVER;
 }
 
-static void free_setup(ColoSetup *s)
+/* A step that is taken back may go round in the event loop */
+static void stop_listening(ColoSetup *s)
 {
     if (s->listens_to_migration) {
         migration_remove_notifier(&s->migration);
     }
-    qemu_bh_delete(s->bh);
+    JOB_LOCK_GUARD();
+    g_clear_pointer(&s->bh, qemu_bh_delete);
+}
+
+static void free_setup(ColoSetup *s)
+{
+    colo_setup_free_jobs(s);
+    g_free(s->folder);
     g_free(s->host);
     g_free(s);
 }
@@ -93,8 +103,10 @@ static void free_setup(ColoSetup *s)
  */
 static bool take_away(ColoSetup *s, Error **errp)
 {
-    bool ok = colo_steps_undo(&s->steps, errp);
+    bool ok;
 
+    stop_listening(s);
+    ok = colo_steps_undo(&s->steps, errp);
     colo_steps_move(&left, &s->steps);
     free_setup(s);
     return ok;
@@ -142,15 +154,6 @@ static void migration_ended(ColoSetup *s)
     go_back(why);
 }
 
-static void phase_ends(void *opaque)
-{
-    ColoSetup *s = opaque;
-
-    if (!migration_is_running()) {
-        migration_ended(s);
-    }
-}
-
 static int migration_event(NotifierWithReturn *notifier, MigrationEvent *e,
                            Error **errp)
 {
@@ -189,12 +192,53 @@ static bool connect_sides(ColoSetup *s, Error **errp)
     return !*errp;
 }
 
-static bool make_all(ColoSetup *s, const GPtrArray *nics, Error **errp)
+static void resync_ended(ColoSetup *s)
 {
-    return colo_step_capability(&s->steps, errp) &&
-           colo_step_mode(&s->steps, s->mode, errp) &&
-           colo_setup_make_nics(s, nics, errp) &&
-           connect_sides(s, errp);
+    g_autoptr(Error) err = NULL;
+    g_autofree char *why = NULL;
+    unsigned jobs_left;
+
+    WITH_JOB_LOCK_GUARD() {
+        jobs_left = s->jobs_left;
+        why = g_strdup(s->job_error);
+    }
+    if (why) {
+        g_autofree char *text = g_strdup_printf(
+            "the secondary's disks could not be brought up to date: %s", why);
+
+        go_back(text);
+    } else if (!jobs_left && connect_sides(s, &err)) {
+        set_phase(s, COLO_SETUP_PHASE_CONNECTING);
+    } else if (!jobs_left) {
+        go_back(error_get_pretty(err));
+    }
+}
+
+static void phase_ends(void *opaque)
+{
+    ColoSetup *s = opaque;
+
+    if (s->phase == COLO_SETUP_PHASE_RESYNC) {
+        resync_ended(s);
+    } else if (!migration_is_running()) {
+        migration_ended(s);
+    }
+}
+
+static bool make_all(ColoSetup *s, const GPtrArray *nics,
+                     const GPtrArray *disks, Error **errp)
+{
+    if (!colo_step_capability(&s->steps, errp) ||
+        !colo_step_mode(&s->steps, s->mode, errp) ||
+        !colo_setup_make_nics(s, nics, errp) ||
+        !colo_setup_make_disks(s, disks, errp)) {
+        return false;
+    }
+    if (s->jobs) {
+        s->phase = COLO_SETUP_PHASE_RESYNC;
+        return true;
+    }
+    return connect_sides(s, errp);
 }
 
 static ColoSetup *new_setup(ReplicationMode role, const char *host,
@@ -223,7 +267,7 @@ bool colo_setup_has_made(ColoSetupStepKind kind, const char *name)
     ColoStep *step;
 
     QTAILQ_FOREACH(step, setup ? &setup->steps : &left, next) {
-        if (step->kind == kind && g_str_equal(step->name, name)) {
+        if (step->kind == kind && (!name || g_str_equal(step->name, name))) {
             return true;
         }
     }
@@ -232,6 +276,7 @@ bool colo_setup_has_made(ColoSetupStepKind kind, const char *name)
 
 static uint32_t last_port(uint16_t first, ColoSyncMode mode, unsigned nics)
 {
+    /* The one of disks is there without any, so all others stay where they are */
     return first + COLO_SETUP_PORT_NICS - 1 +
            (mode == COLO_SYNC_MODE_HYBRID ? 2 * nics : 0);
 }
@@ -248,10 +293,21 @@ static void look_at_ports(ColoSetupSearch *search, uint16_t first,
     }
 }
 
+static void look_at_resync(ColoSetupSearch *search, bool has_resync,
+                           ColoResyncMode resync)
+{
+    if (has_resync && resync == COLO_RESYNC_MODE_BITMAP) {
+        colo_setup_find(search, COLO_SETUP_SUBJECT_ARGUMENT, "resync",
+                        g_strdup("there is no bitmap to resync by"),
+                        g_strdup("take hash or full"));
+    }
+}
+
 /* What is there of the last pair, and is in the way */
 static void look_at_setup(ColoSetupSearch *search)
 {
     ColoSetupPhase phase = phase_now();
+    Error *err = NULL;
 
     if (phase != COLO_SETUP_PHASE_NONE && phase != COLO_SETUP_PHASE_OVER) {
         colo_setup_find(search, COLO_SETUP_SUBJECT_STATE, "",
@@ -259,6 +315,12 @@ static void look_at_setup(ColoSetupSearch *search)
                                         "phase is %s",
                                         ColoSetupPhase_str(phase)),
                         g_strdup("give x-colo-unprotect first"));
+    } else if (!colo_setup_disks_settled(&err)) {
+        colo_setup_find(search, COLO_SETUP_SUBJECT_DISK, "",
+                        g_strdup(error_get_pretty(err)),
+                        g_strdup("try again when the stage of the disk is "
+                                 "folded"));
+        error_free(err);
     }
 }
 
@@ -281,12 +343,16 @@ static void refuse(const ColoSetupFindingList *found, Error **errp)
 ColoSetupFindingList *
 qmp_x_colo_protect(ReplicationMode role, const char *host, bool has_port,
                    uint16_t port, bool has_mode, ColoSyncMode mode,
-                   bool has_nics, strList *nics, bool has_check_only,
-                   bool check_only, Error **errp)
+                   bool has_nics, strList *nics, bool has_disks,
+                   strList *disks, const char *folder, bool has_resync,
+                   ColoResyncMode resync, bool has_skip_resync,
+                   bool skip_resync, bool has_check_only, bool check_only,
+                   Error **errp)
 {
     ColoSetupSearch search = { .role = role };
     g_autoptr(ColoSetupFindingList) found = NULL;
     g_autoptr(GPtrArray) netdevs = NULL;
+    g_autoptr(GPtrArray) roots = NULL;
     uint32_t last;
     ColoSetup *s;
 
@@ -296,6 +362,8 @@ qmp_x_colo_protect(ReplicationMode role, const char *host, bool has_port,
     look_at_setup(&search);
     colo_setup_look(&search);
     netdevs = colo_setup_nics(&search, has_nics, nics);
+    roots = colo_setup_disks(&search, has_disks, disks, folder);
+    look_at_resync(&search, has_resync, resync);
     last = last_port(port, mode, netdevs->len);
     look_at_ports(&search, port, last);
     found = search.found;
@@ -309,12 +377,17 @@ qmp_x_colo_protect(ReplicationMode role, const char *host, bool has_port,
 
     if (setup) {
         /* Of the last pair; what has to stay is the next one's */
+        g_clear_pointer(&roots, g_ptr_array_unref);
         take_away(g_steal_pointer(&setup), NULL);
+        roots = colo_setup_disks(&search, has_disks, disks, folder);
     }
     s = new_setup(role, host, port, mode);
     s->last_port = last;
+    s->folder = g_strdup(folder);
+    s->resyncs = role == REPLICATION_MODE_PRIMARY && !skip_resync;
+    s->resync = has_resync ? resync : COLO_RESYNC_MODE_HASH;
     set_message(NULL);
-    if (!make_all(s, netdevs, errp)) {
+    if (!make_all(s, netdevs, roots, errp)) {
         take_away(s, NULL);
         return NULL;
     }
@@ -354,7 +427,8 @@ static void end_pair(ColoSetup *s, Error **errp)
 
 static void end_after_pair(ColoSetup *s, Error **errp)
 {
-    if (!colo_command_refused("x-colo-unprotect", errp)) {
+    if (!colo_command_refused("x-colo-unprotect", errp) &&
+        colo_setup_disks_settled(errp)) {
         go_back(NULL);
     }
 }

@@ -30,12 +30,21 @@ typedef struct ColoSetup {
     bool had_session;           /* the one before, of that ID */
     QemuUUID session;
     unsigned attempt;           /* number of this one in this QEMU */
+    char *folder;               /* secondary: for overlays; or NULL */
+    bool resyncs;               /* primary: before the migration... */
+    ColoResyncMode resync;      /* ...like this */
 
     ColoSetupPhase phase;       /* pair and over are found out when asked */
     ColoSteps steps;
     NotifierWithReturn migration;
     bool listens_to_migration;
-    QEMUBH *bh;                 /* the phase may have come to its end */
+    QEMUBH *bh;                 /* the phase may have come to its end; NULL:
+                                 * that is of no interest any more */
+    GSList *jobs;               /* ColoSetupJob, see disks.c */
+
+    /* Lock of jobs */
+    unsigned jobs_left;         /* that have not ended */
+    char *job_error;            /* of one that has failed, or NULL */
 } ColoSetup;
 
 /* A look for what keeps a side from being set up */
@@ -49,8 +58,9 @@ void colo_setup_find(ColoSetupSearch *search, ColoSetupSubject subject,
                      const char *name, char *message, char *cure);
 
 /*
- * colo_setup_has_made: is there something of that name that was made here, for
- * a pair that is over?  It will be taken away before anything is made.
+ * colo_setup_has_made: is there something of that name, or of any (NULL), that
+ * was made here, for a pair that is over?  It will be taken away before anything
+ * is made.
  */
 bool colo_setup_has_made(ColoSetupStepKind kind, const char *name);
 

@@ -13,7 +13,6 @@
 #include "qapi/qobject-input-visitor.h"
 #include "qapi/util.h"
 #include "qobject/qjson.h"
-#include "block/block-global-state.h"
 #include "chardev/char.h"
 #include "migration/options.h"
 #include "qom/object.h"
@@ -45,8 +44,6 @@ ColoStep *colo_step_done(ColoSteps *steps, ColoSetupStepKind kind,
 
 static void free_step(ColoStep *step)
 {
-    bdrv_unref(step->node);
-    bdrv_unref(step->below);
     g_free(step->other);
     g_free(step->name);
     g_free(step);

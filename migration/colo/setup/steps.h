@@ -31,8 +31,6 @@ struct ColoStep {
     ColoStepUndo *undo;
     /* As the kind needs them */
     char *other;                /* another name */
-    BlockDriverState *node;     /* a reference, of what was inserted... */
-    BlockDriverState *below;    /* ...and of what it was put above */
     bool was;                   /* a value that was there before */
     int64_t value;
     QTAILQ_ENTRY(ColoStep) next;
@@ -98,7 +96,7 @@ bool colo_step_child(ColoSteps *steps, const char *parent, const char *child,
 bool colo_step_nbd_server(ColoSteps *steps, const char *host, uint16_t port,
                           Error **errp);
 
-/* colo_step_export: export the node @node under the name @name */
+/* colo_step_export: export the node @node, by that ID, under the name @name */
 bool colo_step_export(ColoSteps *steps, const char *node, const char *name,
                       bool writable, Error **errp);
 

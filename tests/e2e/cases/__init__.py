@@ -6,4 +6,4 @@ from . import (calls, decision, diskbus, diskerror,         # noqa: F401
                faultdisks, faultresync, first, folding, generation, grow,
                heartbeat, hybrid, inputs, kill, life, loss, machine, monitor,
                network, nics, pacemaker, powercut, ram, resync, selfcheck,
-               shared, soak, switchover, tls, verify)
+               setup, shared, soak, switchover, tls, verify)

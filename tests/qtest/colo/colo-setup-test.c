@@ -26,7 +26,13 @@ typedef struct Rig {
     QTestState *primary;        /* NULL when it is gone */
     QTestState *secondary;
     uint16_t port;
+    char *dir;                  /* of images; NULL: no disks */
+    char *folder;               /* the secondary's, of overlays */
 } Rig;
+
+/* Of each of two disks: bytes, and what its first half is full of */
+#define DISK_SIZE (4 * 1024 * 1024)
+#define DISK_FIRST 0x51
 
 static bool is_free(uint16_t port)
 {
@@ -75,6 +81,79 @@ static QTestState *start_qemu(const char *extra)
     return qts;
 }
 
+/* The image of disk @n of one side, which has bytes @first in its first half */
+static void make_image(Rig *r, const char *side, int n, int first)
+{
+    g_autofree char *path = g_strdup_printf("%s/%s%d", r->dir, side, n);
+    g_autofree char *data = g_malloc0(DISK_SIZE);
+
+    memset(data, first, DISK_SIZE / 2);
+    g_assert_true(g_file_set_contents(path, data, DISK_SIZE, NULL));
+}
+
+/* A QEMU with two disks, one of them without a name of its own */
+static QTestState *start_with_disks(Rig *r, const char *side,
+                                    const char *extra)
+{
+    g_autofree char *options = g_strdup_printf(
+        "-drive if=none,id=disk0,format=raw,file=%s/%s0 "
+        "-device virtio-blk-pci,id=d0,drive=disk0 "
+        "-blockdev driver=raw,node-name=image1,file.driver=file,"
+        "file.filename=%s/%s1 "
+        "-device virtio-blk-pci,id=d1,drive=image1 %s",
+        r->dir, side, r->dir, side, extra);
+
+    return start_qemu(options);
+}
+
+/* As if on a host of its own: each has a folder for overlays */
+static void start_secondary_with_disks(Rig *r, const char *side)
+{
+    r->secondary = start_with_disks(r, side, "-incoming defer");
+    g_free(r->folder);
+    r->folder = g_strdup_printf("%s/overlays-%s", r->dir, side);
+    g_assert_cmpint(g_mkdir_with_parents(r->folder, 0700), ==, 0);
+}
+
+static void rig_begin_disks(Rig *r, const char *mode)
+{
+    *r = (Rig) { .mode = mode, .port = free_ports() };
+    r->dir = g_dir_make_tmp("colo-setup-XXXXXX", NULL);
+    for (int n = 0; n < 2; n++) {
+        make_image(r, "a", n, DISK_FIRST + n);
+        make_image(r, "b", n, 0);
+    }
+    r->primary = start_with_disks(r, "a", "");
+    start_secondary_with_disks(r, "b");
+}
+
+static bool is_empty(const char *folder)
+{
+    GDir *dir = g_dir_open(folder, 0, NULL);
+    bool is = !g_dir_read_name(dir);
+
+    g_dir_close(dir);
+    return is;
+}
+
+static void remove_all(const char *folder)
+{
+    GDir *dir = g_dir_open(folder, 0, NULL);
+    const char *name;
+
+    while ((name = g_dir_read_name(dir))) {
+        g_autofree char *path = g_build_filename(folder, name, NULL);
+
+        if (g_file_test(path, G_FILE_TEST_IS_DIR)) {
+            remove_all(path);
+        } else {
+            unlink(path);
+        }
+    }
+    g_dir_close(dir);
+    rmdir(folder);
+}
+
 static void rig_begin(Rig *r, const char *mode)
 {
     *r = (Rig) { .mode = mode, .port = free_ports() };
@@ -90,6 +169,19 @@ static void rig_end(Rig *r)
     if (r->secondary) {
         qtest_quit(r->secondary);
     }
+    if (r->dir) {
+        remove_all(r->dir);
+        g_free(r->folder);
+        g_free(r->dir);
+    }
+}
+
+/* The firmware says, when it gets there, whether its disks have a cache */
+static char *without_cache(const char *text)
+{
+    g_auto(GStrv) parts = g_strsplit(text, "\"writeback\": true", -1);
+
+    return g_strjoinv("\"writeback\": false", parts);
 }
 
 /* All that x-colo-protect could leave behind */
@@ -123,7 +215,7 @@ static char *snapshot(QTestState *qts)
         g_string_free(text, true);
         qobject_unref(answer);
     }
-    return g_strdup(all->str);
+    return without_cache(all->str);
 }
 
 static void check_same(QTestState *qts, const char *before)
@@ -137,7 +229,8 @@ static QDict *protect(Rig *r, QTestState *qts, const char *role)
 {
     return qtest_qmp(qts, "{'execute': 'x-colo-protect', 'arguments': {"
                      "'role': %s, 'host': '127.0.0.1', 'port': %u,"
-                     "'mode': %s}}", role, r->port, r->mode);
+                     "'mode': %s, 'folder': %s}}", role, r->port, r->mode,
+                     r->folder ?: "/nowhere");
 }
 
 static void protect_ok(Rig *r, QTestState *qts, const char *role)
@@ -423,6 +516,156 @@ static void test_check(void)
     qtest_quit(qts);
 }
 
+/* As the guest of @qts would; what it did is seen in the images */
+static void write_disks(QTestState *qts, int value)
+{
+    for (int n = 0; n < 2; n++) {
+        g_autofree char *out = qtest_hmp(qts, "qemu-io -d "
+            "/machine/peripheral/d%d/virtio-backend \"write -P %d 1M 64k\"",
+            n, value + n);
+
+        g_assert_cmpstr(out, ==, "");
+    }
+}
+
+/* What was written, and what the first primary's disks had all the time */
+static void check_images(Rig *r, const char *side, int value)
+{
+    for (int n = 0; n < 2; n++) {
+        g_autofree char *path = g_strdup_printf("%s/%s%d", r->dir, side, n);
+        g_autofree char *data = NULL;
+        gsize size;
+
+        g_assert_true(g_file_get_contents(path, &data, &size, NULL));
+        g_assert_cmpuint(size, ==, DISK_SIZE);
+        for (size_t i = 0; i < size; i++) {
+            bool written = i >= 1024 * 1024 && i < 1024 * 1024 + 65536;
+
+            g_assert_cmpint(data[i], ==, written ? value + n :
+                            i < DISK_SIZE / 2 ? DISK_FIRST + n : 0);
+        }
+    }
+}
+
+/* All that was written by now has its checkpoint */
+static void checkpoint(QTestState *qts)
+{
+    int64_t n = colo_statistic(qts, "checkpoints");
+
+    qtest_qmp_assert_success(qts, "{'execute': 'x-colo-checkpoint'}");
+    colo_wait_statistic(qts, "checkpoints", n + 2);
+}
+
+/* Until overlays are in the images nothing can be taken away */
+static void wait_folded(QTestState *qts)
+{
+    int64_t end = g_get_monotonic_time() + COLO_DEADLINE_MS * 1000LL;
+    bool folded;
+
+    do {
+        QDict *status = colo_status(qts);
+        QListEntry *entry;
+
+        folded = true;
+        QLIST_FOREACH_ENTRY(qdict_get_qlist(status, "disks"), entry) {
+            QDict *d = qobject_to(QDict, qlist_entry_obj(entry));
+
+            folded &= g_str_equal(qdict_get_str(d, "stage"), "folded");
+        }
+        qobject_unref(status);
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        g_usleep(2000);
+    } while (!folded);
+}
+
+/* Disks that differ become equal, and hosts die one after the other */
+static void test_disks(const void *opaque)
+{
+    Rig r;
+
+    rig_begin_disks(&r, opaque);
+    make_pair(&r);
+    write_disks(r.primary, 0x21);
+    checkpoint(r.primary);
+    colo_kill(&r.primary);
+    colo_wait_state(r.secondary, "lost");
+    colo_failover(r.secondary);
+    wait_phase(r.secondary, "over");
+    wait_folded(r.secondary);
+    check_images(&r, "b", 0x21);
+    write_disks(r.secondary, 0x31);
+
+    r.primary = g_steal_pointer(&r.secondary);
+    r.port = free_ports();
+    start_secondary_with_disks(&r, "a");
+    make_pair(&r);
+    check_images(&r, "b", 0x31);
+    write_disks(r.primary, 0x41);
+    checkpoint(r.primary);
+    colo_kill(&r.primary);
+    colo_wait_state(r.secondary, "lost");
+    colo_failover(r.secondary);
+    wait_phase(r.secondary, "over");
+    wait_folded(r.secondary);
+    check_images(&r, "a", 0x41);
+    unprotect(r.secondary);
+    write_disks(r.secondary, 0x51);
+    check_images(&r, "a", 0x51);
+    g_assert_true(is_empty(r.folder));
+    rig_end(&r);
+}
+
+/* The primary is freed while it is protected, and its disks are its own */
+static void test_disks_unprotect(const void *opaque)
+{
+    g_autofree char *before = NULL;
+    Rig r;
+
+    rig_begin_disks(&r, opaque);
+    before = snapshot(r.primary);
+    make_pair(&r);
+    unprotect(r.primary);
+    check_same(r.primary, before);
+    write_disks(r.primary, 0x31);
+    check_images(&r, "a", 0x31);
+    rig_end(&r);
+}
+
+static void test_disks_fault(const void *opaque)
+{
+    Rig r;
+
+    rig_begin_disks(&r, opaque);
+    g_assert_cmpuint(fail_each_step(&r, r.secondary, "secondary"), >=, 20);
+    g_assert_cmpuint(fail_each_step(&r, r.primary, "primary"), >=, 12);
+    wait_protected(r.primary);
+    wait_protected(r.secondary);
+    write_disks(r.primary, 0x21);
+    check_images(&r, "a", 0x21);
+    rig_end(&r);
+}
+
+/* The secondary lacks a disk: its export is named, and nothing is left */
+static void test_disk_missing(const void *opaque)
+{
+    g_autofree char *before = NULL;
+    Rig r;
+
+    rig_begin_disks(&r, opaque);
+    before = snapshot(r.primary);
+    qtest_qmp_assert_success(r.secondary,
+        "{'execute': 'x-colo-protect', 'arguments': {"
+        "'role': 'secondary', 'host': '127.0.0.1', 'port': %u,"
+        "'mode': %s, 'folder': %s, 'disks': ['disk0']}}", r.port, r.mode,
+        r.folder);
+    colo_refused(r.primary, "disk 'd1'",
+                 "{'execute': 'x-colo-protect', 'arguments': {"
+                 "'role': 'primary', 'host': '127.0.0.1', 'port': %u,"
+                 "'mode': %s}}", r.port, r.mode);
+    check_same(r.primary, before);
+    rig_end(&r);
+}
+
 /* A filter of the published set-up is named, and stays */
 static void test_in_the_way(void)
 {
@@ -446,6 +689,10 @@ int main(int argc, char **argv)
     colo_add("/colo/setup", "nobody", test_nobody);
     colo_add("/colo/setup", "secondary-dies", test_secondary_dies);
     colo_add("/colo/setup", "turn", test_turn);
+    colo_add("/colo/setup/disks", "pair", test_disks);
+    colo_add("/colo/setup/disks", "unprotect", test_disks_unprotect);
+    colo_add("/colo/setup/disks", "fault", test_disks_fault);
+    colo_add("/colo/setup/disks", "missing", test_disk_missing);
     qtest_add_func("/colo/setup/check", test_check);
     qtest_add_func("/colo/setup/in-the-way", test_in_the_way);
     return g_test_run();
