@@ -666,6 +666,39 @@ static void test_disk_missing(const void *opaque)
     rig_end(&r);
 }
 
+/* The human monitor: what is found, errors, and a side that is made */
+static void test_hmp(void)
+{
+    QTestState *qts = start_qemu("-incoming defer");
+    uint16_t port = free_ports();
+    static const struct {
+        const char *line;
+        const char *answer;
+    } wrong[] = {
+        { "colo_protect -c primary localhost", "take role secondary" },
+        { "colo_protect primary localhost", "take role secondary" },
+        { "colo_protect neither localhost", "neither" },
+        { "colo_protect secondary localhost 70000", "no port 70000" },
+        { "colo_protect secondary localhost 9998 often", "often" },
+        { "colo_unprotect", "made nothing" },
+    };
+    g_autofree char *line = g_strdup_printf(
+        "colo_protect secondary 127.0.0.1 %u periodic", port);
+    g_autofree char *answer = NULL;
+
+    for (int i = 0; i < G_N_ELEMENTS(wrong); i++) {
+        g_autofree char *said = qtest_hmp(qts, "%s", wrong[i].line);
+
+        if (!strstr(said, wrong[i].answer)) {
+            g_error("%s: %s", wrong[i].line, said);
+        }
+    }
+    answer = qtest_hmp(qts, "%s", line);
+    g_assert_cmpstr(answer, ==, "");
+    wait_phase(qts, "waiting");
+    qtest_quit(qts);
+}
+
 /* A filter of the published set-up is named, and stays */
 static void test_in_the_way(void)
 {
@@ -694,6 +727,7 @@ int main(int argc, char **argv)
     colo_add("/colo/setup/disks", "fault", test_disks_fault);
     colo_add("/colo/setup/disks", "missing", test_disk_missing);
     qtest_add_func("/colo/setup/check", test_check);
+    qtest_add_func("/colo/setup/hmp", test_hmp);
     qtest_add_func("/colo/setup/in-the-way", test_in_the_way);
     return g_test_run();
 }
