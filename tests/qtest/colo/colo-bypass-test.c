@@ -559,6 +559,7 @@ static void test_luks(const void *mode)
  */
 static void test_in_the_way(void)
 {
+    /* A quorum that nobody uses is in nobody's way: this one is used */
     Bypass *b = bypass_new("periodic");
     QTestState *qts = b->pair->secondary;
     QDict *status;
@@ -567,7 +568,9 @@ static void test_in_the_way(void)
     qtest_qmp_assert_success(qts,
         "{'execute': 'blockdev-add', 'arguments': {'driver': 'quorum',"
         "'node-name': 'aside', 'read-pattern': 'fifo', 'vote-threshold': 1,"
-        "'active': false, 'children': ['follower0']}}");
+        "'active': false, 'children': [{'driver': 'quorum', 'active': false,"
+        "'read-pattern': 'fifo', 'vote-threshold': 1,"
+        "'children': ['follower0']}]}}");
     colo_kill(&b->pair->primary);
     colo_wait_state(qts, "lost");
     colo_failover(qts);
