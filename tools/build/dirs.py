@@ -198,13 +198,15 @@ def conformance() -> List[Tuple[str, List[str]]]:
 def test_targets(which: Dir) -> List[str]:
     """The files that Ninja has to build for the tests."""
     names = {name for name, _ in conformance()}
-    wanted = set()
+    wanted, needed = set(), set()
     for test in introspect(which, 'tests'):
-        if test['name'].split('/')[-1] in names or \
-                in_suite(test, 'colo') or in_suite(test, 'colo-qtest'):
+        if in_suite(test, 'colo') or in_suite(test, 'colo-qtest'):
+            wanted.add(test['cmd'][0])
+            needed.update(test['depends'])
+        elif test['name'].split('/')[-1] in names:
             wanted.add(test['cmd'][0])
     for target in introspect(which, 'targets'):
-        if target['name'].startswith(('colo-fuzz-', 'colo-fake-')):
+        if target['id'] in needed or target['name'].startswith('colo-fuzz-'):
             wanted.update(target['filename'])
     prefix = str(which.path) + os.sep
     return sorted(w[len(prefix):] for w in wanted if w.startswith(prefix))
